@@ -1,0 +1,267 @@
+//! The command line: arguments to one call, errors to exit codes.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands;
+use crate::config::{Overrides, Project};
+use crate::error::{Error, Result};
+use crate::report::{Output, Progress};
+use crate::simulate::Options;
+use crate::time::{Duration, Instant};
+
+/// Point-in-time features, calibrated scores and segments, written back to the customer profile.
+#[derive(Debug, Parser)]
+#[command(name = "c360-ml", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// The project's folder, which has c360.toml
+    #[arg(long, global = true, default_value = ".", env = "C360_PROJECT")]
+    project: PathBuf,
+    /// The instant to compute for: a date (midnight UTC) or RFC 3339
+    #[arg(long, global = true, env = "C360_AS_OF")]
+    as_of: Option<Instant>,
+    /// Use only what had been ingested before this instant; default the as-of
+    #[arg(long, global = true, env = "C360_KNOWN_AT")]
+    known_at: Option<Instant>,
+    /// The store's folder, instead of project.store
+    #[arg(long, global = true, env = "C360_STORE")]
+    store: Option<PathBuf>,
+    /// Memory for events before they spill to disk, instead of engine.memory
+    #[arg(long, global = true, env = "C360_MEMORY")]
+    memory: Option<String>,
+    /// How to print the result
+    #[arg(long, global = true, value_enum, default_value = "text", env = "C360_FORMAT")]
+    format: Format,
+    /// How to log to stderr
+    #[arg(long, global = true, value_enum, default_value = "text", env = "C360_LOG_FORMAT")]
+    log_format: LogFormat,
+    /// Log stages to stderr; RUST_LOG sets finer levels
+    #[arg(long, short, global = true)]
+    verbose: bool,
+    /// No progress on the terminal
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    /// Only for `schema`: a CREATE TABLE statement
+    Sql,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check the contract of the sources; exit 3 where it is violated
+    Validate,
+    /// Print the 50 profile fields with type, origin and writer
+    Schema,
+    /// List, describe or build features
+    #[command(subcommand)]
+    Features(Features),
+    /// Train every model and put the new versions in use
+    Train,
+    /// Score every customer and write the profile
+    Score,
+    /// Train where a model has no version in use, then score
+    Run,
+    /// List or show trained models
+    #[command(subcommand)]
+    Models(Models),
+    /// Print one customer: profile, scores with reasons, segments, recommendations
+    Explain {
+        /// The customer360_id
+        id: String,
+    },
+    /// Generate customers and events with a known truth
+    Simulate(Simulate),
+}
+
+#[derive(Debug, Subcommand)]
+enum Features {
+    /// Every feature of every view
+    List,
+    /// One view or one feature in full
+    Describe {
+        /// A view or a feature
+        name: String,
+    },
+    /// Compute all views at the as-of and write them to the offline store
+    Build,
+}
+
+#[derive(Debug, Subcommand)]
+enum Models {
+    /// Every version of every model
+    List,
+    /// One version of a model
+    Show {
+        /// The model
+        name: String,
+        /// The version; default the one in use
+        version: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Simulate {
+    /// Customers
+    #[arg(long, default_value_t = 2000)]
+    customers: u64,
+    /// Days of history
+    #[arg(long, default_value_t = 730)]
+    days: u32,
+    /// The same seed gives the same bytes
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The folder to write profile/, events/ and truth/ to
+    #[arg(long)]
+    out: PathBuf,
+    /// When the history ends
+    #[arg(long, default_value = "2024-07-01")]
+    end: Instant,
+    /// Gap of the outcome in the truth file
+    #[arg(long, default_value = "7d")]
+    gap: Duration,
+    /// Horizon of the outcome in the truth file
+    #[arg(long, default_value = "90d")]
+    horizon: Duration,
+    /// An instant that the truth file tells of; may be repeated; default the end
+    #[arg(long = "truth-at")]
+    truth_at: Vec<Instant>,
+}
+
+/// Parses the arguments, runs the command, prints, and gives the exit code.
+pub fn main() -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            let _ = error.print();
+            return code;
+        }
+    };
+    start_logging(&cli.global);
+    match execute(&cli) {
+        Ok((output, code)) => {
+            print(&output, cli.global.format);
+            code
+        }
+        Err(error) => {
+            eprintln!("{}", render(&error));
+            error.exit_code()
+        }
+    }
+}
+
+fn execute(cli: &Cli) -> Result<(Output, u8)> {
+    let global = &cli.global;
+    if global.format == Format::Sql && !matches!(cli.command, Command::Schema) {
+        return Err(Error::configuration("--format sql is only for `schema`", "use text or json"));
+    }
+    let mut progress = Progress::new(global.quiet || !std::io::stderr().is_terminal());
+    let overrides = Overrides {
+        as_of: global.as_of,
+        known_at: global.known_at,
+        store: global.store.clone(),
+        memory: global.memory.clone(),
+    };
+    let project = || Project::load(&global.project, &overrides);
+    let output = match &cli.command {
+        Command::Validate => {
+            let (output, kept) = commands::validate::validate(&project()?, &mut progress)?;
+            return Ok((output, if kept { 0 } else { 3 }));
+        }
+        Command::Schema if global.project.join("c360.toml").exists() => {
+            commands::schema::schema(Some(&project()?), global.format == Format::Sql)
+        }
+        Command::Schema => commands::schema::schema(None, global.format == Format::Sql),
+        Command::Features(Features::List) => commands::features::list(&project()?),
+        Command::Features(Features::Describe { name }) => {
+            commands::features::describe(&project()?, name)?
+        }
+        Command::Features(Features::Build) => commands::features::build(&project()?, &mut progress)?,
+        Command::Train => commands::train::train(&project()?, &mut progress)?,
+        Command::Score => commands::score::score(&project()?, &mut progress)?,
+        Command::Run => commands::run::run(&project()?, &mut progress)?,
+        Command::Models(Models::List) => commands::models::list(&project()?)?,
+        Command::Models(Models::Show { name, version }) => {
+            commands::models::show(&project()?, name, version.as_deref())?
+        }
+        Command::Explain { id } => commands::explain::explain(&project()?, id)?,
+        Command::Simulate(arguments) => {
+            let truth_at = match arguments.truth_at.as_slice() {
+                [] => vec![arguments.end],
+                list => list.to_vec(),
+            };
+            let options = Options {
+                customers: arguments.customers,
+                days: arguments.days,
+                seed: arguments.seed,
+                end: arguments.end,
+                gap: arguments.gap,
+                horizon: arguments.horizon,
+                truth_at,
+            };
+            commands::simulate::simulate(&options, &arguments.out, &mut progress)?
+        }
+    };
+    Ok((output, 0))
+}
+
+fn start_logging(global: &Global) {
+    use tracing_subscriber::EnvFilter;
+    let level = if global.verbose { "c360_ml=info" } else { "warn" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // Logging is set up once per process; a second attempt changes nothing.
+    let _ = match global.log_format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}
+
+fn print(output: &Output, format: Format) {
+    use std::io::Write;
+    let text = match format {
+        Format::Text | Format::Sql => output.text.clone(),
+        Format::Json => format!("{:#}\n", output.json),
+    };
+    // A reader that has closed the pipe has what it wanted.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// `error: …`, `caused by: …`, a blank line, `hint: …`.
+fn render(error: &Error) -> String {
+    use std::error::Error as _;
+    let mut text = format!("error: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!("\ncaused by: {cause}");
+        source = cause.source();
+    }
+    if let Some(hint) = error.hint() {
+        text += &format!("\n\nhint: {hint}");
+    }
+    text
+}

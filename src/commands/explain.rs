@@ -1,0 +1,136 @@
+//! `explain`: one customer as the current profile has them, with the reasons for their scores.
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use serde_json::{Map, Value, json};
+
+use crate::config::Project;
+use crate::error::{Error, Result};
+use crate::report::{Output, Table};
+use crate::sources::profile::keys;
+use crate::store::parquet::{concat, take};
+use crate::store::{Root, Store};
+
+/// Profile, scores with reasons, segments and recommendations of one customer.
+pub fn explain(project: &Project, id: &str) -> Result<Output> {
+    let store = project.store()?;
+    let root = store.root()?;
+    let profile = root.profile.as_ref().ok_or_else(|| {
+        Error::not_enough("the store has no profile yet", "run `c360-ml run` first")
+    })?;
+    let date = profile.as_of.folder();
+    let table = |name: &str| rows_of(&store, &root, &format!("{name}/as_of={date}"), id);
+    let Some(row) = table("profile")? else {
+        return Err(Error::configuration(
+            format!("the profile as of {} has no customer {id}", profile.as_of),
+            "keys are case-sensitive; look one up in the written profile",
+        ));
+    };
+    let (scores, segments, items) = (table("scores")?, table("segments")?, table("recommendations")?);
+    let mut text = format!("{id} as of {}\n\n", profile.as_of);
+    text += &profile_text(&row);
+    let mut json = Map::new();
+    json.insert("as_of".into(), json!(profile.as_of));
+    json.insert("profile".into(), json!(objects(&row).pop()));
+    if let Some(scores) = &scores {
+        text += &scores_text(scores);
+        json.insert("scores".into(), json!(objects(scores)));
+    }
+    if let Some(segments) = &segments {
+        let names = ["segment", "is_primary", "since", "reason", "previous_primary"];
+        text += &format!("\nsegments\n{}", columns_text(segments, &names));
+        json.insert("segments".into(), json!(objects(segments)));
+    }
+    if let Some(items) = &items {
+        text += &format!("\nrecommendations\n{}", columns_text(items, &["rank", "item", "score"]));
+        json.insert("recommendations".into(), json!(objects(items)));
+    }
+    Ok(Output { text, json: Value::Object(json) })
+}
+
+/// The rows of one customer in a table of the store; None where it has none.
+fn rows_of(store: &Store, root: &Root, folder: &str, id: &str) -> Result<Option<RecordBatch>> {
+    let mut found = Vec::new();
+    for file in root.below(folder) {
+        for batch in crate::store::parquet::read(&store.file(file), None)? {
+            let own = keys(&batch)?.iter().enumerate().filter(|(_, key)| *key == Some(id));
+            let own: Vec<u32> = own.map(|(row, _)| row as u32).collect();
+            if !own.is_empty() {
+                found.push(take(&batch, &own.into())?);
+            }
+        }
+    }
+    concat(&found)
+}
+
+fn cell(array: &ArrayRef, row: usize) -> String {
+    let options = FormatOptions::default().with_null("-");
+    match ArrayFormatter::try_new(array.as_ref(), &options) {
+        Ok(formatter) => formatter.value(row).to_string(),
+        Err(_) => format!("<{}>", array.data_type()),
+    }
+}
+
+fn profile_text(row: &RecordBatch) -> String {
+    let mut table = Table::new(&["field", "value"]);
+    for (field, column) in row.schema().fields().iter().zip(row.columns()) {
+        let mut value = cell(column, 0);
+        if value.chars().count() > 100 {
+            value = value.chars().take(99).chain(['…']).collect();
+        }
+        table.row([field.name().clone(), value]);
+    }
+    table.render()
+}
+
+fn scores_text(scores: &RecordBatch) -> String {
+    let value = |name: &str, row: usize| {
+        scores.column_by_name(name).map_or_else(|| "-".to_owned(), |column| {
+            column.as_primitive_opt::<arrow_array::types::Float64Type>().map_or_else(
+                || cell(column, row),
+                |numbers| if numbers.is_null(row) { "-".into() } else { format!("{:.4}", numbers.value(row)) },
+            )
+        })
+    };
+    let mut text = String::from("\nscores and what moves them\n");
+    for row in 0..scores.num_rows() {
+        text += &format!(
+            "{} {} (basis {}, percentile {}, version {})\n",
+            value("model", row), value("score", row), value("basis", row), value("percentile", row), value("version", row)
+        );
+        for (feature, contribution) in reasons(scores, row) {
+            text += &format!("    {contribution:+.3}  {feature}\n");
+        }
+    }
+    text
+}
+
+fn reasons(scores: &RecordBatch, row: usize) -> Vec<(String, f64)> {
+    let list = scores.column_by_name("reasons").and_then(|column| column.as_list_opt::<i32>());
+    let Some(list) = list else { return Vec::new() };
+    let values = list.value(row);
+    let Some(values) = values.as_struct_opt() else { return Vec::new() };
+    let names = values.column(0).as_string::<i32>();
+    let numbers = values.column(1).as_primitive::<arrow_array::types::Float64Type>();
+    (0..values.len()).map(|i| (names.value(i).to_owned(), numbers.value(i))).collect()
+}
+
+fn columns_text(rows: &RecordBatch, names: &[&str]) -> String {
+    let mut table = Table::new(names);
+    for row in 0..rows.num_rows() {
+        table.row(names.iter().map(|name| rows.column_by_name(name).map_or_else(String::new, |c| cell(c, row))));
+    }
+    table.render()
+}
+
+fn objects(rows: &RecordBatch) -> Vec<Value> {
+    let object = |row: usize| {
+        let fields = rows.schema().fields().iter().zip(rows.columns()).map(|(field, column)| {
+            let value = if column.is_null(row) { Value::Null } else { json!(cell(column, row)) };
+            (field.name().clone(), value)
+        }).collect::<Map<_, _>>();
+        Value::Object(fields)
+    };
+    (0..rows.num_rows()).map(object).collect()
+}

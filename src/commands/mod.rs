@@ -1,0 +1,99 @@
+//! The verbs of the command line, one file each; every function reads as its data flow.
+
+pub mod explain;
+pub mod features;
+pub mod models;
+pub mod run;
+pub mod schema;
+pub mod score;
+pub mod simulate;
+pub mod train;
+pub mod validate;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::config::Project;
+use crate::error::{Error, Result};
+use crate::features::embedded::EmbeddedEngine;
+use crate::features::engine::BuildReport;
+use crate::features::plan::AsOf;
+use crate::report::{Progress, Stage};
+use crate::store::Transaction;
+
+/// What a run leaves beside its data: the only file that a clock or a host has touched.
+#[derive(Debug, Serialize)]
+struct Manifest<'a> {
+    format_version: u32,
+    run: &'a str,
+    command: &'a str,
+    as_of: AsOf,
+    binary: &'static str,
+    finished_at: String,
+    stages: &'a [Stage],
+    data_fingerprint: &'a str,
+    project_fingerprint: &'a str,
+    events: &'a BuildReport,
+    #[serde(flatten)]
+    inputs: serde_json::Value,
+}
+
+/// The as-of and known-at of a run.
+fn as_of(project: &Project) -> Result<AsOf> {
+    let at = project.as_of()?;
+    Ok(AsOf { at, known_at: project.known_at.unwrap_or(at) })
+}
+
+fn engine(project: &Project, transaction: &Transaction) -> EmbeddedEngine {
+    EmbeddedEngine { memory: project.memory, spill_folder: transaction.scratch().to_owned() }
+}
+
+/// The name of the run that `transaction` publishes.
+fn run_id(transaction: &Transaction, command: &str) -> String {
+    format!("{:06}-{command}", transaction.generation())
+}
+
+fn write_manifest(
+    transaction: &mut Transaction,
+    project: &Project,
+    command: &'static str,
+    data: &str,
+    events: &BuildReport,
+    inputs: serde_json::Value,
+    progress: &mut Progress,
+) -> Result<String> {
+    progress.finish();
+    let run = run_id(transaction, command);
+    let manifest = Manifest {
+        format_version: crate::store::FORMAT_VERSION,
+        run: &run,
+        command,
+        as_of: as_of(project)?,
+        binary: env!("CARGO_PKG_VERSION"),
+        finished_at: chrono::Utc::now().to_rfc3339(),
+        stages: &progress.stages,
+        data_fingerprint: data,
+        project_fingerprint: &project.fingerprint,
+        events,
+        inputs,
+    };
+    transaction.write_json(&format!("runs/{run}/manifest.json"), &manifest)?;
+    Ok(run)
+}
+
+/// A hash of the bytes of all source files, in the order of their names.
+fn data_fingerprint(project: &Project) -> Result<String> {
+    use rayon::prelude::*;
+    let lookups = project.events.lookups.iter().flat_map(|lookup| &lookup.table.files);
+    let files: Vec<&PathBuf> =
+        project.profile.table.files.iter().chain(&project.events.table.files).chain(lookups).collect();
+    let hashes: Vec<String> = files
+        .into_par_iter()
+        .map(|path| {
+            let hash = std::fs::File::open(path).and_then(crate::store::hash);
+            hash.map(|(_, hash)| hash).map_err(Error::io("read", path))
+        })
+        .collect::<Result<_>>()?;
+    Ok(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(hashes.concat().as_bytes())))
+}

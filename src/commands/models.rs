@@ -1,0 +1,124 @@
+//! `models list | show`.
+
+use serde_json::json;
+
+use super::train::describe;
+use crate::config::Project;
+use crate::error::{Error, Result};
+use crate::report::{Output, Table};
+use crate::store::Root;
+use crate::training::artifact::{Artifact, ClassifierMetrics, ResolvedEligible, Trained};
+
+/// Coefficients shown at most.
+const SHOWN: usize = 20;
+
+fn versions(root: &Root) -> Vec<(&str, &str)> {
+    let paths = root.below("models").filter(|path| path.ends_with("/model.json"));
+    let mut list: Vec<(&str, &str)> = paths
+        .filter_map(|path| {
+            let mut parts = path.split('/').skip(1);
+            Some((parts.next()?, parts.next()?))
+        })
+        .collect();
+    list.sort_unstable();
+    list
+}
+
+/// Every version of every model.
+pub fn list(project: &Project) -> Result<Output> {
+    let store = project.store()?;
+    let root = store.root()?;
+    let mut table = Table::new(&["model", "version", "trained as of", "in use", "ROC AUC", "average precision", "ECE"]);
+    let mut list = Vec::new();
+    for (name, version) in versions(&root) {
+        let artifact = Artifact::load(&store, name, version)?;
+        let champion = root.champions.get(name).is_some_and(|champion| champion == version);
+        let metrics = match &artifact.model {
+            Trained::Classifier(model) => Some(&model.metrics),
+            _ => None,
+        };
+        let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
+        table.row([
+            name.to_owned(),
+            version.to_owned(),
+            artifact.as_of.to_string(),
+            if champion { "champion" } else { "" }.to_owned(),
+            number(metrics.map(|m| m.roc_auc)),
+            number(metrics.map(|m| m.average_precision)),
+            number(metrics.map(|m| m.ece)),
+        ]);
+        list.push(json!({
+            "model": name, "version": version, "as_of": artifact.as_of, "champion": champion, "test": metrics,
+        }));
+    }
+    let text = if list.is_empty() { "no model is trained yet\n".to_owned() } else { table.render() };
+    Ok(Output { text, json: json!(list) })
+}
+
+/// One version of a model, by default its champion.
+pub fn show(project: &Project, name: &str, version: Option<&str>) -> Result<Output> {
+    let store = project.store()?;
+    let root = store.root()?;
+    let version = pick(&root, name, version)?;
+    let artifact = Artifact::load(&store, name, &version)?;
+    let text = match &artifact.model {
+        Trained::Classifier(model) => {
+            let metrics: ClassifierMetrics =
+                store.read_json(&format!("models/{name}/{version}/metrics.json"))?;
+            let eligible = match &model.eligible {
+                ResolvedEligible::Within(length) => format!("the label's event within {length}"),
+                ResolvedEligible::Where(_) => model.spec.eligible.condition.clone().unwrap_or_default(),
+            };
+            let mut order: Vec<usize> = (0..model.terms.len()).collect();
+            let weights = &model.logistic.coefficients;
+            order.sort_by(|a, b| weights[*b].abs().total_cmp(&weights[*a].abs()));
+            let mut table = Table::new(&["term (standardized)", "coefficient"]);
+            table.row(["intercept".to_owned(), format!("{:.4}", model.logistic.intercept)]);
+            for i in order.iter().take(SHOWN) {
+                table.row([model.terms[*i].clone(), format!("{:.4}", weights[*i])]);
+            }
+            let more = model.terms.len().saturating_sub(SHOWN);
+            format!(
+                "{}positive class: {}\neligible: {eligible}\nL2 penalty: {}\ncalibration: slope {:.4}, intercept {:.4}, offset {:.4}\n\n{}… and {more} smaller ones in model.json\n",
+                describe(name, &version, &metrics),
+                model.positive_class,
+                model.l2,
+                model.calibration.slope,
+                model.calibration.intercept,
+                model.offset,
+                table.render(),
+            )
+        }
+        Trained::Engagement(model) => {
+            format!("{name} {version}\ndistribution of {} knots\n", model.ecdf.knots.len())
+        }
+        Trained::Rfm(model) => {
+            format!("{name} {version}\ncut points over {} buyers\n", model.buyers)
+        }
+        Trained::Affinity(model) => format!(
+            "{name} {version}\n{} items, {} factors, fitted on {} customers\n",
+            model.model.items.len(),
+            model.model.factors,
+            model.customers
+        ),
+    };
+    Ok(Output { text, json: json!(artifact) })
+}
+
+fn pick(root: &Root, name: &str, version: Option<&str>) -> Result<String> {
+    let all = versions(root);
+    let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
+    if !names.contains(&name) {
+        return Err(Error::unknown("models show", "model", name, names));
+    }
+    match version {
+        None => root.champions.get(name).cloned().ok_or_else(|| {
+            Error::configuration(format!("no version of {name} is in use"), "name one of `models list`")
+        }),
+        Some(version) if all.contains(&(name, version)) => Ok(version.to_owned()),
+        Some(version) => {
+            let valid = all.iter().filter(|(n, _)| *n == name).map(|(_, version)| *version);
+            Err(Error::unknown("models show", "version", version, valid))
+        }
+    }
+}

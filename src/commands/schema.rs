@@ -1,0 +1,49 @@
+//! `schema`: the 50 fields, where each comes from and what writes it.
+
+use serde_json::json;
+
+use crate::config::Project;
+use crate::report::{Output, Table};
+use crate::schema::{Origin, PROFILE, ProfileField};
+
+/// Text, JSON, or with `sql` a CREATE TABLE statement as the text. With a project the features that
+/// write derived fields are named.
+pub fn schema(project: Option<&Project>, sql: bool) -> Output {
+    let mut table = Table::new(&["field", "type", "origin", "written by"]);
+    let mut list = Vec::new();
+    for field in &PROFILE {
+        let origin = format!("{:?}", field.origin).to_lowercase();
+        let writer = writer(project, field);
+        table.row([field.name, &field.type_name(false), &origin, &writer]);
+        list.push(json!({
+            "name": field.name,
+            "type": field.type_name(false),
+            "sql_type": field.type_name(true),
+            "origin": origin,
+            "written_by": writer,
+        }));
+    }
+    let text = if sql { create_table() } else { table.render() };
+    Output { text, json: json!(list) }
+}
+
+fn writer(project: Option<&Project>, field: &ProfileField) -> String {
+    let feature = project.and_then(|project| {
+        project.catalog.features.iter().find(|f| f.writes.as_deref() == Some(field.name))
+    });
+    match feature {
+        Some(feature) => format!("features/{}.toml: {}", feature.view, feature.column()),
+        None if project.is_some() && field.origin == Origin::Derived && field.written_by.starts_with("a feature") => {
+            "no feature of this project".into()
+        }
+        None => field.written_by.into(),
+    }
+}
+
+fn create_table() -> String {
+    let columns = PROFILE.iter().map(|field| {
+        let key = if field.name == "customer360_id" { " PRIMARY KEY" } else { "" };
+        format!("  {} {}{key}", field.name, field.type_name(true))
+    });
+    format!("CREATE TABLE customer_profile (\n{}\n);\n", columns.collect::<Vec<_>>().join(",\n"))
+}

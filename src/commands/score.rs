@@ -1,0 +1,325 @@
+//! `score`: every customer at one as-of, written back to the profile.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow_array::builder::{Float32Builder, ListBuilder, StringBuilder};
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
+use serde_json::json;
+
+use super::features::{write_parts, write_views};
+use super::{as_of, data_fingerprint, engine, run_id, write_manifest};
+use crate::config::Project;
+use crate::error::{Error, Result};
+use crate::features::plan::AsOf;
+use crate::profile::{Computed, MergeContext, merge};
+use crate::report::{Output, Progress, Table, thousands};
+use crate::schema::profile_field;
+use crate::scoring::{Champions, Scored, score as score_customers, tables};
+use crate::segments::{Assigned, PreviousState, assign};
+use crate::sources::profile::keys;
+use crate::store::parquet::read_all;
+use crate::store::{CurrentProfile, Root, Store};
+use crate::time::Instant;
+use crate::training::artifact::Artifact;
+
+/// Scores all customers with the champions and publishes profile, scores and segments.
+pub fn score(project: &Project, progress: &mut Progress) -> Result<Output> {
+    let as_of = as_of(project)?;
+    let store = project.store()?;
+    let mut transaction = store.begin("score")?;
+    let champions = champions(project, &store, &transaction.root)?;
+    progress.stage("fingerprinting the data");
+    let data = data_fingerprint(project)?;
+    progress.stage("reading the profile");
+    let source = project.profile.read()?;
+    progress.stage("computing features and scores");
+    let engine = engine(project, &transaction);
+    let entities = project.profile.entities()?;
+    let scored = score_customers(
+        &engine, &project.events, &entities, &project.catalog, &project.models, &champions, as_of,
+    )?;
+    progress.stage("assigning segments");
+    let customers = keys(&scored.features)?.clone();
+    let previous = PreviousRun::load(&store, &transaction.root, as_of.at, &customers)?;
+    let bought = bought_since(&scored.features, previous.as_of);
+    let scale = project.context().scale;
+    let assigned =
+        assign(&project.segments, &scored.frame, scale, as_of.at, &previous.states, &bought)?;
+    progress.stage("merging the profile");
+    let moves = transaction.root.profile.as_ref().is_none_or(|profile| profile.as_of <= as_of.at);
+    let profile = profile(project, &store, &transaction.root, as_of, &source, &scored, &assigned)?;
+
+    progress.stage("writing");
+    let date = as_of.at.folder();
+    let rows = tables::scores(&scored, &customers, as_of.at)?;
+    write_parts(&mut transaction, project, &format!("scores/as_of={date}"), &rows)?;
+    let rows = tables::segments(&assigned, &customers, as_of.at)?;
+    write_parts(&mut transaction, project, &format!("segments/as_of={date}"), &rows)?;
+    if let Some((_, version, _)) = &champions.affinity {
+        let rows = tables::recommendations(&scored.recommendations, &customers, version, as_of.at)?;
+        write_parts(&mut transaction, project, &format!("recommendations/as_of={date}"), &rows)?;
+    }
+    write_views(&mut transaction, project, as_of, &scored.features)?;
+    write_parts(&mut transaction, project, &format!("profile/as_of={date}"), &profile)?;
+    let run = run_id(&transaction, "score");
+    if moves {
+        transaction.root.profile = Some(CurrentProfile { as_of: as_of.at, run });
+    }
+    let inputs = json!({ "champions": transaction.root.champions, "previous_segments": previous.as_of });
+    let run = write_manifest(&mut transaction, project, "score", &data, &scored.report, inputs, progress)?;
+    transaction.commit()?;
+    Ok(summary(project, as_of, &run, &scored, &assigned, moves))
+}
+
+/// The champions of the project's models.
+///
+/// # Errors
+/// [`Error::NotEnough`] that names the models that have none.
+fn champions(project: &Project, store: &Store, root: &Root) -> Result<Champions> {
+    let mut champions = Champions::default();
+    let mut missing = Vec::new();
+    for name in project.models.trained() {
+        match Artifact::champion(store, root, name)? {
+            Some(artifact) => champions.add(artifact),
+            None => missing.push(name),
+        }
+    }
+    if missing.is_empty() {
+        return Ok(champions);
+    }
+    Err(Error::not_enough(
+        format!("no version of {} is in use", missing.join(", ")),
+        "run `c360-ml train` first, or `c360-ml run`, which does both",
+    ))
+}
+
+/// Whether every model of the project has a champion.
+pub fn has_champions(project: &Project, store: &Store) -> Result<bool> {
+    let root = store.root()?;
+    Ok(project.models.trained().iter().all(|name| root.champions.contains_key(*name)))
+}
+
+/// The segments of the latest published as-of that is strictly earlier.
+struct PreviousRun {
+    as_of: Option<Instant>,
+    states: Vec<Option<PreviousState>>,
+}
+
+impl PreviousRun {
+    fn load(store: &Store, root: &Root, as_of: Instant, customers: &StringArray) -> Result<Self> {
+        let earlier = root.below("segments").filter_map(|path| {
+            let folder = path.split('/').nth(1)?.strip_prefix("as_of=")?;
+            let at = parse_folder(folder)?;
+            (at < as_of).then_some((at, path))
+        });
+        let mut by_as_of: BTreeMap<Instant, Vec<&str>> = BTreeMap::new();
+        earlier.for_each(|(at, path)| by_as_of.entry(at).or_default().push(path));
+        let Some((at, files)) = by_as_of.pop_last() else {
+            return Ok(Self { as_of: None, states: vec![None; customers.len()] });
+        };
+        let paths: Vec<_> = files.iter().map(|file| store.file(file)).collect();
+        let rows = read_all(paths.iter().map(|path| path.as_path()), None)?;
+        let mut by_key: HashMap<String, PreviousState> = HashMap::new();
+        for rows in rows.iter() {
+            let text = |name: &str| rows.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
+            let since = rows.column_by_name("since").and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
+            let primary = rows.column_by_name("is_primary").and_then(|c| c.as_boolean_opt());
+            let (Some(segment), Some(rule), Some(since), Some(primary)) = (text("segment"), text("rule"), since, primary) else {
+                return Err(Error::contract(
+                    format!("{} is not a table of segments", paths[0].display()),
+                    "it was changed after it was written",
+                ));
+            };
+            for (i, key) in keys(rows)?.iter().flatten().enumerate() {
+                let state = by_key.entry(key.to_owned()).or_default();
+                let name = segment.value(i).to_owned();
+                if primary.value(i) {
+                    state.primary = Some(name.clone());
+                }
+                state.memberships.insert(name, (rule.value(i).to_owned(), Instant(since.value(i))));
+            }
+        }
+        let states = customers.iter().flatten().map(|key| by_key.remove(key)).collect();
+        Ok(Self { as_of: Some(at), states })
+    }
+}
+
+fn parse_folder(folder: &str) -> Option<Instant> {
+    folder.parse().ok().or_else(|| {
+        let (date, time) = folder.split_once('T')?;
+        let time = time.strip_suffix('Z')?;
+        let (whole, fraction) = time.split_at_checked(6)?;
+        let parts = [whole.get(0..2)?, whole.get(2..4)?, whole.get(4..6)?];
+        format!("{date}T{}{fraction}Z", parts.join(":")).parse().ok()
+    })
+}
+
+/// Who has bought since the previous as-of, by the feature that writes `last_purchase_at`.
+fn bought_since(features: &RecordBatch, previous: Option<Instant>) -> Vec<bool> {
+    let last = features.column_by_name("last_purchase_at");
+    let last = last.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
+    (0..features.num_rows())
+        .map(|row| match (last, previous) {
+            (Some(last), Some(previous)) => !last.is_null(row) && last.value(row) >= previous.0,
+            _ => false,
+        })
+        .collect()
+}
+
+/// The merged 50-field profile.
+fn profile(
+    project: &Project,
+    store: &Store,
+    root: &Root,
+    as_of: AsOf,
+    source: &RecordBatch,
+    scored: &Scored,
+    assigned: &[Assigned],
+) -> Result<RecordBatch> {
+    let current = match &root.profile {
+        Some(profile) if profile.as_of <= as_of.at => {
+            let folder = format!("profile/as_of={}", profile.as_of.folder());
+            let paths: Vec<_> = root.below(&folder).map(|file| store.file(file)).collect();
+            let rows = read_all(paths.iter().map(|path| path.as_path()), None)?;
+            rows.map(|rows| crate::store::parquet::sort_by_key(&rows, "customer360_id")).transpose()?
+        }
+        _ => None,
+    };
+    let computed = Computed {
+        keys: keys(&scored.features)?,
+        features: &scored.features,
+        modeled: modeled(scored, assigned)?,
+        tastes: scored.tastes.clone(),
+        first_event: scored.first_event.clone(),
+    };
+    let context = MergeContext {
+        as_of: as_of.at,
+        zone: project.context().zone,
+        writeback: &project.settings.writeback,
+        catalog: &project.catalog,
+        current: current.as_ref(),
+    };
+    merge(source, &computed, &context)
+}
+
+/// Scores, vectors and segments in the types of their profile fields.
+fn modeled(scored: &Scored, assigned: &[Assigned]) -> Result<Vec<(&'static str, ArrayRef)>> {
+    let mut list: Vec<(&'static str, ArrayRef)> = Vec::new();
+    for model in &scored.models {
+        let ty = profile_field(model.field).and_then(|field| field.arrow_type());
+        if let Some(arrow_schema::DataType::Decimal128(precision, places)) = ty {
+            list.push((model.field, tables::decimal(&model.score, precision, places as u8)?));
+        }
+    }
+    let mut vectors = ListBuilder::new(Float32Builder::new());
+    for vector in &scored.vectors {
+        vector.iter().for_each(|x| vectors.values().append_value(*x as f32));
+        vectors.append(true);
+    }
+    list.push(("recommendation_vector", Arc::new(vectors.finish())));
+    let primary = assigned.iter().map(|assigned| &assigned.primary);
+    list.push(("primary_segment", Arc::new(StringArray::from_iter_values(primary))));
+    let mut segments = ListBuilder::new(StringBuilder::new());
+    for assigned in assigned {
+        assigned.memberships.iter().for_each(|m| segments.values().append_value(&m.segment));
+        segments.append(true);
+    }
+    list.push(("segments", Arc::new(segments.finish())));
+    Ok(list)
+}
+
+/// Customers, score distributions, segment sizes and where everything is.
+fn summary(
+    project: &Project,
+    as_of: AsOf,
+    run: &str,
+    scored: &Scored,
+    assigned: &[Assigned],
+    moves: bool,
+) -> Output {
+    let mut scores = Table::new(&["score", "model", "lapsed", "none", "p10", "median", "p90", "mean"]);
+    for model in &scored.models {
+        let count = |basis| model.basis.iter().filter(|b| **b == basis).count() as u64;
+        let mut values: Vec<f64> = model.score.iter().flatten().copied().collect();
+        values.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let rank = ((values.len().max(1) - 1) as f64 * share).round() as usize;
+            format!("{:.4}", values.get(rank).copied().unwrap_or(f64::NAN))
+        };
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        use crate::scoring::Basis;
+        scores.row([
+            model.field.to_owned(),
+            thousands(count(Basis::Model)),
+            thousands(count(Basis::Lapsed)),
+            thousands(count(Basis::None)),
+            at(0.1),
+            at(0.5),
+            at(0.9),
+            format!("{mean:.4}"),
+        ]);
+    }
+    let mut sizes: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for assigned in assigned {
+        for membership in &assigned.memberships {
+            let size = sizes.entry(&membership.segment).or_default();
+            size.0 += 1;
+            size.1 += u64::from(membership.segment == assigned.primary);
+        }
+    }
+    let mut segments = Table::new(&["segment", "customers", "share", "as primary"]);
+    let customers = assigned.len();
+    let names = project.segments.rules.iter().map(|rule| rule.spec.name.as_str());
+    for name in names.chain([project.segments.otherwise.as_str()]) {
+        let (all, primary) = sizes.get(name).copied().unwrap_or_default();
+        let share = format!("{:.1} %", all as f64 / customers as f64 * 100.0);
+        segments.row([name.to_owned(), thousands(all), share, thousands(primary)]);
+    }
+    let date = as_of.at.folder();
+    let store = &project.settings.project.store;
+    let mut text = format!(
+        "{} customers scored as of {} from {} events ({} duplicates and {} events of unknown customers left out)\n\n{}\n{}\n",
+        thousands(customers as u64),
+        as_of.at,
+        thousands(scored.report.events),
+        thousands(scored.report.duplicates),
+        thousands(scored.report.orphans),
+        scores.render(),
+        segments.render(),
+    );
+    let mut written = Table::new(&["written", "in"]);
+    for name in ["profile", "scores", "segments", "recommendations"] {
+        written.row([name.to_owned(), format!("{store}/{name}/as_of={date}/")]);
+    }
+    written.row(["features".to_owned(), format!("{store}/features/<view>/as_of={date}/")]);
+    written.row(["manifest".to_owned(), format!("{store}/runs/{run}/manifest.json")]);
+    text += &written.render();
+    if !moves {
+        text += "\nthe current profile is of a later as-of and was not moved\n";
+    }
+    let json = json!({
+        "as_of": as_of.at,
+        "run": run,
+        "customers": customers,
+        "events": scored.report,
+        "segments": sizes.iter().map(|(name, (all, primary))| json!({ "segment": name, "customers": all, "primary": primary })).collect::<Vec<_>>(),
+        "profile_moved": moves,
+    });
+    Output { text, json }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folder_names_read_back() {
+        for text in ["2024-07-01", "2024-07-01T06:30:00Z", "2024-07-01T06:30:00.250Z"] {
+            let instant: Instant = text.parse().unwrap();
+            assert_eq!(parse_folder(&instant.folder()), Some(instant));
+        }
+    }
+}

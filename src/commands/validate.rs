@@ -1,0 +1,67 @@
+//! `validate`: the contract of both sources, checked on footers and data.
+
+use serde_json::json;
+
+use super::as_of;
+use crate::config::Project;
+use crate::error::Result;
+use crate::features::embedded::EmbeddedEngine;
+use crate::features::engine::Engine;
+use crate::features::plan::{AsOf, FeaturePlan};
+use crate::report::{Output, Progress, Table, thousands};
+use crate::sources::contract::{Checks, Status, check_events, check_profile};
+use crate::sources::{Orphans, SourcePlan};
+use crate::time::Instant;
+
+/// The report, and whether the contract is kept.
+pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, bool)> {
+    let now = as_of(project).ok();
+    progress.stage("reading the profile");
+    let mut profile = Checks::new("profile");
+    let rows = project.profile.read()?;
+    check_profile(&project.profile, &rows, &mut profile);
+
+    progress.stage("reading the events");
+    let mut events = Checks::new("events");
+    check_events(&project.events, now.map(|as_of| as_of.at), &mut events)?;
+    check_keys(project, &mut events)?;
+    progress.finish();
+
+    let list: Vec<_> = profile.list.into_iter().chain(events.list).collect();
+    let kept = list.iter().all(|check| check.status != Status::Violation);
+    let mut table = Table::new(&["source", "check", "found", "status", "hint"]);
+    for check in &list {
+        let status = format!("{:?}", check.status).to_lowercase();
+        let found = check.found.parse().map_or_else(|_| check.found.clone(), thousands);
+        table.row([check.source, &check.check, &found, &status, &check.hint]);
+    }
+    let verdict = if kept { "the contract is kept" } else { "the contract is violated" };
+    let text = format!("{}\n{verdict}\n", table.render());
+    Ok((Output { text, json: json!({ "kept": kept, "checks": list }) }, kept))
+}
+
+/// Duplicates, orphans and unusable rows, as a run would find them.
+fn check_keys(project: &Project, checks: &mut Checks) -> Result<()> {
+    let end = Instant(i64::MAX);
+    let plan = FeaturePlan { as_ofs: vec![AsOf::at(end)], ..FeaturePlan::default() };
+    let engine = EmbeddedEngine { memory: project.memory, spill_folder: std::env::temp_dir() };
+    let tolerant = SourcePlan {
+        orphans: if project.events.orphans == Orphans::Fail { Orphans::Skip } else { project.events.orphans },
+        max_rejected_share: 1.0,
+        ..project.events.clone()
+    };
+    let report = engine.build(&tolerant, &project.profile.entities()?, &[plan], &mut |_| Ok(()))?;
+    checks.count("duplicate events", report.duplicates, Status::Warning, "the first that was ingested counts");
+    let (status, hint) = match project.events.orphans {
+        Orphans::Skip => (Status::Warning, "they are left out; sources.events.orphans = \"create\" makes rows"),
+        Orphans::Create => (Status::Ok, ""),
+        Orphans::Fail => (Status::Violation, "sources.events.orphans is \"fail\""),
+    };
+    checks.count("events of unknown customers", report.orphans, status, hint);
+    let rejected: u64 = report.rejected.values().sum();
+    let share = rejected as f64 / report.events.max(1) as f64;
+    let status = if share > project.events.max_rejected_share { Status::Violation } else { Status::Ok };
+    let hint = "repair them upstream, or raise sources.events.max_rejected_share";
+    checks.add("rows that cannot be used", rejected, status, hint);
+    Ok(())
+}

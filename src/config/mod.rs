@@ -1,0 +1,294 @@
+//! The project: `c360.toml`, `features/*.toml` and `models/*.toml`, read and checked as a whole
+//! before any work starts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::features::catalog::Catalog;
+use crate::features::spec::ViewSpec;
+use crate::models::spec::{ModelSpec, Models};
+use crate::money::Scale;
+use crate::profile::Writeback;
+use crate::segments::{SegmentsSpec, Segments};
+use crate::sources::profile::ProfilePlan;
+use crate::sources::{EventsSpec, ProfileSpec, SourceContext, SourcePlan};
+use crate::store::Store;
+use crate::time::{Instant, Zone};
+
+/// The `[project]` table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectSpec {
+    /// What the project is called in reports.
+    pub name: String,
+    /// The zone of calendar days and of timestamps without one.
+    #[serde(default)]
+    pub timezone: Zone,
+    /// The currency of all amounts, ISO 4217.
+    pub currency: String,
+    /// Decimal places of money.
+    #[serde(default)]
+    pub money_scale: Scale,
+    /// The as-of where the command line names none.
+    #[serde(default)]
+    pub as_of: Option<Instant>,
+    /// The folder of the store, relative to the project.
+    #[serde(default = "default_store")]
+    pub store: String,
+    /// Into how many parts, by a hash of the key, customer tables are split when written.
+    #[serde(default = "default_parts")]
+    pub parts: std::num::NonZeroU16,
+}
+
+fn default_parts() -> std::num::NonZeroU16 {
+    std::num::NonZeroU16::MIN
+}
+
+fn default_store() -> String {
+    "store".into()
+}
+
+/// The `[sources]` table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourcesSpec {
+    /// The unified profile.
+    pub profile: ProfileSpec,
+    /// The event log.
+    pub events: EventsSpec,
+}
+
+/// The `[engine]` table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineSpec {
+    /// Memory for events before they spill to disk, such as `2GB` or `500MB`.
+    #[serde(default = "default_memory")]
+    pub memory: String,
+}
+
+fn default_memory() -> String {
+    "2GB".into()
+}
+
+impl Default for EngineSpec {
+    fn default() -> Self {
+        Self { memory: default_memory() }
+    }
+}
+
+/// `c360.toml`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Name, time, money, store.
+    pub project: ProjectSpec,
+    /// Where data come from.
+    pub sources: SourcesSpec,
+    /// How the profile is written.
+    #[serde(default)]
+    pub writeback: Writeback,
+    /// Memory.
+    #[serde(default)]
+    pub engine: EngineSpec,
+}
+
+/// What the command line or the environment may set over `c360.toml`.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// The as-of.
+    pub as_of: Option<Instant>,
+    /// The known-at.
+    pub known_at: Option<Instant>,
+    /// The store's folder.
+    pub store: Option<PathBuf>,
+    /// Memory for events.
+    pub memory: Option<String>,
+}
+
+/// A checked project.
+#[derive(Debug)]
+pub struct Project {
+    /// Its folder.
+    pub root: PathBuf,
+    /// `c360.toml` with overrides.
+    pub settings: Settings,
+    /// The event source.
+    pub events: SourcePlan,
+    /// The profile source.
+    pub profile: ProfilePlan,
+    /// All features.
+    pub catalog: Catalog,
+    /// All models.
+    pub models: Models,
+    /// The segment rules.
+    pub segments: Segments,
+    /// Bytes of events in memory before they spill.
+    pub memory: u64,
+    /// The known-at of the command line.
+    pub known_at: Option<Instant>,
+    /// Hash of every spec file of the project.
+    pub fingerprint: String,
+}
+
+impl Project {
+    /// Reads and checks the project in `root`.
+    ///
+    /// # Errors
+    /// A configuration error that names file and key, or a contract violation of a source's files.
+    pub fn load(root: &Path, overrides: &Overrides) -> Result<Self> {
+        let path = root.join("c360.toml");
+        if !path.exists() {
+            return Err(Error::configuration(
+                format!("there is no c360.toml in {}", root.display()),
+                "go to the project's folder, or name it with --project",
+            ));
+        }
+        let mut hashed = String::new();
+        let mut settings: Settings = read_toml(&path, &mut hashed)?;
+        apply(&mut settings, overrides);
+        let context = SourceContext {
+            root: root.to_owned(),
+            zone: settings.project.timezone,
+            scale: settings.project.money_scale,
+            currency: settings.project.currency.clone(),
+        };
+        let memory = parse_bytes(&settings.engine.memory)?;
+        let views: Vec<(String, ViewSpec)> = read_folder(root, "features", &mut hashed)?;
+        let events = SourcePlan::events(&settings.sources.events, &context)?;
+        let profile = ProfilePlan::open(&settings.sources.profile, &context)?;
+        let catalog = Catalog::check(&views, &events.columns())?;
+        let mut model_specs: Vec<(String, ModelSpec)> = Vec::new();
+        let mut segments = None;
+        for file in toml_files(root, "models")? {
+            let name = relative(root, &file);
+            if name.ends_with("segments.toml") {
+                let spec: SegmentsSpec = read_toml(&file, &mut hashed)?;
+                segments = Some((name, spec));
+            } else {
+                model_specs.push((name, read_toml(&file, &mut hashed)?));
+            }
+        }
+        let models = Models::check(model_specs, &catalog, &events)?;
+        let segments = Segments::check(segments, &catalog, &models, context.scale)?;
+        settings.writeback.check(&catalog)?;
+        Ok(Self {
+            root: root.to_owned(),
+            settings,
+            events,
+            profile,
+            catalog,
+            models,
+            segments,
+            memory,
+            known_at: overrides.known_at,
+            fingerprint: format!("{:016x}", xxhash_rust::xxh3::xxh3_64(hashed.as_bytes())),
+        })
+    }
+
+    /// The as-of of this run.
+    ///
+    /// # Errors
+    /// Where neither the command line nor the project names one.
+    pub fn as_of(&self) -> Result<Instant> {
+        self.settings.project.as_of.ok_or_else(|| {
+            Error::configuration("no as-of is given", "name it: --as-of 2024-07-01, or project.as_of")
+        })
+    }
+
+    /// The store.
+    pub fn store(&self) -> Result<Store> {
+        Store::at(self.root.join(&self.settings.project.store))
+    }
+
+    /// Zone, scale and currency.
+    pub fn context(&self) -> &SourceContext {
+        &self.events.context
+    }
+}
+
+fn apply(settings: &mut Settings, overrides: &Overrides) {
+    if overrides.as_of.is_some() {
+        settings.project.as_of = overrides.as_of;
+    }
+    if let Some(store) = &overrides.store {
+        settings.project.store = store.to_string_lossy().into_owned();
+    }
+    if let Some(memory) = &overrides.memory {
+        settings.engine.memory = memory.clone();
+    }
+}
+
+fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, hashed: &mut String) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let value = toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+        Error::configuration(
+            format!("{} line {line}: {}", path.display(), error.message().replace('\n', " ")),
+            "keys are listed in the README's configuration reference",
+        )
+    })?;
+    hashed.push_str(&text);
+    Ok(value)
+}
+
+fn toml_files(root: &Path, folder: &str) -> Result<Vec<PathBuf>> {
+    let path = root.join(folder);
+    if !path.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&path).map_err(Error::io("list", &path))? {
+        let file = entry.map_err(Error::io("list", &path))?.path();
+        if file.extension().is_some_and(|extension| extension == "toml") {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn relative(root: &Path, file: &Path) -> String {
+    file.strip_prefix(root).unwrap_or(file).to_string_lossy().into_owned()
+}
+
+fn read_folder<T: serde::de::DeserializeOwned>(
+    root: &Path,
+    folder: &str,
+    hashed: &mut String,
+) -> Result<Vec<(String, T)>> {
+    let files = toml_files(root, folder)?.into_iter();
+    files.map(|file| Ok((relative(root, &file), read_toml(&file, hashed)?))).collect()
+}
+
+/// Reads `2GB`, `500MB`, `64KB` or a number of bytes; units are powers of 1000.
+fn parse_bytes(text: &str) -> Result<u64> {
+    let units: BTreeMap<&str, u64> =
+        [("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1_000), ("", 1)].into();
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = units.get(text[digits.len()..].trim().to_uppercase().as_str());
+    match (digits.parse::<u64>(), unit) {
+        (Ok(number), Some(unit)) => Ok(number.saturating_mul(*unit)),
+        _ => Err(Error::configuration(
+            format!("engine.memory = \"{text}\" is not a size"),
+            "write 2GB or 500MB",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_bytes("2GB").unwrap(), 2_000_000_000);
+        assert_eq!(parse_bytes("500 mb").unwrap(), 500_000_000);
+        assert_eq!(parse_bytes("1024").unwrap(), 1024);
+        assert!(parse_bytes("2GiB").is_err());
+        assert!(parse_bytes("much").is_err());
+    }
+}

@@ -1,0 +1,155 @@
+//! The one error type of the library: what went wrong, where, with which value, and what to try.
+//!
+//! Every variant belongs to one exit code of the command line, so that an orchestrator can tell a
+//! broken configuration from data that violates the contract or a gate that was not met.
+
+use std::path::{Path, PathBuf};
+
+/// What every fallible function of the library returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error with enough context to act on: messages name file, column, value and row.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting, a spec or an argument is wrong. Exit code 2.
+    #[error("{message}")]
+    Configuration { message: String, hint: String },
+    /// A name that does not exist where it is used. Exit code 2.
+    #[error("{place}: unknown {noun} `{name}`")]
+    UnknownName { place: String, noun: &'static str, name: String, valid: Vec<String> },
+    /// The data do not keep the contract. Exit code 3.
+    #[error("{message}")]
+    Contract { message: String, hint: String },
+    /// Too little data, or a quality gate was not met. Exit code 4.
+    #[error("{message}")]
+    NotEnough { message: String, hint: String },
+    /// Another run holds the store. Exit code 5.
+    #[error("the store {path} is held by another run: {holder}")]
+    Locked { path: PathBuf, holder: String },
+    /// A file that cannot be read or written. Exit code 1.
+    #[error("cannot {action} {path}")]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    /// A Parquet file that cannot be decoded. Exit code 3.
+    #[error("{path} is not a readable Parquet file")]
+    Parquet { path: PathBuf, source: parquet::errors::ParquetError },
+    /// A computation of Arrow, Parquet or Polars failed in a way no input should cause. Exit code 1.
+    #[error("{context}: {message}")]
+    Engine { context: &'static str, message: String },
+}
+
+impl Error {
+    /// A configuration error; `hint` may be empty.
+    pub fn configuration(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Configuration { message: message.into(), hint: hint.into() }
+    }
+
+    /// A violated data contract; `hint` may be empty.
+    pub fn contract(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Contract { message: message.into(), hint: hint.into() }
+    }
+
+    /// Too little data for what was asked; `hint` may be empty.
+    pub fn not_enough(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::NotEnough { message: message.into(), hint: hint.into() }
+    }
+
+    /// A name that is not among the valid ones.
+    pub fn unknown<S: AsRef<str>>(
+        place: impl Into<String>,
+        noun: &'static str,
+        name: &str,
+        valid: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let mut valid: Vec<String> = valid.into_iter().map(|v| v.as_ref().to_owned()).collect();
+        valid.sort();
+        valid.dedup();
+        Self::UnknownName { place: place.into(), noun, name: name.to_owned(), valid }
+    }
+
+    /// A closure for `map_err` on file operations.
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// A closure for `map_err` on Arrow, Parquet and Polars calls that only a defect can fail.
+    pub fn engine<E: std::fmt::Display>(context: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::Engine { context, message: source.to_string() }
+    }
+
+    /// The process exit code that this error stands for.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Configuration { .. } | Self::UnknownName { .. } => 2,
+            Self::Contract { .. } | Self::Parquet { .. } => 3,
+            Self::NotEnough { .. } => 4,
+            Self::Locked { .. } => 5,
+            Self::Io { .. } | Self::Engine { .. } => 1,
+        }
+    }
+
+    /// What the user can try next, if anything is known to help.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Configuration { hint, .. }
+            | Self::Contract { hint, .. }
+            | Self::NotEnough { hint, .. } => (!hint.is_empty()).then(|| hint.clone()),
+            Self::UnknownName { name, valid, .. } => Some(hint_for_unknown(name, valid)),
+            Self::Locked { .. } => {
+                Some("wait for that run to end; a lock whose holder has died is taken over".into())
+            }
+            Self::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => Some("check the path, and `project.store`".into()),
+                std::io::ErrorKind::PermissionDenied => Some("check who owns the folder".into()),
+                std::io::ErrorKind::StorageFull => Some("free some space and run again".into()),
+                _ => None,
+            },
+            Self::Parquet { .. } => {
+                Some("was it cut short while being written? write the file again".into())
+            }
+            Self::Engine { .. } => None,
+        }
+    }
+}
+
+fn hint_for_unknown(name: &str, valid: &[String]) -> String {
+    let nearest = valid.iter().min_by_key(|candidate| edit_distance(name, candidate));
+    let list = valid.join(", ");
+    match nearest {
+        Some(nearest) if edit_distance(name, nearest) <= name.len().max(3) / 3 => {
+            format!("did you mean `{nearest}`? valid: {list}")
+        }
+        Some(_) => format!("valid: {list}"),
+        None => "there are none".into(),
+    }
+}
+
+/// Levenshtein distance in characters.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_name_suggests_the_nearest() {
+        let error = Error::unknown("features/a.toml", "column", "amuont", ["amount", "channel"]);
+        assert_eq!(error.to_string(), "features/a.toml: unknown column `amuont`");
+        assert_eq!(error.hint().unwrap(), "did you mean `amount`? valid: amount, channel");
+        assert_eq!(error.exit_code(), 2);
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+    }
+}

@@ -1,0 +1,575 @@
+//! From SQL text to a checked expression: parse, resolve names, give every node a type, and make
+//! every conversion explicit.
+
+use sqlparser::ast::{self, BinaryOperator, CastKind, DataType, UnaryOperator};
+use sqlparser::dialect::GenericDialect;
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::Token;
+
+use super::{Columns, Expression, Function, Node, Operator, Type, Value};
+use crate::error::{Error, Result};
+use crate::time::parse_naive;
+
+/// Parses and checks `sql` against `columns`; `place` names file and key in messages.
+///
+/// # Errors
+/// A configuration error for text that is not one expression, an unknown column or function, or
+/// operands of the wrong types.
+pub fn check(sql: &str, columns: &Columns, place: &str) -> Result<Expression> {
+    let parsed = Parser::new(&GenericDialect {}).try_with_sql(sql).and_then(|mut parser| {
+        let expression = parser.parse_expr()?;
+        match parser.peek_token().token {
+            Token::EOF => Ok(expression),
+            other => parser.expected("the end of the expression", parser.peek_token()).or_else(
+                |error| if other == Token::SemiColon { Ok(expression) } else { Err(error) },
+            ),
+        }
+    });
+    let parsed = parsed.map_err(|error| {
+        Error::configuration(
+            format!("{place}: `{sql}` is not an SQL expression: {}", plain(&error)),
+            "an expression looks like: event_type = 'purchase' and amount > 10",
+        )
+    })?;
+    Checker { columns, place, sql }.expression(&parsed)
+}
+
+/// Like [`check`], for an expression that must have type `ty` (integers and doubles convert).
+pub fn check_as(sql: &str, ty: Type, columns: &Columns, place: &str) -> Result<Expression> {
+    let expression = check(sql, columns, place)?;
+    let checker = Checker { columns, place, sql };
+    if expression.ty == ty {
+        return Ok(expression);
+    }
+    match (expression.ty, ty) {
+        (Type::Integer | Type::Money, Type::Double)
+        | (Type::Integer | Type::Double, Type::Money)
+        | (Type::Date, Type::Timestamp) => Ok(expression.cast(ty)),
+        _ if expression.node == Node::Literal(Value::Null) => Ok(expression.cast(ty)),
+        (found, _) => Err(checker
+            .error(format!("has type {}, but {} is wanted here", found.name(), ty.name()), "")),
+    }
+}
+
+fn plain(error: &sqlparser::parser::ParserError) -> String {
+    error.to_string().replace("sql parser error: ", "")
+}
+
+struct Checker<'a> {
+    columns: &'a Columns,
+    place: &'a str,
+    sql: &'a str,
+}
+
+impl Checker<'_> {
+    fn error(&self, message: impl std::fmt::Display, hint: &str) -> Error {
+        Error::configuration(format!("{}: `{}` {message}", self.place, self.sql), hint)
+    }
+
+    fn expression(&self, parsed: &ast::Expr) -> Result<Expression> {
+        use ast::Expr;
+        match parsed {
+            Expr::Identifier(name) => self.column(&name.value),
+            Expr::CompoundIdentifier(parts) => {
+                let parts: Vec<&str> = parts.iter().map(|part| part.value.as_str()).collect();
+                self.column(&parts.join("."))
+            }
+            Expr::Value(value) => self.literal(&value.value),
+            Expr::Nested(inner) => self.expression(inner),
+            Expr::TypedString(typed) => {
+                let text = self.literal(&typed.value.value)?;
+                self.cast(text, &typed.data_type)
+            }
+            Expr::UnaryOp { op, expr } => self.unary(*op, self.expression(expr)?),
+            Expr::BinaryOp { left, op, right } => {
+                self.binary(op, self.expression(left)?, self.expression(right)?)
+            }
+            Expr::IsNull(inner) => Ok(is_null(self.expression(inner)?)),
+            Expr::IsNotNull(inner) => Ok(not(is_null(self.expression(inner)?))),
+            Expr::IsTrue(inner) => {
+                Ok(self.call(Function::Coalesce, vec![self.boolean(inner)?, boolean(false)])?)
+            }
+            Expr::IsFalse(inner) => {
+                let negated = not(self.boolean(inner)?);
+                self.call(Function::Coalesce, vec![negated, boolean(false)])
+            }
+            Expr::Between { expr, negated, low, high } => {
+                let value = self.expression(expr)?;
+                let low = self.compare(Operator::GreaterOrEqual, value.clone(), self.expression(low)?)?;
+                let high = self.compare(Operator::LessOrEqual, value, self.expression(high)?)?;
+                Ok(not_if(*negated, binary(Operator::And, low, high, Type::Boolean)))
+            }
+            Expr::InList { expr, list, negated } => {
+                let value = self.expression(expr)?;
+                Ok(not_if(*negated, self.in_list(value, list)?))
+            }
+            Expr::Like { negated, any: false, expr, pattern, escape_char: None } => {
+                let value = self.expression(expr)?;
+                let pattern = self.expression(pattern)?;
+                match (value.ty, pattern.node) {
+                    (Type::Text, Node::Literal(Value::Text(pattern))) => {
+                        let node = Node::Like(Box::new(value), pattern);
+                        Ok(not_if(*negated, Expression { node, ty: Type::Boolean }))
+                    }
+                    _ => Err(self.error("like wants a varchar and a quoted pattern", "")),
+                }
+            }
+            Expr::Case { operand, conditions, else_result, .. } => {
+                self.case(operand.as_deref(), conditions, else_result.as_deref())
+            }
+            Expr::Cast { kind: CastKind::Cast | CastKind::TryCast, expr, data_type, .. } => {
+                self.cast(self.expression(expr)?, data_type)
+            }
+            Expr::Extract { field, expr, .. } => {
+                let name = field.to_string().to_lowercase();
+                self.named_call(&name, vec![self.expression(expr)?])
+            }
+            Expr::Floor { expr, .. } => self.call(Function::Floor, vec![self.expression(expr)?]),
+            Expr::Ceil { expr, .. } => self.call(Function::Ceil, vec![self.expression(expr)?]),
+            Expr::Trim { trim_where: None, trim_what: None, expr, trim_characters: None } => {
+                self.call(Function::Trim, vec![self.expression(expr)?])
+            }
+            Expr::Substring { expr, substring_from, substring_for, .. } => {
+                let mut arguments = vec![self.expression(expr)?];
+                for part in [substring_from, substring_for].into_iter().flatten() {
+                    arguments.push(self.expression(part)?);
+                }
+                self.call(Function::Substring, arguments)
+            }
+            Expr::Function(call) => {
+                let ast::FunctionArguments::List(list) = &call.args else {
+                    return Err(self.error(format!("calls {} without arguments", call.name), ""));
+                };
+                let arguments: Result<Vec<Expression>> = list
+                    .args
+                    .iter()
+                    .map(|argument| match argument {
+                        ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(x)) => {
+                            self.expression(x)
+                        }
+                        other => Err(self.error(format!("has an argument `{other}`"), "")),
+                    })
+                    .collect();
+                self.named_call(&call.name.to_string().to_lowercase(), arguments?)
+            }
+            other => Err(self.error(
+                format!("uses `{other}`, which is outside the SQL subset"),
+                "the subset is listed in docs/expressions.md",
+            )),
+        }
+    }
+
+    fn boolean(&self, parsed: &ast::Expr) -> Result<Expression> {
+        self.want_boolean(self.expression(parsed)?)
+    }
+
+    fn want_boolean(&self, expression: Expression) -> Result<Expression> {
+        match expression {
+            Expression { ty: Type::Boolean, .. } => Ok(expression),
+            Expression { node: Node::Literal(Value::Null), .. } => Ok(expression.cast(Type::Boolean)),
+            other => {
+                Err(self.error(format!("uses a {} as a condition", other.ty.name()), "compare it"))
+            }
+        }
+    }
+
+    fn column(&self, name: &str) -> Result<Expression> {
+        match self.columns.get(name) {
+            Some(ty) => Ok(Expression::column(name, ty)),
+            None => Err(Error::unknown(
+                format!("{}: `{}`", self.place, self.sql),
+                "column",
+                name,
+                self.columns.names(),
+            )),
+        }
+    }
+
+    fn literal(&self, value: &ast::Value) -> Result<Expression> {
+        let (value, ty) = match value {
+            ast::Value::Number(text, _) => match text.parse::<i64>() {
+                Ok(number) => (Value::Integer(number), Type::Integer),
+                Err(_) => match text.parse::<f64>() {
+                    Ok(number) if number.is_finite() => (Value::Double(number), Type::Double),
+                    _ => return Err(self.error(format!("has a number `{text}` out of range"), "")),
+                },
+            },
+            ast::Value::SingleQuotedString(text) => (Value::Text(text.clone()), Type::Text),
+            ast::Value::Boolean(value) => (Value::Boolean(*value), Type::Boolean),
+            ast::Value::Null => (Value::Null, Type::Text),
+            ast::Value::DoubleQuotedString(name) => return self.column(name),
+            other => return Err(self.error(format!("has a literal `{other}`"), "")),
+        };
+        Ok(Expression { node: Node::Literal(value), ty })
+    }
+
+    fn unary(&self, operator: UnaryOperator, operand: Expression) -> Result<Expression> {
+        match operator {
+            UnaryOperator::Not => Ok(not(self.want_boolean(operand)?)),
+            UnaryOperator::Plus if operand.ty.is_numeric() => Ok(operand),
+            UnaryOperator::Minus if operand.ty.is_numeric() => {
+                let ty = operand.ty;
+                let node = match operand.node {
+                    Node::Literal(Value::Integer(v)) => Node::Literal(Value::Integer(-v)),
+                    Node::Literal(Value::Double(v)) => Node::Literal(Value::Double(-v)),
+                    node => Node::Negate(Box::new(Expression { node, ty })),
+                };
+                Ok(Expression { node, ty })
+            }
+            _ => Err(self.error(format!("applies {operator} to a {}", operand.ty.name()), "")),
+        }
+    }
+
+    fn binary(&self, operator: &BinaryOperator, a: Expression, b: Expression) -> Result<Expression> {
+        let comparison = match operator {
+            BinaryOperator::And | BinaryOperator::Or => {
+                let operator =
+                    if *operator == BinaryOperator::And { Operator::And } else { Operator::Or };
+                let (a, b) = (self.want_boolean(a)?, self.want_boolean(b)?);
+                return Ok(binary(operator, a, b, Type::Boolean));
+            }
+            BinaryOperator::Eq => Operator::Equal,
+            BinaryOperator::NotEq => Operator::NotEqual,
+            BinaryOperator::Lt => Operator::Less,
+            BinaryOperator::LtEq => Operator::LessOrEqual,
+            BinaryOperator::Gt => Operator::Greater,
+            BinaryOperator::GtEq => Operator::GreaterOrEqual,
+            BinaryOperator::Plus => return self.arithmetic(Operator::Add, a, b),
+            BinaryOperator::Minus => return self.arithmetic(Operator::Subtract, a, b),
+            BinaryOperator::Multiply => return self.arithmetic(Operator::Multiply, a, b),
+            BinaryOperator::Divide => return self.arithmetic(Operator::Divide, a, b),
+            BinaryOperator::Modulo => return self.arithmetic(Operator::Modulo, a, b),
+            BinaryOperator::StringConcat => return self.call(Function::Concat, vec![a, b]),
+            other => return Err(self.error(format!("uses the operator {other}"), "")),
+        };
+        self.compare(comparison, a, b)
+    }
+
+    fn compare(&self, operator: Operator, a: Expression, b: Expression) -> Result<Expression> {
+        let (a, b) = self.unify(a, b)?;
+        Ok(binary(operator, a, b, Type::Boolean))
+    }
+
+    /// Gives both operands their common type; numbers written as literals become exact money.
+    fn unify(&self, a: Expression, b: Expression) -> Result<(Expression, Expression)> {
+        let (mut a, mut b) = (self.as_type_of(a, b.ty), b);
+        b = self.as_type_of(b, a.ty);
+        let ty = match (a.ty, b.ty) {
+            (x, y) if x == y => x,
+            (Type::Integer, Type::Double) | (Type::Double, Type::Integer) => Type::Double,
+            (Type::Money, Type::Integer) | (Type::Integer, Type::Money) => Type::Money,
+            (Type::Money, Type::Double) | (Type::Double, Type::Money) => Type::Double,
+            (Type::Date, Type::Timestamp) | (Type::Timestamp, Type::Date) => Type::Timestamp,
+            (x, y) => {
+                return Err(self.error(
+                    format!("puts a {} beside a {}", x.name(), y.name()),
+                    "convert one of them with cast(… as …)",
+                ));
+            }
+        };
+        a = a.cast(ty);
+        Ok((a, b.cast(ty)))
+    }
+
+    /// A literal in the type that its neighbour has: `amount > 10` compares money with ten units.
+    fn as_type_of(&self, literal: Expression, ty: Type) -> Expression {
+        let Node::Literal(value) = &literal.node else { return literal };
+        let converted = match (value, ty) {
+            (Value::Null, _) => Some(Value::Null),
+            (Value::Integer(v), Type::Money) => {
+                v.checked_mul(self.columns.scale.units()).map(Value::Money)
+            }
+            // Only what the scale can hold exactly: amount > 0.005 stays a comparison of doubles.
+            (Value::Double(v), Type::Money) => self
+                .columns
+                .scale
+                .minor(*v)
+                .filter(|minor| self.columns.scale.major(*minor) == *v)
+                .map(Value::Money),
+            (Value::Integer(v), Type::Double) => Some(Value::Double(*v as f64)),
+            (Value::Text(v), Type::Timestamp) => parse_timestamp(v).map(Value::Timestamp),
+            (Value::Text(v), Type::Date) => parse_date(v).map(Value::Date),
+            _ => None,
+        };
+        match converted {
+            Some(value) => Expression { node: Node::Literal(value), ty },
+            None => literal,
+        }
+    }
+
+    fn arithmetic(&self, operator: Operator, a: Expression, b: Expression) -> Result<Expression> {
+        if !a.ty.is_numeric() && a.node != Node::Literal(Value::Null)
+            || !b.ty.is_numeric() && b.node != Node::Literal(Value::Null)
+        {
+            return Err(self.error(
+                format!("does arithmetic on a {} and a {}", a.ty.name(), b.ty.name()),
+                "for time use days_between(earlier, later)",
+            ));
+        }
+        if operator == Operator::Divide {
+            return Ok(binary(operator, a.cast(Type::Double), b.cast(Type::Double), Type::Double));
+        }
+        if operator == Operator::Multiply {
+            match (a.ty, b.ty) {
+                (Type::Money, Type::Integer) => return Ok(binary(operator, a, b, Type::Money)),
+                (Type::Integer, Type::Money) => return Ok(binary(operator, b, a, Type::Money)),
+                (Type::Money, _) | (_, Type::Money) => {
+                    let (a, b) = (a.cast(Type::Double), b.cast(Type::Double));
+                    return Ok(binary(operator, a, b, Type::Double));
+                }
+                _ => {}
+            }
+        }
+        let (a, b) = self.unify(a, b)?;
+        let ty = a.ty;
+        Ok(binary(operator, a, b, ty))
+    }
+
+    fn in_list(&self, value: Expression, list: &[ast::Expr]) -> Result<Expression> {
+        let mut constants = Vec::new();
+        for item in list {
+            let item = self.as_type_of(self.expression(item)?, value.ty);
+            match item {
+                Expression { node: Node::Literal(constant), ty } if ty == value.ty => {
+                    constants.push(constant);
+                }
+                _ => return Err(self.error("lists something that is not a constant of its type", "")),
+            }
+        }
+        // A null in the list makes "not found" unknown in SQL; refuse it rather than surprise.
+        if constants.contains(&Value::Null) {
+            return Err(self.error("has a null in its list", "test it with `is null`"));
+        }
+        Ok(Expression { node: Node::InList(Box::new(value), constants), ty: Type::Boolean })
+    }
+
+    fn case(
+        &self,
+        operand: Option<&ast::Expr>,
+        conditions: &[ast::CaseWhen],
+        otherwise: Option<&ast::Expr>,
+    ) -> Result<Expression> {
+        let operand = operand.map(|operand| self.expression(operand)).transpose()?;
+        let mut branches = Vec::new();
+        for when in conditions {
+            let condition = self.expression(&when.condition)?;
+            let condition = match &operand {
+                Some(operand) => self.compare(Operator::Equal, operand.clone(), condition)?,
+                None => self.want_boolean(condition)?,
+            };
+            branches.push((condition, self.expression(&when.result)?));
+        }
+        let null = Expression { node: Node::Literal(Value::Null), ty: Type::Text };
+        let otherwise = otherwise.map_or(Ok(null), |otherwise| self.expression(otherwise))?;
+        let mut results: Vec<Expression> = branches.iter().map(|(_, r)| r.clone()).collect();
+        results.push(otherwise);
+        let mut results = self.common(results)?;
+        let otherwise = Box::new(results.pop().expect("otherwise was pushed"));
+        let ty = otherwise.ty;
+        let branches = branches.into_iter().map(|(condition, _)| condition).zip(results).collect();
+        Ok(Expression { node: Node::Case { branches, otherwise }, ty })
+    }
+
+    /// Gives all expressions one common type.
+    fn common(&self, mut list: Vec<Expression>) -> Result<Vec<Expression>> {
+        let is_null = |x: &Expression| x.node == Node::Literal(Value::Null);
+        let is_literal = |x: &Expression| matches!(x.node, Node::Literal(_));
+        // A column's type counts for more than a literal's: coalesce(amount, 0) is money.
+        let lead = list
+            .iter()
+            .find(|x| !is_literal(x))
+            .or_else(|| list.iter().find(|x| !is_null(x)))
+            .or(list.first())
+            .map_or(Type::Text, |x| x.ty);
+        let mut target = Expression { node: Node::Column(String::new()), ty: lead };
+        for expression in list.iter().filter(|x| !is_null(x)) {
+            target.ty = self.unify(target.clone(), expression.clone())?.0.ty;
+        }
+        for expression in &mut list {
+            let literal = self.as_type_of(expression.clone(), target.ty);
+            *expression = literal.cast(target.ty);
+        }
+        Ok(list)
+    }
+
+    fn cast(&self, value: Expression, data_type: &DataType) -> Result<Expression> {
+        let ty = match data_type {
+            DataType::Boolean | DataType::Bool => Type::Boolean,
+            DataType::BigInt(_) | DataType::Int(_) | DataType::Integer(_) | DataType::Int64 => {
+                Type::Integer
+            }
+            DataType::Double(_) | DataType::DoublePrecision | DataType::Float(_) => Type::Double,
+            DataType::Decimal(_) | DataType::Numeric(_) => Type::Money,
+            DataType::Varchar(_) | DataType::Text | DataType::String(_) => Type::Text,
+            DataType::Timestamp(..) => Type::Timestamp,
+            DataType::Date => Type::Date,
+            DataType::Custom(name, _) if name.to_string().eq_ignore_ascii_case("money") => {
+                Type::Money
+            }
+            other => {
+                return Err(self.error(
+                    format!("casts to {other}"),
+                    "valid: boolean, bigint, double, decimal, varchar, timestamp, date",
+                ));
+            }
+        };
+        let from = value.ty;
+        if let (Node::Literal(Value::Text(text)), Type::Timestamp | Type::Date) = (&value.node, ty) {
+            let literal = self.as_type_of(value.clone(), ty);
+            return if literal.ty == ty {
+                Ok(literal)
+            } else {
+                Err(self.error(format!("has `{text}`, which is not a {}", ty.name()), ""))
+            };
+        }
+        let possible = match (from, ty) {
+            (x, y) if x == y => true,
+            (_, Type::Text) => true,
+            (Type::Text, _) => true,
+            (Type::Boolean, Type::Integer) | (Type::Integer, Type::Boolean) => true,
+            (Type::Date, Type::Timestamp) | (Type::Timestamp, Type::Date) => true,
+            (x, y) => x.is_numeric() && y.is_numeric(),
+        };
+        if !possible {
+            let hint = "for time use days_between, year, month, day, hour";
+            return Err(self.error(format!("casts a {} to {}", from.name(), ty.name()), hint));
+        }
+        Ok(value.cast(ty))
+    }
+
+    fn named_call(&self, name: &str, arguments: Vec<Expression>) -> Result<Expression> {
+        let name = match name {
+            "ceiling" => "ceil",
+            "pow" => "power",
+            "ifnull" => "coalesce",
+            "char_length" => "length",
+            "substr" => "substring",
+            other => other,
+        };
+        match Function::ALL.iter().find(|(known, _)| *known == name) {
+            Some((_, function)) => self.call(*function, arguments),
+            None => Err(Error::unknown(
+                format!("{}: `{}`", self.place, self.sql),
+                "function",
+                name,
+                Function::ALL.iter().map(|(name, _)| *name),
+            )),
+        }
+    }
+
+    fn call(&self, function: Function, arguments: Vec<Expression>) -> Result<Expression> {
+        use Function as F;
+        let count = arguments.len();
+        let name = Function::ALL.iter().find(|(_, f)| *f == function).map_or("", |(name, _)| name);
+        let arity = match function {
+            F::Least | F::Greatest | F::Coalesce | F::Concat => 1..=usize::MAX,
+            F::Power | F::Nullif | F::StartsWith | F::EndsWith | F::Contains | F::DaysBetween => 2..=2,
+            F::Round => 1..=2,
+            F::Substring => 2..=3,
+            _ => 1..=1,
+        };
+        if !arity.contains(&count) {
+            return Err(self.error(format!("calls {name} with {count} arguments"), ""));
+        }
+        let wrong = |x: &Expression| {
+            self.error(format!("calls {name} on a {}", x.ty.name()), "see docs/expressions.md")
+        };
+        let all = |arguments: Vec<Expression>, ty: Type| -> Result<Vec<Expression>> {
+            arguments
+                .into_iter()
+                .map(|x| match (x.ty, ty) {
+                    (found, want) if found == want => Ok(x),
+                    (Type::Integer | Type::Money, Type::Double) => Ok(x.cast(ty)),
+                    (Type::Date, Type::Timestamp) => Ok(x.cast(ty)),
+                    (_, Type::Text) if function == F::Concat => Ok(x.cast(Type::Text)),
+                    _ => {
+                        let literal = self.as_type_of(x, ty);
+                        if literal.ty == ty { Ok(literal) } else { Err(wrong(&literal)) }
+                    }
+                })
+                .collect()
+        };
+        let (arguments, ty) = match function {
+            F::Abs => match arguments[0].ty {
+                ty if ty.is_numeric() => (arguments, ty),
+                _ => return Err(wrong(&arguments[0])),
+            },
+            F::Round | F::Floor | F::Ceil => {
+                if count == 2 && !matches!(arguments[1].node, Node::Literal(Value::Integer(0..=9))) {
+                    return Err(self.error("rounds to a number of places that is not 0 to 9", ""));
+                }
+                let mut arguments = arguments;
+                let places: Vec<Expression> = arguments.drain(1..).collect();
+                let mut arguments = all(arguments, Type::Double)?;
+                arguments.extend(places);
+                (arguments, Type::Double)
+            }
+            F::Sqrt | F::Ln | F::Log1p | F::Exp | F::Power => {
+                (all(arguments, Type::Double)?, Type::Double)
+            }
+            F::Least | F::Greatest | F::Coalesce | F::Nullif => {
+                let arguments = self.common(arguments)?;
+                let ty = arguments[0].ty;
+                (arguments, ty)
+            }
+            F::Lower | F::Upper | F::Trim | F::Concat => (all(arguments, Type::Text)?, Type::Text),
+            F::Length => (all(arguments, Type::Text)?, Type::Integer),
+            F::Substring => {
+                let mut arguments = arguments;
+                let positions: Vec<Expression> = arguments.drain(1..).collect();
+                let mut arguments = all(arguments, Type::Text)?;
+                for position in positions {
+                    match position.node {
+                        Node::Literal(Value::Integer(v)) if v >= i64::from(arguments.len() == 1) => {
+                            arguments.push(position);
+                        }
+                        _ => {
+                            return Err(self.error(
+                                "wants literal positions in substring, counted from 1",
+                                "",
+                            ));
+                        }
+                    }
+                }
+                (arguments, Type::Text)
+            }
+            F::StartsWith | F::EndsWith | F::Contains => {
+                (all(arguments, Type::Text)?, Type::Boolean)
+            }
+            F::DaysBetween => (all(arguments, Type::Timestamp)?, Type::Double),
+            F::Year | F::Month | F::Day | F::DayOfWeek | F::Hour => {
+                (all(arguments, Type::Timestamp)?, Type::Integer)
+            }
+        };
+        Ok(Expression { node: Node::Call(function, arguments), ty })
+    }
+}
+
+fn parse_timestamp(text: &str) -> Option<i64> {
+    text.parse::<crate::time::Instant>().ok().or_else(|| parse_naive(text)).map(|instant| instant.0)
+}
+
+fn parse_date(text: &str) -> Option<i32> {
+    let date: chrono::NaiveDate = text.parse().ok()?;
+    Some(date.signed_duration_since(chrono::NaiveDate::from_ymd_opt(1970, 1, 1)?).num_days() as i32)
+}
+
+fn boolean(value: bool) -> Expression {
+    Expression { node: Node::Literal(Value::Boolean(value)), ty: Type::Boolean }
+}
+
+fn binary(operator: Operator, a: Expression, b: Expression, ty: Type) -> Expression {
+    Expression { node: Node::Binary(operator, Box::new(a), Box::new(b)), ty }
+}
+
+fn is_null(expression: Expression) -> Expression {
+    Expression { node: Node::IsNull(Box::new(expression)), ty: Type::Boolean }
+}
+
+fn not(expression: Expression) -> Expression {
+    Expression { node: Node::Not(Box::new(expression)), ty: Type::Boolean }
+}
+
+fn not_if(negated: bool, expression: Expression) -> Expression {
+    if negated { not(expression) } else { expression }
+}

@@ -1,0 +1,424 @@
+//! Lowering of checked expressions to Polars, and their evaluation over Arrow record batches.
+//!
+//! Inside Polars money is 64-bit minor units and a timestamp is naive UTC microseconds. Wherever
+//! Polars' own semantics differ from ours the lowering says so.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types as arrow_types;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::DataType as ArrowType;
+use polars::prelude::{
+    Column, DataFrame, DataType, Expr, Field, IntoLazy, Literal, NULL, NamedFrom,
+    PlSmallStr, PolarsResult, RoundMode, Series, TimeUnit, col, lit, when,
+};
+
+use super::convert::*;
+use super::{Columns, Expression, Function, Node, Operator, Type, Value};
+use crate::error::{Error, Result};
+use crate::money::Scale;
+
+/// The Polars type that holds a value of type `ty`.
+pub fn data_type(ty: Type) -> DataType {
+    match ty {
+        Type::Boolean => DataType::Boolean,
+        Type::Integer | Type::Money => DataType::Int64,
+        Type::Double => DataType::Float64,
+        Type::Text => DataType::String,
+        Type::Timestamp => DataType::Datetime(TimeUnit::Microseconds, None),
+        Type::Date => DataType::Date,
+    }
+}
+
+/// The Polars expression that computes `expression`.
+pub fn lower(expression: &Expression, scale: Scale) -> Expr {
+    let recurse = |x: &Expression| lower(x, scale);
+    match &expression.node {
+        Node::Column(name) => col(name.as_str()),
+        Node::Literal(value) => literal(value, expression.ty),
+        Node::Not(x) => recurse(x).not(),
+        Node::Negate(x) => lit(0).cast(data_type(x.ty)) - recurse(x),
+        Node::IsNull(x) => recurse(x).is_null(),
+        Node::Binary(operator, a, b) => {
+            let value = binary(*operator, recurse(a), recurse(b));
+            match expression.ty {
+                Type::Double => finite_or_null(value),
+                Type::Integer | Type::Money => guarded(*operator, value, recurse(a), recurse(b)),
+                _ => value,
+            }
+        }
+        Node::Call(function, arguments) => {
+            let lowered: Vec<Expr> = arguments.iter().map(recurse).collect();
+            let value = call(*function, lowered, arguments);
+            if expression.ty == Type::Double { finite_or_null(value) } else { value }
+        }
+        Node::Case { branches, otherwise } => {
+            branches.iter().rev().fold(recurse(otherwise), |rest, (condition, result)| {
+                when(recurse(condition)).then(recurse(result)).otherwise(rest)
+            })
+        }
+        Node::Cast(x) => cast(recurse(x), x.ty, expression.ty, scale),
+        Node::InList(x, list) => {
+            let tests = list.iter().map(|value| recurse(x).eq(literal(value, x.ty)));
+            tests.reduce(Expr::or).unwrap_or_else(|| lit(false))
+        }
+        Node::Like(x, pattern) => recurse(x).str().contains(lit(like_to_regex(pattern)), true),
+    }
+}
+
+fn literal(value: &Value, ty: Type) -> Expr {
+    match value {
+        Value::Null => lit(NULL).cast(data_type(ty)),
+        Value::Boolean(v) => lit(*v),
+        Value::Integer(v) | Value::Money(v) => lit(*v),
+        Value::Double(v) => lit(*v),
+        Value::Text(v) => v.as_str().lit(),
+        Value::Timestamp(v) => lit(*v).cast(data_type(ty)),
+        Value::Date(v) => lit(*v).cast(DataType::Date),
+    }
+}
+
+fn binary(operator: Operator, a: Expr, b: Expr) -> Expr {
+    match operator {
+        Operator::Add => a + b,
+        Operator::Subtract => a - b,
+        Operator::Multiply => a * b,
+        Operator::Divide => a / b,
+        Operator::Modulo => a % b,
+        Operator::Equal => a.eq(b),
+        Operator::NotEqual => a.neq(b),
+        Operator::Less => a.lt(b),
+        Operator::LessOrEqual => a.lt_eq(b),
+        Operator::Greater => a.gt(b),
+        Operator::GreaterOrEqual => a.gt_eq(b),
+        Operator::And => a.and(b),
+        Operator::Or => a.or(b),
+    }
+}
+
+/// Polars wraps around at 64 bits; ours is null from 2^62 on, tested with doubles.
+fn guarded(operator: Operator, value: Expr, a: Expr, b: Expr) -> Expr {
+    if operator == Operator::Modulo {
+        // Polars takes the sign of the divisor, SQL that of the dividend.
+        let magnitude = a.clone().abs() % b.clone().abs();
+        let signed = when(a.lt(lit(0_i64))).then(lit(0_i64) - magnitude.clone()).otherwise(magnitude);
+        return when(b.neq(lit(0_i64))).then(signed).otherwise(lit(NULL));
+    }
+    let wide = binary(operator, a.cast(DataType::Float64), b.cast(DataType::Float64));
+    when(wide.abs().lt(lit((1_i64 << 62) as f64))).then(value).otherwise(lit(NULL))
+}
+
+fn finite_or_null(value: Expr) -> Expr {
+    when(value.clone().is_finite()).then(value).otherwise(lit(NULL))
+}
+
+fn cast(value: Expr, from: Type, to: Type, scale: Scale) -> Expr {
+    let units = scale.units();
+    match (from, to) {
+        (Type::Integer, Type::Money) => {
+            let limit = 10_i64.pow(18) / units;
+            when(value.clone().abs().lt(lit(limit))).then(value * lit(units)).otherwise(lit(NULL))
+        }
+        (Type::Double, Type::Money) => {
+            let scaled = (value * lit(units as f64)).round(0, RoundMode::HalfAwayFromZero);
+            when(scaled.clone().abs().lt(lit(1e18)))
+                .then(scaled.cast(DataType::Int64))
+                .otherwise(lit(NULL))
+        }
+        (Type::Money, Type::Double) => value.cast(DataType::Float64) / lit(units as f64),
+        // Integer division of Polars floors; ours truncates toward zero.
+        (Type::Money, Type::Integer) => {
+            elementwise(value, to, move |c| map_i64(c, |v| Some(v / units)))
+        }
+        (Type::Double, Type::Integer) => {
+            when(value.clone().abs().lt(lit(9.2e18))).then(value.cast(DataType::Int64)).otherwise(lit(NULL))
+        }
+        (Type::Money, Type::Text) => {
+            elementwise(value, to, move |c| i64_to_text(c, |v| scale.format(v)))
+        }
+        (Type::Timestamp, Type::Text) => elementwise(value.cast(DataType::Int64), to, |c| {
+            i64_to_text(c, |v| crate::time::Instant(v).to_string())
+        }),
+        (Type::Date, Type::Text) => {
+            let days = value.cast(DataType::Int32).cast(DataType::Int64);
+            elementwise(days, to, |c| i64_to_text(c, |v| date_to_text(v as i32)))
+        }
+        (Type::Double, Type::Text) => elementwise(value, to, |c| {
+            let texts = c.f64()?.iter().map(|v| v.map(double_to_text));
+            Ok(Series::new(c.name().clone(), texts.collect::<Vec<_>>()))
+        }),
+        (Type::Boolean, Type::Text) => when(value).then(lit("true")).otherwise(lit("false")),
+        (Type::Text, Type::Integer) => elementwise(value, to, |c| text_to_i64(c, text_to_integer)),
+        (Type::Text, Type::Money) => {
+            elementwise(value, to, move |c| text_to_i64(c, |v| text_to_money(v, scale)))
+        }
+        (Type::Text, Type::Timestamp) => {
+            elementwise(value, Type::Integer, |c| text_to_i64(c, text_to_timestamp)).cast(data_type(to))
+        }
+        (Type::Text, Type::Date) => {
+            elementwise(value, Type::Integer, |c| text_to_i64(c, |v| text_to_date(v).map(i64::from)))
+                .cast(DataType::Int32)
+                .cast(DataType::Date)
+        }
+        (Type::Text, Type::Double) => elementwise(value, to, |c| {
+            let values = c.str()?.iter().map(|v| v.and_then(text_to_double));
+            Ok(Series::new(c.name().clone(), values.collect::<Vec<_>>()))
+        }),
+        (Type::Text, Type::Boolean) => elementwise(value, to, |c| {
+            let values = c.str()?.iter().map(|v| v.and_then(text_to_boolean));
+            Ok(Series::new(c.name().clone(), values.collect::<Vec<_>>()))
+        }),
+        _ => value.cast(data_type(to)),
+    }
+}
+
+fn elementwise(
+    value: Expr,
+    to: Type,
+    function: impl Fn(&Column) -> PolarsResult<Series> + Send + Sync + 'static,
+) -> Expr {
+    value.map(
+        move |column| Ok(function(&column)?.into()),
+        move |_, field| Ok(Field::new(field.name().clone(), data_type(to))),
+    )
+}
+
+fn map_i64(column: &Column, f: impl Fn(i64) -> Option<i64>) -> PolarsResult<Series> {
+    let values = column.i64()?.iter().map(|v| v.and_then(&f));
+    Ok(Series::new(column.name().clone(), values.collect::<Vec<_>>()))
+}
+
+fn i64_to_text(column: &Column, f: impl Fn(i64) -> String) -> PolarsResult<Series> {
+    let values = column.i64()?.iter().map(|v| v.map(&f));
+    Ok(Series::new(column.name().clone(), values.collect::<Vec<_>>()))
+}
+
+fn text_to_i64(column: &Column, f: impl Fn(&str) -> Option<i64>) -> PolarsResult<Series> {
+    let values = column.str()?.iter().map(|v| v.and_then(&f));
+    Ok(Series::new(column.name().clone(), values.collect::<Vec<_>>()))
+}
+
+fn call(function: Function, mut values: Vec<Expr>, arguments: &[Expression]) -> Expr {
+    use Function as F;
+    let first = values[0].clone();
+    let second = values.get(1).cloned();
+    let or_null = |value: Option<Expr>| value.unwrap_or_else(|| lit(NULL));
+    match function {
+        F::Abs => first.abs(),
+        F::Round => {
+            let unit = match arguments.get(1).map(|x| &x.node) {
+                Some(Node::Literal(Value::Integer(places))) => 10_f64.powi(*places as i32),
+                _ => 1.0,
+            };
+            (first * lit(unit)).round(0, RoundMode::HalfAwayFromZero) / lit(unit)
+        }
+        F::Floor => first.floor(),
+        F::Ceil => first.ceil(),
+        F::Sqrt => first.sqrt(),
+        F::Ln => elementwise_double(first, f64::ln),
+        F::Log1p => elementwise_double(first, f64::ln_1p),
+        F::Exp => elementwise_double(first, f64::exp),
+        F::Power => first.pow(or_null(second)),
+        F::Least | F::Greatest => {
+            let least = function == F::Least;
+            values.into_iter().reduce(|a, b| {
+                let keep = if least { a.clone().lt_eq(b.clone()) } else { a.clone().gt_eq(b.clone()) };
+                when(b.clone().is_null().or(keep)).then(a).otherwise(b)
+            }).unwrap_or_else(|| lit(NULL))
+        }
+        F::Coalesce => polars::prelude::coalesce(&values),
+        F::Nullif => {
+            let same = first.clone().eq(or_null(second)).fill_null(lit(false));
+            when(same).then(lit(NULL)).otherwise(first)
+        }
+        F::Lower => first.str().to_lowercase(),
+        F::Upper => first.str().to_uppercase(),
+        F::Trim => first.str().strip_chars(lit(" ")),
+        F::Length => first.str().len_chars().cast(DataType::Int64),
+        F::Concat => polars::prelude::concat_str(&values, "", false),
+        F::Substring => {
+            let length = if values.len() == 3 { values.remove(2) } else { lit(i64::MAX) };
+            first.str().slice(or_null(second) - lit(1_i64), length.cast(DataType::UInt64))
+        }
+        F::StartsWith => first.str().starts_with(or_null(second)),
+        F::EndsWith => first.str().ends_with(or_null(second)),
+        F::Contains => first.str().contains_literal(or_null(second)),
+        F::DaysBetween => {
+            let micros = or_null(second).cast(DataType::Int64) - first.cast(DataType::Int64);
+            micros.cast(DataType::Float64) / lit(crate::time::DAY as f64)
+        }
+        F::Year => first.dt().year().cast(DataType::Int64),
+        F::Month => first.dt().month().cast(DataType::Int64),
+        F::Day => first.dt().day().cast(DataType::Int64),
+        F::DayOfWeek => first.dt().weekday().cast(DataType::Int64),
+        F::Hour => first.dt().hour().cast(DataType::Int64),
+    }
+}
+
+/// One libm for all: Polars' vectorized logarithms may differ in the last bit by CPU.
+fn elementwise_double(value: Expr, f: fn(f64) -> f64) -> Expr {
+    elementwise(value, Type::Double, move |c| {
+        let values = c.f64()?.iter().map(|v| v.map(f));
+        Ok(Series::new(c.name().clone(), values.collect::<Vec<_>>()))
+    })
+}
+
+/// Evaluates named expressions over the columns of a record batch and gives Arrow arrays of the
+/// types that [`arrow_type`] names. A later expression may use the names of earlier ones.
+pub fn evaluate(
+    expressions: &[(String, Expression)],
+    batch: &RecordBatch,
+    scale: Scale,
+) -> Result<Vec<ArrayRef>> {
+    let made = |name: &str| expressions.iter().any(|(made, _)| made == name);
+    let needed: std::collections::BTreeSet<&str> =
+        expressions.iter().flat_map(|(_, x)| x.columns()).filter(|name| !made(name)).collect();
+    let mut columns = Vec::new();
+    for name in needed {
+        let array = batch.column_by_name(name).ok_or_else(|| Error::Engine {
+            context: "evaluating expressions",
+            message: format!("the batch has no column {name}"),
+        })?;
+        columns.push(to_polars(name, array)?.into());
+    }
+    // A height of its own, so that an expression over constants has the batch's length too.
+    columns.push(Series::new("\u{0}row".into(), vec![0_u32; batch.num_rows()]).into());
+    let context = "evaluating expressions";
+    let mut frame =
+        DataFrame::new(batch.num_rows(), columns).map_err(Error::engine(context))?.lazy();
+    for (name, expression) in expressions {
+        frame = frame.with_column(lower(expression, scale).alias(name.as_str()));
+    }
+    let wanted: Vec<Expr> = expressions.iter().map(|(name, _)| col(name.as_str())).collect();
+    let result = frame.select(wanted).collect().map_err(Error::engine(context))?;
+    let arrays = expressions.iter().zip(result.columns());
+    arrays.map(|((_, x), column)| from_polars(column.as_materialized_series(), x.ty, scale)).collect()
+}
+
+/// The Arrow type in which a value of type `ty` leaves.
+pub fn arrow_type(ty: Type, scale: Scale) -> ArrowType {
+    match ty {
+        Type::Boolean => ArrowType::Boolean,
+        Type::Integer => ArrowType::Int64,
+        Type::Double => ArrowType::Float64,
+        Type::Money => ArrowType::Decimal128(Scale::PRECISION, scale.places() as i8),
+        Type::Text => ArrowType::Utf8,
+        Type::Timestamp => {
+            ArrowType::Timestamp(arrow_schema::TimeUnit::Microsecond, Some("UTC".into()))
+        }
+        Type::Date => ArrowType::Date32,
+    }
+}
+
+/// The expression type of an Arrow column, if expressions can use it.
+pub fn type_of(arrow: &ArrowType) -> Option<Type> {
+    Some(match arrow {
+        ArrowType::Boolean => Type::Boolean,
+        ArrowType::Int8 | ArrowType::Int16 | ArrowType::Int32 | ArrowType::Int64 => Type::Integer,
+        ArrowType::Float64 | ArrowType::Float32 => Type::Double,
+        ArrowType::Decimal128(..) => Type::Money,
+        ArrowType::Utf8 => Type::Text,
+        ArrowType::Timestamp(..) => Type::Timestamp,
+        ArrowType::Date32 => Type::Date,
+        _ => return None,
+    })
+}
+
+/// The columns of an Arrow schema that expressions can use.
+pub fn columns_of(schema: &arrow_schema::Schema, scale: Scale) -> Columns {
+    let types = schema.fields().iter().filter_map(|field| {
+        type_of(field.data_type()).map(|ty| (field.name().clone(), ty))
+    });
+    Columns::new(scale, types)
+}
+
+fn to_polars(name: &str, array: &ArrayRef) -> Result<Series> {
+    let name = PlSmallStr::from_str(name);
+    let unsupported = || Error::Engine {
+        context: "evaluating expressions",
+        message: format!("the column {name} has type {}", array.data_type()),
+    };
+    let ty = type_of(array.data_type()).ok_or_else(unsupported)?;
+    let array = match (ty, array.data_type()) {
+        (Type::Integer, ArrowType::Int64) | (Type::Double, ArrowType::Float64) => array.clone(),
+        (Type::Integer, _) => arrow_cast::cast(array, &ArrowType::Int64).map_err(Error::engine("cast"))?,
+        (Type::Double, _) => arrow_cast::cast(array, &ArrowType::Float64).map_err(Error::engine("cast"))?,
+        _ => array.clone(),
+    };
+    Ok(match ty {
+        Type::Boolean => Series::new(name, array.as_boolean().iter().collect::<Vec<_>>()),
+        Type::Integer => {
+            Series::new(name, array.as_primitive::<arrow_types::Int64Type>().iter().collect::<Vec<_>>())
+        }
+        Type::Double => {
+            Series::new(name, array.as_primitive::<arrow_types::Float64Type>().iter().collect::<Vec<_>>())
+        }
+        Type::Money => {
+            let values = array.as_primitive::<arrow_types::Decimal128Type>().iter();
+            Series::new(name, values.map(|v| v.map(|v| v as i64)).collect::<Vec<_>>())
+        }
+        Type::Text => Series::new(name, array.as_string::<i32>().iter().collect::<Vec<_>>()),
+        Type::Timestamp => {
+            let values = array.as_primitive::<arrow_types::TimestampMicrosecondType>().iter();
+            Series::new(name, values.collect::<Vec<_>>())
+                .cast(&data_type(ty))
+                .map_err(Error::engine("cast"))?
+        }
+        Type::Date => {
+            let values = array.as_primitive::<arrow_types::Date32Type>().iter();
+            Series::new(name, values.collect::<Vec<_>>())
+                .cast(&DataType::Date)
+                .map_err(Error::engine("cast"))?
+        }
+    })
+}
+
+/// A Polars column of the type for `ty` as an Arrow array of [`arrow_type`].
+pub fn from_polars(series: &Series, ty: Type, scale: Scale) -> Result<ArrayRef> {
+    let physical = match ty {
+        Type::Timestamp => series.cast(&DataType::Int64),
+        Type::Date => series.cast(&DataType::Int32),
+        _ => series.cast(&data_type(ty)),
+    };
+    let series = physical.map_err(Error::engine("reading a Polars column"))?;
+    let context = "reading a Polars column";
+    let integers = |series: &Series| -> Result<arrow_array::Int64Array> {
+        Ok(series.i64().map_err(Error::engine(context))?.iter().collect())
+    };
+    Ok(match ty {
+        Type::Boolean => {
+            let values = series.bool().map_err(Error::engine(context))?;
+            Arc::new(values.iter().collect::<arrow_array::BooleanArray>())
+        }
+        Type::Integer => Arc::new(integers(&series)?),
+        Type::Double => {
+            let values = series.f64().map_err(Error::engine(context))?;
+            Arc::new(values.iter().collect::<arrow_array::Float64Array>())
+        }
+        Type::Money => {
+            let values = integers(&series)?;
+            let decimals: arrow_array::Decimal128Array =
+                values.iter().map(|v| v.map(i128::from)).collect();
+            let places = scale.places() as i8;
+            Arc::new(
+                decimals
+                    .with_precision_and_scale(Scale::PRECISION, places)
+                    .map_err(Error::engine(context))?,
+            )
+        }
+        Type::Text => {
+            let values = series.str().map_err(Error::engine(context))?;
+            Arc::new(values.iter().collect::<arrow_array::StringArray>())
+        }
+        Type::Timestamp => {
+            let values: arrow_array::TimestampMicrosecondArray =
+                integers(&series)?.iter().collect();
+            Arc::new(values.with_timezone("UTC"))
+        }
+        Type::Date => {
+            let values = series.i32().map_err(Error::engine(context))?;
+            Arc::new(values.iter().collect::<arrow_array::Date32Array>())
+        }
+    })
+}

@@ -1,0 +1,390 @@
+//! The catalog: every feature of a project, checked, with its type, version and what it depends on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::spec::{FeatureSpec, Op, ViewSpec};
+use crate::error::{Error, Result};
+use crate::expression::check::{check, check_as};
+use crate::expression::{Columns, Expression, Type};
+use crate::schema::{Origin, profile_field};
+use crate::time::{Duration, Window};
+
+/// A checked aggregation: one column over one window.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Aggregation {
+    /// The column it makes.
+    pub column: String,
+    /// What it computes.
+    pub op: Op,
+    /// Over the event columns; None counts events.
+    pub input: Option<Expression>,
+    /// Which events count; None is all.
+    pub condition: Option<Expression>,
+    /// How far it looks back.
+    pub window: Window,
+    /// For [`Op::DecayedSum`].
+    pub half_life: Option<Duration>,
+    /// The type of the column.
+    #[serde(rename = "type")]
+    pub ty: Type,
+}
+
+/// A checked expression over other feature columns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Derived {
+    /// The column it makes.
+    pub column: String,
+    /// Over aggregations and earlier derived columns.
+    pub expression: Expression,
+}
+
+/// How a feature is computed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Definition {
+    /// From events.
+    Aggregation(Aggregation),
+    /// From other features.
+    Derived(Derived),
+}
+
+/// One column of a view.
+#[derive(Debug, Clone)]
+pub struct Feature {
+    /// The view that declares it.
+    pub view: String,
+    /// How it is computed.
+    pub definition: Definition,
+    /// The name in the spec, without the window; features of one group explain together.
+    pub group: String,
+    /// The profile field that it fills.
+    pub writes: Option<String>,
+    /// For the reader.
+    pub description: String,
+    /// Hash of the checked definition and of all that it depends on.
+    pub version: String,
+}
+
+impl Feature {
+    /// The column's name.
+    pub fn column(&self) -> &str {
+        match &self.definition {
+            Definition::Aggregation(aggregation) => &aggregation.column,
+            Definition::Derived(derived) => &derived.column,
+        }
+    }
+
+    /// The column's type.
+    pub fn ty(&self) -> Type {
+        match &self.definition {
+            Definition::Aggregation(aggregation) => aggregation.ty,
+            Definition::Derived(derived) => derived.expression.ty,
+        }
+    }
+}
+
+/// A view's name with what its file says about it.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Its name.
+    pub name: String,
+    /// Who answers for it.
+    pub owner: String,
+    /// What it is about.
+    pub description: String,
+}
+
+/// All features of a project: aggregations in the order of the files, then derived ones in an
+/// order in which each comes after what it uses.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    /// The views in the order of their names.
+    pub views: Vec<View>,
+    /// The features.
+    pub features: Vec<Feature>,
+}
+
+impl Catalog {
+    /// Checks the views of a project against the columns of its event source. Each spec comes with
+    /// the name of its file.
+    ///
+    /// # Errors
+    /// A configuration error for a duplicate name, an unknown column, a wrong type, a cycle, or two
+    /// features that write one field.
+    pub fn check(specs: &[(String, ViewSpec)], events: &Columns) -> Result<Self> {
+        let mut catalog = Self::default();
+        for (file, spec) in specs {
+            catalog.add_view(file, spec)?;
+            for feature in &spec.features {
+                catalog.add_aggregations(file, &spec.name, feature, events)?;
+            }
+        }
+        catalog.add_derived(specs, events)?;
+        catalog.check_writes()?;
+        Ok(catalog)
+    }
+
+    /// The feature whose column is `name`.
+    pub fn get(&self, name: &str) -> Option<&Feature> {
+        self.features.iter().find(|feature| feature.column() == name)
+    }
+
+    /// Every column with its type.
+    pub fn columns(&self, scale: crate::money::Scale) -> Columns {
+        Columns::new(scale, self.features.iter().map(|f| (f.column().to_owned(), f.ty())))
+    }
+
+    /// The columns of one view.
+    pub fn of_view<'a>(&'a self, view: &'a str) -> impl Iterator<Item = &'a Feature> {
+        self.features.iter().filter(move |feature| feature.view == view)
+    }
+
+    /// `wanted` and all that they depend on, in computing order.
+    pub fn closure<'a>(&'a self, wanted: &BTreeSet<&str>) -> Vec<&'a Feature> {
+        let mut needed: BTreeSet<&str> = wanted.clone();
+        let mut features: Vec<&Feature> = Vec::new();
+        for feature in self.features.iter().rev() {
+            if needed.contains(feature.column()) {
+                if let Definition::Derived(derived) = &feature.definition {
+                    needed.extend(derived.expression.columns());
+                }
+                features.push(feature);
+            }
+        }
+        features.reverse();
+        features
+    }
+
+    fn add_view(&mut self, file: &str, spec: &ViewSpec) -> Result<()> {
+        if spec.source != "events" {
+            let place = format!("{file}: source");
+            return Err(Error::unknown(place, "source", &spec.source, ["events"]));
+        }
+        check_name(file, &spec.name)?;
+        if self.views.iter().any(|view| view.name == spec.name) {
+            return Err(Error::configuration(
+                format!("{file}: a view called {} is already declared", spec.name),
+                "give each view a name of its own",
+            ));
+        }
+        self.views.push(View {
+            name: spec.name.clone(),
+            owner: spec.owner.clone(),
+            description: spec.description.clone(),
+        });
+        Ok(())
+    }
+
+    fn push(&mut self, file: &str, feature: Feature) -> Result<()> {
+        if let Some(other) = self.get(feature.column()) {
+            return Err(Error::configuration(
+                format!("{file}: the column {} is already in view {}", feature.column(), other.view),
+                "column names are shared by all views; rename one",
+            ));
+        }
+        self.features.push(feature);
+        Ok(())
+    }
+
+    fn add_aggregations(
+        &mut self,
+        file: &str,
+        view: &str,
+        spec: &FeatureSpec,
+        events: &Columns,
+    ) -> Result<()> {
+        for aggregation in aggregations(file, spec, events)? {
+            let definition = Definition::Aggregation(aggregation);
+            let version = fingerprint(&definition, &[]);
+            let feature = Feature {
+                view: view.to_owned(),
+                definition,
+                group: spec.name.clone(),
+                writes: spec.writes.clone(),
+                description: spec.description.clone(),
+                version,
+            };
+            self.push(file, feature)?;
+        }
+        Ok(())
+    }
+
+    /// Checks derived features in an order in which each comes after what it uses.
+    fn add_derived(&mut self, specs: &[(String, ViewSpec)], events: &Columns) -> Result<()> {
+        let mut open: Vec<_> = specs
+            .iter()
+            .flat_map(|(file, view)| view.derived.iter().map(move |derived| (file, view, derived)))
+            .collect();
+        while !open.is_empty() {
+            let known = self.columns(events.scale);
+            let mut left = Vec::new();
+            let mut failure = None;
+            let before = open.len();
+            for (file, view, spec) in open {
+                let place = format!("{file}: derived.{}", spec.name);
+                check_name(file, &spec.name)?;
+                match check(&spec.expr, &known, &place) {
+                    Ok(expression) => {
+                        let versions: Vec<String> = expression
+                            .columns()
+                            .iter()
+                            .filter_map(|name| Some(self.get(name)?.version.clone()))
+                            .collect();
+                        let derived = Derived { column: spec.name.clone(), expression };
+                        let definition = Definition::Derived(derived);
+                        let feature = Feature {
+                            view: view.name.clone(),
+                            version: fingerprint(&definition, &versions),
+                            definition,
+                            group: spec.name.clone(),
+                            writes: spec.writes.clone(),
+                            description: spec.description.clone(),
+                        };
+                        self.push(file, feature)?;
+                    }
+                    Err(error) => {
+                        let waits = matches!(&error, Error::UnknownName { noun: "column", name, .. }
+                            if specs.iter().any(|(_, v)| v.derived.iter().any(|d| d.name == *name)));
+                        if !waits {
+                            return Err(error);
+                        }
+                        failure.get_or_insert_with(|| place.clone());
+                        left.push((file, view, spec));
+                    }
+                }
+            }
+            if left.len() == before {
+                let names: Vec<&str> = left.iter().map(|(_, _, spec)| spec.name.as_str()).collect();
+                return Err(Error::configuration(
+                    format!(
+                        "{}: derived features use each other in a circle: {}",
+                        failure.unwrap_or_default(),
+                        names.join(", ")
+                    ),
+                    "a derived feature may only use what can be computed before it",
+                ));
+            }
+            open = left;
+        }
+        Ok(())
+    }
+
+    fn check_writes(&self) -> Result<()> {
+        let mut writers: BTreeMap<&str, &str> = BTreeMap::new();
+        for feature in &self.features {
+            let Some(field) = feature.writes.as_deref() else { continue };
+            let place = format!("features: {} writes", feature.column());
+            let derived = crate::schema::PROFILE.iter().filter(|f| f.origin == Origin::Derived);
+            match profile_field(field) {
+                Some(known) if known.origin == Origin::Derived => {
+                    let fits = match (feature.ty(), known.arrow_type()) {
+                        (Type::Integer, Some(arrow_schema::DataType::Int64)) => true,
+                        (Type::Money, Some(arrow_schema::DataType::Decimal128(..))) => true,
+                        (Type::Timestamp, Some(arrow_schema::DataType::Timestamp(..))) => true,
+                        (Type::Text, Some(arrow_schema::DataType::Utf8)) => true,
+                        _ => false,
+                    };
+                    if !fits {
+                        return Err(Error::configuration(
+                            format!(
+                                "{place} = \"{field}\", which is {}, but the feature is {}",
+                                known.type_name(false),
+                                feature.ty().name()
+                            ),
+                            "convert it with a derived feature, cast(… as …)",
+                        ));
+                    }
+                }
+                _ => return Err(Error::unknown(place, "field", field, derived.map(|f| f.name))),
+            }
+            if let Some(other) = writers.insert(field, feature.column()) {
+                return Err(Error::configuration(
+                    format!("features: both {other} and {} write {field}", feature.column()),
+                    "a field has one writer; give `writes` to a feature of one window",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The checked aggregations of one `[[feature]]`, one per window.
+pub fn aggregations(file: &str, spec: &FeatureSpec, events: &Columns) -> Result<Vec<Aggregation>> {
+    check_name(file, &spec.name)?;
+    let place = format!("{file}: feature.{}", spec.name);
+    let input = spec.input.as_deref().map(|sql| check(sql, events, &format!("{place} input")));
+    let input = input.transpose()?;
+    let condition = spec
+        .condition
+        .as_deref()
+        .map(|sql| check_as(sql, Type::Boolean, events, &format!("{place} where")))
+        .transpose()?;
+    let ty = result_type(spec, input.as_ref(), &place)?;
+    let windows = match spec.windows.as_slice() {
+        [] => vec![(spec.name.clone(), Window::Lifetime)],
+        windows => windows.iter().map(|w| (format!("{}_{w}", spec.name), *w)).collect(),
+    };
+    let make = |(column, window)| Aggregation {
+        column,
+        op: spec.op,
+        input: input.clone(),
+        condition: condition.clone(),
+        window,
+        half_life: spec.half_life,
+        ty,
+    };
+    Ok(windows.into_iter().map(make).collect())
+}
+
+fn result_type(spec: &FeatureSpec, input: Option<&Expression>, place: &str) -> Result<Type> {
+    let error = |message: &str, hint: &str| Err(Error::configuration(format!("{place}: {message}"), hint));
+    if (spec.op == Op::DecayedSum) != spec.half_life.is_some() {
+        return error("half_life belongs to decayed_sum, which needs it", "half_life = \"14d\"");
+    }
+    if spec.half_life.is_some_and(|length| length.0 == 0) {
+        return error("half_life must be longer than zero", "half_life = \"14d\"");
+    }
+    let input = input.map(|x| x.ty);
+    let numeric = input.is_some_and(Type::is_numeric);
+    match (spec.op, input) {
+        (Op::Count, _) => Ok(Type::Integer),
+        (Op::CountDistinct, Some(_)) => Ok(Type::Integer),
+        (Op::Sum, Some(ty)) if numeric => Ok(ty),
+        (Op::Mean | Op::Std, Some(_)) if numeric => Ok(Type::Double),
+        (Op::Min | Op::Max, Some(ty)) if numeric || matches!(ty, Type::Timestamp | Type::Date) => Ok(ty),
+        (Op::First | Op::Last, Some(ty)) => Ok(ty),
+        (Op::DaysSinceFirst | Op::DaysSinceLast, None) => Ok(Type::Double),
+        (Op::ActiveDays, None) => Ok(Type::Integer),
+        (Op::MeanGapDays | Op::MedianGapDays, None) => Ok(Type::Double),
+        (Op::DecayedSum, None) => Ok(Type::Double),
+        (Op::DecayedSum, Some(_)) if numeric => Ok(Type::Double),
+        (_, None) => error("needs an input", "input = \"amount\""),
+        (_, Some(ty)) => {
+            let message = format!("does not take an input of type {}", ty.name());
+            error(&message, "leave the input out, or convert it")
+        }
+    }
+}
+
+fn check_name(file: &str, name: &str) -> Result<()> {
+    let mut characters = name.chars();
+    let first = characters.next().is_some_and(|c| c.is_ascii_lowercase());
+    if first && characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
+        return Ok(());
+    }
+    Err(Error::configuration(
+        format!("{file}: `{name}` is not a name"),
+        "names are lower case letters, digits and underscores, and begin with a letter",
+    ))
+}
+
+/// A short hash of a checked definition and of the versions it depends on.
+pub fn fingerprint(definition: &impl Serialize, versions: &[String]) -> String {
+    let mut text = serde_json::to_string(definition).unwrap_or_default();
+    for version in versions {
+        text.push_str(version);
+    }
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()))
+}

@@ -1,0 +1,342 @@
+//! The embedded engine: Polars scans and evaluates expressions, the timeline kernel does the rest.
+//!
+//! The scan's batches are scattered by a few threads while Polars decodes the next ones. Derived
+//! columns are evaluated by Polars per part. No Polars type leaves this file.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, mpsc};
+
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::{Field, Schema};
+use polars::prelude::{
+    Column, DataFrame, DataType, Engine as PolarsEngine, PlanCallback, col, lit,
+};
+use rayon::prelude::*;
+
+use super::engine::{BuildReport, Engine, Part};
+use super::plan::FeaturePlan;
+use super::timeline::{Batch, InputValues, Layout, Partitions, sweep};
+use crate::error::{Error, Result};
+use crate::expression::polars::{arrow_type, evaluate};
+use crate::expression::{Expression, Type};
+use crate::sources::profile::Entities;
+use crate::sources::scan::{NOT_A_NUMBER, scan};
+use crate::sources::{Orphans, SourcePlan};
+
+const KEY: &str = "customer360_id";
+const ID: &str = "event_id";
+const TIME: &str = "event_ts";
+const KIND: &str = "event_type";
+const INGESTED: &str = "ingested_at";
+const CURRENCY: &str = "currency";
+
+/// Polars and the timeline kernel in this process.
+#[derive(Debug, Clone)]
+pub struct EmbeddedEngine {
+    /// Bytes of events kept in memory before they spill.
+    pub memory: u64,
+    /// Where they spill to.
+    pub spill_folder: PathBuf,
+}
+
+impl Engine for EmbeddedEngine {
+    fn build(
+        &self,
+        source: &SourcePlan,
+        entities: &Entities,
+        plans: &[FeaturePlan],
+        sink: &mut dyn FnMut(Part) -> Result<()>,
+    ) -> Result<BuildReport> {
+        let layout = Layout::new(plans, source.has_ingestion());
+        let create = source.orphans == Orphans::Create;
+        let partitions = Partitions::new(
+            source.table.rows,
+            &entities.keys,
+            &entities.created_at,
+            create,
+            self.memory,
+            self.spill_folder.clone(),
+        );
+        let mut report = read(source, plans, &layout, &partitions)?;
+        report.orphans = partitions.orphans.load(Ordering::Relaxed);
+        report.spilled_bytes = partitions.spilled_bytes.load(Ordering::Relaxed);
+        check(source, &report)?;
+
+        let context = &source.context;
+        let mut parts = partitions.into_parts().into_iter();
+        // Enough parts at a time to keep every thread busy, few enough to bound what waits.
+        let block = rayon::current_num_threads() * 2;
+        loop {
+            let next: Vec<_> = parts.by_ref().take(block).collect();
+            if next.is_empty() {
+                return Ok(report);
+            }
+            let swept: Vec<_> = next
+                .into_par_iter()
+                .map(|part| {
+                    let mut swept = sweep(part, &layout, context.zone, context.scale)?;
+                    for (plan, batches) in plans.iter().zip(&mut swept.rows) {
+                        for batch in batches {
+                            *batch = derive(plan, batch, source)?;
+                        }
+                    }
+                    Ok(swept)
+                })
+                .collect::<Result<_>>()?;
+            for part in swept {
+                report.duplicates += part.duplicates;
+                for (plan, batches) in part.rows.into_iter().enumerate() {
+                    for (as_of, rows) in batches.into_iter().enumerate() {
+                        if rows.num_rows() > 0 {
+                            sink(Part { plan, as_of, rows })?;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds the derived columns of a plan and keeps its outputs.
+fn derive(plan: &FeaturePlan, rows: &RecordBatch, source: &SourcePlan) -> Result<RecordBatch> {
+    if plan.interactions.is_some() {
+        return Ok(rows.clone());
+    }
+    let scale = source.context.scale;
+    let derived: Vec<(String, Expression)> =
+        plan.derived.iter().map(|d| (d.column.clone(), d.expression.clone())).collect();
+    let arrays = if derived.is_empty() { Vec::new() } else { evaluate(&derived, rows, scale)? };
+    let mut fields = vec![rows.schema().field(0).clone()];
+    let mut columns: Vec<ArrayRef> = vec![rows.column(0).clone()];
+    for output in &plan.outputs {
+        let made = derived.iter().position(|(name, _)| name == output);
+        let array = match made {
+            Some(index) => arrays[index].clone(),
+            None => rows.column_by_name(output).cloned().ok_or_else(|| Error::Engine {
+                context: "a feature plan",
+                message: format!("nothing computes {output}"),
+            })?,
+        };
+        let ty = plan.type_of(output).unwrap_or(Type::Double);
+        fields.push(Field::new(output, arrow_type(ty, scale), true));
+        columns.push(array);
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::engine("a part"))
+}
+
+/// Refuses what the contract refuses.
+fn check(source: &SourcePlan, report: &BuildReport) -> Result<()> {
+    let rejected: u64 = report.rejected.values().sum();
+    if rejected as f64 > source.max_rejected_share * report.events as f64 {
+        let reasons: Vec<String> =
+            report.rejected.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
+        return Err(Error::contract(
+            format!("{rejected} of {} events cannot be used ({})", report.events, reasons.join(", ")),
+            "run `c360-ml validate`, or raise sources.events.max_rejected_share",
+        ));
+    }
+    if source.orphans == Orphans::Fail && report.orphans > 0 {
+        return Err(Error::contract(
+            format!("{} events belong to customers whom the profile does not have", report.orphans),
+            "set sources.events.orphans to skip or create",
+        ));
+    }
+    Ok(())
+}
+
+/// Why an event cannot be used, in the order of precedence; the code is the index + 1.
+const REASONS: [&str; 6] = [
+    "customer360_id is null",
+    "event_id is null",
+    "event_type is null",
+    "event_ts is null",
+    "a number is NaN",
+    "the currency is another",
+];
+
+/// Scans the events and scatters them.
+fn read(
+    source: &SourcePlan,
+    plans: &[FeaturePlan],
+    layout: &Layout,
+    partitions: &Partitions,
+) -> Result<BuildReport> {
+    let column = |name: &str| source.mapping.get(name).map(|x| Expression::column(name, x.ty));
+    let mut select = Vec::new();
+    for name in [KEY, ID, KIND, TIME] {
+        select.extend(column(name).map(|x| (name.to_owned(), x)));
+    }
+    if layout.ingestion {
+        select.extend(column(INGESTED).map(|x| (INGESTED.to_owned(), x)));
+    }
+    let expressions = layout.select();
+    let uses_money = expressions.iter().any(|(_, x)| x.columns().contains("amount"));
+    if uses_money {
+        select.extend(column(CURRENCY).map(|x| (CURRENCY.to_owned(), x)));
+    }
+    let has_currency = select.iter().any(|(name, _)| name == CURRENCY);
+    select.extend(expressions);
+
+    let is_null = |name: &str| col(name).is_null();
+    let mut tests = vec![is_null(KEY), is_null(ID), is_null(KIND), is_null(TIME), col(NOT_A_NUMBER)];
+    if has_currency {
+        let currency = source.context.currency.clone();
+        tests.push(col(CURRENCY).neq(lit(currency)).fill_null(lit(false)));
+    }
+    let reason = tests.into_iter().enumerate().rev().fold(lit(0_i32), |rest, (i, test)| {
+        polars::prelude::when(test).then(lit(i as i32 + 1)).otherwise(rest)
+    });
+    let latest = plans.iter().flat_map(|plan| &plan.as_ofs).map(|as_of| as_of.at.0).max();
+    let time = col(TIME).cast(DataType::Int64);
+    let visible = time.lt(lit(latest.unwrap_or(i64::MAX))).or(is_null(TIME));
+    let frame = scan(source, &select)?
+        .filter(visible)
+        .with_column(reason.cast(DataType::UInt8).alias(REASON))
+        .with_columns([col(TIME).cast(DataType::Int64)]);
+    let frame = if layout.ingestion {
+        frame.with_columns([col(INGESTED).cast(DataType::Int64)])
+    } else {
+        frame
+    };
+
+    let threads = rayon::current_num_threads().max(1);
+    let (send, receive) = mpsc::sync_channel::<DataFrame>(threads);
+    let receive = Mutex::new(receive);
+    let report = Mutex::new(BuildReport::default());
+    let failure: Mutex<Option<Error>> = Mutex::new(None);
+    let send = Mutex::new(Some(send));
+    let scanned = std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let next = lock(&receive).recv();
+                    let Ok(frame) = next else { return };
+                    if lock(&failure).is_some() {
+                        continue;
+                    }
+                    if let Err(error) = scatter(frame, layout, partitions, &report) {
+                        lock(&failure).get_or_insert(error);
+                    }
+                }
+            });
+        }
+        let sender = lock(&send).take();
+        let sender = Mutex::new(sender);
+        let callback = PlanCallback::new(move |frame: DataFrame| {
+            let sender = lock(&sender).clone();
+            Ok(sender.is_none_or(|sender| sender.send(frame).is_err()))
+        });
+        frame
+            .sink_batches(callback, false, None)
+            .and_then(|frame| frame.collect_with_engine(PolarsEngine::Streaming))
+            .map(|_| ())
+    });
+    if let Some(error) = lock(&failure).take() {
+        return Err(error);
+    }
+    scanned.map_err(|error| scan_error(source, &error.to_string()))?;
+    Ok(std::mem::take(&mut *lock(&report)))
+}
+
+const REASON: &str = "\u{0}reason";
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn scan_error(source: &SourcePlan, message: &str) -> Error {
+    let first = source.table.files.first().map(|path| path.display().to_string());
+    Error::contract(
+        format!("the events {} cannot be read: {message}", first.unwrap_or_default()),
+        "run `c360-ml validate` to see which file and column",
+    )
+}
+
+fn scatter(
+    mut frame: DataFrame,
+    layout: &Layout,
+    partitions: &Partitions,
+    report: &Mutex<BuildReport>,
+) -> Result<()> {
+    let context = "reading a batch of events";
+    frame.rechunk_mut();
+    let events = frame.height() as u64;
+    let reasons = column(&frame, REASON)?.u8().map_err(Error::engine(context))?;
+    let mut rejected: BTreeMap<String, u64> = BTreeMap::new();
+    for code in reasons.iter().flatten().filter(|code| *code > 0) {
+        *rejected.entry(REASONS[usize::from(code) - 1].to_owned()).or_default() += 1;
+    }
+    let frame = if rejected.is_empty() {
+        frame
+    } else {
+        let usable = reasons.iter().map(|code| code == Some(0)).collect();
+        frame.filter(&usable).map_err(Error::engine(context))?
+    };
+    {
+        let mut report = lock(report);
+        report.events += events;
+        for (reason, count) in rejected {
+            *report.rejected.entry(reason).or_default() += count;
+        }
+    }
+    let text = |name: &str| -> Result<Vec<&str>> {
+        let values = column(&frame, name)?.str().map_err(Error::engine(context))?;
+        Ok(values.iter().map(Option::unwrap_or_default).collect())
+    };
+    let integers = |name: &str, null: i64| -> Result<Vec<i64>> {
+        let values = column(&frame, name)?.i64().map_err(Error::engine(context))?;
+        Ok(values.iter().map(|v| v.unwrap_or(null)).collect())
+    };
+    let rows = frame.height();
+    let words = layout.words();
+    let mut flags = vec![0_u64; rows * words];
+    for i in 0..layout.conditions.len() {
+        let values = column(&frame, &format!("c{i}"))?.bool().map_err(Error::engine(context))?;
+        let values = values.iter().map(|v| v == Some(true));
+        set_bits(&mut flags, words, i, values);
+    }
+    let mut inputs = Vec::new();
+    for (i, expression) in layout.inputs.iter().enumerate() {
+        let series = column(&frame, &format!("i{i}"))?.as_materialized_series();
+        let bit = layout.valid_bit(i);
+        let valid = series.is_not_null();
+        set_bits(&mut flags, words, bit, valid.iter().map(|v| v == Some(true)));
+        inputs.push(match expression.ty {
+            Type::Text => {
+                let values = series.str().map_err(Error::engine(context))?;
+                InputValues::Text(values.iter().collect())
+            }
+            Type::Double => {
+                let values = series.f64().map_err(Error::engine(context))?;
+                InputValues::Bits(values.iter().map(|v| v.unwrap_or(0.0).to_bits()).collect())
+            }
+            _ => {
+                let values = series.cast(&DataType::Int64).map_err(Error::engine(context))?;
+                let values = values.i64().map_err(Error::engine(context))?;
+                InputValues::Bits(values.iter().map(|v| v.unwrap_or(0) as u64).collect())
+            }
+        });
+    }
+    let batch = Batch {
+        keys: text(KEY)?,
+        ids: text(ID)?,
+        times: integers(TIME, 0)?,
+        ingested: if layout.ingestion { integers(INGESTED, i64::MIN)? } else { Vec::new() },
+        flags,
+        inputs,
+    };
+    partitions.scatter(&batch, layout)
+}
+
+fn column<'a>(frame: &'a DataFrame, name: &str) -> Result<&'a Column> {
+    frame.column(name).map_err(Error::engine("reading a batch of events"))
+}
+
+fn set_bits(flags: &mut [u64], words: usize, bit: usize, values: impl Iterator<Item = bool>) {
+    let (word, shift) = (bit / 64, bit % 64);
+    for (flags, value) in flags.chunks_exact_mut(words).zip(values) {
+        flags[word] |= u64::from(value) << shift;
+    }
+}

@@ -1,0 +1,13 @@
+//! Features: what a view declares, checked and planned, and computed point-in-time.
+//!
+//! A view is a TOML file; checking it against the columns of its source gives aggregations and
+//! derived expressions; a [`plan::FeaturePlan`] asks for some of them at some as-ofs; an
+//! [`engine::Engine`] answers with Arrow record batches sorted by customer.
+
+pub mod catalog;
+pub mod embedded;
+pub mod engine;
+pub mod plan;
+pub mod reference;
+pub mod spec;
+pub mod timeline;

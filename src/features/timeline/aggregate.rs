@@ -1,0 +1,281 @@
+//! One customer's sorted events to one value per window: the arithmetic of every op.
+
+use super::super::spec::Op;
+use super::layout::{CompiledPlan, Stream, Use};
+use crate::expression::Type;
+use crate::money::Scale;
+use crate::time::{Instant, Window, Zone};
+
+/// One output column: values as bits (text as codes) and whether each is there.
+#[derive(Debug, Default, Clone)]
+pub struct Values {
+    pub bits: Vec<u64>,
+    pub valid: Vec<bool>,
+}
+
+impl Values {
+    fn push(&mut self, value: Option<u64>) {
+        self.bits.push(value.unwrap_or(0));
+        self.valid.push(value.is_some());
+    }
+}
+
+/// The events of one customer in the order of (event_ts, event_id).
+pub struct Events<'a> {
+    pub times: &'a [i64],
+    /// Flag words, `words` per event.
+    pub flags: &'a [u64],
+    pub words: usize,
+    /// Where each event's inputs are in the partition.
+    pub rows: &'a [u32],
+    pub inputs: &'a [Vec<u64>],
+}
+
+/// A sum of money or integers that does not fit; the column it belongs to.
+#[derive(Debug)]
+pub struct Overflow {
+    pub column: usize,
+    pub sum: i128,
+}
+
+/// Buffers that one sweep uses for all its customers.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// Events of the stream before each event.
+    before: Vec<u32>,
+    /// The stream's events: time, and input as bits.
+    times: Vec<i64>,
+    values: Vec<u64>,
+    sums: Vec<i128>,
+    days: Vec<i32>,
+    /// Days that differ from the day before, up to each event.
+    day_changes: Vec<u32>,
+    /// The next event of the stream with the same value, or the number of events.
+    next: Vec<u32>,
+    pairs: Vec<(u64, u32)>,
+}
+
+/// What a plan needs to know beside its streams.
+#[derive(Debug, Clone, Copy)]
+pub struct Context {
+    pub zone: Zone,
+    pub scale: Scale,
+}
+
+/// Appends one row to each of `outputs` (as-ofs of `range`, then columns) for a customer.
+pub fn aggregate(
+    plan: &CompiledPlan,
+    events: &Events<'_>,
+    range: std::ops::Range<usize>,
+    included: &[bool],
+    scratch: &mut Scratch,
+    context: Context,
+    outputs: &mut [Vec<Values>],
+) -> Result<(), Overflow> {
+    for stream in &plan.streams {
+        scratch.select(stream, events);
+        scratch.prepare(plan, stream, context.zone);
+        for as_of in range.clone().filter(|as_of| included[*as_of]) {
+            let at = plan.plan.as_ofs[as_of].at;
+            let end = scratch.before[events.times.partition_point(|time| *time < at.0)] as usize;
+            for usage in &stream.uses {
+                let start = match plan.windows[usage.window] {
+                    Window::Lifetime => 0,
+                    window => {
+                        let from = window.start(at).0;
+                        scratch.before[events.times.partition_point(|time| *time < from)] as usize
+                    }
+                };
+                let input = plan.plan.aggregations[usage.column].input.as_ref().map(|x| x.ty);
+                let value = scratch.value(usage, input, start, end, at, context);
+                let value = value.map_err(|sum| Overflow { column: usage.column, sum })?;
+                outputs[as_of][usage.column].push(value);
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Scratch {
+    /// Picks the stream's events out of the customer's.
+    fn select(&mut self, stream: &Stream, events: &Events<'_>) {
+        self.before.clear();
+        self.times.clear();
+        self.values.clear();
+        self.before.push(0);
+        let input = stream.input.map(|index| &events.inputs[index]);
+        for (i, time) in events.times.iter().enumerate() {
+            let flags = &events.flags[i * events.words..(i + 1) * events.words];
+            let set = |bit: &super::layout::Bit| flags[bit.word] & bit.mask != 0;
+            if stream.condition.as_ref().is_none_or(set) && stream.valid.as_ref().is_none_or(set) {
+                self.times.push(*time);
+                if let Some(input) = input {
+                    self.values.push(input[events.rows[i] as usize]);
+                }
+            }
+            self.before.push(self.times.len() as u32);
+        }
+    }
+
+    /// Prepares what the stream's ops look up: running sums, days, next occurrences.
+    fn prepare(&mut self, plan: &CompiledPlan, stream: &Stream, zone: Zone) {
+        let has = |ops: &[Op]| stream.uses.iter().any(|usage| ops.contains(&usage.op));
+        let input = stream.uses.first().and_then(|usage| {
+            plan.plan.aggregations[usage.column].input.as_ref().map(|x| x.ty)
+        });
+        self.sums.clear();
+        if has(&[Op::Sum, Op::Mean]) && input != Some(Type::Double) {
+            let mut sum = 0_i128;
+            self.sums.push(0);
+            for value in &self.values {
+                sum += i128::from(*value as i64);
+                self.sums.push(sum);
+            }
+        }
+        self.days.clear();
+        self.day_changes.clear();
+        if has(&[Op::ActiveDays, Op::MeanGapDays, Op::MedianGapDays]) {
+            let mut changes = 0;
+            for time in &self.times {
+                let day = zone.day(*time);
+                changes += u32::from(self.days.last().is_some_and(|last| *last != day));
+                self.days.push(day);
+                self.day_changes.push(changes);
+            }
+        }
+        if has(&[Op::CountDistinct]) {
+            self.prepare_next();
+        }
+    }
+
+    fn prepare_next(&mut self) {
+        let count = self.values.len() as u32;
+        self.next.clear();
+        self.next.resize(count as usize, count);
+        self.pairs.clear();
+        self.pairs.extend(self.values.iter().copied().zip(0..));
+        self.pairs.sort_unstable();
+        for pair in self.pairs.windows(2) {
+            if pair[0].0 == pair[1].0 {
+                self.next[pair[0].1 as usize] = pair[1].1;
+            }
+        }
+    }
+
+    /// The value of one op over the stream's events `start..end`; the sum where it overflows.
+    fn value(
+        &self,
+        usage: &Use,
+        input: Option<Type>,
+        start: usize,
+        end: usize,
+        at: Instant,
+        context: Context,
+    ) -> Result<Option<u64>, i128> {
+        let start = start.min(end);
+        let count = end - start;
+        let double = |value: f64| Ok(Some(value.to_bits()));
+        let values = || self.values[start..end].iter().copied();
+        Ok(match usage.op {
+            Op::Count => Some(count as u64),
+            Op::CountDistinct => {
+                let last_inside = self.next[start..end].iter().filter(|next| **next as usize >= end);
+                Some(last_inside.count() as u64)
+            }
+            Op::Sum if input == Some(Type::Double) => {
+                return double(values().map(f64::from_bits).sum());
+            }
+            Op::Sum => {
+                let sum = self.sums[end] - self.sums[start];
+                let limit = if input == Some(Type::Money) { 10_i128.pow(18) } else { 1 << 62 };
+                if sum.abs() >= limit {
+                    return Err(sum);
+                }
+                Some(sum as i64 as u64)
+            }
+            _ if count == 0 => match usage.op {
+                Op::ActiveDays => Some(0),
+                Op::DecayedSum => return double(0.0),
+                _ => None,
+            },
+            Op::Mean if input == Some(Type::Double) => {
+                return double(values().map(f64::from_bits).sum::<f64>() / count as f64);
+            }
+            Op::Mean => {
+                let sum = (self.sums[end] - self.sums[start]) as f64 / count as f64;
+                let units = if input == Some(Type::Money) { context.scale.units() } else { 1 };
+                return double(sum / units as f64);
+            }
+            Op::Min | Op::Max if input == Some(Type::Double) => {
+                let pick = if usage.op == Op::Min { f64::min } else { f64::max };
+                // Adding zero makes -0.0 and 0.0, which compare equal, the same bits.
+                return Ok(values().map(f64::from_bits).reduce(pick).map(|v| (v + 0.0).to_bits()));
+            }
+            Op::Min => values().map(|v| v as i64).min().map(|v| v as u64),
+            Op::Max => values().map(|v| v as i64).max().map(|v| v as u64),
+            Op::Std => return Ok(self.deviation(start, end, input, context.scale).map(f64::to_bits)),
+            Op::First => Some(self.values[start]),
+            Op::Last => Some(self.values[end - 1]),
+            Op::DaysSinceFirst => return double(at.days_since(self.times[start])),
+            Op::DaysSinceLast => return double(at.days_since(self.times[end - 1])),
+            Op::ActiveDays => Some(u64::from(self.active_days(start, end))),
+            Op::MeanGapDays => {
+                let gaps = self.active_days(start, end) - 1;
+                let span = self.days[end - 1] - self.days[start];
+                return Ok((gaps > 0).then(|| (f64::from(span) / f64::from(gaps)).to_bits()));
+            }
+            Op::MedianGapDays => return Ok(self.median_gap(start, end).map(f64::to_bits)),
+            Op::DecayedSum => {
+                let half_life = usage.half_life.map_or(1.0, |length| length.0 as f64);
+                let sum = (start..end).map(|i| {
+                    let weight = self.values.get(i).map_or(1.0, |v| number(*v, input, context.scale));
+                    weight * decay(at, self.times[i], half_life)
+                });
+                return double(sum.sum());
+            }
+        })
+    }
+
+    fn active_days(&self, start: usize, end: usize) -> u32 {
+        self.day_changes[end - 1] - self.day_changes[start] + 1
+    }
+
+    fn median_gap(&self, start: usize, end: usize) -> Option<f64> {
+        let mut gaps: Vec<i32> =
+            self.days[start..end].windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| *gap > 0).collect();
+        gaps.sort_unstable();
+        let middle = gaps.len() / 2;
+        match gaps.len() {
+            0 => None,
+            count if count % 2 == 1 => Some(f64::from(gaps[middle])),
+            _ => Some((f64::from(gaps[middle - 1]) + f64::from(gaps[middle])) / 2.0),
+        }
+    }
+
+    /// Sample standard deviation in two passes.
+    fn deviation(&self, start: usize, end: usize, input: Option<Type>, scale: Scale) -> Option<f64> {
+        let count = end - start;
+        if count < 2 {
+            return None;
+        }
+        let values = || self.values[start..end].iter().map(|v| number(*v, input, scale));
+        let mean = values().sum::<f64>() / count as f64;
+        let squares: f64 = values().map(|v| (v - mean) * (v - mean)).sum();
+        Some((squares / (count - 1) as f64).sqrt())
+    }
+}
+
+/// 2^(-age / half-life) with both in microseconds.
+pub fn decay(at: Instant, time: i64, half_life: f64) -> f64 {
+    (-((at.0 - time) as f64) / half_life).exp2()
+}
+
+/// An input as a double: money in major units.
+pub fn number(bits: u64, ty: Option<Type>, scale: Scale) -> f64 {
+    match ty {
+        Some(Type::Double) => f64::from_bits(bits),
+        Some(Type::Money) => scale.major(bits as i64),
+        _ => bits as i64 as f64,
+    }
+}
+

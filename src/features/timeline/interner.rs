@@ -1,0 +1,72 @@
+//! Byte strings to dense codes, within one partition.
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh64::xxh64;
+
+/// The hash that splits customers into partitions and store parts: XXH64 of the UTF-8 bytes, seed 42.
+pub fn key_hash(key: &[u8]) -> u64 {
+    xxh64(key, 42)
+}
+
+/// Gives each distinct byte string the next code. Codes depend on the order of arrival, so nothing
+/// that leaves a partition may depend on them.
+#[derive(Debug, Default)]
+pub struct Interner {
+    table: HashTable<u32>,
+    hashes: Vec<u64>,
+    ends: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Interner {
+    /// The code of `text`, new or known.
+    pub fn intern(&mut self, text: &[u8]) -> u32 {
+        self.intern_hashed(text, key_hash(text))
+    }
+
+    /// The code of `text`, whose [`key_hash`] is `hash`.
+    pub fn intern_hashed(&mut self, text: &[u8], hash: u64) -> u32 {
+        if let Some(code) = self.find_hashed(text, hash) {
+            return code;
+        }
+        let code = self.ends.len() as u32;
+        self.bytes.extend_from_slice(text);
+        self.ends.push(self.bytes.len());
+        self.hashes.push(hash);
+        let hashes = &self.hashes;
+        self.table.insert_unique(hash, code, |known| hashes[*known as usize]);
+        code
+    }
+
+    /// The code of `text` if it is known.
+    pub fn find_hashed(&self, text: &[u8], hash: u64) -> Option<u32> {
+        self.table.find(hash, |code| self.get(*code) == text).copied()
+    }
+
+    /// The bytes of a code.
+    pub fn get(&self, code: u32) -> &[u8] {
+        let code = code as usize;
+        let start = if code == 0 { 0 } else { self.ends[code - 1] };
+        &self.bytes[start..self.ends[code]]
+    }
+
+    /// The text of a code; it was interned from text.
+    pub fn text(&self, code: u32) -> &str {
+        std::str::from_utf8(self.get(code)).unwrap_or_default()
+    }
+
+    /// The bytes of a code that may stand for no text.
+    pub fn get_or_empty(&self, code: u64) -> &[u8] {
+        if (code as usize) < self.len() { self.get(code as u32) } else { &[] }
+    }
+
+    /// How many codes there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Bytes in memory.
+    pub fn size(&self) -> usize {
+        self.bytes.capacity() + self.ends.capacity() * 16 + self.table.capacity() * 5
+    }
+}

@@ -1,0 +1,162 @@
+//! What is kept of each event: one bit per distinct condition, one value per distinct input.
+
+use super::super::plan::FeaturePlan;
+use super::super::spec::Op;
+use crate::expression::Expression;
+use crate::time::{Duration, Window};
+
+/// A bit of an event's flag words.
+#[derive(Debug, Clone, Copy)]
+pub struct Bit {
+    pub word: usize,
+    pub mask: u64,
+}
+
+impl Bit {
+    fn new(index: usize) -> Self {
+        Self { word: index / 64, mask: 1 << (index % 64) }
+    }
+}
+
+/// One output column of a stream.
+#[derive(Debug, Clone)]
+pub struct Use {
+    pub op: Op,
+    /// Index into the plan's windows.
+    pub window: usize,
+    pub half_life: Option<Duration>,
+    /// Index into the plan's aggregations.
+    pub column: usize,
+}
+
+/// The events that satisfy one condition and have one input, and what is computed from them.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    pub condition: Option<Bit>,
+    pub valid: Option<Bit>,
+    pub input: Option<usize>,
+    pub uses: Vec<Use>,
+}
+
+/// The item and weight of a plan's interactions.
+#[derive(Debug, Clone)]
+pub struct ItemStream {
+    pub item: usize,
+    pub item_valid: Bit,
+    pub weight: usize,
+    pub weight_valid: Bit,
+    pub window: Window,
+    pub half_life: Duration,
+}
+
+/// A plan over the layout's bits and inputs.
+#[derive(Debug, Clone)]
+pub struct CompiledPlan {
+    pub plan: FeaturePlan,
+    pub windows: Vec<Window>,
+    pub streams: Vec<Stream>,
+    pub items: Option<ItemStream>,
+}
+
+/// Conditions and inputs shared by all plans of a build.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Distinct conditions.
+    pub conditions: Vec<Expression>,
+    /// Distinct inputs.
+    pub inputs: Vec<Expression>,
+    /// Whether events carry when they were ingested.
+    pub ingestion: bool,
+    pub(super) plans: Vec<CompiledPlan>,
+}
+
+fn position(list: &mut Vec<Expression>, expression: &Expression) -> usize {
+    list.iter().position(|known| known == expression).unwrap_or_else(|| {
+        list.push(expression.clone());
+        list.len() - 1
+    })
+}
+
+impl Layout {
+    /// The layout that serves all `plans`.
+    pub fn new(plans: &[FeaturePlan], ingestion: bool) -> Self {
+        let (mut conditions, mut inputs) = (Vec::new(), Vec::new());
+        for plan in plans {
+            for aggregation in &plan.aggregations {
+                aggregation.condition.iter().for_each(|x| {
+                    position(&mut conditions, x);
+                });
+                aggregation.input.iter().for_each(|x| {
+                    position(&mut inputs, x);
+                });
+            }
+            if let Some(interactions) = &plan.interactions {
+                position(&mut inputs, &interactions.item);
+                position(&mut inputs, &interactions.weight);
+            }
+        }
+        let mut layout = Self { conditions, inputs, ingestion, plans: Vec::new() };
+        layout.plans = plans.iter().map(|plan| layout.compile(plan)).collect();
+        layout
+    }
+
+    /// Flag words per event.
+    pub fn words(&self) -> usize {
+        (self.conditions.len() + self.inputs.len()).div_ceil(64).max(1)
+    }
+
+    /// The bit that says whether input `index` has a value.
+    pub fn valid_bit(&self, index: usize) -> usize {
+        self.conditions.len() + index
+    }
+
+    fn input(&self, expression: &Expression) -> usize {
+        self.inputs.iter().position(|known| known == expression).unwrap_or_default()
+    }
+
+    fn compile(&self, plan: &FeaturePlan) -> CompiledPlan {
+        let (mut windows, mut streams) = (Vec::<Window>::new(), Vec::<Stream>::new());
+        let mut keys: Vec<(Option<&Expression>, Option<&Expression>)> = Vec::new();
+        for (column, aggregation) in plan.aggregations.iter().enumerate() {
+            let window = windows.iter().position(|w| *w == aggregation.window).unwrap_or_else(|| {
+                windows.push(aggregation.window);
+                windows.len() - 1
+            });
+            let key = (aggregation.condition.as_ref(), aggregation.input.as_ref());
+            let stream = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
+                keys.push(key);
+                let condition = key.0.and_then(|x| self.conditions.iter().position(|c| c == x));
+                let input = key.1.map(|x| self.input(x));
+                streams.push(Stream {
+                    condition: condition.map(Bit::new),
+                    valid: input.map(|index| Bit::new(self.valid_bit(index))),
+                    input,
+                    uses: Vec::new(),
+                });
+                streams.len() - 1
+            });
+            let half_life = aggregation.half_life;
+            streams[stream].uses.push(Use { op: aggregation.op, window, half_life, column });
+        }
+        let items = plan.interactions.as_ref().map(|interactions| {
+            let (item, weight) = (self.input(&interactions.item), self.input(&interactions.weight));
+            ItemStream {
+                item,
+                item_valid: Bit::new(self.valid_bit(item)),
+                weight,
+                weight_valid: Bit::new(self.valid_bit(weight)),
+                window: interactions.window,
+                half_life: interactions.half_life,
+            }
+        });
+        CompiledPlan { plan: plan.clone(), windows, streams, items }
+    }
+
+    /// The expressions to scan besides key, id, time and ingestion: conditions, then inputs.
+    pub fn select(&self) -> Vec<(String, Expression)> {
+        let conditions = self.conditions.iter().enumerate().map(|(i, x)| (format!("c{i}"), x.clone()));
+        let inputs = self.inputs.iter().enumerate().map(|(i, x)| (format!("i{i}"), x.clone()));
+        conditions.chain(inputs).collect()
+    }
+}
+

@@ -1,0 +1,17 @@
+//! The timeline kernel: every window of every feature at every as-of, in one pass over the events.
+//!
+//! Events are scattered into partitions by customer hash as they are read, beyond a memory budget
+//! spilled to disk; each partition is then sorted by (customer, event_ts, event_id) and swept once.
+//! The result depends on the events alone, never on their order in the files, on the number of
+//! threads, or on which as-ofs are computed together.
+
+mod aggregate;
+mod interner;
+mod layout;
+mod partition;
+mod sweep;
+
+pub use interner::key_hash;
+pub use layout::Layout;
+pub use partition::{Batch, InputValues, Partitions};
+pub use sweep::{Swept, sweep};

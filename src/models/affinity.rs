@@ -1,0 +1,247 @@
+//! Taste: implicit-feedback matrix factorization by alternating least squares.
+//!
+//! Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback Datasets" (2008): the
+//! preference is 1 where a customer has interacted with an item, with confidence 1 + alpha r. Each
+//! factor is the exact solution of its normal equations by Cholesky; rows are solved in parallel
+//! and each on its own, so the result does not depend on the number of threads.
+
+use rand::SeedableRng;
+use rand_distr::{Distribution, Normal};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// Item factors, frozen at training; customers are folded in when they are scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ItemFactors {
+    /// The length of a factor.
+    pub factors: usize,
+    /// Confidence per unit of weight.
+    pub alpha: f64,
+    /// The L2 penalty.
+    pub regularization: f64,
+    /// Items in the order of their names.
+    pub items: Vec<String>,
+    /// One factor per item.
+    pub vectors: Vec<Vec<f64>>,
+    /// Total weight of each item: what is recommended to those of whom nothing is known.
+    pub popularity: Vec<f64>,
+}
+
+/// Interactions as rows of (column, weight).
+pub type Sparse = Vec<Vec<(u32, f64)>>;
+
+/// What a fit needs beside the interactions.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The length of a factor.
+    pub factors: usize,
+    /// Confidence per unit of weight.
+    pub alpha: f64,
+    /// The L2 penalty.
+    pub regularization: f64,
+    /// Alternations.
+    pub iterations: usize,
+    /// Of the first item factors.
+    pub seed: u64,
+}
+
+impl ItemFactors {
+    /// Factorizes `customers`, rows of (item index, weight > 0).
+    pub fn fit(items: Vec<String>, customers: &Sparse, options: Options) -> Self {
+        let f = options.factors;
+        let mut by_item: Sparse = vec![Vec::new(); items.len()];
+        let mut popularity = vec![0.0; items.len()];
+        for (customer, row) in customers.iter().enumerate() {
+            for (item, weight) in row {
+                by_item[*item as usize].push((customer as u32, *weight));
+                popularity[*item as usize] += weight;
+            }
+        }
+        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(options.seed);
+        let normal = Normal::new(0.0, 0.01).unwrap_or_else(|_| unreachable!("0.01 is a deviation"));
+        let mut vectors: Vec<Vec<f64>> =
+            items.iter().map(|_| (0..f).map(|_| normal.sample(&mut random)).collect()).collect();
+        for _ in 0..options.iterations {
+            let gram = gram(&vectors, f);
+            let solved: Vec<Vec<f64>> =
+                customers.par_iter().map(|row| solve(row, &vectors, &gram, options)).collect();
+            let gram = self::gram(&solved, f);
+            vectors = by_item.par_iter().map(|row| solve(row, &solved, &gram, options)).collect();
+        }
+        Self {
+            factors: f,
+            alpha: options.alpha,
+            regularization: options.regularization,
+            items,
+            vectors,
+            popularity,
+        }
+    }
+
+    /// The vector of a customer with these interactions; zeros where there are none.
+    pub fn fold_in(&self, row: &[(u32, f64)], gram: &[f64]) -> Vec<f64> {
+        let options = Options {
+            factors: self.factors,
+            alpha: self.alpha,
+            regularization: self.regularization,
+            iterations: 0,
+            seed: 0,
+        };
+        solve(row, &self.vectors, gram, options)
+    }
+
+    /// Y'Y of the items, which [`ItemFactors::fold_in`] needs.
+    pub fn gram(&self) -> Vec<f64> {
+        gram(&self.vectors, self.factors)
+    }
+
+    /// The best items for a customer with their scores, best first; `row` are the customer's own
+    /// interactions, sorted by item, left out unless `repeat`. Where nothing is known, the most
+    /// popular items. Ties go to the item whose name comes first.
+    pub fn recommend(
+        &self,
+        vector: &[f64],
+        row: &[(u32, f64)],
+        top: usize,
+        repeat: bool,
+    ) -> Vec<(usize, f64)> {
+        let score = |item: usize| match row.is_empty() {
+            true => self.popularity[item],
+            false => self.vectors[item].iter().zip(vector).map(|(y, x)| x * y).sum(),
+        };
+        let own = |item: usize| row.binary_search_by_key(&(item as u32), |(i, _)| *i).is_ok();
+        let mut scored: Vec<(usize, f64)> = (0..self.items.len())
+            .filter(|item| repeat || !own(*item))
+            .map(|item| (item, score(item)))
+            .collect();
+        let better = |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if scored.len() > top {
+            scored.select_nth_unstable_by(top, better);
+            scored.truncate(top);
+        }
+        scored.sort_by(better);
+        scored
+    }
+}
+
+/// Y'Y, row after row, summed in the order of the vectors.
+fn gram(vectors: &[Vec<f64>], f: usize) -> Vec<f64> {
+    let mut gram = vec![0.0; f * f];
+    for vector in vectors {
+        for (i, x) in vector.iter().enumerate() {
+            for (j, y) in vector.iter().enumerate().take(i + 1) {
+                gram[i * f + j] += x * y;
+            }
+        }
+    }
+    for i in 0..f {
+        for j in 0..i {
+            gram[j * f + i] = gram[i * f + j];
+        }
+    }
+    gram
+}
+
+/// Solves (Y'Y + Y'(C - I)Y + lambda I) x = Y'C p for one row.
+fn solve(row: &[(u32, f64)], vectors: &[Vec<f64>], gram: &[f64], options: Options) -> Vec<f64> {
+    let f = options.factors;
+    if row.is_empty() {
+        return vec![0.0; f];
+    }
+    let mut a = gram.to_vec();
+    let mut b = vec![0.0; f];
+    for i in 0..f {
+        a[i * f + i] += options.regularization;
+    }
+    for (index, weight) in row {
+        let y = &vectors[*index as usize];
+        let extra = options.alpha * weight;
+        for i in 0..f {
+            b[i] += (1.0 + extra) * y[i];
+            for j in 0..=i {
+                a[i * f + j] += extra * y[i] * y[j];
+            }
+        }
+    }
+    cholesky_solve(&mut a, &mut b, f);
+    b
+}
+
+/// Solves a x = b in place for a symmetric positive definite `a`, of which the lower half is read.
+fn cholesky_solve(a: &mut [f64], b: &mut [f64], f: usize) {
+    for j in 0..f {
+        let mut diagonal = a[j * f + j];
+        for k in 0..j {
+            diagonal -= a[j * f + k] * a[j * f + k];
+        }
+        // The penalty keeps the matrix positive definite; the floor is for rounding.
+        let diagonal = diagonal.max(1e-12).sqrt();
+        a[j * f + j] = diagonal;
+        for i in j + 1..f {
+            let mut value = a[i * f + j];
+            for k in 0..j {
+                value -= a[i * f + k] * a[j * f + k];
+            }
+            a[i * f + j] = value / diagonal;
+        }
+    }
+    for i in 0..f {
+        let known: f64 = (0..i).map(|k| a[i * f + k] * b[k]).sum();
+        b[i] = (b[i] - known) / a[i * f + i];
+    }
+    for i in (0..f).rev() {
+        let known: f64 = (i + 1..f).map(|k| a[k * f + i] * b[k]).sum();
+        b[i] = (b[i] - known) / a[i * f + i];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two_tastes() -> (Vec<String>, Sparse) {
+        let items = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
+        let row = |i: u32| {
+            let base = if i % 2 == 0 { 0 } else { 2 };
+            match i % 5 {
+                0 => vec![(base, 2.0)],
+                _ => vec![(base, 1.0), (base + 1, 1.0)],
+            }
+        };
+        (items, (0..40).map(row).collect())
+    }
+
+    const OPTIONS: Options =
+        Options { factors: 2, alpha: 5.0, regularization: 0.1, iterations: 20, seed: 1 };
+
+    #[test]
+    fn recommends_what_customers_of_the_same_taste_have() {
+        let (items, customers) = two_tastes();
+        let model = ItemFactors::fit(items, &customers, OPTIONS);
+        let vector = model.fold_in(&[(0, 1.0)], &model.gram());
+        let best = model.recommend(&vector, &[(0, 1.0)], 2, false);
+        assert_eq!(best[0].0, 1, "who has a is offered b: {best:?}");
+        let cold = model.recommend(&[0.0, 0.0], &[], 1, false);
+        assert_eq!(cold.len(), 1);
+    }
+
+    #[test]
+    fn a_solution_satisfies_its_normal_equations() {
+        let (items, customers) = two_tastes();
+        let model = ItemFactors::fit(items, &customers, OPTIONS);
+        let (gram, row) = (model.gram(), [(0, 1.5), (2, 0.5)]);
+        let x = model.fold_in(&row, &gram);
+        for i in 0..2 {
+            let mut left: f64 = (0..2).map(|j| gram[i * 2 + j] * x[j]).sum::<f64>() + 0.1 * x[i];
+            let mut right = 0.0;
+            for (item, weight) in row {
+                let y = &model.vectors[item as usize];
+                let dot: f64 = y.iter().zip(&x).map(|(a, b)| a * b).sum();
+                left += 5.0 * weight * dot * y[i];
+                right += (1.0 + 5.0 * weight) * y[i];
+            }
+            assert!((left - right).abs() < 1e-9, "{left} {right}");
+        }
+    }
+}

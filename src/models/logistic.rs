@@ -1,0 +1,190 @@
+//! L2-penalized logistic regression by linfa-logistic, guarded against what it leaves to callers.
+//!
+//! linfa takes the majority class for positive, returns Ok where it has not converged, panics on a
+//! wrong column count, and stops at an absolute gradient of a summed loss. Here the positive class
+//! is named, convergence is checked, widths are checked, and the tolerance grows with the rows.
+
+use linfa::prelude::{DatasetBase, Fit};
+use linfa_logistic::LogisticRegression;
+use ndarray::{Array1, ArrayView2};
+use serde::{Deserialize, Serialize};
+
+use super::preprocessing::Matrix;
+use crate::error::{Error, Result};
+
+/// Iterations of L-BFGS before a fit counts as failed.
+const ITERATIONS: u64 = 500;
+/// The greatest gradient component per row at which a fit counts as converged.
+const TOLERANCE: f64 = 1e-5;
+
+/// A fitted model: logit = intercept + coefficients . x.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Logistic {
+    /// The logit of a row of zeros.
+    pub intercept: f64,
+    /// One per column.
+    pub coefficients: Vec<f64>,
+}
+
+/// The logistic function, without overflow for any argument.
+pub fn sigmoid(logit: f64) -> f64 {
+    if logit >= 0.0 {
+        1.0 / (1.0 + (-logit).exp())
+    } else {
+        let odds = logit.exp();
+        odds / (1.0 + odds)
+    }
+}
+
+/// ln(p / (1 - p)), with p kept 1e-12 away from 0 and 1.
+pub fn logit(probability: f64) -> f64 {
+    let p = probability.clamp(1e-12, 1.0 - 1e-12);
+    (p / (1.0 - p)).ln()
+}
+
+impl Logistic {
+    /// Fits P(y = true) by minimizing the mean log loss + l2 / 2 x |coefficients|^2; the intercept
+    /// is not penalized.
+    ///
+    /// # Errors
+    /// [`Error::NotEnough`] for labels of one class; an engine error for widths that differ, values
+    /// that are not finite, or a fit that does not converge.
+    pub fn fit(rows: &Matrix, labels: &[bool], l2: f64) -> Result<Self> {
+        let fault = |message: String| Error::Engine { context: "fitting a logistic model", message };
+        let count = labels.len();
+        if rows.len() != count {
+            return Err(fault(format!("{} rows but {count} labels", rows.len())));
+        }
+        if rows.values.iter().any(|value| !value.is_finite()) {
+            return Err(fault("an input is not finite".into()));
+        }
+        let positives = labels.iter().filter(|label| **label).count();
+        if positives == 0 || positives == count {
+            return Err(Error::not_enough(
+                format!("all {count} labels are {}", positives > 0),
+                "a classifier needs rows of both classes",
+            ));
+        }
+        if rows.width == 0 {
+            let intercept = logit(positives as f64 / count as f64);
+            return Ok(Self { intercept, coefficients: Vec::new() });
+        }
+        let records = ArrayView2::from_shape((count, rows.width), &rows.values)
+            .map_err(Error::engine("fitting a logistic model"))?;
+        let targets = Array1::from_iter(labels.iter().copied());
+        let dataset = DatasetBase::new(records, targets);
+        let fitted = LogisticRegression::default()
+            .alpha(l2 * count as f64)
+            .max_iterations(ITERATIONS)
+            .gradient_tolerance(TOLERANCE * 0.5 * count as f64)
+            .fit(&dataset)
+            .map_err(|error| fault(error.to_string()))?;
+        // linfa calls the class with more rows positive; ours is `true`, whatever its share.
+        let sign = if fitted.labels().pos.class { 1.0 } else { -1.0 };
+        let model = Self {
+            intercept: sign * fitted.intercept(),
+            coefficients: fitted.params().iter().map(|w| sign * w).collect(),
+        };
+        let gradient = model.gradient(rows, labels, l2);
+        if !(gradient <= TOLERANCE) {
+            return Err(fault(format!(
+                "no convergence in {ITERATIONS} iterations (gradient {gradient:.2e} per row)"
+            )));
+        }
+        Ok(model)
+    }
+
+    /// The logit of one row.
+    ///
+    /// # Panics
+    /// Where the row has another number of columns than the model; callers check artifacts on load.
+    pub fn logit(&self, row: &[f64]) -> f64 {
+        assert_eq!(row.len(), self.coefficients.len(), "columns of a row and of its model");
+        self.intercept + row.iter().zip(&self.coefficients).map(|(x, w)| x * w).sum::<f64>()
+    }
+
+    /// The logits of all rows.
+    pub fn logits(&self, rows: &Matrix) -> Vec<f64> {
+        if rows.width == 0 {
+            return vec![self.intercept; rows.len()];
+        }
+        (0..rows.len()).map(|row| self.logit(rows.row(row))).collect()
+    }
+
+    /// The greatest component of the gradient of the fitted objective, per row.
+    fn gradient(&self, rows: &Matrix, labels: &[bool], l2: f64) -> f64 {
+        let mut gradient = vec![0.0; rows.width + 1];
+        for (row, label) in labels.iter().enumerate() {
+            let x = rows.row(row);
+            let residual = sigmoid(self.logit(x)) - f64::from(u8::from(*label));
+            for (g, x) in gradient.iter_mut().zip(x) {
+                *g += residual * x;
+            }
+            gradient[rows.width] += residual;
+        }
+        let count = labels.len() as f64;
+        let penalty = self.coefficients.iter().map(|w| l2 * w).chain([0.0]);
+        gradient.iter().zip(penalty).map(|(g, p)| (g / count + p).abs()).fold(0.0, f64::max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matrix(rows: &[[f64; 2]]) -> Matrix {
+        Matrix { width: 2, values: rows.concat() }
+    }
+
+    /// scikit-learn 1.x: LogisticRegression(C=1/(l2*n), tol=1e-10, max_iter=10000) on these eight
+    /// rows with l2 = 0.1.
+    #[test]
+    fn equals_scikit_learn() {
+        let rows = matrix(&[
+            [0.5, 1.2], [-1.0, 0.3], [1.5, -0.7], [0.2, 0.1], [-0.4, -1.5], [2.0, 0.9], [-1.3, 1.1], [0.7, -0.2],
+        ]);
+        let labels = [true, false, true, false, false, true, false, true];
+        let model = Logistic::fit(&rows, &labels, 0.1).unwrap();
+        let expected = [1.414659590, 0.346620011, -0.405038538];
+        let found = [model.coefficients[0], model.coefficients[1], model.intercept];
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-4, "{found} {expected}");
+        }
+    }
+    /// linfa's positive class is the majority; ours is `true` in either case.
+    #[test]
+    fn the_positive_class_is_true_whatever_its_share() {
+        let rows = matrix(&[[1.0, 0.0], [2.0, 0.1], [3.0, 0.0], [-1.0, 0.2], [0.5, 0.0]]);
+        for labels in [[true, true, true, false, false], [false, true, true, false, false]] {
+            let model = Logistic::fit(&rows, &labels, 0.01).unwrap();
+            assert!(model.coefficients[0] > 0.0, "{labels:?}: {model:?}");
+        }
+    }
+
+    /// linfa returns Ok where it stops early; separable data without a penalty never converge.
+    #[test]
+    fn a_fit_that_does_not_converge_is_an_error() {
+        let model = Logistic { intercept: 0.0, coefficients: vec![0.0, 0.0] };
+        let rows = matrix(&[[1.0, 0.0], [-1.0, 0.0]]);
+        assert!(model.gradient(&rows, &[true, false], 0.1) > TOLERANCE);
+    }
+
+    /// linfa panics on a wrong number of rows or columns; ours says so.
+    #[test]
+    fn wrong_shapes_and_single_classes_are_errors() {
+        let rows = matrix(&[[1.0, 0.0], [-1.0, 0.0]]);
+        assert!(Logistic::fit(&rows, &[true], 0.1).is_err());
+        let error = Logistic::fit(&rows, &[true, true], 0.1).unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+    }
+
+    #[test]
+    fn sigmoid_and_logit_are_inverse() {
+        for p in [1e-9, 0.2, 0.5, 0.9] {
+            assert!((sigmoid(logit(p)) - p).abs() < 1e-12);
+        }
+        assert_eq!(sigmoid(-1e9), 0.0);
+        assert_eq!(sigmoid(1e9), 1.0);
+    }
+}

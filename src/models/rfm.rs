@@ -1,0 +1,88 @@
+//! Recency, frequency and monetary value in quintiles whose cut points are frozen at training.
+
+use serde::{Deserialize, Serialize};
+
+/// The least values of the scores 2, 3, 4 and 5.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Quintiles {
+    /// Ascending; an infinite one is kept as null.
+    pub cuts: Vec<Option<f64>>,
+}
+
+impl Quintiles {
+    /// Cut points such that each value of `values` has the score 1 + floor(5 (rank - 1) / n), rank
+    /// being one more than the number of smaller values, so that ties share a score.
+    pub fn fit(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let count = values.len();
+        let cut = |score: usize| {
+            // The first value that has at least (score - 1) / 5 of all values strictly below it.
+            let mut below = 0;
+            for i in 0..count {
+                if i > 0 && values[i] > values[i - 1] {
+                    below = i;
+                }
+                if 5 * below >= (score - 1) * count {
+                    return Some(values[i]);
+                }
+            }
+            None
+        };
+        Self { cuts: (2..=5).map(cut).collect() }
+    }
+
+    /// 1 to 5; higher values have higher scores.
+    pub fn score(&self, value: f64) -> u8 {
+        1 + self.cuts.iter().flatten().filter(|cut| value >= **cut).count() as u8
+    }
+}
+
+/// The frozen cut points of all three.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rfm {
+    /// Of minus the days since the last purchase.
+    pub recency: Quintiles,
+    /// Of purchase days.
+    pub frequency: Quintiles,
+    /// Of net spend in major units.
+    pub monetary: Quintiles,
+}
+
+impl Rfm {
+    /// Recency, frequency and monetary scores 1-5; 0 for who never bought.
+    pub fn score(&self, days_since: Option<f64>, days: f64, net_spend: f64) -> [u8; 3] {
+        match days_since {
+            Some(since) => [
+                self.recency.score(-since),
+                self.frequency.score(days),
+                self.monetary.score(net_spend),
+            ],
+            None => [0; 3],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng};
+
+    #[test]
+    fn frozen_cuts_give_the_scores_of_the_definition() {
+        let seed: u64 = rand::rng().random();
+        println!("seed {seed}");
+        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        for _ in 0..200 {
+            let count = random.random_range(1..60);
+            let values: Vec<f64> = (0..count).map(|_| f64::from(random.random_range(0..12))).collect();
+            let fitted = Quintiles::fit(values.clone());
+            for value in &values {
+                let below = values.iter().filter(|other| *other < value).count();
+                let expected = 1 + (5 * below / values.len()) as u8;
+                assert_eq!(fitted.score(*value), expected, "{value} of {values:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Exact money: integer minor units at a fixed scale, from the moment of reading to the written
+//! decimal. Nothing in between adds binary fractions.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Decimal places of a project's money: 2 for euros and cents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct Scale(u8);
+
+impl Scale {
+    /// The most digits a written decimal has, `DECIMAL(18, scale)`.
+    pub const PRECISION: u8 = 18;
+
+    /// Minor units per major unit: 100 at scale 2.
+    pub fn units(self) -> i64 {
+        10_i64.pow(u32::from(self.0))
+    }
+
+    /// The number of decimal places.
+    pub fn places(self) -> u8 {
+        self.0
+    }
+
+    /// Minor units of an amount in major units, rounded half away from zero (0.29 is 29).
+    /// None where the amount is not finite or does not fit 18 digits.
+    pub fn minor(self, major: f64) -> Option<i64> {
+        let scaled = (major * self.units() as f64).round();
+        (scaled.abs() < 1e18).then_some(scaled as i64)
+    }
+
+    /// An amount in major units as a double, for division, functions and models.
+    pub fn major(self, minor: i64) -> f64 {
+        minor as f64 / self.units() as f64
+    }
+
+    /// An amount as text with all its decimal places: `-1.05`.
+    pub fn format(self, minor: i64) -> String {
+        let (sign, magnitude) = (if minor < 0 { "-" } else { "" }, minor.unsigned_abs());
+        let units = self.units() as u64;
+        match self.0 {
+            0 => format!("{sign}{magnitude}"),
+            places => {
+                let (whole, fraction) = (magnitude / units, magnitude % units);
+                format!("{sign}{whole}.{fraction:0width$}", width = usize::from(places))
+            }
+        }
+    }
+
+    /// A checked total of minor units: sums are taken in 128 bits and must fit 18 digits.
+    pub fn total(self, sum: i128, what: &str) -> Result<i64> {
+        i64::try_from(sum).ok().filter(|total| total.abs() < 10_i64.pow(18)).ok_or_else(|| {
+            Error::contract(
+                format!("the sum of {what} is {sum} minor units, more than 18 digits"),
+                "an amount is wrong, or project.money_scale is too fine for this currency",
+            )
+        })
+    }
+}
+
+impl Default for Scale {
+    fn default() -> Self {
+        Self(2)
+    }
+}
+
+impl TryFrom<u8> for Scale {
+    type Error = String;
+
+    fn try_from(places: u8) -> std::result::Result<Self, String> {
+        if places <= 9 { Ok(Self(places)) } else { Err(format!("money_scale {places} is over 9")) }
+    }
+}
+
+impl From<Scale> for u8 {
+    fn from(scale: Scale) -> u8 {
+        scale.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_half_away_from_zero() {
+        let cents = Scale::default();
+        assert_eq!(cents.minor(0.29), Some(29));
+        assert_eq!(cents.minor(0.125), Some(13));
+        assert_eq!(cents.minor(-0.125), Some(-13));
+        assert_eq!(cents.minor(f64::NAN), None);
+        assert_eq!(cents.minor(1e18), None);
+    }
+
+    #[test]
+    fn formats_all_places() {
+        let cents = Scale::default();
+        assert_eq!(cents.format(-105), "-1.05");
+        assert_eq!(cents.format(7), "0.07");
+        assert_eq!(Scale(0).format(12), "12");
+    }
+
+    #[test]
+    fn a_total_of_more_than_18_digits_is_an_error() {
+        let cents = Scale::default();
+        assert_eq!(cents.total(999_999_999_999_999_999, "amount").unwrap(), 999_999_999_999_999_999);
+        assert!(cents.total(1_000_000_000_000_000_000, "amount").is_err());
+    }
+}

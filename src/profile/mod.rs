@@ -1,0 +1,514 @@
+//! The written profile: 50 fields in fixed order and type, then the source's extra columns.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_array::builder::{ListBuilder, StringBuilder};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Decimal128Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{
+    Array, ArrayRef, Date32Array, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    UInt32Array, new_null_array,
+};
+use arrow_schema::{DataType, Field, Schema};
+use chrono::NaiveDate;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::expression::Type;
+use crate::features::catalog::Catalog;
+use crate::schema::{Origin, PROFILE};
+use crate::time::{Instant, Zone, completed_years};
+
+/// What is done with derived fields that the source already has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DerivedFields {
+    /// Computed anew from the events; a guard refuses a loss of history.
+    #[default]
+    Recompute,
+    /// The source's values stand.
+    Keep,
+    /// The source's values stand where it has any.
+    FillMissing,
+}
+
+/// The `[writeback]` table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Writeback {
+    /// What is done with derived fields.
+    #[serde(default)]
+    pub derived: DerivedFields,
+    /// Contact channel = the feature that counts engagement on it, for `preferred_channel`.
+    #[serde(default)]
+    pub preferred_channel: BTreeMap<String, String>,
+    /// How many of the best affinity items fill empty `interests`.
+    #[serde(default = "default_interests")]
+    pub interests: usize,
+}
+
+fn default_interests() -> usize {
+    3
+}
+
+impl Default for Writeback {
+    fn default() -> Self {
+        Self {
+            derived: DerivedFields::default(),
+            preferred_channel: BTreeMap::new(),
+            interests: default_interests(),
+        }
+    }
+}
+
+impl Writeback {
+    /// Checks the features it names.
+    pub fn check(&self, catalog: &Catalog) -> Result<()> {
+        for (channel, name) in &self.preferred_channel {
+            let place = format!("c360.toml [writeback] preferred_channel.{channel}");
+            match catalog.get(name) {
+                Some(feature) if feature.ty() == Type::Integer => {}
+                Some(_) => {
+                    let message = format!("{place}: {name} is not a count");
+                    return Err(Error::configuration(message, "name a feature with op = \"count\""));
+                }
+                None => {
+                    let valid = catalog.features.iter().map(|feature| feature.column());
+                    return Err(Error::unknown(place, "column", name, valid));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the run knows of each customer beside the source's row; all in the order of `keys`.
+pub struct Computed<'a> {
+    /// Sorted keys of all customers of this as-of.
+    pub keys: &'a StringArray,
+    /// Features by column.
+    pub features: &'a RecordBatch,
+    /// Modeled fields by name, in their final types.
+    pub modeled: Vec<(&'static str, ArrayRef)>,
+    /// Best affinity items of each customer who has interactions, best first.
+    pub tastes: Vec<Vec<String>>,
+    /// When the first event of each customer was.
+    pub first_event: ArrayRef,
+}
+
+/// What a merge needs to know.
+pub struct MergeContext<'a> {
+    /// The as-of.
+    pub as_of: Instant,
+    /// Whose calendar age is counted on.
+    pub zone: Zone,
+    /// How to write.
+    pub writeback: &'a Writeback,
+    /// Which features write which fields.
+    pub catalog: &'a Catalog,
+    /// The current profile, sorted by key, for `updated_at`.
+    pub current: Option<&'a RecordBatch>,
+}
+
+const KEY: &str = "customer360_id";
+const FILLED: &str = "filled_fields";
+
+/// The written profile of all customers.
+///
+/// # Errors
+/// A contract violation where recomputing would lose history of over 1 % of customers.
+pub fn merge(source: &RecordBatch, computed: &Computed<'_>, context: &MergeContext<'_>) -> Result<RecordBatch> {
+    let rows = computed.keys.len();
+    let source = align(source, computed.keys)?;
+    let previously_filled = filled_before(&source);
+    let mut filled: Vec<Vec<&'static str>> = vec![Vec::new(); rows];
+    let (mut fields, mut arrays): (Vec<Field>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
+    for field in &PROFILE {
+        let ty = match field.name {
+            "source_ids" => column_type(&source, field.name, DataType::Utf8),
+            "date_of_birth" => column_type(&source, field.name, DataType::Date32),
+            _ => field.arrow_type().unwrap_or(DataType::Utf8),
+        };
+        let raw = || match source.column_by_name(field.name) {
+            Some(column) => column.clone(),
+            None => new_null_array(&ty, rows),
+        };
+        let modeled = computed.modeled.iter().find(|(name, _)| *name == field.name);
+        let array: ArrayRef = match (field.name, field.origin) {
+            (KEY, _) => Arc::new(computed.keys.clone()),
+            ("created_at", _) => created_at(&raw(), &computed.first_event, &mut filled)?,
+            ("full_name", _) => full_name(&source, rows, &mut filled, &previously_filled),
+            ("age", _) => age(&source, rows, context)?,
+            ("updated_at", _) => new_null_array(&ty, rows),
+            ("preferred_channel", _) => {
+                preferred_channel(&source, computed, context, &mut filled, &previously_filled)?
+            }
+            ("interests", _) => interests(&source, computed, context, &mut filled, &previously_filled),
+            (_, Origin::Raw) => raw(),
+            (_, Origin::Modeled) => modeled.map_or_else(|| new_null_array(&ty, rows), |(_, a)| a.clone()),
+            (name, Origin::Derived) => derived(name, &ty, &source, computed, context)?,
+        };
+        fields.push(Field::new(field.name, array.data_type().clone(), field.name != KEY));
+        arrays.push(array);
+    }
+    let mut list = ListBuilder::new(StringBuilder::new());
+    for names in &filled {
+        names.iter().for_each(|name| list.values().append_value(name));
+        list.append(true);
+    }
+    let list: ArrayRef = Arc::new(list.finish());
+    fields.push(Field::new(FILLED, list.data_type().clone(), false));
+    arrays.push(list);
+    for (field, array) in source.schema().fields().iter().zip(source.columns()) {
+        let known = PROFILE.iter().any(|known| known.name == field.name()) || field.name() == FILLED;
+        if !known {
+            fields.push(field.as_ref().clone().with_nullable(true));
+            arrays.push(array.clone());
+        }
+    }
+    let merged = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+        .map_err(Error::engine("merging the profile"))?;
+    updated_at(merged, &source, context)
+}
+
+/// The source's rows in the order of `keys`; null rows for customers it does not have.
+fn align(source: &RecordBatch, keys: &StringArray) -> Result<RecordBatch> {
+    let known = crate::sources::profile::keys(source)?;
+    let mut next = 0;
+    let order: UInt32Array = keys
+        .iter()
+        .flatten()
+        .map(|key| {
+            while next < known.len() && known.value(next) < key {
+                next += 1;
+            }
+            (next < known.len() && known.value(next) == key).then_some(next as u32)
+        })
+        .collect();
+    let fields: Vec<Field> = source
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone().with_nullable(true))
+        .collect();
+    let nullable = RecordBatch::try_new(Arc::new(Schema::new(fields)), source.columns().to_vec())
+        .map_err(Error::engine("merging the profile"))?;
+    crate::store::parquet::take(&nullable, &order)
+}
+
+fn column_type(source: &RecordBatch, name: &str, otherwise: DataType) -> DataType {
+    source.column_by_name(name).map_or(otherwise, |column| column.data_type().clone())
+}
+
+/// The fields that a rule of an earlier run filled in, by row: our own output read back.
+fn filled_before(source: &RecordBatch) -> Vec<Vec<String>> {
+    let lists = source.column_by_name(FILLED).and_then(|column| column.as_list_opt::<i32>());
+    let Some(lists) = lists else { return vec![Vec::new(); source.num_rows()] };
+    (0..lists.len())
+        .map(|row| {
+            if lists.is_null(row) {
+                return Vec::new();
+            }
+            let names = lists.value(row);
+            let names = names.as_string_opt::<i32>().map(|names| names.iter().flatten().map(str::to_owned).collect());
+            names.unwrap_or_default()
+        })
+        .collect()
+}
+
+fn texts<'a>(source: &'a RecordBatch, name: &str) -> Option<&'a StringArray> {
+    source.column_by_name(name).and_then(|column| column.as_string_opt::<i32>())
+}
+
+fn created_at(raw: &ArrayRef, first_event: &ArrayRef, filled: &mut [Vec<&'static str>]) -> Result<ArrayRef> {
+    let raw = raw.as_primitive::<TimestampMicrosecondType>();
+    let first = first_event.as_primitive::<TimestampMicrosecondType>();
+    let values = raw.iter().zip(first).enumerate().map(|(row, (raw, first))| {
+        if raw.is_none() && first.is_some() {
+            filled[row].push("created_at");
+        }
+        raw.or(first)
+    });
+    Ok(Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC")))
+}
+
+fn full_name(
+    source: &RecordBatch,
+    rows: usize,
+    filled: &mut [Vec<&'static str>],
+    before: &[Vec<String>],
+) -> ArrayRef {
+    let value = |name: &str, row: usize| {
+        texts(source, name).filter(|column| !column.is_null(row)).map(|column| column.value(row))
+    };
+    let names = (0..rows).map(|row| {
+        let ours = before[row].iter().any(|name| name == "full_name");
+        if let Some(full) = value("full_name", row).filter(|_| !ours) {
+            return Some(full.to_owned());
+        }
+        let parts: Vec<&str> =
+            ["first_name", "last_name"].iter().filter_map(|name| value(name, row)).collect();
+        if parts.is_empty() {
+            return None;
+        }
+        filled[row].push("full_name");
+        Some(parts.join(" "))
+    });
+    Arc::new(names.collect::<StringArray>())
+}
+
+/// The youngest age that a full or partial birth date allows, None outside 0-130.
+fn youngest_age(text: &str, today: NaiveDate) -> Option<i32> {
+    let latest = match text.split('-').collect::<Vec<_>>().as_slice() {
+        [year] if year.len() == 4 => NaiveDate::from_ymd_opt(year.parse().ok()?, 12, 31),
+        [year, month] => {
+            let (year, month): (i32, u32) = (year.parse().ok()?, month.parse().ok()?);
+            let (next_year, next) = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
+            NaiveDate::from_ymd_opt(next_year, next, 1)?.pred_opt()
+        }
+        _ => text.parse().ok(),
+    }?;
+    Some(completed_years(latest, today)).filter(|age| (0..=130).contains(age))
+}
+
+fn age(source: &RecordBatch, rows: usize, context: &MergeContext<'_>) -> Result<ArrayRef> {
+    let today = context.zone.date(context.as_of);
+    let births = source.column_by_name("date_of_birth");
+    let ages: Int32Array = match births.map(|column| (column, column.data_type())) {
+        Some((column, DataType::Date32)) => column
+            .as_any()
+            .downcast_ref::<Date32Array>()
+            .into_iter()
+            .flatten()
+            .map(|days| {
+                let birth = NaiveDate::from_ymd_opt(1970, 1, 1)?
+                    .checked_add_signed(chrono::Duration::days(i64::from(days?)))?;
+                Some(completed_years(birth, today)).filter(|age| (0..=130).contains(age))
+            })
+            .collect(),
+        Some((column, DataType::Utf8)) => column
+            .as_string::<i32>()
+            .iter()
+            .map(|text| text.and_then(|text| youngest_age(text.trim(), today)))
+            .collect(),
+        _ => (0..rows).map(|_| None::<i32>).collect(),
+    };
+    Ok(Arc::new(ages))
+}
+
+/// Null raw values become the consented contact channel that the customer engages with most.
+fn preferred_channel(
+    source: &RecordBatch,
+    computed: &Computed<'_>,
+    context: &MergeContext<'_>,
+    filled: &mut [Vec<&'static str>],
+    before: &[Vec<String>],
+) -> Result<ArrayRef> {
+    let raw = texts(source, "preferred_channel");
+    let status = texts(source, "opt_in_status");
+    let scopes = source.column_by_name("consent_scopes").and_then(|c| c.as_list_opt::<i32>());
+    let mut counts = Vec::new();
+    for (channel, feature) in &context.writeback.preferred_channel {
+        let column = computed.features.column_by_name(feature).map(|c| c.as_primitive::<Int64Type>());
+        counts.extend(column.map(|column| (channel.as_str(), column)));
+    }
+    let consented = |row: usize, channel: &str| {
+        let opted_out = status.is_some_and(|s| !s.is_null(row) && s.value(row) == "opted_out");
+        let in_scope = scopes.is_none_or(|scopes| {
+            scopes.is_null(row)
+                || scopes.value(row).as_string_opt::<i32>().is_none_or(|s| s.iter().flatten().any(|s| s == channel))
+        });
+        !opted_out && in_scope
+    };
+    let values = (0..computed.keys.len()).map(|row| {
+        let ours = before[row].iter().any(|name| name == "preferred_channel");
+        if let Some(raw) = raw.filter(|raw| !ours && !raw.is_null(row)) {
+            return Some(raw.value(row).to_owned());
+        }
+        // Of equal counts the first by name.
+        let best = counts
+            .iter()
+            .filter(|(channel, count)| count.value(row) > 0 && consented(row, channel))
+            .min_by_key(|(channel, count)| (-count.value(row), *channel))?;
+        filled[row].push("preferred_channel");
+        Some(best.0.to_owned())
+    });
+    Ok(Arc::new(values.collect::<StringArray>()))
+}
+
+fn interests(
+    source: &RecordBatch,
+    computed: &Computed<'_>,
+    context: &MergeContext<'_>,
+    filled: &mut [Vec<&'static str>],
+    before: &[Vec<String>],
+) -> ArrayRef {
+    let raw = source.column_by_name("interests").and_then(|column| column.as_list_opt::<i32>());
+    let mut list = ListBuilder::new(StringBuilder::new());
+    for row in 0..computed.keys.len() {
+        let ours = before[row].iter().any(|name| name == "interests");
+        let own = raw.filter(|raw| !ours && !raw.is_null(row) && raw.value_length(row) > 0);
+        let tastes = &computed.tastes[row];
+        if let Some(own) = own {
+            let values = own.value(row);
+            for value in values.as_string::<i32>().iter() {
+                list.values().append_option(value);
+            }
+            list.append(true);
+        } else if tastes.is_empty() {
+            list.append(raw.is_some_and(|raw| !ours && !raw.is_null(row)));
+        } else {
+            filled[row].push("interests");
+            tastes.iter().take(context.writeback.interests).for_each(|t| list.values().append_value(t));
+            list.append(true);
+        }
+    }
+    Arc::new(list.finish())
+}
+
+/// A field that a feature writes, with the guard against a log that has lost its beginning.
+fn derived(
+    name: &str,
+    ty: &DataType,
+    source: &RecordBatch,
+    computed: &Computed<'_>,
+    context: &MergeContext<'_>,
+) -> Result<ArrayRef> {
+    let rows = computed.keys.len();
+    let writer = context.catalog.features.iter().find(|feature| feature.writes.as_deref() == Some(name));
+    let fresh = writer.and_then(|feature| computed.features.column_by_name(feature.column()));
+    let fresh = match fresh {
+        Some(column) => arrow_cast::cast(column, ty).map_err(Error::engine("a derived field"))?,
+        None => new_null_array(ty, rows),
+    };
+    let old = source.column_by_name(name).and_then(|column| arrow_cast::cast(column, ty).ok());
+    let Some(old) = old else { return Ok(fresh) };
+    match context.writeback.derived {
+        DerivedFields::Keep => Ok(old),
+        DerivedFields::Recompute if writer.is_none() => Ok(old),
+        DerivedFields::Recompute => {
+            guard(name, &old, &fresh)?;
+            Ok(fresh)
+        }
+        DerivedFields::FillMissing => {
+            let missing = arrow_array::BooleanArray::from_iter((0..rows).map(|row| Some(old.is_null(row))));
+            let chosen = arrow_select::zip::zip(&missing, &fresh, &old);
+            chosen.map_err(Error::engine("a derived field"))
+        }
+    }
+}
+
+/// Refuses to let a lifetime counter fall, or a first time move later, for over 1 % of customers.
+fn guard(name: &str, old: &ArrayRef, fresh: &ArrayRef) -> Result<()> {
+    let number = |array: &ArrayRef, row: usize| -> Option<i128> {
+        if array.is_null(row) {
+            return None;
+        }
+        match array.data_type() {
+            DataType::Int64 => Some(array.as_primitive::<Int64Type>().value(row).into()),
+            DataType::Decimal128(..) => Some(array.as_primitive::<Decimal128Type>().value(row)),
+            DataType::Timestamp(..) => {
+                // A first time that moves later is a loss: with the sign turned it falls too.
+                Some(-i128::from(array.as_primitive::<TimestampMicrosecondType>().value(row)))
+            }
+            _ => None,
+        }
+    };
+    let is_first = name.starts_with("first_") && name.ends_with("_at");
+    let is_counter = matches!(fresh.data_type(), DataType::Int64)
+        || matches!(name, "total_revenue" | "refunds_amount");
+    if !is_first && !is_counter {
+        return Ok(());
+    }
+    let known: Vec<usize> = (0..old.len()).filter(|row| number(old, *row).is_some()).collect();
+    let lost = known
+        .iter()
+        .filter(|row| number(fresh, **row).unwrap_or(i128::MIN) < number(old, **row).unwrap_or(i128::MIN))
+        .count();
+    if lost as f64 > 0.01 * known.len() as f64 {
+        return Err(Error::contract(
+            format!(
+                "recomputing {name} would lose history for {lost} of {} customers (a counter falls or a first time moves later)",
+                known.len()
+            ),
+            "the event log does not reach back to its beginning: set writeback.derived to keep or fill_missing",
+        ));
+    }
+    Ok(())
+}
+
+/// The as-of of the last run that changed a field other than age, vector, or a score by less than
+/// 0.01; never earlier than the source's.
+fn updated_at(merged: RecordBatch, source: &RecordBatch, context: &MergeContext<'_>) -> Result<RecordBatch> {
+    let failed = "comparing with the current profile";
+    let rows = merged.num_rows();
+    let mut changed = vec![true; rows];
+    let mut stamps: Vec<Option<i64>> = vec![None; rows];
+    if let Some(current) = context.current {
+        let current = align(current, crate::sources::profile::keys(&merged)?)?;
+        let known = crate::sources::profile::keys(&current)?.clone();
+        if let Some(old) = current.column_by_name("updated_at").and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>()) {
+            stamps = old.iter().collect();
+        }
+        changed = (0..rows).map(|row| known.is_null(row)).collect();
+        for (field, array) in merged.schema().fields().iter().zip(merged.columns()) {
+            let name = field.name().as_str();
+            if matches!(name, "updated_at" | "age" | "recommendation_vector" | FILLED) {
+                continue;
+            }
+            let Some(old) = current.column_by_name(name).filter(|old| old.data_type() == array.data_type()) else {
+                changed.iter_mut().for_each(|changed| *changed = true);
+                continue;
+            };
+            let tolerance = match name {
+                "churn_risk_score" | "propensity_to_buy_score" => 10_000,
+                "engagement_score" => 1,
+                _ => 0,
+            };
+            differ(array, old, tolerance, &mut changed);
+        }
+    }
+    let own = source.column_by_name("updated_at").and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
+    let values = (0..rows).map(|row| {
+        let ours = if changed[row] { Some(context.as_of.0) } else { stamps[row].or(Some(context.as_of.0)) };
+        let theirs = own.filter(|own| !own.is_null(row)).map(|own| own.value(row));
+        ours.max(theirs)
+    });
+    let stamps: ArrayRef = Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"));
+    let index = merged.schema().index_of("updated_at").map_err(Error::engine(failed))?;
+    let mut columns = merged.columns().to_vec();
+    columns[index] = stamps;
+    RecordBatch::try_new(merged.schema(), columns).map_err(Error::engine(failed))
+}
+
+/// Marks the rows whose values differ; decimals by at least `tolerance` units.
+fn differ(new: &ArrayRef, old: &ArrayRef, tolerance: i128, changed: &mut [bool]) {
+    for (row, changed) in changed.iter_mut().enumerate().filter(|(_, changed)| !**changed) {
+        *changed = match (new.is_null(row), old.is_null(row)) {
+            (true, true) => false,
+            (false, false) if tolerance > 0 => {
+                let value = |array: &ArrayRef| array.as_primitive::<Decimal128Type>().value(row);
+                (value(new) - value(old)).abs() >= tolerance
+            }
+            (false, false) => new.slice(row, 1).to_data() != old.slice(row, 1).to_data(),
+            _ => true,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partial_birth_date_gives_the_youngest_age() {
+        let today = "2024-07-01".parse().unwrap();
+        assert_eq!(youngest_age("2000-07-01", today), Some(24));
+        assert_eq!(youngest_age("2000-07", today), Some(23));
+        assert_eq!(youngest_age("2000", today), Some(23));
+        assert_eq!(youngest_age("1850", today), None);
+        assert_eq!(youngest_age("2030-01-01", today), None);
+        assert_eq!(youngest_age("soon", today), None);
+    }
+}

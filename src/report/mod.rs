@@ -1,0 +1,143 @@
+//! What people see: aligned text tables, and the progress of a run on a terminal.
+
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+/// What a command prints: one text for people, one value for programs.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// For `--format text`.
+    pub text: String,
+    /// For `--format json`.
+    pub json: serde_json::Value,
+}
+
+/// A text table; numbers are right-aligned.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these column heads.
+    pub fn new(head: &[&str]) -> Self {
+        Self { rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()] }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
+        self.rows.push(cells.into_iter().map(Into::into).collect());
+    }
+
+    /// The table as lines.
+    pub fn render(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let numeric: Vec<bool> = (0..columns)
+            .map(|column| {
+                let mut cells = self.rows.iter().skip(1).filter_map(|row| row.get(column));
+                cells.all(|cell| is_number(cell)) && self.rows.len() > 1
+            })
+            .collect();
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (column, cell) in row.iter().enumerate() {
+                let padding = " ".repeat(widths[column] - cell.chars().count());
+                let cell = if numeric[column] { padding + cell } else { cell.clone() + &padding };
+                line.push_str(&cell);
+                line.push_str("  ");
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn is_number(cell: &str) -> bool {
+    let digits = cell.trim_end_matches(['%', 'd']).replace([',', ' '], "");
+    cell.is_empty() || cell == "-" || digits.parse::<f64>().is_ok()
+}
+
+/// A whole number with thousands separated: `1,234,567`.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A stage of a run with its time.
+#[derive(Debug, Clone, Serialize)]
+pub struct Stage {
+    /// Its name.
+    pub name: &'static str,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+/// The stages of a run: a spinner on a terminal, log lines anywhere.
+#[derive(Debug)]
+pub struct Progress {
+    quiet: bool,
+    /// Finished stages.
+    pub stages: Vec<Stage>,
+    current: Option<(&'static str, Instant, ProgressBar)>,
+}
+
+impl Progress {
+    /// No stage yet; `quiet` shows nothing.
+    pub fn new(quiet: bool) -> Self {
+        Self { quiet, stages: Vec::new(), current: None }
+    }
+
+    /// Ends the current stage and begins the next.
+    pub fn stage(&mut self, name: &'static str) {
+        self.finish();
+        // indicatif draws on stderr and only where that is a terminal.
+        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.set_message(name);
+        bar.enable_steady_tick(std::time::Duration::from_millis(100));
+        self.current = Some((name, Instant::now(), bar));
+    }
+
+    /// Ends the current stage.
+    pub fn finish(&mut self) {
+        if let Some((name, begun, bar)) = self.current.take() {
+            bar.finish_and_clear();
+            let seconds = begun.elapsed().as_secs_f64();
+            tracing::info!(stage = name, seconds = format!("{seconds:.2}"), "done");
+            self.stages.push(Stage { name, seconds });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_align_numbers_to_the_right() {
+        let mut table = Table::new(&["name", "rows"]);
+        table.row(["a", "1,000"]);
+        table.row(["long", "20"]);
+        assert_eq!(table.render(), "name   rows\na     1,000\nlong     20\n");
+        assert_eq!(thousands(1_234_567), "1,234,567");
+        assert_eq!(thousands(12), "12");
+    }
+}

@@ -1,0 +1,440 @@
+//! Scoring: the champions' features computed anew at the as-of, and every customer scored by them.
+
+pub mod classifier;
+pub mod tables;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow_schema::{Field, Schema};
+
+use crate::error::{Error, Result};
+use crate::expression::polars::evaluate;
+use crate::expression::{Expression, Type};
+use crate::features::catalog::{Aggregation, Catalog, Definition};
+use crate::features::engine::{BuildReport, Engine};
+use crate::features::plan::{AsOf, FeaturePlan};
+use crate::features::spec::Op;
+use crate::models::engagement::Parts;
+use crate::models::spec::Models;
+use crate::sources::SourcePlan;
+use crate::sources::profile::{Entities, keys};
+use crate::store::parquet::{concat, take};
+use crate::time::Window;
+use crate::training::artifact::{
+    AffinityArtifact, Artifact, ClassifierArtifact, EngagementArtifact, ResolvedEligible, RfmArtifact,
+    Trained,
+};
+use crate::training::gather::numeric;
+
+/// Why a score is what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// The model is defined for the customer.
+    Model,
+    /// Not eligible but with a past: the rate observed at their recency.
+    Lapsed,
+    /// Nothing is known; the score is null.
+    None,
+}
+
+impl Basis {
+    /// As written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Lapsed => "lapsed",
+            Self::None => "none",
+        }
+    }
+}
+
+/// The scores of one model, in the order of the customers.
+#[derive(Debug)]
+pub struct ModelScores {
+    /// The model's name.
+    pub model: String,
+    /// The version that scored.
+    pub version: String,
+    /// The profile field that the score fills.
+    pub field: &'static str,
+    /// The score, in the field's unit.
+    pub score: Vec<Option<f64>>,
+    /// Before calibration: a logit, or decayed activity.
+    pub raw: Vec<Option<f64>>,
+    /// 0-100 among the customers of the `model` basis.
+    pub percentile: Vec<Option<f64>>,
+    /// Why.
+    pub basis: Vec<Basis>,
+    /// Named contributions, greatest first; empty without a model basis.
+    pub reasons: Vec<Vec<(String, f64)>>,
+}
+
+/// A recommended item.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recommendation {
+    /// The item.
+    pub item: String,
+    /// The predicted preference, or the popularity of the item for a customer without a past.
+    pub score: f64,
+}
+
+/// The champions that score.
+#[derive(Debug, Default)]
+pub struct Champions {
+    /// With their versions.
+    pub classifiers: Vec<(String, String, ClassifierArtifact)>,
+    /// With its version.
+    pub engagement: Option<(String, String, EngagementArtifact)>,
+    /// With its version.
+    pub rfm: Option<(String, String, RfmArtifact)>,
+    /// With its version.
+    pub affinity: Option<(String, String, AffinityArtifact)>,
+}
+
+impl Champions {
+    /// Adds an artifact.
+    pub fn add(&mut self, artifact: Artifact) {
+        let (name, version) = (artifact.name, artifact.version);
+        match artifact.model {
+            Trained::Classifier(model) => self.classifiers.push((name, version, *model)),
+            Trained::Engagement(model) => self.engagement = Some((name, version, model)),
+            Trained::Rfm(model) => self.rfm = Some((name, version, model)),
+            Trained::Affinity(model) => self.affinity = Some((name, version, model)),
+        }
+    }
+}
+
+/// Everything known of every customer at one as-of, sorted by key.
+#[derive(Debug)]
+pub struct Scored {
+    /// All catalog features, key first.
+    pub features: RecordBatch,
+    /// Features and scores: what segment rules see.
+    pub frame: RecordBatch,
+    /// By model.
+    pub models: Vec<ModelScores>,
+    /// Recency, frequency, monetary.
+    pub rfm: Vec<[u8; 3]>,
+    /// Affinity vectors, all of one length.
+    pub vectors: Vec<Vec<f64>>,
+    /// Top items.
+    pub recommendations: Vec<Vec<Recommendation>>,
+    /// The items of a customer's own interactions by weight, heaviest first.
+    pub tastes: Vec<Vec<String>>,
+    /// When the first event was.
+    pub first_event: ArrayRef,
+    /// What was read.
+    pub report: BuildReport,
+}
+
+const FIRST_EVENT: &str = "profile__first_event";
+
+/// Computes features and scores of all customers at `as_of`.
+pub fn score(
+    engine: &dyn Engine,
+    source: &SourcePlan,
+    entities: &Entities,
+    catalog: &Catalog,
+    models: &Models,
+    champions: &Champions,
+    as_of: AsOf,
+) -> Result<Scored> {
+    let plans = plans(catalog, champions, as_of);
+    let mut batches: Vec<Vec<RecordBatch>> = plans.iter().map(|_| Vec::new()).collect();
+    let report = engine.build(source, entities, &plans, &mut |part| {
+        batches[part.plan].push(part.rows);
+        Ok(())
+    })?;
+    let first = concat(&batches[0])?.ok_or_else(|| {
+        Error::not_enough(
+            format!("there is no customer at {}", as_of.at),
+            "choose an as-of after the first profile or event",
+        )
+    })?;
+    let order = key_order(keys(&first)?);
+    let mut tables = Vec::new();
+    for (plan, list) in plans.iter().zip(&batches) {
+        let table = if plan.interactions.is_some() { None } else { concat(list)? };
+        tables.push(table.map(|table| take(&table, &order)).transpose()?);
+    }
+    let missing = || Error::Engine { context: "scoring", message: "a plan gave no rows".into() };
+    let mut tables = tables.into_iter();
+    let mut next = || tables.next().flatten().ok_or_else(missing);
+
+    let mut features = next()?;
+    let first_event = features.remove_column(features.num_columns() - 1);
+    let customers = features.num_rows();
+    let mut scored = Vec::new();
+    for (name, version, artifact) in &champions.classifiers {
+        scored.push(classifier::score(name, version, artifact, &next()?, source)?);
+    }
+    if let Some((name, version, artifact)) = &champions.engagement {
+        scored.push(engagement(name, version, artifact, &next()?)?);
+    }
+    let rfm = match &champions.rfm {
+        Some((_, _, artifact)) => rfm(artifact, &next()?)?,
+        None => vec![[0; 3]; customers],
+    };
+    if let Some(model) = &models.lifetime_value {
+        let (revenue, refunds) = (model.revenue.clone(), model.refunds.clone());
+        scored.push(lifetime_value(&model.spec.name, revenue, refunds, &features, source)?);
+    }
+    let interactions = batches.last().filter(|_| champions.affinity.is_some());
+    let taste = taste(champions, interactions, keys(&features)?)?;
+    let frame = frame(&features, &scored, champions.rfm.is_some().then_some(&rfm), source)?;
+    Ok(Scored {
+        features,
+        frame,
+        models: scored,
+        rfm,
+        vectors: taste.vectors,
+        recommendations: taste.recommendations,
+        tastes: taste.own,
+        first_event,
+        report,
+    })
+}
+
+/// The catalog's plan, one per champion, and the interactions last.
+fn plans(catalog: &Catalog, champions: &Champions, as_of: AsOf) -> Vec<FeaturePlan> {
+    let all: Vec<&str> = catalog.features.iter().map(|feature| feature.column()).collect();
+    let mut features = FeaturePlan::of_catalog(catalog, all, vec![as_of]);
+    features.give(Aggregation {
+        column: FIRST_EVENT.into(),
+        op: Op::Min,
+        input: Some(Expression::column("event_ts", Type::Timestamp)),
+        condition: None,
+        window: Window::Lifetime,
+        half_life: None,
+        ty: Type::Timestamp,
+    });
+    let now = || FeaturePlan { as_ofs: vec![as_of], ..FeaturePlan::default() };
+    let mut plans = vec![features];
+    for (_, _, artifact) in &champions.classifiers {
+        let mut plan = now();
+        artifact.definitions.iter().for_each(|definition| plan.define(definition));
+        plan.outputs = artifact.preprocessing.inputs.iter().map(|input| input.column.clone()).collect();
+        if let ResolvedEligible::Where(condition) = &artifact.eligible {
+            for name in condition.columns() {
+                if !plan.outputs.iter().any(|output| output == name) {
+                    plan.outputs.push(name.to_owned());
+                }
+            }
+        }
+        plan.give(artifact.recency.clone());
+        plans.push(plan);
+    }
+    let lists = [
+        champions.engagement.as_ref().map(|(_, _, artifact)| &artifact.aggregations),
+        champions.rfm.as_ref().map(|(_, _, artifact)| &artifact.aggregations),
+    ];
+    for list in lists.into_iter().flatten() {
+        let mut plan = now();
+        list.iter().for_each(|aggregation| plan.define(&Definition::Aggregation(aggregation.clone())));
+        plan.outputs = list.iter().map(|aggregation| aggregation.column.clone()).collect();
+        plans.push(plan);
+    }
+    if let Some((_, _, artifact)) = &champions.affinity {
+        plans.push(FeaturePlan { interactions: Some(artifact.interactions.clone()), ..now() });
+    }
+    plans
+}
+
+fn key_order(keys: &StringArray) -> UInt32Array {
+    let mut order: Vec<u32> = (0..keys.len() as u32).collect();
+    order.sort_unstable_by(|a, b| keys.value(*a as usize).cmp(keys.value(*b as usize)));
+    UInt32Array::from(order)
+}
+
+/// 0-100: the share of the given values below each, ties counted half.
+pub fn percentiles(values: &[Option<f64>]) -> Vec<Option<f64>> {
+    let mut sorted: Vec<f64> = values.iter().flatten().copied().collect();
+    sorted.sort_by(f64::total_cmp);
+    let count = sorted.len() as f64;
+    let rank = |value: f64| {
+        let below = sorted.partition_point(|other| *other < value);
+        let up_to = sorted.partition_point(|other| *other <= value);
+        100.0 * (below + up_to) as f64 / 2.0 / count
+    };
+    values.iter().map(|value| value.map(rank)).collect()
+}
+
+fn engagement(
+    name: &str,
+    version: &str,
+    artifact: &EngagementArtifact,
+    rows: &RecordBatch,
+) -> Result<ModelScores> {
+    let [activity, active_days, channels] = [1, 2, 3].map(|i| numeric(rows.column(i)));
+    let (activity, active_days, channels) = (activity?, active_days?, channels?);
+    let parts: Vec<Parts> = (0..rows.num_rows())
+        .map(|i| Parts::new(&artifact.ecdf, activity[i], active_days[i], channels[i]))
+        .collect();
+    let score: Vec<Option<f64>> = parts.iter().map(|parts| Some(parts.score())).collect();
+    let reasons = parts.iter().map(|parts| {
+        vec![
+            ("activity".to_owned(), 50.0 * parts.activity),
+            ("active days".to_owned(), 30.0 * parts.frequency),
+            ("channels".to_owned(), 20.0 * parts.breadth),
+        ]
+    });
+    Ok(ModelScores {
+        model: name.to_owned(),
+        version: version.to_owned(),
+        field: "engagement_score",
+        percentile: percentiles(&score),
+        reasons: reasons.collect(),
+        basis: vec![Basis::Model; score.len()],
+        raw: activity.into_iter().map(Some).collect(),
+        score,
+    })
+}
+
+fn rfm(artifact: &RfmArtifact, rows: &RecordBatch) -> Result<Vec<[u8; 3]>> {
+    let [recency, days, spend, refunds] = [1, 2, 3, 4].map(|i| numeric(rows.column(i)));
+    let (recency, days, spend, refunds) = (recency?, days?, spend?, refunds?);
+    let score = |i: usize| {
+        let since = Some(recency[i]).filter(|days| !days.is_nan());
+        artifact.rfm.score(since, days[i], spend[i] - refunds[i])
+    };
+    Ok((0..rows.num_rows()).map(score).collect())
+}
+
+/// Revenue less refunds to date; percentiles are among customers who have bought.
+fn lifetime_value(
+    name: &str,
+    revenue: Expression,
+    refunds: Expression,
+    features: &RecordBatch,
+    source: &SourcePlan,
+) -> Result<ModelScores> {
+    let named = [("\u{0}revenue".to_owned(), revenue), ("\u{0}refunds".to_owned(), refunds)];
+    let values = evaluate(&named, features, source.context.scale)?;
+    let (revenue, refunds) = (numeric(&values[0])?, numeric(&values[1])?);
+    let known = |value: f64| if value.is_nan() { 0.0 } else { value };
+    let net: Vec<f64> = revenue.iter().zip(&refunds).map(|(a, b)| known(*a) - known(*b)).collect();
+    let buyers: Vec<Option<f64>> =
+        net.iter().zip(&revenue).map(|(net, revenue)| (*revenue > 0.0).then_some(*net)).collect();
+    let reasons = revenue.iter().zip(&refunds).map(|(revenue, refunds)| {
+        vec![("revenue to date".to_owned(), known(*revenue)), ("refunds to date".to_owned(), -known(*refunds))]
+    });
+    Ok(ModelScores {
+        model: name.to_owned(),
+        version: "historic".to_owned(),
+        field: "lifetime_value",
+        percentile: percentiles(&buyers),
+        reasons: reasons.collect(),
+        basis: vec![Basis::Model; net.len()],
+        raw: net.iter().copied().map(Some).collect(),
+        score: net.into_iter().map(Some).collect(),
+    })
+}
+
+#[derive(Default)]
+struct Taste {
+    vectors: Vec<Vec<f64>>,
+    recommendations: Vec<Vec<Recommendation>>,
+    own: Vec<Vec<String>>,
+}
+
+fn taste(
+    champions: &Champions,
+    batches: Option<&Vec<RecordBatch>>,
+    keys: &StringArray,
+) -> Result<Taste> {
+    let (Some((_, _, artifact)), Some(batches)) = (&champions.affinity, batches) else {
+        return Ok(Taste {
+            vectors: vec![Vec::new(); keys.len()],
+            recommendations: vec![Vec::new(); keys.len()],
+            own: vec![Vec::new(); keys.len()],
+        });
+    };
+    let model = &artifact.model;
+    let index: HashMap<&str, u32> =
+        model.items.iter().enumerate().map(|(i, item)| (item.as_str(), i as u32)).collect();
+    let mut by_key: HashMap<&str, Vec<(&str, f64)>> = HashMap::new();
+    for batch in batches {
+        let (items, weights) = (batch.column(1).as_string::<i32>(), numeric(batch.column(2))?);
+        for (i, key) in crate::sources::profile::keys(batch)?.iter().flatten().enumerate() {
+            by_key.entry(key).or_default().push((items.value(i), weights[i]));
+        }
+    }
+    let gram = model.gram();
+    let mut taste = Taste::default();
+    for key in keys.iter().flatten() {
+        let own = by_key.get(key).map(Vec::as_slice).unwrap_or_default();
+        let mut row: Vec<(u32, f64)> =
+            own.iter().filter_map(|(item, weight)| Some((*index.get(item)?, *weight))).collect();
+        row.sort_unstable_by_key(|(item, _)| *item);
+        let vector = model.fold_in(&row, &gram);
+        let best = model.recommend(&vector, &row, artifact.spec.top, artifact.spec.repeat);
+        taste.recommendations.push(
+            best.into_iter()
+                .map(|(item, score)| Recommendation { item: model.items[item].clone(), score })
+                .collect(),
+        );
+        taste.vectors.push(vector);
+        let mut own = own.to_vec();
+        own.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
+        taste.own.push(own.into_iter().map(|(item, _)| item.to_owned()).collect());
+    }
+    Ok(taste)
+}
+
+/// Features and scores in one table; scores of another basis than `model` are null to rules.
+fn frame(
+    features: &RecordBatch,
+    models: &[ModelScores],
+    rfm: Option<&Vec<[u8; 3]>>,
+    source: &SourcePlan,
+) -> Result<RecordBatch> {
+    let mut fields: Vec<Field> =
+        features.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+    let mut columns = features.columns().to_vec();
+    let mut push = |name: String, array: ArrayRef| {
+        fields.push(Field::new(name, array.data_type().clone(), true));
+        columns.push(array);
+    };
+    for model in models {
+        let score: Float64Array = model
+            .score
+            .iter()
+            .zip(&model.basis)
+            .map(|(score, basis)| score.filter(|_| *basis == Basis::Model))
+            .collect();
+        if model.field == "lifetime_value" {
+            push(model.field.to_owned(), tables::decimal(&model.score, 18, source.context.scale.places())?);
+        } else {
+            push(model.field.to_owned(), Arc::new(score));
+        }
+        let percentile: Float64Array = model.percentile.iter().copied().collect();
+        let name = match model.field.strip_suffix("_score") {
+            Some(stem) => format!("{stem}_percentile"),
+            None => format!("{}_percentile", model.field),
+        };
+        push(name, Arc::new(percentile));
+    }
+    if let Some(rfm) = rfm {
+        for (i, name) in ["rfm_recency", "rfm_frequency", "rfm_monetary"].into_iter().enumerate() {
+            let scores: Int64Array = rfm.iter().map(|scores| Some(i64::from(scores[i]))).collect();
+            push(name.to_owned(), Arc::new(scores));
+        }
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::engine("scores"))
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_share_ties_and_skip_missing() {
+        let values = [Some(1.0), None, Some(2.0), Some(2.0), Some(5.0)];
+        let expected = [Some(12.5), None, Some(50.0), Some(50.0), Some(87.5)];
+        assert_eq!(percentiles(&values), expected);
+    }
+}

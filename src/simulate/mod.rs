@@ -1,0 +1,92 @@
+//! A generator with a known truth: customers who buy until they die, and everything around it.
+//!
+//! Purchases follow the Pareto/NBD process (Schmittlein, Morrison and Colombo 1987): each customer
+//! buys at a rate of their own while alive and drops out at a rate of their own. Sessions, emails
+//! and support follow interest, which ends with the drop-out. Each customer is drawn from a stream
+//! of their own, block after block, so that memory does not grow with their number.
+
+pub mod customers;
+pub mod tables;
+
+use std::path::Path;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::error::{Error, Result};
+use crate::store::parquet::Writer;
+use crate::time::{Duration, Instant};
+use customers::{Event, Latent};
+
+/// Customers drawn, sorted and written at a time.
+const BLOCK: u64 = 20_000;
+
+/// What to simulate.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Customers, orphans included.
+    pub customers: u64,
+    /// Days of history.
+    pub days: u32,
+    /// The same seed gives the same bytes.
+    pub seed: u64,
+    /// When the history ends.
+    pub end: Instant,
+    /// Gap of the outcome whose exact probability the truth file has.
+    pub gap: Duration,
+    /// Horizon of that outcome.
+    pub horizon: Duration,
+    /// The instants at which the truth file tells state and probability.
+    pub truth_at: Vec<Instant>,
+}
+
+/// What was simulated.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
+pub struct Simulated {
+    /// Customers in the profile.
+    pub profiles: u64,
+    /// Events, duplicates included.
+    pub events: u64,
+}
+
+/// Writes `profile/`, `events/` and `truth/` below `out`, which must not have them yet.
+pub fn simulate(options: &Options, out: &Path) -> Result<Simulated> {
+    for name in ["profile", "events", "truth"] {
+        let folder = out.join(name);
+        if folder.exists() {
+            return Err(Error::configuration(
+                format!("{} is already there", folder.display()),
+                "name another --out, or remove it",
+            ));
+        }
+        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+    }
+    let mut simulated = Simulated::default();
+    for block in 0..options.customers.div_ceil(BLOCK) {
+        let range = block * BLOCK..options.customers.min((block + 1) * BLOCK);
+        let (mut latents, mut events): (Vec<Latent>, Vec<Event>) = (Vec::new(), Vec::new());
+        for number in range {
+            let mut random = ChaCha8Rng::seed_from_u64(options.seed);
+            random.set_stream(number);
+            let latent = Latent::draw(number, options, &mut random);
+            latent.live(options, &mut random, &mut events);
+            latents.push(latent);
+        }
+        events.sort_by(|a, b| (a.time, &a.id, a.ingested).cmp(&(b.time, &b.id, b.ingested)));
+        let profile = tables::profile(&latents, options)?;
+        simulated.profiles += profile.num_rows() as u64;
+        simulated.events += events.len() as u64;
+        let named = [
+            ("profile", profile),
+            ("events", tables::events(&events)?),
+            ("truth", tables::truth(&latents, options)?),
+        ];
+        for (name, rows) in named {
+            let path = out.join(name).join(format!("part-{block:03}.parquet"));
+            let mut writer = Writer::create(&path, &rows.schema())?;
+            writer.write(&rows)?;
+            writer.finish()?;
+        }
+    }
+    Ok(simulated)
+}

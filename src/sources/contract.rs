@@ -1,0 +1,224 @@
+//! The contract of the sources, checked on footers and data: what `validate` reports.
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, RecordBatch};
+use polars::prelude::{
+    DataFrame, DataType, Engine as PolarsEngine, Expr, col, len, lit,
+};
+use serde::Serialize;
+
+use super::profile::ProfilePlan;
+use super::scan::scan;
+use super::{Ingestion, SourcePlan};
+use crate::error::{Error, Result};
+use crate::expression::{Expression, Type};
+use crate::time::{DAY, Instant};
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Nothing to say.
+    Ok,
+    /// Worth a look; the run goes on.
+    Warning,
+    /// The contract is violated; a run would stop with exit code 3.
+    Violation,
+}
+
+/// One line of the report.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    /// `profile` or `events`.
+    pub source: &'static str,
+    /// What was checked.
+    pub check: String,
+    /// What was found.
+    pub found: String,
+    /// How it came out.
+    pub status: Status,
+    /// What can be done.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub hint: String,
+}
+
+/// Collects checks of one source.
+pub struct Checks {
+    source: &'static str,
+    /// So far.
+    pub list: Vec<Check>,
+}
+
+impl Checks {
+    /// No checks yet.
+    pub fn new(source: &'static str) -> Self {
+        Self { source, list: Vec::new() }
+    }
+
+    /// Adds a check.
+    pub fn add(&mut self, check: impl Into<String>, found: impl ToString, status: Status, hint: &str) {
+        let hint = if status == Status::Ok { String::new() } else { hint.to_owned() };
+        let (check, found) = (check.into(), found.to_string());
+        self.list.push(Check { source: self.source, check, found, status, hint });
+    }
+
+    /// Adds a count that should be zero.
+    pub fn count(&mut self, check: impl Into<String>, count: u64, otherwise: Status, hint: &str) {
+        let status = if count == 0 { Status::Ok } else { otherwise };
+        self.add(check, count, status, hint);
+    }
+}
+
+/// The first event's time, or None without events.
+pub fn first_event(source: &SourcePlan) -> Result<Option<Instant>> {
+    let time = Expression::column("event_ts", Type::Timestamp);
+    let frame = scan(source, &[("event_ts".into(), time)])?
+        .select([col("event_ts").cast(DataType::Int64).min()]);
+    let frame = collect(source, frame)?;
+    Ok(integer(&frame, "event_ts").map(Instant))
+}
+
+fn collect(source: &SourcePlan, frame: polars::prelude::LazyFrame) -> Result<DataFrame> {
+    frame.collect_with_engine(PolarsEngine::Streaming).map(|result| result.unwrap_single()).map_err(
+        |error| {
+            let first = source.table.files.first().map(|file| file.display().to_string());
+            Error::contract(
+                format!("the events {} cannot be read: {error}", first.unwrap_or_default()),
+                "was a file cut short while being written?",
+            )
+        },
+    )
+}
+
+fn integer(frame: &DataFrame, name: &str) -> Option<i64> {
+    let column = frame.column(name).ok()?.cast(&DataType::Int64).ok()?;
+    column.i64().ok()?.get(0)
+}
+
+/// Checks the events' values at `as_of`; keys, orphans and duplicates come from a build.
+pub fn check_events(source: &SourcePlan, as_of: Option<Instant>, checks: &mut Checks) -> Result<()> {
+    let columns: Vec<(String, Expression)> = source
+        .mapping
+        .iter()
+        .filter(|(name, _)| super::EVENT_COLUMNS.iter().any(|(known, ..)| known == name))
+        .map(|(name, x)| (name.clone(), Expression::column(name.clone(), x.ty)))
+        .collect();
+    let has = |name: &str| columns.iter().any(|(known, _)| known == name);
+    let frame = scan(source, &columns)?;
+    let time = || col("event_ts").cast(DataType::Int64);
+    let count = |test: Expr, name: &str| test.fill_null(lit(false)).sum().alias(name);
+    let mut select: Vec<Expr> = vec![len().alias("rows"), time().min().alias("first"), time().max().alias("last")];
+    for (name, _) in &columns {
+        select.push(col(name.as_str()).null_count().alias(format!("{name} null")));
+    }
+    select.push(count(col(super::scan::NOT_A_NUMBER), "nan"));
+    if let Some(as_of) = as_of {
+        select.push(count(time().gt_eq(lit(as_of.0)), "future"));
+    }
+    if has("amount") {
+        let sale = col("event_type").eq(lit("purchase"));
+        select.push(count(sale.clone().and(col("amount").lt(lit(0_i64))), "negative"));
+        select.push(count(sale.and(col("amount").is_null()), "no amount"));
+    }
+    if has("quantity") {
+        select.push(count(col("quantity").lt(lit(0.0)), "quantity"));
+    }
+    if has("currency") {
+        let currency = source.context.currency.clone();
+        select.push(count(col("currency").neq(lit(currency)), "currency"));
+    }
+    if has("ingested_at") {
+        let lag = col("ingested_at").cast(DataType::Int64) - time();
+        select.push(count(lag.gt(lit(30 * DAY)), "late"));
+    }
+    let stats = collect(source, frame.clone().select(select))?;
+    let get = |name: &str| integer(&stats, name).unwrap_or(0).unsigned_abs();
+
+    let rows = get("rows");
+    checks.add("files", source.table.files.len(), Status::Ok, "");
+    let empty = if rows == 0 { Status::Violation } else { Status::Ok };
+    checks.add("rows", rows, empty, "there are no events");
+    if let (Some(first), Some(last)) = (integer(&stats, "first"), integer(&stats, "last")) {
+        let range = format!("{} to {}", Instant(first), Instant(last));
+        let sane = (-70 * 366 * DAY..100 * 366 * DAY).contains(&first) && last < 200 * 366 * DAY;
+        let status = if sane { Status::Ok } else { Status::Warning };
+        checks.add("time range", range, status, "is the unit of event_ts right?");
+    }
+    for (name, _) in &columns {
+        let nulls = get(&format!("{name} null"));
+        let required = matches!(name.as_str(), "customer360_id" | "event_id" | "event_type" | "event_ts");
+        let status = if required && nulls > 0 { Status::Violation } else { Status::Ok };
+        checks.add(format!("{name}: null"), nulls, status, "such rows are rejected");
+    }
+    checks.count("numbers that are NaN", get("nan"), Status::Violation, "write null instead");
+    if as_of.is_some() {
+        checks.add("events at or after the as-of", get("future"), Status::Ok, "");
+    }
+    if has("amount") {
+        checks.count("purchases with a negative amount", get("negative"), Status::Warning, "write them as refunds; they do not count as purchases");
+        checks.count("purchases without an amount", get("no amount"), Status::Warning, "they do not count as purchases");
+    }
+    if has("quantity") {
+        checks.count("negative quantities", get("quantity"), Status::Warning, "write returns as refunds");
+    }
+    if has("currency") {
+        checks.count(
+            format!("amounts not in {}", source.context.currency),
+            get("currency"),
+            Status::Violation,
+            "convert them upstream, or map amount and currency",
+        );
+    }
+    if has("ingested_at") {
+        let share = get("late") as f64 / rows.max(1) as f64;
+        let reloaded = share > 0.05 && source.ingestion == Ingestion::Respect;
+        let status = if reloaded { Status::Warning } else { Status::Ok };
+        let hint = "if the warehouse was loaded anew, set sources.events.ingestion = \"ignore\"";
+        checks.add("ingested over 30 days late", format!("{:.1} %", share * 100.0), status, hint);
+    }
+    let kinds = frame.group_by([col("event_type")]).agg([len().alias("rows")]).sort(["event_type"], Default::default());
+    let kinds = collect(source, kinds)?;
+    let names = kinds.column("event_type").and_then(|c| c.str().cloned()).map_err(Error::engine("event types"))?;
+    let unknown: Vec<String> = names
+        .iter()
+        .flatten()
+        .filter(|name| !source.event_types.iter().any(|known| known == name))
+        .map(str::to_owned)
+        .collect();
+    let (found, status) = match unknown.is_empty() {
+        true => ("none".to_owned(), Status::Ok),
+        false => (unknown.join(", "), Status::Warning),
+    };
+    checks.add("unknown event types", found, status, "name them in sources.events.event_types");
+    Ok(())
+}
+
+/// Checks the profile's rows.
+pub fn check_profile(plan: &ProfilePlan, rows: &RecordBatch, checks: &mut Checks) {
+    checks.add("files", plan.table.files.len(), Status::Ok, "");
+    checks.add("rows", rows.num_rows(), Status::Ok, "");
+    checks.add("customer360_id: null or duplicate", 0, Status::Ok, "");
+    let texts = |name: &str| rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+    let mut odd = |name: &str, check: &str, fits: &dyn Fn(&str) -> bool, hint: &str| {
+        if let Some(column) = texts(name) {
+            let count = column.iter().flatten().filter(|value| !fits(value)).count() as u64;
+            checks.count(format!("{name}: {check}"), count, Status::Warning, hint);
+        }
+    };
+    let two_capitals = |value: &str| value.len() == 2 && value.bytes().all(|b| b.is_ascii_uppercase());
+    odd("country", "not ISO 3166-1 alpha-2", &two_capitals, "they pass through as they are");
+    odd("primary_email", "without an @", &|value| value.contains('@'), "they pass through as they are");
+    let status = |value: &str| matches!(value, "opted_in" | "opted_out" | "unknown");
+    odd("opt_in_status", "not opted_in, opted_out or unknown", &status, "map it");
+    let date = |value: &str| value.len() <= 10 && value.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    odd("date_of_birth", "not a date", &date, "they give no age");
+    let extra = rows.schema().fields().iter().filter(|f| crate::schema::profile_field(f.name()).is_none()).count();
+    checks.add("extra columns carried along", extra, Status::Ok, "");
+    for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
+        if crate::schema::profile_field(field.name()).is_some() {
+            let ty = crate::schema::type_name(field.data_type(), false);
+            let nulls = column.null_count();
+            checks.add(field.name().clone(), format!("{ty}, {nulls} null"), Status::Ok, "");
+        }
+    }
+}

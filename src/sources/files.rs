@@ -1,0 +1,266 @@
+//! Parquet files of a source: found by path, folder, glob or Hive partition; their footers read
+//! and their schemas compared before any row is.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use arrow_schema::{DataType, SchemaRef};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+
+use crate::error::{Error, Result};
+use crate::expression::{Columns, Type};
+use crate::money::Scale;
+
+/// What a raw column holds, as far as expressions can use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RawType {
+    /// Any integer type.
+    Integer,
+    /// Any float type.
+    Double,
+    /// A decimal with this many places.
+    Decimal(i8),
+    /// Text, also dictionary-encoded.
+    Text,
+    /// A boolean.
+    Boolean,
+    /// A timestamp; whether it has a zone.
+    Timestamp {
+        /// Whether the column names a zone.
+        zoned: bool,
+    },
+    /// A date.
+    Date,
+    /// Anything else: carried along, unusable in expressions.
+    Other,
+}
+
+impl RawType {
+    /// The type of an Arrow column.
+    pub fn of(ty: &DataType) -> Self {
+        match ty {
+            DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => Self::Integer,
+            DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => Self::Integer,
+            DataType::Float16 | DataType::Float32 | DataType::Float64 => Self::Double,
+            DataType::Decimal128(_, scale) => Self::Decimal(*scale),
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Self::Text,
+            DataType::Dictionary(_, value) => Self::of(value),
+            DataType::Boolean => Self::Boolean,
+            DataType::Timestamp(_, zone) => Self::Timestamp { zoned: zone.is_some() },
+            DataType::Date32 | DataType::Date64 => Self::Date,
+            _ => Self::Other,
+        }
+    }
+
+    /// The type that expressions see. A decimal finer than money is a double.
+    pub fn logical(self, scale: Scale) -> Option<Type> {
+        Some(match self {
+            Self::Integer => Type::Integer,
+            Self::Double => Type::Double,
+            Self::Decimal(places) if places <= scale.places() as i8 => Type::Money,
+            Self::Decimal(_) => Type::Double,
+            Self::Text => Type::Text,
+            Self::Boolean => Type::Boolean,
+            Self::Timestamp { .. } => Type::Timestamp,
+            Self::Date => Type::Date,
+            Self::Other => return None,
+        })
+    }
+}
+
+/// A column of the raw files.
+#[derive(Debug, Clone)]
+pub struct RawColumn {
+    /// Its name in the files.
+    pub name: String,
+    /// What it holds.
+    pub ty: RawType,
+    /// Whether its values come from the folder names instead of the files.
+    pub hive: bool,
+}
+
+/// A set of Parquet files with one schema.
+#[derive(Debug, Clone)]
+pub struct RawTable {
+    /// The files in the order of their paths.
+    pub files: Vec<PathBuf>,
+    /// The Arrow schema of the files, Hive columns not included.
+    pub schema: SchemaRef,
+    /// All columns, Hive columns last.
+    pub raw: Vec<RawColumn>,
+    /// Rows in all files.
+    pub rows: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+}
+
+impl RawTable {
+    /// Finds the files at `path` and reads their footers; `place` names the setting in messages.
+    ///
+    /// # Errors
+    /// A contract violation for no files, an unreadable footer, or files whose schemas differ.
+    pub fn open(path: &Path, place: &str) -> Result<Self> {
+        let files = find(path, place)?;
+        let (schema, mut rows) = footer(&files[0])?;
+        let mut bytes = size(&files[0])?;
+        for file in &files[1..] {
+            let (other, count) = footer(file)?;
+            same_schema(&schema, &files[0], &other, file)?;
+            rows += count;
+            bytes += size(file)?;
+        }
+        let mut raw: Vec<RawColumn> = Vec::new();
+        for field in schema.fields() {
+            if raw.iter().any(|column| column.name == *field.name()) {
+                return Err(Error::contract(
+                    format!("{}: two columns are called {}", files[0].display(), field.name()),
+                    "rename one of them where the file is written",
+                ));
+            }
+            let ty = RawType::of(field.data_type());
+            raw.push(RawColumn { name: field.name().clone(), ty, hive: false });
+        }
+        let zones = |wanted: bool| {
+            raw.iter()
+                .filter(move |c| c.ty == RawType::Timestamp { zoned: wanted })
+                .map(|c| c.name.as_str())
+                .collect::<Vec<_>>()
+        };
+        let (zoned, naive) = (zones(true), zones(false));
+        if !zoned.is_empty() && !naive.is_empty() {
+            return Err(Error::contract(
+                format!(
+                    "{}: {} has a time zone but {} has none",
+                    files[0].display(),
+                    zoned.join(", "),
+                    naive.join(", ")
+                ),
+                "write all timestamps with a zone, or all without (then project.timezone holds)",
+            ));
+        }
+        for name in hive_columns(&files[0]) {
+            if !raw.iter().any(|column| column.name == name.0) {
+                raw.push(RawColumn { name: name.0, ty: RawType::Text, hive: true });
+            }
+        }
+        Ok(Self { files, schema, raw, rows, bytes })
+    }
+
+    /// The columns that expressions can use, under their raw names.
+    pub fn columns(&self, scale: Scale) -> Columns {
+        let typed = self.raw.iter().filter_map(|c| Some((c.name.clone(), c.ty.logical(scale)?)));
+        Columns::new(scale, typed)
+    }
+
+    /// The raw column called `name`.
+    pub fn get(&self, name: &str) -> Option<&RawColumn> {
+        self.raw.iter().find(|column| column.name == name)
+    }
+}
+
+fn find(path: &Path, place: &str) -> Result<Vec<PathBuf>> {
+    let text = path.to_string_lossy().into_owned();
+    if text.contains("://") {
+        return Err(Error::configuration(
+            format!("{place}: {text} is a URL"),
+            "only local files are read; copy or mount them",
+        ));
+    }
+    let mut files = Vec::new();
+    if path.is_file() {
+        files.push(path.to_owned());
+    } else if path.is_dir() {
+        walk(path, &mut files)?;
+    } else if text.contains(['*', '?', '[']) {
+        let pattern = glob::glob(&text).map_err(|error| {
+            Error::configuration(format!("{place}: {text} is not a glob: {error}"), "")
+        })?;
+        files.extend(pattern.filter_map(|entry| entry.ok()).filter(|entry| entry.is_file()));
+    } else {
+        return Err(Error::configuration(
+            format!("{place}: there is no file or folder {text}"),
+            "paths are relative to the folder of c360.toml",
+        ));
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(Error::contract(
+            format!("{place}: no Parquet file in {text}"),
+            "files must end in .parquet",
+        ));
+    }
+    Ok(files)
+}
+
+fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let path = entry.map_err(Error::io("list", folder))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let hidden = name.is_some_and(|name| name.starts_with(['.', '_']));
+        if path.is_dir() && !hidden {
+            walk(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "parquet") && !hidden {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn size(path: &Path) -> Result<u64> {
+    Ok(std::fs::metadata(path).map_err(Error::io("read", path))?.len())
+}
+
+/// Arrow schema and row count of one file.
+pub fn footer(path: &Path) -> Result<(SchemaRef, u64)> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
+        .map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
+    let rows = metadata.metadata().file_metadata().num_rows();
+    Ok((metadata.schema().clone(), rows.unsigned_abs()))
+}
+
+fn same_schema(first: &SchemaRef, path: &Path, other: &SchemaRef, other_path: &Path) -> Result<()> {
+    let hint = "files of one source have one schema; write the older files again";
+    for field in first.fields() {
+        match other.field_with_name(field.name()) {
+            Ok(found) if compatible(field.data_type(), found.data_type()) => {}
+            Ok(found) => {
+                return Err(Error::contract(
+                    format!(
+                        "the column {} is {} in {} but {} in {}",
+                        field.name(),
+                        field.data_type(),
+                        path.display(),
+                        found.data_type(),
+                        other_path.display()
+                    ),
+                    hint,
+                ));
+            }
+            Err(_) => {
+                return Err(Error::contract(
+                    format!("{}: the column {} is missing", other_path.display(), field.name()),
+                    format!("{} has it; {hint}", path.display()),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn compatible(a: &DataType, b: &DataType) -> bool {
+    a == b || matches!((a, b), (DataType::Dictionary(_, x), DataType::Dictionary(_, y)) if x == y)
+}
+
+/// Names and values of the `name=value` folders on the way to a file.
+pub fn hive_columns(path: &Path) -> Vec<(String, String)> {
+    let folders = path.parent().into_iter().flat_map(Path::components);
+    folders
+        .filter_map(|part| {
+            let text = part.as_os_str().to_string_lossy().into_owned();
+            let (name, value) = text.split_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
+        })
+        .collect()
+}
+

@@ -1,0 +1,349 @@
+//! The store: immutable data files under one root that names what is live.
+//!
+//! A run stages its files beside the live ones, syncs them, moves them into place and then replaces
+//! `current.json`, the one root. Whoever reads through the root sees the old run or the new one.
+
+pub mod parquet;
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use fs4::FileExt;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::error::{Error, Result};
+use crate::time::Instant;
+
+/// The version of every file this binary writes; it reads this one and the one before.
+pub const FORMAT_VERSION: u32 = 1;
+
+const ROOT: &str = "current.json";
+const LOCK: &str = ".lock";
+const STAGING: &str = ".staging";
+
+/// A live data file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveFile {
+    /// Its length.
+    pub bytes: u64,
+    /// XXH3-64 of its bytes, in hexadecimal.
+    pub xxh3: String,
+}
+
+/// The profile that is current.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CurrentProfile {
+    /// The as-of it is true for.
+    pub as_of: Instant,
+    /// The run that wrote it.
+    pub run: String,
+}
+
+/// The root of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Root {
+    /// Of this file.
+    pub format_version: u32,
+    /// Grows by one with every publish.
+    pub generation: u64,
+    /// The version in use of each model.
+    pub champions: BTreeMap<String, String>,
+    /// The current profile.
+    pub profile: Option<CurrentProfile>,
+    /// Every live file by its path in the store.
+    pub files: BTreeMap<String, LiveFile>,
+}
+
+impl Default for Root {
+    fn default() -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            generation: 0,
+            champions: BTreeMap::new(),
+            profile: None,
+            files: BTreeMap::new(),
+        }
+    }
+}
+
+impl Root {
+    /// Live files below a folder of the store.
+    pub fn below<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = &'a str> {
+        self.files.keys().map(String::as_str).filter(move |path| {
+            path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+        })
+    }
+
+    /// The as-ofs that a table of the store has, by folder name.
+    pub fn as_ofs<'a>(&'a self, table: &'a str) -> std::collections::BTreeSet<&'a str> {
+        self.below(table)
+            .filter_map(|path| path.split('/').find_map(|part| part.strip_prefix("as_of=")))
+            .collect()
+    }
+}
+
+/// A store on a local disk.
+#[derive(Debug, Clone)]
+pub struct Store {
+    path: PathBuf,
+}
+
+impl Store {
+    /// The store at `path`, which need not exist yet.
+    pub fn at(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        if path.to_string_lossy().contains("://") {
+            return Err(Error::configuration(
+                format!("project.store = {} is a URL", path.display()),
+                "only a local folder can be a store",
+            ));
+        }
+        Ok(Self { path })
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The full path of a file of the store.
+    pub fn file(&self, relative: &str) -> PathBuf {
+        self.path.join(relative)
+    }
+
+    /// The root as it is now; an empty one for a new store.
+    pub fn root(&self) -> Result<Root> {
+        let path = self.path.join(ROOT);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Root::default()),
+            Err(error) => return Err(Error::io("read", path)(error)),
+        };
+        parse_json(&text, &path)
+    }
+
+    /// Takes the store's lock and starts a run.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] while another process holds it.
+    pub fn begin(&self, command: &str) -> Result<Transaction> {
+        std::fs::create_dir_all(&self.path).map_err(Error::io("create", &self.path))?;
+        let path = self.path.join(LOCK);
+        let mut options = OpenOptions::new();
+        let mut lock = options
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(Error::io("open", &path))?;
+        // The lock belongs to the open file: it ends with the process, however that ends.
+        if FileExt::try_lock(&lock).is_err() {
+            let mut holder = String::new();
+            let _ = lock.read_to_string(&mut holder);
+            return Err(Error::Locked { path: self.path.clone(), holder: holder.trim().to_owned() });
+        }
+        let holder = format!("process {}, {command}\n", std::process::id());
+        lock.set_len(0).and_then(|()| lock.rewind()).map_err(Error::io("write", &path))?;
+        lock.write_all(holder.as_bytes()).map_err(Error::io("write", &path))?;
+
+        let staging = self.path.join(STAGING);
+        if staging.exists() {
+            // What a run that died has left; nothing refers to it.
+            std::fs::remove_dir_all(&staging).map_err(Error::io("remove", &staging))?;
+        }
+        std::fs::create_dir_all(&staging).map_err(Error::io("create", &staging))?;
+        let root = self.root()?;
+        Ok(Transaction { store: self.clone(), root, staging, staged: Vec::new(), replaced: Vec::new(), _lock: lock })
+    }
+
+    /// Reads a JSON file of the store.
+    pub fn read_json<T: serde::de::DeserializeOwned>(&self, relative: &str) -> Result<T> {
+        let path = self.file(relative);
+        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        parse_json(&text, &path)
+    }
+}
+
+fn parse_json<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|error| {
+        Error::configuration(
+            format!("{} is not valid: {error}", path.display()),
+            "it was changed or cut short; take it from a backup, or train or score again",
+        )
+    })?;
+    let version = value.get("format_version").and_then(serde_json::Value::as_u64);
+    if let Some(version) = version
+        && !(u64::from(FORMAT_VERSION).saturating_sub(1)..=u64::from(FORMAT_VERSION)).contains(&version)
+    {
+        return Err(Error::configuration(
+            format!("{} has format_version {version}; this binary reads {FORMAT_VERSION}", path.display()),
+            "use the binary that wrote it, or write it anew",
+        ));
+    }
+    serde_json::from_value(value).map_err(|error| {
+        Error::configuration(
+            format!("{} is not valid: {error}", path.display()),
+            "it was changed or cut short; take it from a backup, or train or score again",
+        )
+    })
+}
+
+/// One run's writes: all of them become live, or none.
+#[derive(Debug)]
+pub struct Transaction {
+    store: Store,
+    /// The root as it will be published; change champions and profile here.
+    pub root: Root,
+    staging: PathBuf,
+    staged: Vec<String>,
+    replaced: Vec<String>,
+    _lock: File,
+}
+
+impl Transaction {
+    /// The generation that this run will publish.
+    pub fn generation(&self) -> u64 {
+        self.root.generation + 1
+    }
+
+    /// A folder for what must be on disk only during the run.
+    pub fn scratch(&self) -> &Path {
+        &self.staging
+    }
+
+    /// The path at which to write the file that will be live as `relative`.
+    pub fn stage(&mut self, relative: &str) -> Result<PathBuf> {
+        let path = self.staging.join(relative);
+        let folder = path.parent().unwrap_or(&self.staging);
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        self.staged.push(relative.to_owned());
+        Ok(path)
+    }
+
+    /// Writes a JSON file, indented for people.
+    pub fn write_json(&mut self, relative: &str, value: &impl Serialize) -> Result<()> {
+        let path = self.stage(relative)?;
+        let mut text = serde_json::to_string_pretty(value).map_err(Error::engine("writing JSON"))?;
+        text.push('\n');
+        std::fs::write(&path, text).map_err(Error::io("write", &path))
+    }
+
+    /// Declares that what this run stages in `folder` stands for all that was live there.
+    pub fn replace(&mut self, folder: &str) {
+        self.replaced.push(folder.to_owned());
+    }
+
+    /// Syncs the staged files, moves them into place and publishes the root.
+    pub fn commit(mut self) -> Result<Root> {
+        let mut superseded: Vec<String> = Vec::new();
+        for folder in &self.replaced {
+            superseded.extend(self.root.below(folder).map(str::to_owned));
+        }
+        for path in &superseded {
+            self.root.files.remove(path);
+        }
+        for relative in std::mem::take(&mut self.staged) {
+            let from = self.staging.join(&relative);
+            let live = checksum(&from)?;
+            let to = self.store.file(&relative);
+            let folder = to.parent().unwrap_or(self.store.path()).to_owned();
+            std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+            std::fs::rename(&from, &to).map_err(Error::io("move into place", &to))?;
+            sync_folder(&folder)?;
+            self.root.files.insert(relative, live);
+        }
+        self.root.generation += 1;
+        let root = self.store.path.join(ROOT);
+        let mut text =
+            serde_json::to_string_pretty(&self.root).map_err(Error::engine("writing JSON"))?;
+        text.push('\n');
+        let staged = self.staging.join(ROOT);
+        let mut file = File::create(&staged).map_err(Error::io("create", &staged))?;
+        file.write_all(text.as_bytes()).map_err(Error::io("write", &staged))?;
+        file.sync_all().map_err(Error::io("sync", &staged))?;
+        std::fs::rename(&staged, &root).map_err(Error::io("publish", &root))?;
+        sync_folder(&self.store.path)?;
+        for relative in superseded.iter().filter(|path| !self.root.files.contains_key(*path)) {
+            // Published already: a file that cannot be removed is only untidy.
+            let _ = std::fs::remove_file(self.store.file(relative));
+        }
+        Ok(std::mem::take(&mut self.root))
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.staging);
+    }
+}
+
+fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))
+}
+
+/// Syncs a file and gives its length and checksum.
+fn checksum(path: &Path) -> Result<LiveFile> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    file.sync_all().map_err(Error::io("sync", path))?;
+    let (bytes, xxh3) = hash(file).map_err(Error::io("read", path))?;
+    Ok(LiveFile { bytes, xxh3 })
+}
+
+/// Length and XXH3-64 of a file's bytes.
+pub fn hash(mut file: File) -> std::io::Result<(u64, String)> {
+    let mut hasher = Xxh3::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok((bytes, format!("{:016x}", hasher.digest()))),
+            count => {
+                hasher.update(&buffer[..count]);
+                bytes += count as u64;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_live_as_a_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::at(folder.path().join("store")).unwrap();
+        let mut run = store.begin("test").unwrap();
+        std::fs::write(run.stage("a/1.txt").unwrap(), "one").unwrap();
+        assert!(matches!(store.begin("other"), Err(Error::Locked { .. })));
+        drop(run);
+        assert_eq!(store.root().unwrap(), Root::default());
+        assert!(!store.file("a/1.txt").exists());
+
+        let mut run = store.begin("test").unwrap();
+        std::fs::write(run.stage("a/1.txt").unwrap(), "one").unwrap();
+        run.commit().unwrap();
+        let mut run = store.begin("test").unwrap();
+        run.replace("a");
+        std::fs::write(run.stage("a/2.txt").unwrap(), "two").unwrap();
+        let root = run.commit().unwrap();
+        assert_eq!(root.generation, 2);
+        assert_eq!(root.below("a").collect::<Vec<_>>(), ["a/2.txt"]);
+        assert!(!store.file("a/1.txt").exists(), "superseded files are removed");
+        assert_eq!(store.root().unwrap(), root);
+    }
+
+    #[test]
+    fn a_root_of_another_format_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(ROOT), "{\"format_version\": 99}").unwrap();
+        let error = Store::at(folder.path()).unwrap().root().unwrap_err();
+        assert!(error.to_string().contains("format_version 99"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+}

@@ -1,0 +1,147 @@
+//! Parquet files in and out through arrow-rs, with one set of writer properties.
+
+use std::fs::File;
+use std::path::Path;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+
+use crate::error::{Error, Result};
+
+/// Rows per row group of what this job writes.
+const ROW_GROUP: usize = 1 << 18;
+
+/// Writes batches of one schema to a file.
+///
+/// # Errors
+/// An I/O error that names the file; a full disk is one.
+pub fn write<'a>(
+    path: &Path,
+    schema: &SchemaRef,
+    batches: impl IntoIterator<Item = &'a RecordBatch>,
+) -> Result<()> {
+    let mut writer = Writer::create(path, schema)?;
+    for batch in batches {
+        writer.write(batch)?;
+    }
+    writer.finish()
+}
+
+/// A Parquet file being written batch by batch.
+pub struct Writer {
+    inner: ArrowWriter<File>,
+    path: std::path::PathBuf,
+}
+
+impl Writer {
+    /// Starts a file of `schema`.
+    pub fn create(path: &Path, schema: &SchemaRef) -> Result<Self> {
+        let file = File::create(path).map_err(Error::io("create", path))?;
+        let level = ZstdLevel::try_new(1).map_err(Error::engine("the zstd level"))?;
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(level))
+            .set_max_row_group_row_count(Some(ROW_GROUP))
+            .set_created_by("c360-ml".into())
+            .build();
+        let inner = ArrowWriter::try_new(file, schema.clone(), Some(properties))
+            .map_err(|source| written(source, path))?;
+        Ok(Self { inner, path: path.to_owned() })
+    }
+
+    /// Adds a batch.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.inner.write(batch).map_err(|source| written(source, &self.path))
+    }
+
+    /// Writes the footer.
+    pub fn finish(self) -> Result<()> {
+        self.inner.close().map(|_| ()).map_err(|source| written(source, &self.path))
+    }
+}
+
+fn written(error: ParquetError, path: &Path) -> Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<std::io::Error>() {
+            Ok(io) => Error::io("write", path)(*io),
+            Err(other) => Error::io("write", path)(std::io::Error::other(other.to_string())),
+        },
+        other => Error::io("write", path)(std::io::Error::other(other.to_string())),
+    }
+}
+
+/// Reads a file, only the top-level columns named, or all.
+///
+/// # Errors
+/// [`Error::Parquet`] where it cannot be decoded.
+pub fn read(path: &Path, columns: Option<&[&str]>) -> Result<Vec<RecordBatch>> {
+    let failed = |source| Error::Parquet { path: path.to_owned(), source };
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
+    let builder = match columns {
+        None => builder,
+        Some(columns) => {
+            let indices = builder
+                .schema()
+                .fields()
+                .iter()
+                .enumerate()
+                .filter(|(_, field)| columns.contains(&field.name().as_str()))
+                .map(|(index, _)| index)
+                .collect::<Vec<_>>();
+            let mask = ProjectionMask::roots(builder.parquet_schema(), indices);
+            builder.with_projection(mask)
+        }
+    };
+    let reader = builder.with_batch_size(1 << 16).build().map_err(failed)?;
+    reader
+        .map(|batch| batch.map_err(|error| failed(ParquetError::ArrowError(error.to_string()))))
+        .collect()
+}
+
+/// Reads files of one schema into one batch; None where there are no rows.
+pub fn read_all<'a>(
+    paths: impl IntoIterator<Item = &'a Path>,
+    columns: Option<&[&str]>,
+) -> Result<Option<RecordBatch>> {
+    let mut batches = Vec::new();
+    for path in paths {
+        batches.extend(read(path, columns)?);
+    }
+    concat(&batches)
+}
+
+/// Batches of one schema as one; None where there are none.
+pub fn concat(batches: &[RecordBatch]) -> Result<Option<RecordBatch>> {
+    let Some(first) = batches.first() else { return Ok(None) };
+    let schema = first.schema();
+    arrow_select::concat::concat_batches(&schema, batches)
+        .map(Some)
+        .map_err(Error::engine("joining record batches"))
+}
+
+/// The rows of `batch` by index; an index that is null makes a null row.
+pub fn take(batch: &RecordBatch, rows: &arrow_array::UInt32Array) -> Result<RecordBatch> {
+    let context = "taking rows";
+    let columns: std::result::Result<Vec<_>, _> =
+        batch.columns().iter().map(|column| arrow_select::take::take(column, rows, None)).collect();
+    RecordBatch::try_new(batch.schema(), columns.map_err(Error::engine(context))?)
+        .map_err(Error::engine(context))
+}
+
+/// `batch` sorted by its text column `key`, bytewise.
+pub fn sort_by_key(batch: &RecordBatch, key: &str) -> Result<RecordBatch> {
+    use arrow_array::cast::AsArray;
+    let keys = batch.column_by_name(key).ok_or_else(|| Error::Engine {
+        context: "sorting by key",
+        message: format!("there is no column {key}"),
+    })?;
+    let keys = keys.as_string::<i32>();
+    let mut order: Vec<u32> = (0..batch.num_rows() as u32).collect();
+    order.sort_by(|a, b| keys.value(*a as usize).cmp(keys.value(*b as usize)));
+    take(batch, &arrow_array::UInt32Array::from(order))
+}

@@ -1,0 +1,309 @@
+//! Instants, durations and calendar days. An instant is UTC microseconds since 1970, everywhere;
+//! a calendar day is a day of the project's time zone.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, Offset, SecondsFormat, TimeZone, Utc};
+use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
+
+/// Microseconds in a day of 24 hours.
+pub const DAY: i64 = 86_400_000_000;
+
+/// A moment in UTC, in microseconds since 1970-01-01T00:00:00Z.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Instant(pub i64);
+
+impl Instant {
+    /// The instant `duration` later.
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration.0))
+    }
+
+    /// The instant `duration` earlier.
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration.0))
+    }
+
+    /// Days of 24 hours from `earlier` to this instant.
+    pub fn days_since(self, earlier: i64) -> f64 {
+        (self.0 as i128 - earlier as i128) as f64 / DAY as f64
+    }
+
+    /// The name of a store folder: the date alone at midnight, else date and time without colons.
+    pub fn folder(self) -> String {
+        let text = self.to_string();
+        match text.strip_suffix("T00:00:00Z") {
+            Some(date) => date.to_owned(),
+            None => text.replace(':', ""),
+        }
+    }
+}
+
+impl fmt::Display for Instant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match DateTime::<Utc>::from_timestamp_micros(self.0) {
+            Some(time) => f.write_str(&time.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
+            None => write!(f, "{}us", self.0),
+        }
+    }
+}
+
+impl FromStr for Instant {
+    type Err = String;
+
+    /// RFC 3339 with a zone, or a date, which is midnight UTC.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(date) = text.parse::<NaiveDate>() {
+            return Ok(Self(date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_micros()));
+        }
+        DateTime::parse_from_rfc3339(text).map(|time| Self(time.timestamp_micros())).map_err(|_| {
+            format!("`{text}` is neither a date (2024-07-01) nor RFC 3339 (2024-07-01T06:00:00Z)")
+        })
+    }
+}
+
+impl TryFrom<String> for Instant {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Instant> for String {
+    fn from(instant: Instant) -> String {
+        instant.to_string()
+    }
+}
+
+/// A length of time in microseconds, written `30d`, `12h`, `45m` or `10s`; days have 24 hours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Duration(pub i64);
+
+impl Duration {
+    /// A whole number of days.
+    pub const fn days(days: i64) -> Self {
+        Self(days * DAY)
+    }
+
+    /// The length in days.
+    pub fn as_days(self) -> f64 {
+        self.0 as f64 / DAY as f64
+    }
+
+    /// The sum of two lengths.
+    pub fn plus(self, other: Duration) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+impl fmt::Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, letter) in [(DAY, 'd'), (3_600_000_000, 'h'), (60_000_000, 'm')] {
+            if self.0 % unit == 0 {
+                return write!(f, "{}{letter}", self.0 / unit);
+            }
+        }
+        write!(f, "{}s", self.0 / 1_000_000)
+    }
+}
+
+impl FromStr for Duration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let invalid = || format!("`{text}` is not a duration such as 30d, 12h, 45m or 10s");
+        let split = text.len() - text.chars().next_back().map_or(0, char::len_utf8);
+        let (number, unit) = text.split_at(split);
+        let unit = match unit {
+            "d" => DAY,
+            "h" => 3_600_000_000,
+            "m" => 60_000_000,
+            "s" => 1_000_000,
+            _ => return Err(invalid()),
+        };
+        let number: i64 = number.parse().map_err(|_| invalid())?;
+        match number.checked_mul(unit) {
+            Some(length) if (0..=100_000 * DAY).contains(&length) => Ok(Self(length)),
+            _ => Err(format!("the duration `{text}` is not between 0 and 100000 days")),
+        }
+    }
+}
+
+impl TryFrom<String> for Duration {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Duration> for String {
+    fn from(duration: Duration) -> String {
+        duration.to_string()
+    }
+}
+
+/// A window `[as_of - length, as_of)`, or all of history before the as-of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Window {
+    /// A trailing window of this length.
+    Trailing(Duration),
+    /// Everything before the as-of.
+    Lifetime,
+}
+
+impl Window {
+    /// The first instant inside the window that ends at `as_of`.
+    pub fn start(self, as_of: Instant) -> Instant {
+        match self {
+            Self::Trailing(length) => as_of.minus(length),
+            Self::Lifetime => Instant(i64::MIN),
+        }
+    }
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Trailing(length) => length.fmt(f),
+            Self::Lifetime => f.write_str("lifetime"),
+        }
+    }
+}
+
+impl TryFrom<String> for Window {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "lifetime" => Ok(Self::Lifetime),
+            "0d" => Err("a window of no length has no events".into()),
+            _ => text.parse().map(Self::Trailing),
+        }
+    }
+}
+
+impl From<Window> for String {
+    fn from(window: Window) -> String {
+        window.to_string()
+    }
+}
+
+/// The time zone whose calendar days count as days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Zone(Tz);
+
+impl Zone {
+    /// Days since 1970-01-01 on this zone's calendar at a UTC instant in microseconds.
+    pub fn day(self, micros: i64) -> i32 {
+        let offset = if self.0 == Tz::UTC {
+            0
+        } else {
+            DateTime::<Utc>::from_timestamp_micros(micros).map_or(0, |time| {
+                i64::from(self.0.offset_from_utc_datetime(&time.naive_utc()).fix().local_minus_utc())
+            })
+        };
+        (micros.saturating_add(offset * 1_000_000)).div_euclid(DAY) as i32
+    }
+
+    /// The UTC instant of a local time in microseconds: the earlier one where clocks are set back,
+    /// None where they are set forward over it.
+    pub fn utc(self, local: i64) -> Option<i64> {
+        if self.0 == Tz::UTC {
+            return Some(local);
+        }
+        let naive = DateTime::<Utc>::from_timestamp_micros(local)?.naive_utc();
+        self.0.from_local_datetime(&naive).earliest().map(|time| time.timestamp_micros())
+    }
+
+    /// The calendar date at a UTC instant.
+    pub fn date(self, instant: Instant) -> NaiveDate {
+        let epoch = NaiveDate::from_ymd_opt(1970, 1, 1).unwrap_or_default();
+        epoch + chrono::Duration::days(i64::from(self.day(instant.0)))
+    }
+
+    /// The zone's IANA name.
+    pub fn name(self) -> &'static str {
+        self.0.name()
+    }
+}
+
+impl Default for Zone {
+    fn default() -> Self {
+        Self(Tz::UTC)
+    }
+}
+
+impl TryFrom<String> for Zone {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| {
+            format!("`{text}` is not an IANA time zone such as Europe/Berlin or America/New_York")
+        })
+    }
+}
+
+impl From<Zone> for String {
+    fn from(zone: Zone) -> String {
+        zone.name().to_owned()
+    }
+}
+
+/// Completed years between a birth date and a day; negative where the date is later.
+pub fn completed_years(birth: NaiveDate, day: NaiveDate) -> i32 {
+    let before_birthday = (day.month(), day.day()) < (birth.month(), birth.day());
+    day.year() - birth.year() - i32::from(before_birthday)
+}
+
+/// Parses a timestamp literal without a zone, `2024-07-01 12:30:00`, as UTC.
+pub fn parse_naive(text: &str) -> Option<Instant> {
+    ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f"].iter().find_map(|format| {
+        let time = NaiveDateTime::parse_from_str(text, format).ok()?;
+        Some(Instant(time.and_utc().timestamp_micros()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_read_dates_and_rfc3339() {
+        assert_eq!("1970-01-02".parse::<Instant>().unwrap().0, DAY);
+        assert_eq!("1970-01-01T01:00:00+01:00".parse::<Instant>().unwrap().0, 0);
+        assert!("2024-07-01T00:00:00".parse::<Instant>().is_err(), "a zone is required");
+        assert_eq!("2024-07-01".parse::<Instant>().unwrap().folder(), "2024-07-01");
+        let morning: Instant = "2024-07-01T06:30:00Z".parse().unwrap();
+        assert_eq!(morning.folder(), "2024-07-01T063000Z");
+    }
+
+    #[test]
+    fn durations_round_trip() {
+        for text in ["30d", "12h", "45m", "10s"] {
+            assert_eq!(text.parse::<Duration>().unwrap().to_string(), text);
+        }
+        for text in ["", "d", "30", "30w", "-1d", "999999999d", "3é"] {
+            assert!(text.parse::<Duration>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn calendar_days_follow_the_zone() {
+        let berlin = Zone::try_from("Europe/Berlin".to_owned()).unwrap();
+        let late: Instant = "2024-06-30T22:30:00Z".parse().unwrap();
+        assert_eq!(berlin.date(late).to_string(), "2024-07-01");
+        assert_eq!(Zone::default().date(late).to_string(), "2024-06-30");
+        assert_eq!(Zone::default().day(-1), -1);
+    }
+
+    #[test]
+    fn completed_years_counts_birthdays() {
+        let date = |text: &str| text.parse::<NaiveDate>().unwrap();
+        assert_eq!(completed_years(date("2000-07-02"), date("2024-07-01")), 23);
+        assert_eq!(completed_years(date("2000-07-01"), date("2024-07-01")), 24);
+    }
+}

@@ -1,0 +1,177 @@
+//! Metrics of probabilities against outcomes, defined as scikit-learn defines them.
+
+use serde::{Deserialize, Serialize};
+
+/// How good probabilities (or any scores) are on some rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// Rows.
+    pub rows: usize,
+    /// Rows with y = 1.
+    pub positives: usize,
+    /// Area under the ROC curve, ties counted half.
+    pub roc_auc: f64,
+    /// Average precision: the sum of precision x gain in recall over distinct scores.
+    pub average_precision: f64,
+    /// Mean negative log likelihood, probabilities kept 1e-15 from 0 and 1.
+    pub log_loss: f64,
+    /// Mean squared error of the probabilities.
+    pub brier: f64,
+    /// Expected calibration error over ten bins of equal count.
+    pub ece: f64,
+    /// Positives among the tenth with the highest scores, as a multiple of the base rate.
+    pub lift_10: f64,
+    /// Mean probability.
+    pub mean_predicted: f64,
+}
+
+impl Metrics {
+    /// All metrics of `probabilities` against `labels`.
+    pub fn of(probabilities: &[f64], labels: &[bool]) -> Self {
+        let ranking = Ranking::of(probabilities, labels);
+        let count = labels.len() as f64;
+        let y = |label: &bool| f64::from(u8::from(*label));
+        let pairs = || probabilities.iter().zip(labels);
+        let losses = pairs().map(|(p, label)| {
+            let p = p.clamp(1e-15, 1.0 - 1e-15);
+            -if *label { p.ln() } else { (1.0 - p).ln() }
+        });
+        let squares = pairs().map(|(p, label)| (p - y(label)) * (p - y(label)));
+        Self {
+            rows: labels.len(),
+            positives: labels.iter().filter(|label| **label).count(),
+            roc_auc: ranking.roc_auc,
+            average_precision: ranking.average_precision,
+            log_loss: losses.sum::<f64>() / count,
+            brier: squares.sum::<f64>() / count,
+            ece: ece(&reliability(probabilities, labels)),
+            lift_10: ranking.lift_10,
+            mean_predicted: probabilities.iter().sum::<f64>() / count,
+        }
+    }
+}
+
+/// The metrics that need only an order.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ranking {
+    /// Area under the ROC curve.
+    pub roc_auc: f64,
+    /// Average precision.
+    pub average_precision: f64,
+    /// Lift at 10 %.
+    pub lift_10: f64,
+}
+
+impl Ranking {
+    /// The ranking metrics of `scores`, higher meaning likelier.
+    pub fn of(scores: &[f64], labels: &[bool]) -> Self {
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+        let total = labels.iter().filter(|label| **label).count() as f64;
+        let negatives = labels.len() as f64 - total;
+        let tenth = (labels.len() as f64 / 10.0).ceil();
+        let (mut seen, mut hits, mut wins, mut precision, mut top) = (0.0, 0.0, 0.0, 0.0, 0.0);
+        let mut start = 0;
+        while start < order.len() {
+            let score = scores[order[start]];
+            let end = start + order[start..].iter().take_while(|i| scores[**i] == score).count();
+            let group = (end - start) as f64;
+            let positives = order[start..end].iter().filter(|i| labels[**i]).count() as f64;
+            // Of a tied group that the tenth cuts through, its share of positives counts.
+            if seen < tenth {
+                top += positives * ((tenth - seen) / group).min(1.0);
+            }
+            let negatives_below = negatives - (seen - hits) - (group - positives);
+            wins += positives * (negatives_below + (group - positives) / 2.0);
+            seen += group;
+            hits += positives;
+            precision += positives / total * (hits / seen);
+            start = end;
+        }
+        Self {
+            roc_auc: wins / (total * negatives),
+            average_precision: precision,
+            lift_10: (top / tenth) / (total / labels.len() as f64),
+        }
+    }
+}
+
+/// A bin of a reliability table.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bin {
+    /// Rows.
+    pub rows: usize,
+    /// Mean probability.
+    pub predicted: f64,
+    /// Share of positives.
+    pub observed: f64,
+}
+
+/// Ten bins of equal count (to one row) in the order of the probabilities.
+pub fn reliability(probabilities: &[f64], labels: &[bool]) -> Vec<Bin> {
+    let mut order: Vec<usize> = (0..labels.len()).collect();
+    // Ties are ordered by outcome-free means: rows of one probability may fall into two bins, but
+    // always the same rows.
+    order.sort_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]).then(a.cmp(b)));
+    let bounds = |bin: usize| bin * order.len() / 10;
+    (0..10)
+        .map(|bin| &order[bounds(bin)..bounds(bin + 1)])
+        .filter(|rows| !rows.is_empty())
+        .map(|rows| {
+            let count = rows.len() as f64;
+            Bin {
+                rows: rows.len(),
+                predicted: rows.iter().map(|i| probabilities[*i]).sum::<f64>() / count,
+                observed: rows.iter().filter(|i| labels[**i]).count() as f64 / count,
+            }
+        })
+        .collect()
+}
+
+/// Expected calibration error: the mean gap between predicted and observed, weighted by rows.
+pub fn ece(bins: &[Bin]) -> f64 {
+    let rows: usize = bins.iter().map(|bin| bin.rows).sum();
+    let gaps = bins.iter().map(|bin| bin.rows as f64 * (bin.predicted - bin.observed).abs());
+    gaps.sum::<f64>() / rows as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// p = [.1 .4 .35 .8 .8 .2 .65 .5 .8 .05 .3 .9], y = [0 0 1 1 0 0 1 0 1 0 1 1]; the expected
+    /// values are scikit-learn's roc_auc_score, average_precision_score, log_loss and
+    /// brier_score_loss on these vectors.
+    #[test]
+    fn equals_scikit_learn() {
+        let p = [0.1, 0.4, 0.35, 0.8, 0.8, 0.2, 0.65, 0.5, 0.8, 0.05, 0.3, 0.9];
+        let y = [0, 0, 1, 1, 0, 0, 1, 0, 1, 0, 1, 1].map(|y| y == 1);
+        let metrics = Metrics::of(&p, &y);
+        let expected = [0.7777777777777778, 0.7652777777777777, 0.535786128443578, 0.185625];
+        let found =
+            [metrics.roc_auc, metrics.average_precision, metrics.log_loss, metrics.brier];
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-12, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn lift_shares_a_tied_group() {
+        // Twenty rows of one score: any two of them are a tenth, so the lift is exactly one.
+        let labels: Vec<bool> = (0..20).map(|i| i % 4 == 0).collect();
+        let ranking = Ranking::of(&[0.3; 20], &labels);
+        assert!((ranking.lift_10 - 1.0).abs() < 1e-12);
+        assert!((ranking.roc_auc - 0.5).abs() < 1e-12);
+        assert!((ranking.average_precision - 0.25).abs() < 1e-12);
+    }
+
+    #[test]
+    fn ece_is_the_mean_gap() {
+        let labels: Vec<bool> = (0..100).map(|i| i % 2 == 0).collect();
+        assert!((Metrics::of(&[0.7; 100], &labels).ece - 0.2).abs() < 1e-12);
+        assert!(Metrics::of(&[0.5; 100], &labels).ece.abs() < 1e-12);
+    }
+}

@@ -1,0 +1,8 @@
+//! Training: past snapshots joined with what happened next, fitted, calibrated, evaluated out of
+//! time, and kept as an artifact.
+
+pub mod artifact;
+pub mod classifier;
+pub mod evaluation;
+pub mod gather;
+pub mod schedule;

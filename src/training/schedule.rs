@@ -1,0 +1,128 @@
+//! Which past instants a classifier is trained, calibrated and tested at.
+//!
+//! Every label must have ended by the as-of. The test snapshot is the latest such instant; the
+//! calibration label ends by the test snapshot, training labels by the calibration snapshot, so no
+//! model ever sees an outcome from after the moment it is evaluated at.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::models::spec::ClassifierSpec;
+use crate::time::{Duration, Instant};
+
+/// Training snapshots at most, where the spec names no number.
+const COUNT: usize = 6;
+/// History before the first snapshot, where the spec names none.
+const LOOKBACK: Duration = Duration::days(90);
+
+/// The snapshots of one training run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// Ascending.
+    pub training: Vec<Instant>,
+    /// Platt scaling and the base rate are fitted here.
+    pub calibration: Instant,
+    /// Scored once, for the report.
+    pub test: Instant,
+}
+
+impl Schedule {
+    /// The snapshots for a training at `as_of` with events since `history`.
+    ///
+    /// # Errors
+    /// [`Error::NotEnough`] where the history is shorter than lookback + 3 x (gap + horizon).
+    pub fn new(spec: &ClassifierSpec, as_of: Instant, history: Instant) -> Result<Self> {
+        let outcome = spec.label.gap.plus(spec.label.horizon);
+        let every = spec.snapshots.every.unwrap_or(outcome);
+        let lookback = spec.snapshots.lookback.unwrap_or(LOOKBACK);
+        // Steps of the grid until the outcome of the earlier snapshot has ended.
+        let steps = outcome.0.div_euclid(every.0) + i64::from(outcome.0 % every.0 != 0);
+        let purge = Duration(steps.max(1) * every.0);
+        let test = as_of.minus(outcome);
+        let calibration = test.minus(purge);
+        let first = history.plus(lookback);
+        let mut training: Vec<Instant> = Vec::new();
+        let mut next = calibration.minus(purge);
+        while next >= first && training.len() < spec.snapshots.count.unwrap_or(COUNT) {
+            training.push(next);
+            next = next.minus(every);
+        }
+        training.reverse();
+        if training.is_empty() {
+            let needed = Duration(lookback.0 + 2 * purge.0 + outcome.0);
+            return Err(Error::not_enough(
+                format!(
+                    "the model {} needs {:.0} days of events before {as_of}, but they begin at {history}, {:.0} days before",
+                    spec.name,
+                    needed.as_days(),
+                    as_of.days_since(history.0)
+                ),
+                "train at a later as-of, or set a shorter snapshots.lookback or label.horizon",
+            ));
+        }
+        Ok(Self { training, calibration, test })
+    }
+
+    /// All snapshots in time order.
+    pub fn all(&self) -> Vec<Instant> {
+        self.training.iter().copied().chain([self.calibration, self.test]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::spec::*;
+
+    fn spec(gap: i64, horizon: i64, every: Option<i64>) -> ClassifierSpec {
+        ClassifierSpec {
+            name: "churn".into(),
+            writes: "churn_risk_score".into(),
+            description: String::new(),
+            positive: "churned".into(),
+            eligible: EligibleSpec { condition: None, within: Some("auto".into()) },
+            label: LabelSpec {
+                kind: LabelKind::Absence,
+                condition: "true".into(),
+                gap: Duration::days(gap),
+                horizon: Duration::days(horizon),
+            },
+            snapshots: SnapshotsSpec { every: every.map(Duration::days), ..Default::default() },
+            inputs: InputsSpec::default(),
+            fit: FitSpec::default(),
+        }
+    }
+
+    fn day(text: &str) -> Instant {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_test_snapshot_is_the_latest_mature_one() {
+        let schedule = Schedule::new(&spec(1, 30, None), day("2017-12-02"), day("2017-01-01")).unwrap();
+        assert_eq!(schedule.test, day("2017-11-01"));
+        assert_eq!(schedule.calibration, day("2017-10-01"));
+        assert_eq!(schedule.training.last(), Some(&day("2017-08-31")));
+        assert_eq!(schedule.training.first(), Some(&day("2017-04-29")));
+    }
+
+    #[test]
+    fn no_label_ends_after_what_follows_it() {
+        for every in [7, 10, 31, 45, 60] {
+            let spec = spec(1, 30, Some(every));
+            let outcome = Duration::days(31);
+            let schedule = Schedule::new(&spec, day("2020-01-01"), day("2017-01-01")).unwrap();
+            assert!(schedule.test.plus(outcome) <= day("2020-01-01"));
+            assert!(schedule.calibration.plus(outcome) <= schedule.test);
+            assert!(schedule.training.iter().all(|t| t.plus(outcome) <= schedule.calibration));
+        }
+    }
+
+    #[test]
+    fn a_short_history_is_not_enough() {
+        let error = Schedule::new(&spec(1, 30, None), day("2017-06-01"), day("2017-01-01")).unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.to_string().contains("183 days"), "{error}");
+    }
+}
