@@ -197,7 +197,9 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
         Command::Features(Features::Describe { name }) => {
             commands::features::describe(&project()?, name)?
         }
-        Command::Features(Features::Build) => commands::features::build(&project()?, &mut progress)?,
+        Command::Features(Features::Build) => {
+            commands::features::build(&project()?, &mut progress)?
+        }
         Command::Train => commands::train::train(&project()?, &mut progress)?,
         Command::Score => commands::score::score(&project()?, &mut progress)?,
         Command::Run => commands::run::run(&project()?, &mut progress)?,

@@ -105,7 +105,10 @@ mod tests {
     #[test]
     fn a_total_of_more_than_18_digits_is_an_error() {
         let cents = Scale::default();
-        assert_eq!(cents.total(999_999_999_999_999_999, "amount").unwrap(), 999_999_999_999_999_999);
+        assert_eq!(
+            cents.total(999_999_999_999_999_999, "amount").unwrap(),
+            999_999_999_999_999_999
+        );
         assert!(cents.total(1_000_000_000_000_000_000, "amount").is_err());
     }
 }

@@ -58,7 +58,11 @@ pub const PROFILE: [ProfileField; 50] = [
     field("date_of_birth", Raw, "profile source"),
     field("age", Derived, "completed years at the as-of, from date_of_birth"),
     field("gender", Raw, "profile source"),
-    field("preferred_channel", Raw, "profile source; where null, the consented channel most engaged"),
+    field(
+        "preferred_channel",
+        Raw,
+        "profile source; where null, the consented channel most engaged",
+    ),
     field("opt_in_status", Raw, "profile source"),
     field("consent_scopes", Raw, "profile source"),
     field("interests", Raw, "profile source; where empty, top affinity categories"),
@@ -83,7 +87,11 @@ pub const PROFILE: [ProfileField; 50] = [
     field("loyalty_tier", Raw, "profile source"),
     field("loyalty_points_balance", Raw, "profile source"),
     field("churn_risk_score", Modeled, "the model with writes = \"churn_risk_score\""),
-    field("propensity_to_buy_score", Modeled, "the model with writes = \"propensity_to_buy_score\""),
+    field(
+        "propensity_to_buy_score",
+        Modeled,
+        "the model with writes = \"propensity_to_buy_score\"",
+    ),
     field("engagement_score", Modeled, "models/engagement.toml"),
     field("recommendation_vector", Modeled, "models/affinity.toml"),
     field("primary_segment", Modeled, "models/segments.toml"),
@@ -114,7 +122,10 @@ impl ProfileField {
             | "push_notifications" | "support_tickets" | "orders_count" | "refunds_count" => {
                 DataType::Int64
             }
-            "total_revenue" | "avg_order_value" | "refunds_amount" | "lifetime_value"
+            "total_revenue"
+            | "avg_order_value"
+            | "refunds_amount"
+            | "lifetime_value"
             | "loyalty_points_balance" => money,
             "churn_risk_score" | "propensity_to_buy_score" => DataType::Decimal128(9, 6),
             "engagement_score" => DataType::Decimal128(5, 2),
@@ -159,7 +170,9 @@ pub fn type_name(ty: &DataType, sql: bool) -> String {
         (DataType::Decimal128(p, s), true) => return format!("DECIMAL({p}, {s})"),
         (DataType::Decimal128(p, s), _) => return format!("decimal({p}, {s})"),
         (DataType::List(item), true) => return format!("{}[]", type_name(item.data_type(), true)),
-        (DataType::List(item), _) => return format!("list<{}>", type_name(item.data_type(), false)),
+        (DataType::List(item), _) => {
+            return format!("list<{}>", type_name(item.data_type(), false));
+        }
         (other, _) => return other.to_string().to_lowercase(),
     };
     text.to_owned()

@@ -204,7 +204,9 @@ impl Zone {
             0
         } else {
             DateTime::<Utc>::from_timestamp_micros(micros).map_or(0, |time| {
-                i64::from(self.0.offset_from_utc_datetime(&time.naive_utc()).fix().local_minus_utc())
+                i64::from(
+                    self.0.offset_from_utc_datetime(&time.naive_utc()).fix().local_minus_utc(),
+                )
             })
         };
         (micros.saturating_add(offset * 1_000_000)).div_euclid(DAY) as i32

@@ -27,7 +27,8 @@ pub fn explain(project: &Project, id: &str) -> Result<Output> {
             "keys are case-sensitive; look one up in the written profile",
         ));
     };
-    let (scores, segments, items) = (table("scores")?, table("segments")?, table("recommendations")?);
+    let (scores, segments, items) =
+        (table("scores")?, table("segments")?, table("recommendations")?);
     let mut text = format!("{id} as of {}\n\n", profile.as_of);
     text += &profile_text(&row);
     let mut json = Map::new();
@@ -86,18 +87,31 @@ fn profile_text(row: &RecordBatch) -> String {
 
 fn scores_text(scores: &RecordBatch) -> String {
     let value = |name: &str, row: usize| {
-        scores.column_by_name(name).map_or_else(|| "-".to_owned(), |column| {
-            column.as_primitive_opt::<arrow_array::types::Float64Type>().map_or_else(
-                || cell(column, row),
-                |numbers| if numbers.is_null(row) { "-".into() } else { format!("{:.4}", numbers.value(row)) },
-            )
-        })
+        scores.column_by_name(name).map_or_else(
+            || "-".to_owned(),
+            |column| {
+                column.as_primitive_opt::<arrow_array::types::Float64Type>().map_or_else(
+                    || cell(column, row),
+                    |numbers| {
+                        if numbers.is_null(row) {
+                            "-".into()
+                        } else {
+                            format!("{:.4}", numbers.value(row))
+                        }
+                    },
+                )
+            },
+        )
     };
     let mut text = String::from("\nscores and what moves them\n");
     for row in 0..scores.num_rows() {
         text += &format!(
             "{} {} (basis {}, percentile {}, version {})\n",
-            value("model", row), value("score", row), value("basis", row), value("percentile", row), value("version", row)
+            value("model", row),
+            value("score", row),
+            value("basis", row),
+            value("percentile", row),
+            value("version", row)
         );
         for (feature, contribution) in reasons(scores, row) {
             text += &format!("    {contribution:+.3}  {feature}\n");
@@ -119,17 +133,28 @@ fn reasons(scores: &RecordBatch, row: usize) -> Vec<(String, f64)> {
 fn columns_text(rows: &RecordBatch, names: &[&str]) -> String {
     let mut table = Table::new(names);
     for row in 0..rows.num_rows() {
-        table.row(names.iter().map(|name| rows.column_by_name(name).map_or_else(String::new, |c| cell(c, row))));
+        table.row(
+            names
+                .iter()
+                .map(|name| rows.column_by_name(name).map_or_else(String::new, |c| cell(c, row))),
+        );
     }
     table.render()
 }
 
 fn objects(rows: &RecordBatch) -> Vec<Value> {
     let object = |row: usize| {
-        let fields = rows.schema().fields().iter().zip(rows.columns()).map(|(field, column)| {
-            let value = if column.is_null(row) { Value::Null } else { json!(cell(column, row)) };
-            (field.name().clone(), value)
-        }).collect::<Map<_, _>>();
+        let fields = rows
+            .schema()
+            .fields()
+            .iter()
+            .zip(rows.columns())
+            .map(|(field, column)| {
+                let value =
+                    if column.is_null(row) { Value::Null } else { json!(cell(column, row)) };
+                (field.name().clone(), value)
+            })
+            .collect::<Map<_, _>>();
         Value::Object(fields)
     };
     (0..rows.num_rows()).map(object).collect()

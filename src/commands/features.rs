@@ -13,8 +13,8 @@ use crate::features::catalog::{Definition, Feature, View};
 use crate::features::engine::Engine;
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::report::{Output, Progress, Table, thousands};
-use crate::store::parquet::{Writer, concat, sort_by_key};
 use crate::store::Transaction;
+use crate::store::parquet::{Writer, concat, sort_by_key};
 
 /// Every view with its columns.
 pub fn list(project: &Project) -> Output {
@@ -92,9 +92,16 @@ fn describe_view(project: &Project, view: &View) -> Output {
     for feature in &features {
         let computed = computed_as(feature);
         let writes = feature.writes.clone().unwrap_or_default();
-        table.row([feature.column(), feature.ty().name(), &computed, &writes, &feature.description]);
+        table.row([
+            feature.column(),
+            feature.ty().name(),
+            &computed,
+            &writes,
+            &feature.description,
+        ]);
     }
-    let text = format!("{}: {}\nowner: {}\n\n{}", view.name, view.description, view.owner, table.render());
+    let text =
+        format!("{}: {}\nowner: {}\n\n{}", view.name, view.description, view.owner, table.render());
     let list: Vec<_> = features.iter().map(|feature| describe_feature(feature)).collect();
     let json = json!({ "view": view.name, "owner": view.owner, "description": view.description, "features": list });
     Output { text, json }
@@ -110,10 +117,11 @@ pub fn build(project: &Project, progress: &mut Progress) -> Result<Output> {
     let columns = project.catalog.features.iter().map(Feature::column);
     let plan = FeaturePlan::of_catalog(&project.catalog, columns, vec![as_of]);
     let mut parts = Vec::new();
-    let report = engine(project, &transaction).build(&project.events, &entities, &[plan], &mut |part| {
-        parts.push(part.rows);
-        Ok(())
-    })?;
+    let report =
+        engine(project, &transaction).build(&project.events, &entities, &[plan], &mut |part| {
+            parts.push(part.rows);
+            Ok(())
+        })?;
     let rows = concat(&parts)?.ok_or_else(|| {
         Error::not_enough(format!("there is no customer at {}", as_of.at), "choose a later as-of")
     })?;
@@ -121,7 +129,15 @@ pub fn build(project: &Project, progress: &mut Progress) -> Result<Output> {
     progress.stage("writing features");
     let rows = sort_by_key(&rows, "customer360_id")?;
     let written = write_views(&mut transaction, project, as_of, &rows)?;
-    write_manifest(&mut transaction, project, "features-build", &data, &report, json!({}), progress)?;
+    write_manifest(
+        &mut transaction,
+        project,
+        "features-build",
+        &data,
+        &report,
+        json!({}),
+        progress,
+    )?;
     transaction.commit()?;
 
     let mut table = Table::new(&["view", "columns", "customers", "file"]);
@@ -190,9 +206,8 @@ pub fn write_parts(
         if parts == 1 {
             writer.write(batch)?;
         } else {
-            let of_part = |row: &u32| {
-                crate::features::timeline::key_hash(keys.value(*row as usize).as_bytes()) % parts == part
-            };
+            let of_part =
+                |row: &u32| crate::store::part_hash(keys.value(*row as usize)) % parts == part;
             let rows: Vec<u32> = (0..keys.len() as u32).filter(of_part).collect();
             writer.write(&crate::store::parquet::take(batch, &rows.into())?)?;
         }

@@ -86,8 +86,14 @@ fn write_manifest(
 fn data_fingerprint(project: &Project) -> Result<String> {
     use rayon::prelude::*;
     let lookups = project.events.lookups.iter().flat_map(|lookup| &lookup.table.files);
-    let files: Vec<&PathBuf> =
-        project.profile.table.files.iter().chain(&project.events.table.files).chain(lookups).collect();
+    let files: Vec<&PathBuf> = project
+        .profile
+        .table
+        .files
+        .iter()
+        .chain(&project.events.table.files)
+        .chain(lookups)
+        .collect();
     let hashes: Vec<String> = files
         .into_par_iter()
         .map(|path| {

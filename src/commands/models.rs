@@ -28,7 +28,15 @@ fn versions(root: &Root) -> Vec<(&str, &str)> {
 pub fn list(project: &Project) -> Result<Output> {
     let store = project.store()?;
     let root = store.root()?;
-    let mut table = Table::new(&["model", "version", "trained as of", "in use", "ROC AUC", "average precision", "ECE"]);
+    let mut table = Table::new(&[
+        "model",
+        "version",
+        "trained as of",
+        "in use",
+        "ROC AUC",
+        "average precision",
+        "ECE",
+    ]);
     let mut list = Vec::new();
     for (name, version) in versions(&root) {
         let artifact = Artifact::load(&store, name, version)?;
@@ -37,7 +45,8 @@ pub fn list(project: &Project) -> Result<Output> {
             Trained::Classifier(model) => Some(&model.metrics),
             _ => None,
         };
-        let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
+        let number =
+            |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
         table.row([
             name.to_owned(),
             version.to_owned(),
@@ -51,7 +60,8 @@ pub fn list(project: &Project) -> Result<Output> {
             "model": name, "version": version, "as_of": artifact.as_of, "champion": champion, "test": metrics,
         }));
     }
-    let text = if list.is_empty() { "no model is trained yet\n".to_owned() } else { table.render() };
+    let text =
+        if list.is_empty() { "no model is trained yet\n".to_owned() } else { table.render() };
     Ok(Output { text, json: json!(list) })
 }
 
@@ -67,7 +77,9 @@ pub fn show(project: &Project, name: &str, version: Option<&str>) -> Result<Outp
                 store.read_json(&format!("models/{name}/{version}/metrics.json"))?;
             let eligible = match &model.eligible {
                 ResolvedEligible::Within(length) => format!("the label's event within {length}"),
-                ResolvedEligible::Where(_) => model.spec.eligible.condition.clone().unwrap_or_default(),
+                ResolvedEligible::Where(_) => {
+                    model.spec.eligible.condition.clone().unwrap_or_default()
+                }
             };
             let mut order: Vec<usize> = (0..model.terms.len()).collect();
             let weights = &model.logistic.coefficients;
@@ -113,7 +125,10 @@ fn pick(root: &Root, name: &str, version: Option<&str>) -> Result<String> {
     }
     match version {
         None => root.champions.get(name).cloned().ok_or_else(|| {
-            Error::configuration(format!("no version of {name} is in use"), "name one of `models list`")
+            Error::configuration(
+                format!("no version of {name} is in use"),
+                "name one of `models list`",
+            )
         }),
         Some(version) if all.contains(&(name, version)) => Ok(version.to_owned()),
         Some(version) => {

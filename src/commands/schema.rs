@@ -33,7 +33,10 @@ fn writer(project: Option<&Project>, field: &ProfileField) -> String {
     });
     match feature {
         Some(feature) => format!("features/{}.toml: {}", feature.view, feature.column()),
-        None if project.is_some() && field.origin == Origin::Derived && field.written_by.starts_with("a feature") => {
+        None if project.is_some()
+            && field.origin == Origin::Derived
+            && field.written_by.starts_with("a feature") =>
+        {
             "no feature of this project".into()
         }
         None => field.written_by.into(),

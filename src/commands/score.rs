@@ -39,7 +39,13 @@ pub fn score(project: &Project, progress: &mut Progress) -> Result<Output> {
     let engine = engine(project, &transaction);
     let entities = project.profile.entities()?;
     let scored = score_customers(
-        &engine, &project.events, &entities, &project.catalog, &project.models, &champions, as_of,
+        &engine,
+        &project.events,
+        &entities,
+        &project.catalog,
+        &project.models,
+        &champions,
+        as_of,
     )?;
     progress.stage("assigning segments");
     let customers = keys(&scored.features)?.clone();
@@ -68,8 +74,17 @@ pub fn score(project: &Project, progress: &mut Progress) -> Result<Output> {
     if moves {
         transaction.root.profile = Some(CurrentProfile { as_of: as_of.at, run });
     }
-    let inputs = json!({ "champions": transaction.root.champions, "previous_segments": previous.as_of });
-    let run = write_manifest(&mut transaction, project, "score", &data, &scored.report, inputs, progress)?;
+    let inputs =
+        json!({ "champions": transaction.root.champions, "previous_segments": previous.as_of });
+    let run = write_manifest(
+        &mut transaction,
+        project,
+        "score",
+        &data,
+        &scored.report,
+        inputs,
+        progress,
+    )?;
     transaction.commit()?;
     Ok(summary(project, as_of, &run, &scored, &assigned, moves))
 }
@@ -124,10 +139,15 @@ impl PreviousRun {
         let rows = read_all(paths.iter().map(|path| path.as_path()), None)?;
         let mut by_key: HashMap<String, PreviousState> = HashMap::new();
         for rows in rows.iter() {
-            let text = |name: &str| rows.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
-            let since = rows.column_by_name("since").and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
+            let text =
+                |name: &str| rows.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
+            let since = rows
+                .column_by_name("since")
+                .and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
             let primary = rows.column_by_name("is_primary").and_then(|c| c.as_boolean_opt());
-            let (Some(segment), Some(rule), Some(since), Some(primary)) = (text("segment"), text("rule"), since, primary) else {
+            let (Some(segment), Some(rule), Some(since), Some(primary)) =
+                (text("segment"), text("rule"), since, primary)
+            else {
                 return Err(Error::contract(
                     format!("{} is not a table of segments", paths[0].display()),
                     "it was changed after it was written",
@@ -184,7 +204,8 @@ fn profile(
             let folder = format!("profile/as_of={}", profile.as_of.folder());
             let paths: Vec<_> = root.below(&folder).map(|file| store.file(file)).collect();
             let rows = read_all(paths.iter().map(|path| path.as_path()), None)?;
-            rows.map(|rows| crate::store::parquet::sort_by_key(&rows, "customer360_id")).transpose()?
+            rows.map(|rows| crate::store::parquet::sort_by_key(&rows, "customer360_id"))
+                .transpose()?
         }
         _ => None,
     };
@@ -240,7 +261,8 @@ fn summary(
     assigned: &[Assigned],
     moves: bool,
 ) -> Output {
-    let mut scores = Table::new(&["score", "model", "lapsed", "none", "p10", "median", "p90", "mean"]);
+    let mut scores =
+        Table::new(&["score", "model", "lapsed", "none", "p10", "median", "p90", "mean"]);
     for model in &scored.models {
         let count = |basis| model.basis.iter().filter(|b| **b == basis).count() as u64;
         let mut values: Vec<f64> = model.score.iter().flatten().copied().collect();

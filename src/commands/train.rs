@@ -8,12 +8,12 @@ use serde_json::json;
 use super::{as_of, data_fingerprint, engine, write_manifest};
 use crate::config::Project;
 use crate::error::{Error, Result};
-use crate::features::timeline::key_hash;
 use crate::models::affinity::{ItemFactors, Options, Sparse};
 use crate::models::engagement::Ecdf;
 use crate::models::rfm::{Quintiles, Rfm};
 use crate::report::{Output, Progress, Table, thousands};
 use crate::sources::contract::first_event;
+use crate::store::part_hash;
 use crate::training::artifact::{
     AffinityArtifact, Artifact, ClassifierMetrics, EngagementArtifact, RfmArtifact, Trained,
 };
@@ -66,9 +66,11 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<Output> {
     let inputs = json!({ "versions": versions });
     write_manifest(&mut transaction, project, "train", &data, &report, inputs, progress)?;
     transaction.commit()?;
-    Ok(Output { text, json: json!({ "as_of": as_of.at, "versions": versions, "classifiers": metrics }) })
+    Ok(Output {
+        text,
+        json: json!({ "as_of": as_of.at, "versions": versions, "classifiers": metrics }),
+    })
 }
-
 
 type Fitted = (String, Trained, Option<(ClassifierMetrics, Vec<Prediction>)>);
 
@@ -86,7 +88,11 @@ fn fit(
         let trained = classifier::train(model, data, &project.catalog)?;
         all.insert(model.spec.name.clone(), json!(trained.metrics));
         let extra = Some((trained.metrics, trained.predictions));
-        fitted.push((model.spec.name.clone(), Trained::Classifier(Box::new(trained.artifact)), extra));
+        fitted.push((
+            model.spec.name.clone(),
+            Trained::Classifier(Box::new(trained.artifact)),
+            extra,
+        ));
     }
     if let Some(model) = &models.engagement {
         let artifact = EngagementArtifact {
@@ -97,7 +103,8 @@ fn fit(
         fitted.push((model.spec.name.clone(), Trained::Engagement(artifact), None));
     }
     if let Some(model) = &models.rfm {
-        let column = |i: usize| Quintiles::fit(gathered.buyers.iter().map(|buyer| buyer[i]).collect());
+        let column =
+            |i: usize| Quintiles::fit(gathered.buyers.iter().map(|buyer| buyer[i]).collect());
         let artifact = RfmArtifact {
             spec: model.spec.clone(),
             aggregations: model.aggregations.clone(),
@@ -119,10 +126,12 @@ fn taste(
     mut interactions: Vec<(String, Vec<(String, f64)>)>,
 ) -> Result<AffinityArtifact> {
     // In the order of a hash: the first ones are a fixed sample, and the order of sums is fixed too.
-    interactions.sort_by_cached_key(|(key, _)| (key_hash(key.as_bytes()), key.clone()));
+    interactions.sort_by_cached_key(|(key, _)| (part_hash(key), key.clone()));
     interactions.truncate(TASTE_CUSTOMERS);
-    let items: std::collections::BTreeSet<&str> =
-        interactions.iter().flat_map(|(_, row)| row.iter().map(|(item, _)| item.as_str())).collect();
+    let items: std::collections::BTreeSet<&str> = interactions
+        .iter()
+        .flat_map(|(_, row)| row.iter().map(|(item, _)| item.as_str()))
+        .collect();
     if items.is_empty() {
         return Err(Error::not_enough(
             format!("the model {} has no interactions to learn from", model.spec.name),
@@ -153,11 +162,13 @@ fn taste(
 }
 
 fn prediction_rows(predictions: &[Prediction]) -> Result<RecordBatch> {
-    let keys: ArrayRef = Arc::new(StringArray::from_iter_values(predictions.iter().map(|p| &p.key)));
+    let keys: ArrayRef =
+        Arc::new(StringArray::from_iter_values(predictions.iter().map(|p| &p.key)));
     let raw: ArrayRef = Arc::new(Float64Array::from_iter_values(predictions.iter().map(|p| p.raw)));
     let probability: ArrayRef =
         Arc::new(Float64Array::from_iter_values(predictions.iter().map(|p| p.probability)));
-    let label: ArrayRef = Arc::new(predictions.iter().map(|p| Some(p.label)).collect::<BooleanArray>());
+    let label: ArrayRef =
+        Arc::new(predictions.iter().map(|p| Some(p.label)).collect::<BooleanArray>());
     RecordBatch::try_from_iter([
         ("customer360_id", keys),
         ("raw", raw),
@@ -169,7 +180,8 @@ fn prediction_rows(predictions: &[Prediction]) -> Result<RecordBatch> {
 
 /// Funnel and test metrics of one classifier as text.
 pub fn describe(name: &str, version: &str, metrics: &ClassifierMetrics) -> String {
-    let mut funnel = Table::new(&["snapshot", "used for", "customers", "eligible", "positives", "base rate"]);
+    let mut funnel =
+        Table::new(&["snapshot", "used for", "customers", "eligible", "positives", "base rate"]);
     for row in &metrics.funnel {
         funnel.row([
             row.as_of.folder(),
@@ -184,7 +196,11 @@ pub fn describe(name: &str, version: &str, metrics: &ClassifierMetrics) -> Strin
     let mut table = Table::new(&["on the test snapshot", "model", "recency alone"]);
     let number = |value: f64| format!("{value:.4}");
     table.row(["ROC AUC".into(), number(test.roc_auc), number(alone.roc_auc)]);
-    table.row(["average precision".into(), number(test.average_precision), number(alone.average_precision)]);
+    table.row([
+        "average precision".into(),
+        number(test.average_precision),
+        number(alone.average_precision),
+    ]);
     table.row(["lift at 10 %".into(), number(test.lift_10), number(alone.lift_10)]);
     table.row(["log loss".into(), number(test.log_loss), "-".into()]);
     table.row(["Brier".into(), number(test.brier), "-".into()]);

@@ -46,21 +46,33 @@ fn check_keys(project: &Project, checks: &mut Checks) -> Result<()> {
     let plan = FeaturePlan { as_ofs: vec![AsOf::at(end)], ..FeaturePlan::default() };
     let engine = EmbeddedEngine { memory: project.memory, spill_folder: std::env::temp_dir() };
     let tolerant = SourcePlan {
-        orphans: if project.events.orphans == Orphans::Fail { Orphans::Skip } else { project.events.orphans },
+        orphans: if project.events.orphans == Orphans::Fail {
+            Orphans::Skip
+        } else {
+            project.events.orphans
+        },
         max_rejected_share: 1.0,
         ..project.events.clone()
     };
     let report = engine.build(&tolerant, &project.profile.entities()?, &[plan], &mut |_| Ok(()))?;
-    checks.count("duplicate events", report.duplicates, Status::Warning, "the first that was ingested counts");
+    checks.count(
+        "duplicate events",
+        report.duplicates,
+        Status::Warning,
+        "the first that was ingested counts",
+    );
     let (status, hint) = match project.events.orphans {
-        Orphans::Skip => (Status::Warning, "they are left out; sources.events.orphans = \"create\" makes rows"),
+        Orphans::Skip => {
+            (Status::Warning, "they are left out; sources.events.orphans = \"create\" makes rows")
+        }
         Orphans::Create => (Status::Ok, ""),
         Orphans::Fail => (Status::Violation, "sources.events.orphans is \"fail\""),
     };
     checks.count("events of unknown customers", report.orphans, status, hint);
     let rejected: u64 = report.rejected.values().sum();
     let share = rejected as f64 / report.events.max(1) as f64;
-    let status = if share > project.events.max_rejected_share { Status::Violation } else { Status::Ok };
+    let status =
+        if share > project.events.max_rejected_share { Status::Violation } else { Status::Ok };
     let hint = "repair them upstream, or raise sources.events.max_rejected_share";
     checks.add("rows that cannot be used", rejected, status, hint);
     Ok(())

@@ -12,7 +12,7 @@ use crate::features::spec::ViewSpec;
 use crate::models::spec::{ModelSpec, Models};
 use crate::money::Scale;
 use crate::profile::Writeback;
-use crate::segments::{SegmentsSpec, Segments};
+use crate::segments::{Segments, SegmentsSpec};
 use crate::sources::profile::ProfilePlan;
 use crate::sources::{EventsSpec, ProfileSpec, SourceContext, SourcePlan};
 use crate::store::Store;
@@ -195,7 +195,10 @@ impl Project {
     /// Where neither the command line nor the project names one.
     pub fn as_of(&self) -> Result<Instant> {
         self.settings.project.as_of.ok_or_else(|| {
-            Error::configuration("no as-of is given", "name it: --as-of 2024-07-01, or project.as_of")
+            Error::configuration(
+                "no as-of is given",
+                "name it: --as-of 2024-07-01, or project.as_of",
+            )
         })
     }
 

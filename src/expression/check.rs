@@ -16,15 +16,16 @@ use crate::time::parse_naive;
 /// A configuration error for text that is not one expression, an unknown column or function, or
 /// operands of the wrong types.
 pub fn check(sql: &str, columns: &Columns, place: &str) -> Result<Expression> {
-    let parsed = Parser::new(&GenericDialect {}).try_with_sql(sql).and_then(|mut parser| {
-        let expression = parser.parse_expr()?;
-        match parser.peek_token().token {
-            Token::EOF => Ok(expression),
-            other => parser.expected("the end of the expression", parser.peek_token()).or_else(
-                |error| if other == Token::SemiColon { Ok(expression) } else { Err(error) },
-            ),
-        }
-    });
+    let parsed =
+        Parser::new(&GenericDialect {}).try_with_sql(sql).and_then(|mut parser| {
+            let expression = parser.parse_expr()?;
+            match parser.peek_token().token {
+                Token::EOF => Ok(expression),
+                other => parser.expected("the end of the expression", parser.peek_token()).or_else(
+                    |error| if other == Token::SemiColon { Ok(expression) } else { Err(error) },
+                ),
+            }
+        });
     let parsed = parsed.map_err(|error| {
         Error::configuration(
             format!("{place}: `{sql}` is not an SQL expression: {}", plain(&error)),
@@ -95,7 +96,8 @@ impl Checker<'_> {
             }
             Expr::Between { expr, negated, low, high } => {
                 let value = self.expression(expr)?;
-                let low = self.compare(Operator::GreaterOrEqual, value.clone(), self.expression(low)?)?;
+                let low =
+                    self.compare(Operator::GreaterOrEqual, value.clone(), self.expression(low)?)?;
                 let high = self.compare(Operator::LessOrEqual, value, self.expression(high)?)?;
                 Ok(not_if(*negated, binary(Operator::And, low, high, Type::Boolean)))
             }
@@ -166,7 +168,9 @@ impl Checker<'_> {
     fn want_boolean(&self, expression: Expression) -> Result<Expression> {
         match expression {
             Expression { ty: Type::Boolean, .. } => Ok(expression),
-            Expression { node: Node::Literal(Value::Null), .. } => Ok(expression.cast(Type::Boolean)),
+            Expression { node: Node::Literal(Value::Null), .. } => {
+                Ok(expression.cast(Type::Boolean))
+            }
             other => {
                 Err(self.error(format!("uses a {} as a condition", other.ty.name()), "compare it"))
             }
@@ -220,7 +224,12 @@ impl Checker<'_> {
         }
     }
 
-    fn binary(&self, operator: &BinaryOperator, a: Expression, b: Expression) -> Result<Expression> {
+    fn binary(
+        &self,
+        operator: &BinaryOperator,
+        a: Expression,
+        b: Expression,
+    ) -> Result<Expression> {
         let comparison = match operator {
             BinaryOperator::And | BinaryOperator::Or => {
                 let operator =
@@ -333,7 +342,9 @@ impl Checker<'_> {
                 Expression { node: Node::Literal(constant), ty } if ty == value.ty => {
                     constants.push(constant);
                 }
-                _ => return Err(self.error("lists something that is not a constant of its type", "")),
+                _ => {
+                    return Err(self.error("lists something that is not a constant of its type", ""));
+                }
             }
         }
         // A null in the list makes "not found" unknown in SQL; refuse it rather than surprise.
@@ -414,7 +425,8 @@ impl Checker<'_> {
             }
         };
         let from = value.ty;
-        if let (Node::Literal(Value::Text(text)), Type::Timestamp | Type::Date) = (&value.node, ty) {
+        if let (Node::Literal(Value::Text(text)), Type::Timestamp | Type::Date) = (&value.node, ty)
+        {
             let literal = self.as_type_of(value.clone(), ty);
             return if literal.ty == ty {
                 Ok(literal)
@@ -463,7 +475,9 @@ impl Checker<'_> {
         let name = Function::ALL.iter().find(|(_, f)| *f == function).map_or("", |(name, _)| name);
         let arity = match function {
             F::Least | F::Greatest | F::Coalesce | F::Concat => 1..=usize::MAX,
-            F::Power | F::Nullif | F::StartsWith | F::EndsWith | F::Contains | F::DaysBetween => 2..=2,
+            F::Power | F::Nullif | F::StartsWith | F::EndsWith | F::Contains | F::DaysBetween => {
+                2..=2
+            }
             F::Round => 1..=2,
             F::Substring => 2..=3,
             _ => 1..=1,
@@ -495,7 +509,8 @@ impl Checker<'_> {
                 _ => return Err(wrong(&arguments[0])),
             },
             F::Round | F::Floor | F::Ceil => {
-                if count == 2 && !matches!(arguments[1].node, Node::Literal(Value::Integer(0..=9))) {
+                if count == 2 && !matches!(arguments[1].node, Node::Literal(Value::Integer(0..=9)))
+                {
                     return Err(self.error("rounds to a number of places that is not 0 to 9", ""));
                 }
                 let mut arguments = arguments;
@@ -520,7 +535,9 @@ impl Checker<'_> {
                 let mut arguments = all(arguments, Type::Text)?;
                 for position in positions {
                     match position.node {
-                        Node::Literal(Value::Integer(v)) if v >= i64::from(arguments.len() == 1) => {
+                        Node::Literal(Value::Integer(v))
+                            if v >= i64::from(arguments.len() == 1) =>
+                        {
                             arguments.push(position);
                         }
                         _ => {

@@ -13,7 +13,8 @@ pub fn text_to_integer(text: &str) -> Option<i64> {
 pub fn text_to_double(text: &str) -> Option<f64> {
     let text = text.trim_matches(' ');
     // Rust also reads `inf`, `nan` and `infinity`; a number starts with a digit, sign or point.
-    let numeric = text.chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E'));
+    let numeric =
+        text.chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E'));
     text.parse().ok().filter(|value: &f64| numeric && value.is_finite())
 }
 
@@ -109,7 +110,9 @@ mod tests {
     #[test]
     fn money_text_is_exact() {
         let cents = Scale::default();
-        for (text, minor) in [("0.29", 29), ("1.005", 101), ("-1.005", -101), ("12", 1200), (".5", 50)] {
+        for (text, minor) in
+            [("0.29", 29), ("1.005", 101), ("-1.005", -101), ("12", 1200), (".5", 50)]
+        {
             assert_eq!(text_to_money(text, cents), Some(minor), "{text}");
         }
         for text in ["", ".", "1e3", "1,5", "abc", "99999999999999999999"] {

@@ -10,8 +10,8 @@ use arrow_array::types as arrow_types;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType as ArrowType;
 use polars::prelude::{
-    Column, DataFrame, DataType, Expr, Field, IntoLazy, Literal, NULL, NamedFrom,
-    PlSmallStr, PolarsResult, RoundMode, Series, TimeUnit, col, lit, when,
+    Column, DataFrame, DataType, Expr, Field, IntoLazy, Literal, NULL, NamedFrom, PlSmallStr,
+    PolarsResult, RoundMode, Series, TimeUnit, col, lit, when,
 };
 
 use super::convert::*;
@@ -102,7 +102,8 @@ fn guarded(operator: Operator, value: Expr, a: Expr, b: Expr) -> Expr {
     if operator == Operator::Modulo {
         // Polars takes the sign of the divisor, SQL that of the dividend.
         let magnitude = a.clone().abs() % b.clone().abs();
-        let signed = when(a.lt(lit(0_i64))).then(lit(0_i64) - magnitude.clone()).otherwise(magnitude);
+        let signed =
+            when(a.lt(lit(0_i64))).then(lit(0_i64) - magnitude.clone()).otherwise(magnitude);
         return when(b.neq(lit(0_i64))).then(signed).otherwise(lit(NULL));
     }
     let wide = binary(operator, a.cast(DataType::Float64), b.cast(DataType::Float64));
@@ -131,9 +132,9 @@ fn cast(value: Expr, from: Type, to: Type, scale: Scale) -> Expr {
         (Type::Money, Type::Integer) => {
             elementwise(value, to, move |c| map_i64(c, |v| Some(v / units)))
         }
-        (Type::Double, Type::Integer) => {
-            when(value.clone().abs().lt(lit(9.2e18))).then(value.cast(DataType::Int64)).otherwise(lit(NULL))
-        }
+        (Type::Double, Type::Integer) => when(value.clone().abs().lt(lit(9.2e18)))
+            .then(value.cast(DataType::Int64))
+            .otherwise(lit(NULL)),
         (Type::Money, Type::Text) => {
             elementwise(value, to, move |c| i64_to_text(c, |v| scale.format(v)))
         }
@@ -154,13 +155,14 @@ fn cast(value: Expr, from: Type, to: Type, scale: Scale) -> Expr {
             elementwise(value, to, move |c| text_to_i64(c, |v| text_to_money(v, scale)))
         }
         (Type::Text, Type::Timestamp) => {
-            elementwise(value, Type::Integer, |c| text_to_i64(c, text_to_timestamp)).cast(data_type(to))
+            elementwise(value, Type::Integer, |c| text_to_i64(c, text_to_timestamp))
+                .cast(data_type(to))
         }
-        (Type::Text, Type::Date) => {
-            elementwise(value, Type::Integer, |c| text_to_i64(c, |v| text_to_date(v).map(i64::from)))
-                .cast(DataType::Int32)
-                .cast(DataType::Date)
-        }
+        (Type::Text, Type::Date) => elementwise(value, Type::Integer, |c| {
+            text_to_i64(c, |v| text_to_date(v).map(i64::from))
+        })
+        .cast(DataType::Int32)
+        .cast(DataType::Date),
         (Type::Text, Type::Double) => elementwise(value, to, |c| {
             let values = c.str()?.iter().map(|v| v.and_then(text_to_double));
             Ok(Series::new(c.name().clone(), values.collect::<Vec<_>>()))
@@ -222,10 +224,14 @@ fn call(function: Function, mut values: Vec<Expr>, arguments: &[Expression]) -> 
         F::Power => first.pow(or_null(second)),
         F::Least | F::Greatest => {
             let least = function == F::Least;
-            values.into_iter().reduce(|a, b| {
-                let keep = if least { a.clone().lt_eq(b.clone()) } else { a.clone().gt_eq(b.clone()) };
-                when(b.clone().is_null().or(keep)).then(a).otherwise(b)
-            }).unwrap_or_else(|| lit(NULL))
+            values
+                .into_iter()
+                .reduce(|a, b| {
+                    let keep =
+                        if least { a.clone().lt_eq(b.clone()) } else { a.clone().gt_eq(b.clone()) };
+                    when(b.clone().is_null().or(keep)).then(a).otherwise(b)
+                })
+                .unwrap_or_else(|| lit(NULL))
         }
         F::Coalesce => polars::prelude::coalesce(&values),
         F::Nullif => {
@@ -293,7 +299,9 @@ pub fn evaluate(
     let wanted: Vec<Expr> = expressions.iter().map(|(name, _)| col(name.as_str())).collect();
     let result = frame.select(wanted).collect().map_err(Error::engine(context))?;
     let arrays = expressions.iter().zip(result.columns());
-    arrays.map(|((_, x), column)| from_polars(column.as_materialized_series(), x.ty, scale)).collect()
+    arrays
+        .map(|((_, x), column)| from_polars(column.as_materialized_series(), x.ty, scale))
+        .collect()
 }
 
 /// The Arrow type in which a value of type `ty` leaves.
@@ -327,9 +335,10 @@ pub fn type_of(arrow: &ArrowType) -> Option<Type> {
 
 /// The columns of an Arrow schema that expressions can use.
 pub fn columns_of(schema: &arrow_schema::Schema, scale: Scale) -> Columns {
-    let types = schema.fields().iter().filter_map(|field| {
-        type_of(field.data_type()).map(|ty| (field.name().clone(), ty))
-    });
+    let types = schema
+        .fields()
+        .iter()
+        .filter_map(|field| type_of(field.data_type()).map(|ty| (field.name().clone(), ty)));
     Columns::new(scale, types)
 }
 
@@ -342,18 +351,24 @@ fn to_polars(name: &str, array: &ArrayRef) -> Result<Series> {
     let ty = type_of(array.data_type()).ok_or_else(unsupported)?;
     let array = match (ty, array.data_type()) {
         (Type::Integer, ArrowType::Int64) | (Type::Double, ArrowType::Float64) => array.clone(),
-        (Type::Integer, _) => arrow_cast::cast(array, &ArrowType::Int64).map_err(Error::engine("cast"))?,
-        (Type::Double, _) => arrow_cast::cast(array, &ArrowType::Float64).map_err(Error::engine("cast"))?,
+        (Type::Integer, _) => {
+            arrow_cast::cast(array, &ArrowType::Int64).map_err(Error::engine("cast"))?
+        }
+        (Type::Double, _) => {
+            arrow_cast::cast(array, &ArrowType::Float64).map_err(Error::engine("cast"))?
+        }
         _ => array.clone(),
     };
     Ok(match ty {
         Type::Boolean => Series::new(name, array.as_boolean().iter().collect::<Vec<_>>()),
-        Type::Integer => {
-            Series::new(name, array.as_primitive::<arrow_types::Int64Type>().iter().collect::<Vec<_>>())
-        }
-        Type::Double => {
-            Series::new(name, array.as_primitive::<arrow_types::Float64Type>().iter().collect::<Vec<_>>())
-        }
+        Type::Integer => Series::new(
+            name,
+            array.as_primitive::<arrow_types::Int64Type>().iter().collect::<Vec<_>>(),
+        ),
+        Type::Double => Series::new(
+            name,
+            array.as_primitive::<arrow_types::Float64Type>().iter().collect::<Vec<_>>(),
+        ),
         Type::Money => {
             let values = array.as_primitive::<arrow_types::Decimal128Type>().iter();
             Series::new(name, values.map(|v| v.map(|v| v as i64)).collect::<Vec<_>>())

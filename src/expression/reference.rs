@@ -155,9 +155,7 @@ fn cast(value: Value, ty: Type, scale: Scale) -> Value {
         (Value::Date(v), Type::Timestamp) => Some(Value::Timestamp(i64::from(v) * DAY)),
         (Value::Date(v), Type::Text) => Some(Value::Text(date_to_text(v))),
         (Value::Timestamp(v), Type::Date) => Some(Value::Date(v.div_euclid(DAY) as i32)),
-        (Value::Timestamp(v), Type::Text) => {
-            Some(Value::Text(crate::time::Instant(v).to_string()))
-        }
+        (Value::Timestamp(v), Type::Text) => Some(Value::Text(crate::time::Instant(v).to_string())),
         (value, _) => Some(value),
     };
     converted.unwrap_or(Value::Null)

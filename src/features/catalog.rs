@@ -180,7 +180,11 @@ impl Catalog {
     fn push(&mut self, file: &str, feature: Feature) -> Result<()> {
         if let Some(other) = self.get(feature.column()) {
             return Err(Error::configuration(
-                format!("{file}: the column {} is already in view {}", feature.column(), other.view),
+                format!(
+                    "{file}: the column {} is already in view {}",
+                    feature.column(),
+                    other.view
+                ),
                 "column names are shared by all views; rename one",
             ));
         }
@@ -339,7 +343,8 @@ pub fn aggregations(file: &str, spec: &FeatureSpec, events: &Columns) -> Result<
 }
 
 fn result_type(spec: &FeatureSpec, input: Option<&Expression>, place: &str) -> Result<Type> {
-    let error = |message: &str, hint: &str| Err(Error::configuration(format!("{place}: {message}"), hint));
+    let error =
+        |message: &str, hint: &str| Err(Error::configuration(format!("{place}: {message}"), hint));
     if (spec.op == Op::DecayedSum) != spec.half_life.is_some() {
         return error("half_life belongs to decayed_sum, which needs it", "half_life = \"14d\"");
     }
@@ -353,7 +358,9 @@ fn result_type(spec: &FeatureSpec, input: Option<&Expression>, place: &str) -> R
         (Op::CountDistinct, Some(_)) => Ok(Type::Integer),
         (Op::Sum, Some(ty)) if numeric => Ok(ty),
         (Op::Mean | Op::Std, Some(_)) if numeric => Ok(Type::Double),
-        (Op::Min | Op::Max, Some(ty)) if numeric || matches!(ty, Type::Timestamp | Type::Date) => Ok(ty),
+        (Op::Min | Op::Max, Some(ty)) if numeric || matches!(ty, Type::Timestamp | Type::Date) => {
+            Ok(ty)
+        }
         (Op::First | Op::Last, Some(ty)) => Ok(ty),
         (Op::DaysSinceFirst | Op::DaysSinceLast, None) => Ok(Type::Double),
         (Op::ActiveDays, None) => Ok(Type::Integer),

@@ -133,7 +133,11 @@ fn check(source: &SourcePlan, report: &BuildReport) -> Result<()> {
         let reasons: Vec<String> =
             report.rejected.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
         return Err(Error::contract(
-            format!("{rejected} of {} events cannot be used ({})", report.events, reasons.join(", ")),
+            format!(
+                "{rejected} of {} events cannot be used ({})",
+                report.events,
+                reasons.join(", ")
+            ),
             "run `c360-ml validate`, or raise sources.events.max_rejected_share",
         ));
     }
@@ -180,7 +184,8 @@ fn read(
     select.extend(expressions);
 
     let is_null = |name: &str| col(name).is_null();
-    let mut tests = vec![is_null(KEY), is_null(ID), is_null(KIND), is_null(TIME), col(NOT_A_NUMBER)];
+    let mut tests =
+        vec![is_null(KEY), is_null(ID), is_null(KIND), is_null(TIME), col(NOT_A_NUMBER)];
     if has_currency {
         let currency = source.context.currency.clone();
         tests.push(col(CURRENCY).neq(lit(currency)).fill_null(lit(false)));

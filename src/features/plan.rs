@@ -96,8 +96,7 @@ impl FeaturePlan {
     /// The type of a column of this plan.
     pub fn type_of(&self, column: &str) -> Option<Type> {
         let aggregation = self.aggregations.iter().find(|a| a.column == column).map(|a| a.ty);
-        aggregation.or_else(|| {
-            self.derived.iter().find(|d| d.column == column).map(|d| d.expression.ty)
-        })
+        aggregation
+            .or_else(|| self.derived.iter().find(|d| d.column == column).map(|d| d.expression.ty))
     }
 }

@@ -96,12 +96,16 @@ pub fn aggregate(
         }
         Op::Sum => sum(aggregation.ty, &inputs),
         Op::Mean if count == 0 => Value::Null,
-        Op::Mean => match sum(aggregation.input.as_ref().map_or(Type::Integer, |x| x.ty), &inputs) {
-            Value::Integer(total) => Value::Double(total as f64 / count as f64),
-            Value::Money(total) => Value::Double(total as f64 / count as f64 / scale.units() as f64),
-            Value::Double(total) => Value::Double(total / count as f64),
-            _ => Value::Null,
-        },
+        Op::Mean => {
+            match sum(aggregation.input.as_ref().map_or(Type::Integer, |x| x.ty), &inputs) {
+                Value::Integer(total) => Value::Double(total as f64 / count as f64),
+                Value::Money(total) => {
+                    Value::Double(total as f64 / count as f64 / scale.units() as f64)
+                }
+                Value::Double(total) => Value::Double(total / count as f64),
+                _ => Value::Null,
+            }
+        }
         Op::Min | Op::Max => {
             let wanted = if aggregation.op == Op::Min { -1 } else { 1 };
             let mut best = Value::Null;

@@ -75,7 +75,8 @@ mod tests {
         assert_eq!(Parts::new(&ecdf, 0.0, 0.0, 0.0).score(), 0.0);
         let mut last = 0.0;
         for step in 1..1000 {
-            let score = Parts::new(&ecdf, f64::from(step) * 7.0, f64::from(step % 28), 2.0).activity;
+            let score =
+                Parts::new(&ecdf, f64::from(step) * 7.0, f64::from(step % 28), 2.0).activity;
             assert!(score >= last);
             last = score;
         }

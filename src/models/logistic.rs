@@ -51,7 +51,8 @@ impl Logistic {
     /// [`Error::NotEnough`] for labels of one class; an engine error for widths that differ, values
     /// that are not finite, or a fit that does not converge.
     pub fn fit(rows: &Matrix, labels: &[bool], l2: f64) -> Result<Self> {
-        let fault = |message: String| Error::Engine { context: "fitting a logistic model", message };
+        let fault =
+            |message: String| Error::Engine { context: "fitting a logistic model", message };
         let count = labels.len();
         if rows.len() != count {
             return Err(fault(format!("{} rows but {count} labels", rows.len())));
@@ -142,7 +143,14 @@ mod tests {
     #[test]
     fn equals_scikit_learn() {
         let rows = matrix(&[
-            [0.5, 1.2], [-1.0, 0.3], [1.5, -0.7], [0.2, 0.1], [-0.4, -1.5], [2.0, 0.9], [-1.3, 1.1], [0.7, -0.2],
+            [0.5, 1.2],
+            [-1.0, 0.3],
+            [1.5, -0.7],
+            [0.2, 0.1],
+            [-0.4, -1.5],
+            [2.0, 0.9],
+            [-1.3, 1.1],
+            [0.7, -0.2],
         ]);
         let labels = [true, false, true, false, false, true, false, true];
         let model = Logistic::fit(&rows, &labels, 0.1).unwrap();

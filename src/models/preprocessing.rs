@@ -104,8 +104,10 @@ impl Preprocessing {
             let mut present: Vec<f64> = values.iter().copied().filter(|v| !v.is_nan()).collect();
             present.sort_by(f64::total_cmp);
             let impute = present.get(present.len() / 2).copied().unwrap_or(0.0);
-            let log1p = present.first().is_some_and(|least| *least >= 0.0) && skewness(&present) > 1.0;
-            let missing: Vec<f64> = values.iter().map(|v| f64::from(u8::from(v.is_nan()))).collect();
+            let log1p =
+                present.first().is_some_and(|least| *least >= 0.0) && skewness(&present) > 1.0;
+            let missing: Vec<f64> =
+                values.iter().map(|v| f64::from(u8::from(v.is_nan()))).collect();
             let mut input = Input {
                 column: name.clone(),
                 group: group.clone(),

@@ -76,7 +76,8 @@ mod tests {
         let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         for _ in 0..200 {
             let count = random.random_range(1..60);
-            let values: Vec<f64> = (0..count).map(|_| f64::from(random.random_range(0..12))).collect();
+            let values: Vec<f64> =
+                (0..count).map(|_| f64::from(random.random_range(0..12))).collect();
             let fitted = Quintiles::fit(values.clone());
             for value in &values {
                 let below = values.iter().filter(|other| *other < value).count();

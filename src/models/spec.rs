@@ -357,10 +357,18 @@ impl Models {
                 ModelSpec::LifetimeValue(spec) => {
                     taken(models.lifetime_value.is_some())?;
                     let columns = catalog.columns(events.context.scale);
-                    let revenue =
-                        check_as(&spec.revenue, Type::Money, &columns, &format!("{file}: revenue"))?;
-                    let refunds =
-                        check_as(&spec.refunds, Type::Money, &columns, &format!("{file}: refunds"))?;
+                    let revenue = check_as(
+                        &spec.revenue,
+                        Type::Money,
+                        &columns,
+                        &format!("{file}: revenue"),
+                    )?;
+                    let refunds = check_as(
+                        &spec.refunds,
+                        Type::Money,
+                        &columns,
+                        &format!("{file}: refunds"),
+                    )?;
                     models.lifetime_value = Some(LifetimeValue { spec, revenue, refunds });
                 }
             }
@@ -408,7 +416,12 @@ impl Classifier {
             Some(field) if field.origin == Origin::Modeled && spec.writes.ends_with("_score") => {}
             _ => {
                 let valid = ["churn_risk_score", "propensity_to_buy_score"];
-                return Err(Error::unknown(format!("{file}: writes"), "field", &spec.writes, valid));
+                return Err(Error::unknown(
+                    format!("{file}: writes"),
+                    "field",
+                    &spec.writes,
+                    valid,
+                ));
             }
         }
         let eligible = match (&spec.eligible.condition, spec.eligible.within.as_deref()) {
@@ -428,7 +441,8 @@ impl Classifier {
             }
         };
         if spec.label.horizon.0 == 0 || spec.snapshots.every.is_some_and(|every| every.0 == 0) {
-            let message = format!("{file}: label.horizon and snapshots.every must be longer than 0");
+            let message =
+                format!("{file}: label.horizon and snapshots.every must be longer than 0");
             return Err(Error::configuration(message, "horizon = \"30d\""));
         }
         if spec.fit.l2.is_empty() || spec.fit.l2.iter().any(|l2| !l2.is_finite() || *l2 <= 0.0) {
@@ -583,7 +597,9 @@ fn interactions(file: &str, spec: &AffinitySpec, events: &SourcePlan) -> Result<
         || positive.iter().any(|value| !value.is_finite() || *value <= 0.0)
     {
         return Err(Error::configuration(
-            format!("{file}: factors (1-256), iterations, half_life, regularization or alpha is off"),
+            format!(
+                "{file}: factors (1-256), iterations, half_life, regularization or alpha is off"
+            ),
             "factors = 16, regularization = 1.0, alpha = 2.0, iterations = 15, half_life = \"60d\"",
         ));
     }

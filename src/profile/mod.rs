@@ -71,7 +71,10 @@ impl Writeback {
                 Some(feature) if feature.ty() == Type::Integer => {}
                 Some(_) => {
                     let message = format!("{place}: {name} is not a count");
-                    return Err(Error::configuration(message, "name a feature with op = \"count\""));
+                    return Err(Error::configuration(
+                        message,
+                        "name a feature with op = \"count\"",
+                    ));
                 }
                 None => {
                     let valid = catalog.features.iter().map(|feature| feature.column());
@@ -118,7 +121,11 @@ const FILLED: &str = "filled_fields";
 ///
 /// # Errors
 /// A contract violation where recomputing would lose history of over 1 % of customers.
-pub fn merge(source: &RecordBatch, computed: &Computed<'_>, context: &MergeContext<'_>) -> Result<RecordBatch> {
+pub fn merge(
+    source: &RecordBatch,
+    computed: &Computed<'_>,
+    context: &MergeContext<'_>,
+) -> Result<RecordBatch> {
     let rows = computed.keys.len();
     let source = align(source, computed.keys)?;
     let previously_filled = filled_before(&source);
@@ -144,9 +151,13 @@ pub fn merge(source: &RecordBatch, computed: &Computed<'_>, context: &MergeConte
             ("preferred_channel", _) => {
                 preferred_channel(&source, computed, context, &mut filled, &previously_filled)?
             }
-            ("interests", _) => interests(&source, computed, context, &mut filled, &previously_filled),
+            ("interests", _) => {
+                interests(&source, computed, context, &mut filled, &previously_filled)
+            }
             (_, Origin::Raw) => raw(),
-            (_, Origin::Modeled) => modeled.map_or_else(|| new_null_array(&ty, rows), |(_, a)| a.clone()),
+            (_, Origin::Modeled) => {
+                modeled.map_or_else(|| new_null_array(&ty, rows), |(_, a)| a.clone())
+            }
             (name, Origin::Derived) => derived(name, &ty, &source, computed, context)?,
         };
         fields.push(Field::new(field.name, array.data_type().clone(), field.name != KEY));
@@ -161,7 +172,8 @@ pub fn merge(source: &RecordBatch, computed: &Computed<'_>, context: &MergeConte
     fields.push(Field::new(FILLED, list.data_type().clone(), false));
     arrays.push(list);
     for (field, array) in source.schema().fields().iter().zip(source.columns()) {
-        let known = PROFILE.iter().any(|known| known.name == field.name()) || field.name() == FILLED;
+        let known =
+            PROFILE.iter().any(|known| known.name == field.name()) || field.name() == FILLED;
         if !known {
             fields.push(field.as_ref().clone().with_nullable(true));
             arrays.push(array.clone());
@@ -211,7 +223,9 @@ fn filled_before(source: &RecordBatch) -> Vec<Vec<String>> {
                 return Vec::new();
             }
             let names = lists.value(row);
-            let names = names.as_string_opt::<i32>().map(|names| names.iter().flatten().map(str::to_owned).collect());
+            let names = names
+                .as_string_opt::<i32>()
+                .map(|names| names.iter().flatten().map(str::to_owned).collect());
             names.unwrap_or_default()
         })
         .collect()
@@ -221,7 +235,11 @@ fn texts<'a>(source: &'a RecordBatch, name: &str) -> Option<&'a StringArray> {
     source.column_by_name(name).and_then(|column| column.as_string_opt::<i32>())
 }
 
-fn created_at(raw: &ArrayRef, first_event: &ArrayRef, filled: &mut [Vec<&'static str>]) -> Result<ArrayRef> {
+fn created_at(
+    raw: &ArrayRef,
+    first_event: &ArrayRef,
+    filled: &mut [Vec<&'static str>],
+) -> Result<ArrayRef> {
     let raw = raw.as_primitive::<TimestampMicrosecondType>();
     let first = first_event.as_primitive::<TimestampMicrosecondType>();
     let values = raw.iter().zip(first).enumerate().map(|(row, (raw, first))| {
@@ -310,14 +328,18 @@ fn preferred_channel(
     let scopes = source.column_by_name("consent_scopes").and_then(|c| c.as_list_opt::<i32>());
     let mut counts = Vec::new();
     for (channel, feature) in &context.writeback.preferred_channel {
-        let column = computed.features.column_by_name(feature).map(|c| c.as_primitive::<Int64Type>());
+        let column =
+            computed.features.column_by_name(feature).map(|c| c.as_primitive::<Int64Type>());
         counts.extend(column.map(|column| (channel.as_str(), column)));
     }
     let consented = |row: usize, channel: &str| {
         let opted_out = status.is_some_and(|s| !s.is_null(row) && s.value(row) == "opted_out");
         let in_scope = scopes.is_none_or(|scopes| {
             scopes.is_null(row)
-                || scopes.value(row).as_string_opt::<i32>().is_none_or(|s| s.iter().flatten().any(|s| s == channel))
+                || scopes
+                    .value(row)
+                    .as_string_opt::<i32>()
+                    .is_none_or(|s| s.iter().flatten().any(|s| s == channel))
         });
         !opted_out && in_scope
     };
@@ -360,7 +382,10 @@ fn interests(
             list.append(raw.is_some_and(|raw| !ours && !raw.is_null(row)));
         } else {
             filled[row].push("interests");
-            tastes.iter().take(context.writeback.interests).for_each(|t| list.values().append_value(t));
+            tastes
+                .iter()
+                .take(context.writeback.interests)
+                .for_each(|t| list.values().append_value(t));
             list.append(true);
         }
     }
@@ -376,7 +401,8 @@ fn derived(
     context: &MergeContext<'_>,
 ) -> Result<ArrayRef> {
     let rows = computed.keys.len();
-    let writer = context.catalog.features.iter().find(|feature| feature.writes.as_deref() == Some(name));
+    let writer =
+        context.catalog.features.iter().find(|feature| feature.writes.as_deref() == Some(name));
     let fresh = writer.and_then(|feature| computed.features.column_by_name(feature.column()));
     let fresh = match fresh {
         Some(column) => arrow_cast::cast(column, ty).map_err(Error::engine("a derived field"))?,
@@ -392,7 +418,8 @@ fn derived(
             Ok(fresh)
         }
         DerivedFields::FillMissing => {
-            let missing = arrow_array::BooleanArray::from_iter((0..rows).map(|row| Some(old.is_null(row))));
+            let missing =
+                arrow_array::BooleanArray::from_iter((0..rows).map(|row| Some(old.is_null(row))));
             let chosen = arrow_select::zip::zip(&missing, &fresh, &old);
             chosen.map_err(Error::engine("a derived field"))
         }
@@ -424,7 +451,9 @@ fn guard(name: &str, old: &ArrayRef, fresh: &ArrayRef) -> Result<()> {
     let known: Vec<usize> = (0..old.len()).filter(|row| number(old, *row).is_some()).collect();
     let lost = known
         .iter()
-        .filter(|row| number(fresh, **row).unwrap_or(i128::MIN) < number(old, **row).unwrap_or(i128::MIN))
+        .filter(|row| {
+            number(fresh, **row).unwrap_or(i128::MIN) < number(old, **row).unwrap_or(i128::MIN)
+        })
         .count();
     if lost as f64 > 0.01 * known.len() as f64 {
         return Err(Error::contract(
@@ -440,7 +469,11 @@ fn guard(name: &str, old: &ArrayRef, fresh: &ArrayRef) -> Result<()> {
 
 /// The as-of of the last run that changed a field other than age, vector, or a score by less than
 /// 0.01; never earlier than the source's.
-fn updated_at(merged: RecordBatch, source: &RecordBatch, context: &MergeContext<'_>) -> Result<RecordBatch> {
+fn updated_at(
+    merged: RecordBatch,
+    source: &RecordBatch,
+    context: &MergeContext<'_>,
+) -> Result<RecordBatch> {
     let failed = "comparing with the current profile";
     let rows = merged.num_rows();
     let mut changed = vec![true; rows];
@@ -448,7 +481,10 @@ fn updated_at(merged: RecordBatch, source: &RecordBatch, context: &MergeContext<
     if let Some(current) = context.current {
         let current = align(current, crate::sources::profile::keys(&merged)?)?;
         let known = crate::sources::profile::keys(&current)?.clone();
-        if let Some(old) = current.column_by_name("updated_at").and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>()) {
+        if let Some(old) = current
+            .column_by_name("updated_at")
+            .and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>())
+        {
             stamps = old.iter().collect();
         }
         changed = (0..rows).map(|row| known.is_null(row)).collect();
@@ -457,7 +493,9 @@ fn updated_at(merged: RecordBatch, source: &RecordBatch, context: &MergeContext<
             if matches!(name, "updated_at" | "age" | "recommendation_vector" | FILLED) {
                 continue;
             }
-            let Some(old) = current.column_by_name(name).filter(|old| old.data_type() == array.data_type()) else {
+            let Some(old) =
+                current.column_by_name(name).filter(|old| old.data_type() == array.data_type())
+            else {
                 changed.iter_mut().for_each(|changed| *changed = true);
                 continue;
             };
@@ -469,13 +507,20 @@ fn updated_at(merged: RecordBatch, source: &RecordBatch, context: &MergeContext<
             differ(array, old, tolerance, &mut changed);
         }
     }
-    let own = source.column_by_name("updated_at").and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
+    let own = source
+        .column_by_name("updated_at")
+        .and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
     let values = (0..rows).map(|row| {
-        let ours = if changed[row] { Some(context.as_of.0) } else { stamps[row].or(Some(context.as_of.0)) };
+        let ours = if changed[row] {
+            Some(context.as_of.0)
+        } else {
+            stamps[row].or(Some(context.as_of.0))
+        };
         let theirs = own.filter(|own| !own.is_null(row)).map(|own| own.value(row));
         ours.max(theirs)
     });
-    let stamps: ArrayRef = Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"));
+    let stamps: ArrayRef =
+        Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"));
     let index = merged.schema().index_of("updated_at").map_err(Error::engine(failed))?;
     let mut columns = merged.columns().to_vec();
     columns[index] = stamps;

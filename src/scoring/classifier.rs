@@ -36,7 +36,8 @@ pub fn score(
         .iter()
         .map(|input| column(rows, &input.column))
         .collect::<Result<_>>()?;
-    let groups: Vec<String> = artifact.preprocessing.terms().into_iter().map(|(_, group)| group).collect();
+    let groups: Vec<String> =
+        artifact.preprocessing.terms().into_iter().map(|(_, group)| group).collect();
     let scored: Vec<Row> = (0..rows.num_rows())
         .into_par_iter()
         .map(|i| match (eligible[i], recency[i].is_nan()) {
@@ -72,7 +73,11 @@ impl Default for Row {
     }
 }
 
-fn by_model(artifact: &ClassifierArtifact, groups: &[String], inputs: impl Iterator<Item = f64>) -> Row {
+fn by_model(
+    artifact: &ClassifierArtifact,
+    groups: &[String],
+    inputs: impl Iterator<Item = f64>,
+) -> Row {
     let inputs: Vec<f64> = inputs.collect();
     let mut terms = Vec::with_capacity(groups.len());
     artifact.preprocessing.apply(&inputs, &mut terms);
@@ -99,7 +104,9 @@ fn by_model(artifact: &ClassifierArtifact, groups: &[String], inputs: impl Itera
 fn lapsed(artifact: &ClassifierArtifact, recency: f64) -> Row {
     let sign = if artifact.spec.label.kind == LabelKind::Absence { 1.0 } else { -1.0 };
     match &artifact.lapsed {
-        Some(rate) => Row { score: Some(rate.at(sign * recency)), basis: Basis::Lapsed, ..Row::default() },
+        Some(rate) => {
+            Row { score: Some(rate.at(sign * recency)), basis: Basis::Lapsed, ..Row::default() }
+        }
         None => Row::default(),
     }
 }

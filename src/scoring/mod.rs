@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow_array::{
+    Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array,
+};
 use arrow_schema::{Field, Schema};
 
 use crate::error::{Error, Result};
@@ -24,8 +26,8 @@ use crate::sources::profile::{Entities, keys};
 use crate::store::parquet::{concat, take};
 use crate::time::Window;
 use crate::training::artifact::{
-    AffinityArtifact, Artifact, ClassifierArtifact, EngagementArtifact, ResolvedEligible, RfmArtifact,
-    Trained,
+    AffinityArtifact, Artifact, ClassifierArtifact, EngagementArtifact, ResolvedEligible,
+    RfmArtifact, Trained,
 };
 use crate::training::gather::numeric;
 
@@ -216,7 +218,8 @@ fn plans(catalog: &Catalog, champions: &Champions, as_of: AsOf) -> Vec<FeaturePl
     for (_, _, artifact) in &champions.classifiers {
         let mut plan = now();
         artifact.definitions.iter().for_each(|definition| plan.define(definition));
-        plan.outputs = artifact.preprocessing.inputs.iter().map(|input| input.column.clone()).collect();
+        plan.outputs =
+            artifact.preprocessing.inputs.iter().map(|input| input.column.clone()).collect();
         if let ResolvedEligible::Where(condition) = &artifact.eligible {
             for name in condition.columns() {
                 if !plan.outputs.iter().any(|output| output == name) {
@@ -233,7 +236,8 @@ fn plans(catalog: &Catalog, champions: &Champions, as_of: AsOf) -> Vec<FeaturePl
     ];
     for list in lists.into_iter().flatten() {
         let mut plan = now();
-        list.iter().for_each(|aggregation| plan.define(&Definition::Aggregation(aggregation.clone())));
+        list.iter()
+            .for_each(|aggregation| plan.define(&Definition::Aggregation(aggregation.clone())));
         plan.outputs = list.iter().map(|aggregation| aggregation.column.clone()).collect();
         plans.push(plan);
     }
@@ -319,7 +323,10 @@ fn lifetime_value(
     let buyers: Vec<Option<f64>> =
         net.iter().zip(&revenue).map(|(net, revenue)| (*revenue > 0.0).then_some(*net)).collect();
     let reasons = revenue.iter().zip(&refunds).map(|(revenue, refunds)| {
-        vec![("revenue to date".to_owned(), known(*revenue)), ("refunds to date".to_owned(), -known(*refunds))]
+        vec![
+            ("revenue to date".to_owned(), known(*revenue)),
+            ("refunds to date".to_owned(), -known(*refunds)),
+        ]
     });
     Ok(ModelScores {
         model: name.to_owned(),
@@ -406,7 +413,10 @@ fn frame(
             .map(|(score, basis)| score.filter(|_| *basis == Basis::Model))
             .collect();
         if model.field == "lifetime_value" {
-            push(model.field.to_owned(), tables::decimal(&model.score, 18, source.context.scale.places())?);
+            push(
+                model.field.to_owned(),
+                tables::decimal(&model.score, 18, source.context.scale.places())?,
+            );
         } else {
             push(model.field.to_owned(), Arc::new(score));
         }
@@ -425,7 +435,6 @@ fn frame(
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::engine("scores"))
 }
-
 
 #[cfg(test)]
 mod tests {

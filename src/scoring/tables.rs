@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arrow_array::builder::{Float64Builder, ListBuilder, StringBuilder, StructBuilder};
 use arrow_array::{
-    Array, ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
+    Array, ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Array, RecordBatch,
+    StringArray, TimestampMicrosecondArray,
 };
 use arrow_schema::{DataType, Field, Fields};
 
@@ -31,7 +31,8 @@ fn instants(values: impl Iterator<Item = Instant>) -> ArrayRef {
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
-    let nullable = |name: &str| !matches!(name, "customer360_id" | "as_of" | "model" | "item" | "segment");
+    let nullable =
+        |name: &str| !matches!(name, "customer360_id" | "as_of" | "model" | "item" | "segment");
     RecordBatch::try_from_iter_with_nullable(
         columns.into_iter().map(|(name, array)| (name.to_owned(), array, nullable(name))),
     )
@@ -94,7 +95,10 @@ pub fn recommendations(
         })
     };
     batch(vec![
-        ("customer360_id", Arc::new(StringArray::from_iter_values(rows().map(|r| keys.value(r.0))))),
+        (
+            "customer360_id",
+            Arc::new(StringArray::from_iter_values(rows().map(|r| keys.value(r.0)))),
+        ),
         ("as_of", instants(rows().map(|_| as_of))),
         ("version", Arc::new(StringArray::from_iter_values(rows().map(|_| version)))),
         ("rank", Arc::new(Int32Array::from_iter_values(rows().map(|r| r.1)))),
@@ -104,11 +108,7 @@ pub fn recommendations(
 }
 
 /// One row per customer and membership; each customer has exactly one primary row.
-pub fn segments(
-    assigned: &[Assigned],
-    keys: &StringArray,
-    as_of: Instant,
-) -> Result<RecordBatch> {
+pub fn segments(assigned: &[Assigned], keys: &StringArray, as_of: Instant) -> Result<RecordBatch> {
     let rows = || {
         assigned.iter().enumerate().flat_map(|(row, assigned)| {
             assigned.memberships.iter().map(move |membership| (row, assigned, membership))
@@ -116,10 +116,16 @@ pub fn segments(
     };
     let previous = rows().map(|(_, assigned, _)| assigned.previous.as_deref());
     batch(vec![
-        ("customer360_id", Arc::new(StringArray::from_iter_values(rows().map(|r| keys.value(r.0))))),
+        (
+            "customer360_id",
+            Arc::new(StringArray::from_iter_values(rows().map(|r| keys.value(r.0)))),
+        ),
         ("as_of", instants(rows().map(|_| as_of))),
         ("segment", Arc::new(StringArray::from_iter_values(rows().map(|r| &r.2.segment)))),
-        ("is_primary", Arc::new(rows().map(|r| Some(r.2.segment == r.1.primary)).collect::<BooleanArray>())),
+        (
+            "is_primary",
+            Arc::new(rows().map(|r| Some(r.2.segment == r.1.primary)).collect::<BooleanArray>()),
+        ),
         ("since", instants(rows().map(|r| r.2.since))),
         ("reason", Arc::new(StringArray::from_iter_values(rows().map(|r| r.2.reason)))),
         ("rule", Arc::new(StringArray::from_iter_values(rows().map(|r| &r.2.rule)))),

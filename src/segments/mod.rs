@@ -112,7 +112,8 @@ impl Segments {
         let mut rules: Vec<Rule> = Vec::new();
         for rule in &spec.rules {
             let place = |key: &str| format!("{file}: segment \"{}\" {key}", rule.name);
-            if rules.iter().any(|other| other.spec.name == rule.name) || rule.name == spec.otherwise {
+            if rules.iter().any(|other| other.spec.name == rule.name) || rule.name == spec.otherwise
+            {
                 return Err(Error::configuration(
                     format!("{file}: two segments are called \"{}\"", rule.name),
                     "give each segment a name of its own",
@@ -180,7 +181,10 @@ pub fn assign(
         .iter()
         .enumerate()
         .flat_map(|(i, rule)| {
-            [(format!("\u{0}enter{i}"), rule.enter.clone()), (format!("\u{0}stay{i}"), rule.stay.clone())]
+            [
+                (format!("\u{0}enter{i}"), rule.enter.clone()),
+                (format!("\u{0}stay{i}"), rule.stay.clone()),
+            ]
         })
         .collect();
     let masks: Vec<Vec<bool>> = if named.is_empty() {
@@ -223,15 +227,10 @@ pub fn assign(
             memberships.push(Membership { segment: segment.clone(), rule, since, reason });
             segment
         });
-        Assigned {
-            memberships,
-            primary,
-            previous: before.and_then(|state| state.primary.clone()),
-        }
+        Assigned { memberships, primary, previous: before.and_then(|state| state.primary.clone()) }
     });
     Ok(assigned.collect())
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -256,7 +255,13 @@ mod tests {
         Segments { rules, otherwise: "calm".into() }
     }
 
-    fn one(segments: &Segments, score: f64, day: i64, since: Option<i64>, bought: bool) -> Assigned {
+    fn one(
+        segments: &Segments,
+        score: f64,
+        day: i64,
+        since: Option<i64>,
+        bought: bool,
+    ) -> Assigned {
         let column: ArrayRef = Arc::new(Float64Array::from(vec![score]));
         let rows = RecordBatch::try_from_iter([("score", column)]).unwrap();
         let as_of = Instant(day * crate::time::DAY);
@@ -273,7 +278,10 @@ mod tests {
         assert_eq!(one(&segments, 0.55, 10, None, false).primary, "calm");
         let stays = one(&segments, 0.55, 10, Some(3), false);
         assert_eq!(stays.primary, "risky");
-        assert_eq!((stays.memberships[0].since.0, stays.memberships[0].reason), (3 * crate::time::DAY, "stay"));
+        assert_eq!(
+            (stays.memberships[0].since.0, stays.memberships[0].reason),
+            (3 * crate::time::DAY, "stay")
+        );
         assert_eq!(one(&segments, 0.45, 10, Some(3), false).primary, "calm");
     }
 

@@ -257,7 +257,8 @@ impl Life<'_> {
     fn order(&mut self, time: i64, channel: &'static str, session: &str, end: i64) {
         self.orders += 1;
         let order = format!("o{:07}-{:04}", self.latent.number, self.orders);
-        let lines = 1 + self.random.random_range(0..3_i64) * i64::from(self.random.random::<bool>());
+        let lines =
+            1 + self.random.random_range(0..3_i64) * i64::from(self.random.random::<bool>());
         let mut total = 0;
         for _ in 0..lines {
             let (category, product) = self.product();
@@ -284,7 +285,11 @@ impl Life<'_> {
             self.push(refund, end);
         }
         if self.random.random::<f64>() < 0.04 {
-            let kind = if self.random.random::<f64>() < 0.7 { "support_ticket" } else { "support_contact" };
+            let kind = if self.random.random::<f64>() < 0.7 {
+                "support_ticket"
+            } else {
+                "support_contact"
+            };
             let later = days(self.random.random::<f64>() * 5.0);
             let mut ticket = self.event(kind, time + later);
             ticket.channel = Some("support");
@@ -304,8 +309,11 @@ impl Life<'_> {
                 return;
             }
             let push = self.random.random::<f64>() < 0.2;
-            let (sent, opened, channel) =
-                if push { ("push_sent", "push_open", "app") } else { ("email_sent", "email_open", "email") };
+            let (sent, opened, channel) = if push {
+                ("push_sent", "push_open", "app")
+            } else {
+                ("email_sent", "email_open", "email")
+            };
             let mut event = self.event(sent, time);
             event.channel = Some(channel);
             self.push(event, end);

@@ -40,7 +40,8 @@ fn strings<T: AsRef<str>>(values: impl Iterator<Item = Option<T>>) -> ArrayRef {
 
 fn money(values: impl Iterator<Item = Option<i64>>) -> Result<ArrayRef> {
     let values: Decimal128Array = values.map(|v| v.map(i128::from)).collect();
-    let values = values.with_precision_and_scale(18, 2).map_err(Error::engine("simulated money"))?;
+    let values =
+        values.with_precision_and_scale(18, 2).map_err(Error::engine("simulated money"))?;
     Ok(Arc::new(values))
 }
 
@@ -75,7 +76,9 @@ pub fn events(events: &[Event]) -> Result<RecordBatch> {
 pub fn profile(latents: &[Latent], options: &Options) -> Result<RecordBatch> {
     let latents: Vec<&Latent> = latents.iter().filter(|latent| !latent.orphan).collect();
     // A different slice of the customer's random bits for each field.
-    let pick = |latent: &Latent, field: u32, of: usize| (latent.traits.rotate_right(field * 5) % of as u64) as usize;
+    let pick = |latent: &Latent, field: u32, of: usize| {
+        (latent.traits.rotate_right(field * 5) % of as u64) as usize
+    };
     let rare = |latent: &Latent, field: u32, percent: usize| pick(latent, field, 100) < percent;
     let first = |l: &Latent| FIRST[pick(l, 0, FIRST.len())];
     let last = |l: &Latent| LAST[pick(l, 1, LAST.len())];
@@ -111,11 +114,13 @@ pub fn profile(latents: &[Latent], options: &Options) -> Result<RecordBatch> {
     let household = StructArray::from(vec![
         (
             Arc::new(Field::new("size", DataType::Int64, true)),
-            Arc::new(latents.iter().map(|l| Some(pick(l, 8, 5) as i64 + 1)).collect::<Int64Array>()) as ArrayRef,
+            Arc::new(latents.iter().map(|l| Some(pick(l, 8, 5) as i64 + 1)).collect::<Int64Array>())
+                as ArrayRef,
         ),
         (
             Arc::new(Field::new("owner", DataType::Boolean, true)),
-            Arc::new(latents.iter().map(|l| Some(rare(l, 9, 50))).collect::<BooleanArray>()) as ArrayRef,
+            Arc::new(latents.iter().map(|l| Some(rare(l, 9, 50))).collect::<BooleanArray>())
+                as ArrayRef,
         ),
     ]);
     let birth = |l: &Latent| {
@@ -152,11 +157,20 @@ pub fn profile(latents: &[Latent], options: &Options) -> Result<RecordBatch> {
         ("date_of_birth", text(&birth)),
         ("gender", text(&|l| Some(["f", "m", "x"][pick(l, 6, 20).min(2)].into()))),
         ("preferred_channel", text(&|l| rare(l, 8, 20).then(|| "email".into()))),
-        ("opt_in_status", text(&|l| Some(if l.opted_in { "opted_in" } else { "opted_out" }.into()))),
+        (
+            "opt_in_status",
+            text(&|l| Some(if l.opted_in { "opted_in" } else { "opted_out" }.into())),
+        ),
         ("consent_scopes", lists(&scopes)),
         ("interests", lists(&|l| rare(l, 9, 10).then(|| vec![CATEGORIES[l.tastes[0]].into()]))),
-        ("loyalty_tier", text(&|l| rare(l, 10, 70).then(|| TIERS[pick(l, 11, TIERS.len())].into()))),
-        ("loyalty_points_balance", money(latents.iter().map(|l| Some(pick(l, 12, 500_000) as i64)))?),
+        (
+            "loyalty_tier",
+            text(&|l| rare(l, 10, 70).then(|| TIERS[pick(l, 11, TIERS.len())].into())),
+        ),
+        (
+            "loyalty_points_balance",
+            money(latents.iter().map(|l| Some(pick(l, 12, 500_000) as i64)))?,
+        ),
         ("device", Arc::new(device.finish())),
         ("embedding", Arc::new(embedding.finish())),
         ("household", Arc::new(household)),
@@ -175,7 +189,12 @@ pub fn truth(latents: &[Latent], options: &Options) -> Result<RecordBatch> {
         ("customer360_id", strings(rows().map(|(l, _)| Some(&l.key)))),
         ("at", timestamps(rows().map(|(_, at)| Some(at.0)))),
         ("alive", Arc::new(rows().map(|(l, at)| Some(l.alive(at))).collect::<BooleanArray>())),
-        ("no_purchase_probability", Arc::new(Float64Array::from_iter_values(rows().map(|(l, at)| l.no_purchase(at, options))))),
+        (
+            "no_purchase_probability",
+            Arc::new(Float64Array::from_iter_values(
+                rows().map(|(l, at)| l.no_purchase(at, options)),
+            )),
+        ),
         ("purchase_rate", number(&|l| l.purchase_rate)),
         ("dropout_rate", number(&|l| l.dropout_rate)),
         ("started_at", timestamps(rows().map(|(l, _)| Some(l.start)))),

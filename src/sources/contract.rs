@@ -2,9 +2,7 @@
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
-use polars::prelude::{
-    DataFrame, DataType, Engine as PolarsEngine, Expr, col, len, lit,
-};
+use polars::prelude::{DataFrame, DataType, Engine as PolarsEngine, Expr, col, len, lit};
 use serde::Serialize;
 
 use super::profile::ProfilePlan;
@@ -56,7 +54,13 @@ impl Checks {
     }
 
     /// Adds a check.
-    pub fn add(&mut self, check: impl Into<String>, found: impl ToString, status: Status, hint: &str) {
+    pub fn add(
+        &mut self,
+        check: impl Into<String>,
+        found: impl ToString,
+        status: Status,
+        hint: &str,
+    ) {
         let hint = if status == Status::Ok { String::new() } else { hint.to_owned() };
         let (check, found) = (check.into(), found.to_string());
         self.list.push(Check { source: self.source, check, found, status, hint });
@@ -96,7 +100,11 @@ fn integer(frame: &DataFrame, name: &str) -> Option<i64> {
 }
 
 /// Checks the events' values at `as_of`; keys, orphans and duplicates come from a build.
-pub fn check_events(source: &SourcePlan, as_of: Option<Instant>, checks: &mut Checks) -> Result<()> {
+pub fn check_events(
+    source: &SourcePlan,
+    as_of: Option<Instant>,
+    checks: &mut Checks,
+) -> Result<()> {
     let columns: Vec<(String, Expression)> = source
         .mapping
         .iter()
@@ -107,7 +115,8 @@ pub fn check_events(source: &SourcePlan, as_of: Option<Instant>, checks: &mut Ch
     let frame = scan(source, &columns)?;
     let time = || col("event_ts").cast(DataType::Int64);
     let count = |test: Expr, name: &str| test.fill_null(lit(false)).sum().alias(name);
-    let mut select: Vec<Expr> = vec![len().alias("rows"), time().min().alias("first"), time().max().alias("last")];
+    let mut select: Vec<Expr> =
+        vec![len().alias("rows"), time().min().alias("first"), time().max().alias("last")];
     for (name, _) in &columns {
         select.push(col(name.as_str()).null_count().alias(format!("{name} null")));
     }
@@ -146,7 +155,8 @@ pub fn check_events(source: &SourcePlan, as_of: Option<Instant>, checks: &mut Ch
     }
     for (name, _) in &columns {
         let nulls = get(&format!("{name} null"));
-        let required = matches!(name.as_str(), "customer360_id" | "event_id" | "event_type" | "event_ts");
+        let required =
+            matches!(name.as_str(), "customer360_id" | "event_id" | "event_type" | "event_ts");
         let status = if required && nulls > 0 { Status::Violation } else { Status::Ok };
         checks.add(format!("{name}: null"), nulls, status, "such rows are rejected");
     }
@@ -155,11 +165,26 @@ pub fn check_events(source: &SourcePlan, as_of: Option<Instant>, checks: &mut Ch
         checks.add("events at or after the as-of", get("future"), Status::Ok, "");
     }
     if has("amount") {
-        checks.count("purchases with a negative amount", get("negative"), Status::Warning, "write them as refunds; they do not count as purchases");
-        checks.count("purchases without an amount", get("no amount"), Status::Warning, "they do not count as purchases");
+        checks.count(
+            "purchases with a negative amount",
+            get("negative"),
+            Status::Warning,
+            "write them as refunds; they do not count as purchases",
+        );
+        checks.count(
+            "purchases without an amount",
+            get("no amount"),
+            Status::Warning,
+            "they do not count as purchases",
+        );
     }
     if has("quantity") {
-        checks.count("negative quantities", get("quantity"), Status::Warning, "write returns as refunds");
+        checks.count(
+            "negative quantities",
+            get("quantity"),
+            Status::Warning,
+            "write returns as refunds",
+        );
     }
     if has("currency") {
         checks.count(
@@ -176,9 +201,15 @@ pub fn check_events(source: &SourcePlan, as_of: Option<Instant>, checks: &mut Ch
         let hint = "if the warehouse was loaded anew, set sources.events.ingestion = \"ignore\"";
         checks.add("ingested over 30 days late", format!("{:.1} %", share * 100.0), status, hint);
     }
-    let kinds = frame.group_by([col("event_type")]).agg([len().alias("rows")]).sort(["event_type"], Default::default());
+    let kinds = frame
+        .group_by([col("event_type")])
+        .agg([len().alias("rows")])
+        .sort(["event_type"], Default::default());
     let kinds = collect(source, kinds)?;
-    let names = kinds.column("event_type").and_then(|c| c.str().cloned()).map_err(Error::engine("event types"))?;
+    let names = kinds
+        .column("event_type")
+        .and_then(|c| c.str().cloned())
+        .map_err(Error::engine("event types"))?;
     let unknown: Vec<String> = names
         .iter()
         .flatten()
@@ -198,21 +229,34 @@ pub fn check_profile(plan: &ProfilePlan, rows: &RecordBatch, checks: &mut Checks
     checks.add("files", plan.table.files.len(), Status::Ok, "");
     checks.add("rows", rows.num_rows(), Status::Ok, "");
     checks.add("customer360_id: null or duplicate", 0, Status::Ok, "");
-    let texts = |name: &str| rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+    let texts =
+        |name: &str| rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
     let mut odd = |name: &str, check: &str, fits: &dyn Fn(&str) -> bool, hint: &str| {
         if let Some(column) = texts(name) {
             let count = column.iter().flatten().filter(|value| !fits(value)).count() as u64;
             checks.count(format!("{name}: {check}"), count, Status::Warning, hint);
         }
     };
-    let two_capitals = |value: &str| value.len() == 2 && value.bytes().all(|b| b.is_ascii_uppercase());
+    let two_capitals =
+        |value: &str| value.len() == 2 && value.bytes().all(|b| b.is_ascii_uppercase());
     odd("country", "not ISO 3166-1 alpha-2", &two_capitals, "they pass through as they are");
-    odd("primary_email", "without an @", &|value| value.contains('@'), "they pass through as they are");
+    odd(
+        "primary_email",
+        "without an @",
+        &|value| value.contains('@'),
+        "they pass through as they are",
+    );
     let status = |value: &str| matches!(value, "opted_in" | "opted_out" | "unknown");
     odd("opt_in_status", "not opted_in, opted_out or unknown", &status, "map it");
-    let date = |value: &str| value.len() <= 10 && value.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    let date =
+        |value: &str| value.len() <= 10 && value.bytes().all(|b| b.is_ascii_digit() || b == b'-');
     odd("date_of_birth", "not a date", &date, "they give no age");
-    let extra = rows.schema().fields().iter().filter(|f| crate::schema::profile_field(f.name()).is_none()).count();
+    let extra = rows
+        .schema()
+        .fields()
+        .iter()
+        .filter(|f| crate::schema::profile_field(f.name()).is_none())
+        .count();
     checks.add("extra columns carried along", extra, Status::Ok, "");
     for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
         if crate::schema::profile_field(field.name()).is_some() {

@@ -40,7 +40,9 @@ impl RawType {
     pub fn of(ty: &DataType) -> Self {
         match ty {
             DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => Self::Integer,
-            DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => Self::Integer,
+            DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => {
+                Self::Integer
+            }
             DataType::Float16 | DataType::Float32 | DataType::Float64 => Self::Double,
             DataType::Decimal128(_, scale) => Self::Decimal(*scale),
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Self::Text,
@@ -263,4 +265,3 @@ pub fn hive_columns(path: &Path) -> Vec<(String, String)> {
         })
         .collect()
 }
-

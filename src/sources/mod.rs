@@ -224,7 +224,13 @@ impl LookupPlan {
         })?;
         if key != on {
             return Err(Error::configuration(
-                format!("{place}: `{}` is {} but `{}` is {}", spec.key, key.name(), spec.on, on.name()),
+                format!(
+                    "{place}: `{}` is {} but `{}` is {}",
+                    spec.key,
+                    key.name(),
+                    spec.on,
+                    on.name()
+                ),
                 "a lookup joins columns of one type",
             ));
         }
@@ -291,4 +297,3 @@ fn canonical(expression: Expression, ty: Type, name: &str, place: &str) -> Resul
         )),
     }
 }
-

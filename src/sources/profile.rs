@@ -109,8 +109,7 @@ impl ProfilePlan {
     pub fn entities(&self) -> Result<Entities> {
         let rows = self.read_columns(&|name| name == KEY || name == CREATED)?;
         let keys = rows.column_by_name(KEY).map(|keys| keys.as_string::<i32>().clone());
-        let keys: Vec<String> =
-            keys.iter().flatten().flatten().map(str::to_owned).collect();
+        let keys: Vec<String> = keys.iter().flatten().flatten().map(str::to_owned).collect();
         let created_at = match rows.column_by_name(CREATED) {
             Some(column) => column
                 .as_primitive::<TimestampMicrosecondType>()
@@ -202,12 +201,17 @@ impl ProfilePlan {
                 ));
             }
             fields.push(
-                Field::new(name, array.data_type().clone(), nullable.is_nullable() || name == CREATED)
-                    .with_metadata(nullable.metadata().clone()),
+                Field::new(
+                    name,
+                    array.data_type().clone(),
+                    nullable.is_nullable() || name == CREATED,
+                )
+                .with_metadata(nullable.metadata().clone()),
             );
             arrays.push(array);
         }
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(Error::engine("a profile"))
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+            .map_err(Error::engine("a profile"))
     }
 
     fn compute(
@@ -222,7 +226,8 @@ impl ProfilePlan {
             expressions.iter().flat_map(|(_, x)| x.columns()).collect();
         let (mut fields, mut arrays) = (Vec::new(), Vec::new());
         for name in needed {
-            let (Some(array), Some(column)) = (batch.column_by_name(name), self.table.get(name)) else {
+            let (Some(array), Some(column)) = (batch.column_by_name(name), self.table.get(name))
+            else {
                 continue;
             };
             let array = normalize(array, column.ty, &self.context)?;
@@ -230,8 +235,9 @@ impl ProfilePlan {
             arrays.push(array);
         }
         let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let raw = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
-            .map_err(Error::engine("a profile"))?;
+        let raw =
+            RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
+                .map_err(Error::engine("a profile"))?;
         // Names of mapped columns may equal raw ones; a prefix keeps them apart.
         let named: Vec<(String, Expression)> =
             expressions.iter().map(|(name, x)| (format!("\u{0}{name}"), x.clone())).collect();
@@ -264,7 +270,9 @@ impl ProfilePlan {
             DataType::Utf8 if raw != RawType::Text && name != KEY => {
                 return Err(self.wrong_type(name, &array, "utf8", file));
             }
-            DataType::Decimal128(..) if !matches!(raw, RawType::Integer | RawType::Double | RawType::Decimal(_)) => {
+            DataType::Decimal128(..)
+                if !matches!(raw, RawType::Integer | RawType::Double | RawType::Decimal(_)) =>
+            {
                 return Err(self.wrong_type(name, &array, "decimal", file));
             }
             wanted => arrow_cast::cast(&array, wanted)
@@ -284,7 +292,9 @@ impl ProfilePlan {
                 file.display(),
                 crate::schema::type_name(array.data_type(), false)
             ),
-            format!("map it in c360.toml [sources.profile.columns], {name} = \"cast(… as …)\", or map it to another name"),
+            format!(
+                "map it in c360.toml [sources.profile.columns], {name} = \"cast(… as …)\", or map it to another name"
+            ),
         )
     }
 }

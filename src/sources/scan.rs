@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use polars::prelude::{
-    DataType, Expr, HiveOptions, JoinArgs, JoinType, LazyFrame, NonExistent, PlRefPath, ScanArgsParquet, TimeUnit, TimeZone, col, lit,
+    DataType, Expr, HiveOptions, JoinArgs, JoinType, LazyFrame, NonExistent, PlRefPath,
+    ScanArgsParquet, TimeUnit, TimeZone, col, lit,
 };
 
 use super::files::{RawColumn, RawTable, RawType};
@@ -37,8 +38,11 @@ pub fn scan(plan: &SourcePlan, select: &[(String, Expression)]) -> Result<LazyFr
     let mut frame = open(&plan.table, &needed, "", &plan.context)?;
     for lookup in joined {
         let prefix = format!("{}.", lookup.name);
-        let mut wanted: BTreeSet<String> =
-            needed.iter().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect();
+        let mut wanted: BTreeSet<String> = needed
+            .iter()
+            .filter_map(|name| name.strip_prefix(&prefix))
+            .map(str::to_owned)
+            .collect();
         wanted.insert(lookup.key.clone());
         let table = open(&lookup.table, &wanted, &prefix, &plan.context)?;
         let key = format!("{prefix}{}", lookup.key);
@@ -46,13 +50,17 @@ pub fn scan(plan: &SourcePlan, select: &[(String, Expression)]) -> Result<LazyFr
             table,
             [col(lookup.on.as_str())],
             [col(key.as_str())],
-            JoinArgs { coalesce: polars::prelude::JoinCoalesce::KeepColumns, ..JoinArgs::new(JoinType::Left) },
+            JoinArgs {
+                coalesce: polars::prelude::JoinCoalesce::KeepColumns,
+                ..JoinArgs::new(JoinType::Left)
+            },
         );
     }
     let scale = plan.context.scale;
     let mut columns: Vec<Expr> =
         raw.iter().map(|(name, x)| lower(x, scale).alias(name.as_str())).collect();
-    let doubles = plan.table.raw.iter().filter(|c| c.ty == RawType::Double && needed.contains(&c.name));
+    let doubles =
+        plan.table.raw.iter().filter(|c| c.ty == RawType::Double && needed.contains(&c.name));
     let not_a_number = doubles
         .map(|column| col(column.name.as_str()).is_nan().fill_null(lit(false)))
         .reduce(Expr::or)

@@ -73,9 +73,10 @@ impl Default for Root {
 impl Root {
     /// Live files below a folder of the store.
     pub fn below<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = &'a str> {
-        self.files.keys().map(String::as_str).filter(move |path| {
-            path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
-        })
+        self.files
+            .keys()
+            .map(String::as_str)
+            .filter(move |path| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/')))
     }
 
     /// The as-ofs that a table of the store has, by folder name.
@@ -120,7 +121,9 @@ impl Store {
         let path = self.path.join(ROOT);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Root::default()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Root::default());
+            }
             Err(error) => return Err(Error::io("read", path)(error)),
         };
         parse_json(&text, &path)
@@ -145,7 +148,10 @@ impl Store {
         if FileExt::try_lock(&lock).is_err() {
             let mut holder = String::new();
             let _ = lock.read_to_string(&mut holder);
-            return Err(Error::Locked { path: self.path.clone(), holder: holder.trim().to_owned() });
+            return Err(Error::Locked {
+                path: self.path.clone(),
+                holder: holder.trim().to_owned(),
+            });
         }
         let holder = format!("process {}, {command}\n", std::process::id());
         lock.set_len(0).and_then(|()| lock.rewind()).map_err(Error::io("write", &path))?;
@@ -158,7 +164,14 @@ impl Store {
         }
         std::fs::create_dir_all(&staging).map_err(Error::io("create", &staging))?;
         let root = self.root()?;
-        Ok(Transaction { store: self.clone(), root, staging, staged: Vec::new(), replaced: Vec::new(), _lock: lock })
+        Ok(Transaction {
+            store: self.clone(),
+            root,
+            staging,
+            staged: Vec::new(),
+            replaced: Vec::new(),
+            _lock: lock,
+        })
     }
 
     /// Reads a JSON file of the store.
@@ -178,10 +191,14 @@ fn parse_json<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result
     })?;
     let version = value.get("format_version").and_then(serde_json::Value::as_u64);
     if let Some(version) = version
-        && !(u64::from(FORMAT_VERSION).saturating_sub(1)..=u64::from(FORMAT_VERSION)).contains(&version)
+        && !(u64::from(FORMAT_VERSION).saturating_sub(1)..=u64::from(FORMAT_VERSION))
+            .contains(&version)
     {
         return Err(Error::configuration(
-            format!("{} has format_version {version}; this binary reads {FORMAT_VERSION}", path.display()),
+            format!(
+                "{} has format_version {version}; this binary reads {FORMAT_VERSION}",
+                path.display()
+            ),
             "use the binary that wrote it, or write it anew",
         ));
     }
@@ -228,7 +245,8 @@ impl Transaction {
     /// Writes a JSON file, indented for people.
     pub fn write_json(&mut self, relative: &str, value: &impl Serialize) -> Result<()> {
         let path = self.stage(relative)?;
-        let mut text = serde_json::to_string_pretty(value).map_err(Error::engine("writing JSON"))?;
+        let mut text =
+            serde_json::to_string_pretty(value).map_err(Error::engine("writing JSON"))?;
         text.push('\n');
         std::fs::write(&path, text).map_err(Error::io("write", &path))
     }
@@ -292,6 +310,12 @@ fn checksum(path: &Path) -> Result<LiveFile> {
     file.sync_all().map_err(Error::io("sync", path))?;
     let (bytes, xxh3) = hash(file).map_err(Error::io("read", path))?;
     Ok(LiveFile { bytes, xxh3 })
+}
+
+/// The hash that splits customer tables into parts: XXH64 of the key's UTF-8 bytes with seed 42,
+/// which is Spark's `xxhash64`.
+pub fn part_hash(key: &str) -> u64 {
+    xxhash_rust::xxh64::xxh64(key.as_bytes(), 42)
 }
 
 /// Length and XXH3-64 of a file's bytes.

@@ -201,7 +201,8 @@ impl Artifact {
         };
         let spec = hash(spec.unwrap_or_default().as_bytes());
         let text = serde_json::to_string(&model).unwrap_or_default();
-        let version = format!("{}-{}", as_of.folder(), &hash(format!("{data}{text}").as_bytes())[..8]);
+        let version =
+            format!("{}-{}", as_of.folder(), &hash(format!("{data}{text}").as_bytes())[..8]);
         Self {
             format_version: FORMAT_VERSION,
             name: name.to_owned(),
@@ -218,10 +219,14 @@ impl Artifact {
         let relative = format!("models/{name}/{version}/model.json");
         let artifact: Self = store.read_json(&relative)?;
         if let Trained::Classifier(model) = &artifact.model {
-            let terms: Vec<String> = model.preprocessing.terms().into_iter().map(|(n, _)| n).collect();
+            let terms: Vec<String> =
+                model.preprocessing.terms().into_iter().map(|(n, _)| n).collect();
             if terms != model.terms || terms.len() != model.logistic.coefficients.len() {
                 return Err(Error::configuration(
-                    format!("{}: its coefficients do not fit its inputs", store.file(&relative).display()),
+                    format!(
+                        "{}: its coefficients do not fit its inputs",
+                        store.file(&relative).display()
+                    ),
                     "the file was edited; train again",
                 ));
             }

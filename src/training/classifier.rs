@@ -71,7 +71,8 @@ pub fn train(
         return Err(Error::Engine { context: "training", message: "snapshots are missing".into() });
     };
     let (l2, tried) = choose_penalty(classifier, &names, training, &data.schedule.training)?;
-    let (preprocessing, logistic) = fit(classifier, &names, &training.iter().collect::<Vec<_>>(), l2)?;
+    let (preprocessing, logistic) =
+        fit(classifier, &names, &training.iter().collect::<Vec<_>>(), l2)?;
 
     let logits = |snapshot: &Snapshot| logistic.logits(&preprocessing.transform(&snapshot.inputs));
     let (calibration_logits, test_logits) = (logits(calibration), logits(test));
@@ -162,7 +163,8 @@ fn resolve_eligible(classifier: &Classifier, data: &mut ClassifierData) -> Resol
     for snapshot in &mut data.snapshots {
         let (mut kept, mut beyond) = (Vec::new(), Vec::new());
         for row in 0..snapshot.recency.len() {
-            let list = if snapshot.recency[row] <= within.as_days() { &mut kept } else { &mut beyond };
+            let list =
+                if snapshot.recency[row] <= within.as_days() { &mut kept } else { &mut beyond };
             list.push(row);
         }
         let lapsed = beyond.iter().map(|row| (snapshot.recency[*row], snapshot.labels[*row]));
@@ -203,7 +205,11 @@ fn funnel(data: &ClassifierData) -> Vec<Funnel> {
 fn check_enough(classifier: &Classifier, data: &ClassifierData, funnel: &[Funnel]) -> Result<()> {
     let least = classifier.spec.fit.minimum_class;
     let count = data.schedule.training.len();
-    let spans = [("training", &funnel[..count]), ("calibration", &funnel[count..count + 1]), ("test", &funnel[count + 1..])];
+    let spans = [
+        ("training", &funnel[..count]),
+        ("calibration", &funnel[count..count + 1]),
+        ("test", &funnel[count + 1..]),
+    ];
     for (name, rows) in spans {
         let positives: usize = rows.iter().map(|row| row.positives).sum();
         let negatives: usize = rows.iter().map(|row| row.eligible - row.positives).sum();
@@ -214,7 +220,10 @@ fn check_enough(classifier: &Classifier, data: &ClassifierData, funnel: &[Funnel
                     "the model {} has {positives} rows with y = 1 ({}) and {negatives} with y = 0 for {name} (of {customers} customers), and needs {least} of each",
                     classifier.spec.name, classifier.spec.positive
                 ),
-                format!("train at a later as-of, widen `eligible`, or lower fit.minimum_class in {}", classifier.file),
+                format!(
+                    "train at a later as-of, widen `eligible`, or lower fit.minimum_class in {}",
+                    classifier.file
+                ),
             ));
         }
     }
@@ -226,7 +235,8 @@ fn check_enough(classifier: &Classifier, data: &ClassifierData, funnel: &[Funnel
 fn lapsed_rate(kind: LabelKind, snapshots: &[Snapshot]) -> Option<Isotonic> {
     let sign = if kind == LabelKind::Absence { 1.0 } else { -1.0 };
     let rows = snapshots.iter().flat_map(|snapshot| &snapshot.lapsed);
-    let (x, labels): (Vec<f64>, Vec<bool>) = rows.map(|(days, label)| (sign * days, *label)).unzip();
+    let (x, labels): (Vec<f64>, Vec<bool>) =
+        rows.map(|(days, label)| (sign * days, *label)).unzip();
     (!x.is_empty()).then(|| Isotonic::fit(&x, &labels))
 }
 
@@ -295,6 +305,7 @@ fn choose_penalty(
     let mean = |tried: &Tried| tried.log_loss.iter().sum::<f64>() / tried.log_loss.len() as f64;
     // With one training snapshot there is no fold: the middle of the list stands.
     let middle = tried[tried.len() / 2].l2;
-    let best = tried.iter().filter(|t| !t.log_loss.is_empty()).min_by(|a, b| mean(a).total_cmp(&mean(b)));
+    let best =
+        tried.iter().filter(|t| !t.log_loss.is_empty()).min_by(|a, b| mean(a).total_cmp(&mean(b)));
     Ok((best.map_or(middle, |best| best.l2), tried))
 }

@@ -151,8 +151,7 @@ mod tests {
         let y = [0, 0, 1, 1, 0, 0, 1, 0, 1, 0, 1, 1].map(|y| y == 1);
         let metrics = Metrics::of(&p, &y);
         let expected = [0.7777777777777778, 0.7652777777777777, 0.535786128443578, 0.185625];
-        let found =
-            [metrics.roc_auc, metrics.average_precision, metrics.log_loss, metrics.brier];
+        let found = [metrics.roc_auc, metrics.average_precision, metrics.log_loss, metrics.brier];
         for (found, expected) in found.iter().zip(expected) {
             assert!((found - expected).abs() < 1e-12, "{found} {expected}");
         }

@@ -17,11 +17,11 @@ use crate::features::catalog::{Aggregation, Catalog};
 use crate::features::engine::{BuildReport, Engine, Part};
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::spec::Op;
-use crate::features::timeline::key_hash;
 use crate::models::preprocessing::Matrix;
 use crate::models::spec::{Classifier, Eligible, LabelKind, Models};
 use crate::sources::SourcePlan;
 use crate::sources::profile::{Entities, keys};
+use crate::store::part_hash;
 use crate::time::{Duration, Instant, Window};
 
 /// The longest time that `auto` eligibility may find.
@@ -96,10 +96,22 @@ enum Role {
 
 /// The aggregation behind a classifier's recency.
 pub fn recency(classifier: &Classifier) -> Aggregation {
-    aggregation(classifier, "label__days_since_last", Op::DaysSinceLast, Window::Lifetime, Type::Double)
+    aggregation(
+        classifier,
+        "label__days_since_last",
+        Op::DaysSinceLast,
+        Window::Lifetime,
+        Type::Double,
+    )
 }
 
-fn aggregation(classifier: &Classifier, column: &str, op: Op, window: Window, ty: Type) -> Aggregation {
+fn aggregation(
+    classifier: &Classifier,
+    column: &str,
+    op: Op,
+    window: Window,
+    ty: Type,
+) -> Aggregation {
     Aggregation {
         column: column.to_owned(),
         op,
@@ -130,7 +142,12 @@ pub fn gather(
         let instants = schedule.all();
         let mut columns: Vec<&str> = classifier.inputs.iter().map(String::as_str).collect();
         if let Eligible::Where(condition) = &classifier.eligible {
-            columns.extend(condition.columns().into_iter().filter(|c| !classifier.inputs.iter().any(|i| i == c)));
+            columns.extend(
+                condition
+                    .columns()
+                    .into_iter()
+                    .filter(|c| !classifier.inputs.iter().any(|i| i == c)),
+            );
         }
         let mut plan = FeaturePlan::of_catalog(catalog, columns, cuts(&instants, as_of));
         let recency = recency(classifier);
@@ -141,12 +158,25 @@ pub fn gather(
         let horizon = Window::Trailing(spec.label.horizon);
         labels.give(aggregation(classifier, "label__events", Op::Count, horizon, Type::Integer));
         let last_training = schedule.training.last().copied().unwrap_or(schedule.calibration);
-        let mut gaps = FeaturePlan { as_ofs: cuts(&[last_training], as_of), ..FeaturePlan::default() };
-        gaps.give(aggregation(classifier, "label__gap", Op::MedianGapDays, Window::Lifetime, Type::Double));
+        let mut gaps =
+            FeaturePlan { as_ofs: cuts(&[last_training], as_of), ..FeaturePlan::default() };
+        gaps.give(aggregation(
+            classifier,
+            "label__gap",
+            Op::MedianGapDays,
+            Window::Lifetime,
+            Type::Double,
+        ));
         let width = classifier.inputs.len();
         let empty = || Snapshot { inputs: Matrix::new(width), ..Snapshot::default() };
         let snapshots = instants.iter().map(|_| empty()).collect();
-        classifiers.push(ClassifierData { schedule, recency, plan: plan.clone(), snapshots, gaps: Vec::new() });
+        classifiers.push(ClassifierData {
+            schedule,
+            recency,
+            plan: plan.clone(),
+            snapshots,
+            gaps: Vec::new(),
+        });
         plans.extend([plan, labels, gaps]);
         roles.extend([Role::Features(index), Role::Labels(index), Role::Gaps(index)]);
     }
@@ -179,40 +209,50 @@ pub fn gather(
         .iter()
         .map(|data| data.snapshots.iter().map(|_| Waiting::default()).collect())
         .collect();
-    let report = engine.build(source, entities, &plans, &mut |part: Part| match roles[part.plan] {
-        Role::Features(index) => {
-            let data = &mut gathered.classifiers[index];
-            let classifier = &models.classifiers[index];
-            let last = part.as_of + 1 == data.snapshots.len();
-            let snapshot = &mut data.snapshots[part.as_of];
-            waiting[index][part.as_of] = features(classifier, &part.rows, snapshot, last, source)?;
-            Ok(())
-        }
-        Role::Labels(index) => {
-            let kind = models.classifiers[index].spec.label.kind;
-            let waiting = std::mem::take(&mut waiting[index][part.as_of]);
-            join_labels(kind, &part.rows, waiting, &mut gathered.classifiers[index].snapshots[part.as_of])
-        }
-        Role::Gaps(index) => {
-            let gaps = numeric(part.rows.column(1))?;
-            gathered.classifiers[index].gaps.extend(gaps.into_iter().filter(|gap| !gap.is_nan()));
-            Ok(())
-        }
-        Role::Activity => {
-            let activity = numeric(part.rows.column(1))?;
-            gathered.activity.extend(activity.into_iter().filter(|a| *a > 0.0));
-            Ok(())
-        }
-        Role::Buyers => {
-            let [recency, days, spend, refunds] = [1, 2, 3, 4].map(|i| numeric(part.rows.column(i)));
-            let (recency, days, spend, refunds) = (recency?, days?, spend?, refunds?);
-            for i in (0..recency.len()).filter(|i| !recency[*i].is_nan()) {
-                gathered.buyers.push([-recency[i], days[i], spend[i] - refunds[i]]);
+    let report =
+        engine.build(source, entities, &plans, &mut |part: Part| match roles[part.plan] {
+            Role::Features(index) => {
+                let data = &mut gathered.classifiers[index];
+                let classifier = &models.classifiers[index];
+                let last = part.as_of + 1 == data.snapshots.len();
+                let snapshot = &mut data.snapshots[part.as_of];
+                waiting[index][part.as_of] =
+                    features(classifier, &part.rows, snapshot, last, source)?;
+                Ok(())
             }
-            Ok(())
-        }
-        Role::Interactions => collect_items(&part.rows, &mut gathered.interactions),
-    })?;
+            Role::Labels(index) => {
+                let kind = models.classifiers[index].spec.label.kind;
+                let waiting = std::mem::take(&mut waiting[index][part.as_of]);
+                join_labels(
+                    kind,
+                    &part.rows,
+                    waiting,
+                    &mut gathered.classifiers[index].snapshots[part.as_of],
+                )
+            }
+            Role::Gaps(index) => {
+                let gaps = numeric(part.rows.column(1))?;
+                gathered.classifiers[index]
+                    .gaps
+                    .extend(gaps.into_iter().filter(|gap| !gap.is_nan()));
+                Ok(())
+            }
+            Role::Activity => {
+                let activity = numeric(part.rows.column(1))?;
+                gathered.activity.extend(activity.into_iter().filter(|a| *a > 0.0));
+                Ok(())
+            }
+            Role::Buyers => {
+                let [recency, days, spend, refunds] =
+                    [1, 2, 3, 4].map(|i| numeric(part.rows.column(i)));
+                let (recency, days, spend, refunds) = (recency?, days?, spend?, refunds?);
+                for i in (0..recency.len()).filter(|i| !recency[*i].is_nan()) {
+                    gathered.buyers.push([-recency[i], days[i], spend[i] - refunds[i]]);
+                }
+                Ok(())
+            }
+            Role::Interactions => collect_items(&part.rows, &mut gathered.interactions),
+        })?;
     gathered.report = report;
     Ok(gathered)
 }
@@ -241,7 +281,7 @@ fn features(
     let mut waiting = Waiting::default();
     for (i, key) in keys(rows)?.iter().flatten().enumerate() {
         if eligible[i] {
-            snapshot.hashes.push(key_hash(key.as_bytes()));
+            snapshot.hashes.push(part_hash(key));
             snapshot.inputs.values.extend(inputs.iter().map(|input| input[i]));
             snapshot.recency.push(recency[i]);
             if keep_keys {
@@ -282,7 +322,8 @@ fn join_labels(
 }
 
 fn collect_items(rows: &RecordBatch, out: &mut Vec<(String, Vec<(String, f64)>)>) -> Result<()> {
-    let (items, weights) = (rows.column(1).as_string::<i32>(), rows.column(2).as_primitive::<Float64Type>());
+    let (items, weights) =
+        (rows.column(1).as_string::<i32>(), rows.column(2).as_primitive::<Float64Type>());
     for (i, key) in keys(rows)?.iter().flatten().enumerate() {
         let item = (items.value(i).to_owned(), weights.value(i));
         match out.last_mut() {
@@ -328,7 +369,11 @@ pub fn numeric(array: &ArrayRef) -> Result<Vec<f64>> {
 }
 
 /// Where a condition over feature columns is true.
-pub fn truths(condition: &Expression, rows: &RecordBatch, source: &SourcePlan) -> Result<Vec<bool>> {
+pub fn truths(
+    condition: &Expression,
+    rows: &RecordBatch,
+    source: &SourcePlan,
+) -> Result<Vec<bool>> {
     let named = [("\u{0}condition".to_owned(), condition.clone())];
     let values = evaluate(&named, rows, source.context.scale)?;
     Ok(values[0].as_boolean().iter().map(|value| value == Some(true)).collect())

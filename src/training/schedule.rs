@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn the_test_snapshot_is_the_latest_mature_one() {
-        let schedule = Schedule::new(&spec(1, 30, None), day("2017-12-02"), day("2017-01-01")).unwrap();
+        let schedule =
+            Schedule::new(&spec(1, 30, None), day("2017-12-02"), day("2017-01-01")).unwrap();
         assert_eq!(schedule.test, day("2017-11-01"));
         assert_eq!(schedule.calibration, day("2017-10-01"));
         assert_eq!(schedule.training.last(), Some(&day("2017-08-31")));
@@ -121,7 +122,8 @@ mod tests {
 
     #[test]
     fn a_short_history_is_not_enough() {
-        let error = Schedule::new(&spec(1, 30, None), day("2017-06-01"), day("2017-01-01")).unwrap_err();
+        let error =
+            Schedule::new(&spec(1, 30, None), day("2017-06-01"), day("2017-01-01")).unwrap_err();
         assert_eq!(error.exit_code(), 4);
         assert!(error.to_string().contains("183 days"), "{error}");
     }

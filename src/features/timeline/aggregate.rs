@@ -120,9 +120,10 @@ impl Scratch {
     /// Prepares what the stream's ops look up: running sums, days, next occurrences.
     fn prepare(&mut self, plan: &CompiledPlan, stream: &Stream, zone: Zone) {
         let has = |ops: &[Op]| stream.uses.iter().any(|usage| ops.contains(&usage.op));
-        let input = stream.uses.first().and_then(|usage| {
-            plan.plan.aggregations[usage.column].input.as_ref().map(|x| x.ty)
-        });
+        let input = stream
+            .uses
+            .first()
+            .and_then(|usage| plan.plan.aggregations[usage.column].input.as_ref().map(|x| x.ty));
         self.sums.clear();
         if has(&[Op::Sum, Op::Mean]) && input != Some(Type::Double) {
             let mut sum = 0_i128;
@@ -179,7 +180,8 @@ impl Scratch {
         Ok(match usage.op {
             Op::Count => Some(count as u64),
             Op::CountDistinct => {
-                let last_inside = self.next[start..end].iter().filter(|next| **next as usize >= end);
+                let last_inside =
+                    self.next[start..end].iter().filter(|next| **next as usize >= end);
                 Some(last_inside.count() as u64)
             }
             Op::Sum if input == Some(Type::Double) => {
@@ -213,7 +215,9 @@ impl Scratch {
             }
             Op::Min => values().map(|v| v as i64).min().map(|v| v as u64),
             Op::Max => values().map(|v| v as i64).max().map(|v| v as u64),
-            Op::Std => return Ok(self.deviation(start, end, input, context.scale).map(f64::to_bits)),
+            Op::Std => {
+                return Ok(self.deviation(start, end, input, context.scale).map(f64::to_bits));
+            }
             Op::First => Some(self.values[start]),
             Op::Last => Some(self.values[end - 1]),
             Op::DaysSinceFirst => return double(at.days_since(self.times[start])),
@@ -228,7 +232,8 @@ impl Scratch {
             Op::DecayedSum => {
                 let half_life = usage.half_life.map_or(1.0, |length| length.0 as f64);
                 let sum = (start..end).map(|i| {
-                    let weight = self.values.get(i).map_or(1.0, |v| number(*v, input, context.scale));
+                    let weight =
+                        self.values.get(i).map_or(1.0, |v| number(*v, input, context.scale));
                     weight * decay(at, self.times[i], half_life)
                 });
                 return double(sum.sum());
@@ -241,8 +246,11 @@ impl Scratch {
     }
 
     fn median_gap(&self, start: usize, end: usize) -> Option<f64> {
-        let mut gaps: Vec<i32> =
-            self.days[start..end].windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| *gap > 0).collect();
+        let mut gaps: Vec<i32> = self.days[start..end]
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .filter(|gap| *gap > 0)
+            .collect();
         gaps.sort_unstable();
         let middle = gaps.len() / 2;
         match gaps.len() {
@@ -253,7 +261,13 @@ impl Scratch {
     }
 
     /// Sample standard deviation in two passes.
-    fn deviation(&self, start: usize, end: usize, input: Option<Type>, scale: Scale) -> Option<f64> {
+    fn deviation(
+        &self,
+        start: usize,
+        end: usize,
+        input: Option<Type>,
+        scale: Scale,
+    ) -> Option<f64> {
         let count = end - start;
         if count < 2 {
             return None;
@@ -278,4 +292,3 @@ pub fn number(bits: u64, ty: Option<Type>, scale: Scale) -> f64 {
         _ => bits as i64 as f64,
     }
 }
-

@@ -1,11 +1,11 @@
 //! Byte strings to dense codes, within one partition.
 
 use hashbrown::HashTable;
-use xxhash_rust::xxh64::xxh64;
+use xxhash_rust::xxh3::xxh3_64;
 
-/// The hash that splits customers into partitions and store parts: XXH64 of the UTF-8 bytes, seed 42.
-pub fn key_hash(key: &[u8]) -> u64 {
-    xxh64(key, 42)
+/// The hash of keys and texts within a build; what is stored is split by [`crate::store::part_hash`].
+pub fn hash(text: &[u8]) -> u64 {
+    xxh3_64(text)
 }
 
 /// Gives each distinct byte string the next code. Codes depend on the order of arrival, so nothing
@@ -21,10 +21,10 @@ pub struct Interner {
 impl Interner {
     /// The code of `text`, new or known.
     pub fn intern(&mut self, text: &[u8]) -> u32 {
-        self.intern_hashed(text, key_hash(text))
+        self.intern_hashed(text, hash(text))
     }
 
-    /// The code of `text`, whose [`key_hash`] is `hash`.
+    /// The code of `text`, whose [`hash`] is `hash`.
     pub fn intern_hashed(&mut self, text: &[u8], hash: u64) -> u32 {
         if let Some(code) = self.find_hashed(text, hash) {
             return code;

@@ -118,10 +118,11 @@ impl Layout {
         let (mut windows, mut streams) = (Vec::<Window>::new(), Vec::<Stream>::new());
         let mut keys: Vec<(Option<&Expression>, Option<&Expression>)> = Vec::new();
         for (column, aggregation) in plan.aggregations.iter().enumerate() {
-            let window = windows.iter().position(|w| *w == aggregation.window).unwrap_or_else(|| {
-                windows.push(aggregation.window);
-                windows.len() - 1
-            });
+            let window =
+                windows.iter().position(|w| *w == aggregation.window).unwrap_or_else(|| {
+                    windows.push(aggregation.window);
+                    windows.len() - 1
+                });
             let key = (aggregation.condition.as_ref(), aggregation.input.as_ref());
             let stream = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
                 keys.push(key);
@@ -154,9 +155,9 @@ impl Layout {
 
     /// The expressions to scan besides key, id, time and ingestion: conditions, then inputs.
     pub fn select(&self) -> Vec<(String, Expression)> {
-        let conditions = self.conditions.iter().enumerate().map(|(i, x)| (format!("c{i}"), x.clone()));
+        let conditions =
+            self.conditions.iter().enumerate().map(|(i, x)| (format!("c{i}"), x.clone()));
         let inputs = self.inputs.iter().enumerate().map(|(i, x)| (format!("i{i}"), x.clone()));
         conditions.chain(inputs).collect()
     }
 }
-

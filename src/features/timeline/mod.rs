@@ -11,7 +11,6 @@ mod layout;
 mod partition;
 mod sweep;
 
-pub use interner::key_hash;
 pub use layout::Layout;
 pub use partition::{Batch, InputValues, Partitions};
 pub use sweep::{Swept, sweep};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::interner::{Interner, key_hash};
+use super::interner::{Interner, hash};
 use super::layout::Layout;
 use crate::error::{Error, Result};
 use crate::time::Instant;
@@ -99,7 +99,13 @@ impl Chunk {
     }
 
     fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
-        let lengths = [self.customers.len(), self.ingested.len(), self.flags.len(), self.inputs.len(), self.ids.len()];
+        let lengths = [
+            self.customers.len(),
+            self.ingested.len(),
+            self.flags.len(),
+            self.inputs.len(),
+            self.ids.len(),
+        ];
         for length in lengths {
             out.write_all(&(length as u64).to_le_bytes())?;
         }
@@ -177,7 +183,8 @@ impl Partition {
     pub fn take(&mut self, inputs: usize) -> Result<Chunk> {
         let mut all = Chunk { inputs: vec![Vec::new(); inputs], ..Chunk::default() };
         if let Some((mut file, count)) = self.spilled.take() {
-            let read = |error| Error::io("read back spilled events from", "the spill folder")(error);
+            let read =
+                |error| Error::io("read back spilled events from", "the spill folder")(error);
             file.rewind().map_err(read)?;
             let mut from = BufReader::with_capacity(1 << 20, file);
             for _ in 0..count {
@@ -238,7 +245,7 @@ impl Partitions {
         let count = partition_count(events);
         let mut parts: Vec<Partition> = (0..count).map(|_| Partition::default()).collect();
         for (key, created_at) in keys.iter().zip(created_at) {
-            let hash = key_hash(key.as_bytes());
+            let hash = hash(key.as_bytes());
             let part = &mut parts[index(hash, count)];
             part.customers.intern_hashed(key.as_bytes(), hash);
             part.profile.push(Some(*created_at));
@@ -256,7 +263,7 @@ impl Partitions {
 
     /// Adds a batch; may be called from many threads at once.
     pub fn scatter(&self, batch: &Batch<'_>, layout: &Layout) -> Result<()> {
-        let hashes: Vec<u64> = batch.keys.iter().map(|key| key_hash(key.as_bytes())).collect();
+        let hashes: Vec<u64> = batch.keys.iter().map(|key| hash(key.as_bytes())).collect();
         let count = self.parts.len();
         let mut starts = vec![0_u32; count + 1];
         for hash in &hashes {
@@ -337,7 +344,9 @@ impl Partitions {
                 InputValues::Bits(values) => kept.iter().map(|row| values[*row]).collect(),
                 InputValues::Text(values) => kept
                     .iter()
-                    .map(|row| values[*row].map_or(0, |text| part.texts.intern(text.as_bytes()).into()))
+                    .map(|row| {
+                        values[*row].map_or(0, |text| part.texts.intern(text.as_bytes()).into())
+                    })
                     .collect(),
             });
         }

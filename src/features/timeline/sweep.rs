@@ -39,7 +39,8 @@ pub fn sweep(mut partition: Partition, layout: &Layout, zone: Zone, scale: Scale
 
     let mut sweeper = Sweeper::new(&partition, &chunk, layout, Context { zone, scale });
     for customer in customers {
-        let rows = &order[starts[customer as usize] as usize..starts[customer as usize + 1] as usize];
+        let rows =
+            &order[starts[customer as usize] as usize..starts[customer as usize + 1] as usize];
         sweeper.customer(customer, rows)?;
     }
     sweeper.finish()
@@ -87,7 +88,12 @@ struct Sweeper<'a> {
 }
 
 impl<'a> Sweeper<'a> {
-    fn new(partition: &'a Partition, chunk: &'a Chunk, layout: &'a Layout, context: Context) -> Self {
+    fn new(
+        partition: &'a Partition,
+        chunk: &'a Chunk,
+        layout: &'a Layout,
+        context: Context,
+    ) -> Self {
         let as_ofs = |plan: &CompiledPlan| plan.plan.as_ofs.len();
         let columns = |plan: &CompiledPlan| vec![Values::default(); plan.plan.aggregations.len()];
         Self {
