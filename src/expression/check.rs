@@ -16,16 +16,13 @@ use crate::time::parse_naive;
 /// A configuration error for text that is not one expression, an unknown column or function, or
 /// operands of the wrong types.
 pub fn check(sql: &str, columns: &Columns, place: &str) -> Result<Expression> {
-    let parsed =
-        Parser::new(&GenericDialect {}).try_with_sql(sql).and_then(|mut parser| {
-            let expression = parser.parse_expr()?;
-            match parser.peek_token().token {
-                Token::EOF => Ok(expression),
-                other => parser.expected("the end of the expression", parser.peek_token()).or_else(
-                    |error| if other == Token::SemiColon { Ok(expression) } else { Err(error) },
-                ),
-            }
-        });
+    let parsed = Parser::new(&GenericDialect {}).try_with_sql(sql).and_then(|mut parser| {
+        let expression = parser.parse_expr()?;
+        match parser.peek_token().token {
+            Token::EOF => Ok(expression),
+            _ => parser.expected("the end of the expression", parser.peek_token()),
+        }
+    });
     let parsed = parsed.map_err(|error| {
         Error::configuration(
             format!("{place}: `{sql}` is not an SQL expression: {}", plain(&error)),
@@ -343,7 +340,9 @@ impl Checker<'_> {
                     constants.push(constant);
                 }
                 _ => {
-                    return Err(self.error("lists something that is not a constant of its type", ""));
+                    return Err(
+                        self.error("lists something that is not a constant of its type", "")
+                    );
                 }
             }
         }

@@ -283,13 +283,14 @@ impl Catalog {
             let derived = crate::schema::PROFILE.iter().filter(|f| f.origin == Origin::Derived);
             match profile_field(field) {
                 Some(known) if known.origin == Origin::Derived => {
-                    let fits = match (feature.ty(), known.arrow_type()) {
-                        (Type::Integer, Some(arrow_schema::DataType::Int64)) => true,
-                        (Type::Money, Some(arrow_schema::DataType::Decimal128(..))) => true,
-                        (Type::Timestamp, Some(arrow_schema::DataType::Timestamp(..))) => true,
-                        (Type::Text, Some(arrow_schema::DataType::Utf8)) => true,
-                        _ => false,
-                    };
+                    use arrow_schema::DataType as Arrow;
+                    let fits = matches!(
+                        (feature.ty(), known.arrow_type()),
+                        (Type::Integer, Some(Arrow::Int64))
+                            | (Type::Money, Some(Arrow::Decimal128(..)))
+                            | (Type::Timestamp, Some(Arrow::Timestamp(..)))
+                            | (Type::Text, Some(Arrow::Utf8))
+                    );
                     if !fits {
                         return Err(Error::configuration(
                             format!(

@@ -203,7 +203,7 @@ mod tests {
     fn two_tastes() -> (Vec<String>, Sparse) {
         let items = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
         let row = |i: u32| {
-            let base = if i % 2 == 0 { 0 } else { 2 };
+            let base = if i.is_multiple_of(2) { 0 } else { 2 };
             match i % 5 {
                 0 => vec![(base, 2.0)],
                 _ => vec![(base, 1.0), (base + 1, 1.0)],

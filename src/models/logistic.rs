@@ -88,7 +88,7 @@ impl Logistic {
             coefficients: fitted.params().iter().map(|w| sign * w).collect(),
         };
         let gradient = model.gradient(rows, labels, l2);
-        if !(gradient <= TOLERANCE) {
+        if gradient.is_nan() || gradient > TOLERANCE {
             return Err(fault(format!(
                 "no convergence in {ITERATIONS} iterations (gradient {gradient:.2e} per row)"
             )));

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::expression::check::check;
 use crate::expression::polars::{arrow_type, evaluate};
 use crate::expression::{Expression, Node};
-use crate::schema::profile_field;
+use crate::schema::{Origin as FieldOrigin, profile_field, type_name};
 use crate::store::parquet;
 use crate::time::Instant;
 
@@ -81,6 +81,15 @@ impl ProfilePlan {
             if !spec.columns.contains_key(name) && !renamed.contains(name) {
                 columns.push((name.clone(), Origin::Raw(name.clone())));
             }
+        }
+        for (name, origin) in &columns {
+            let found = match origin {
+                Origin::Raw(raw) => {
+                    table.schema.field_with_name(raw).map(|field| field.data_type().clone()).ok()
+                }
+                Origin::Expression(expression) => Some(arrow_type(expression.ty, context.scale)),
+            };
+            found.map_or(Ok(()), |found| check_type(name, &found, &table.files[0]))?;
         }
         if !columns.iter().any(|(name, _)| name == KEY) {
             let found: Vec<&str> = raw.names().collect();
@@ -244,59 +253,60 @@ impl ProfilePlan {
         evaluate(&named, &raw, self.context.scale)
     }
 
-    /// A raw field in its type of the profile; extra columns as they are.
+    /// A raw field in its type of the profile; extra columns as they are. Derived and modeled fields
+    /// of the source are computed anew, whatever their types.
     fn typed(&self, name: &str, array: ArrayRef, file: &Path) -> Result<ArrayRef> {
-        let Some(field) = profile_field(name) else { return Ok(array) };
-        let wanted = match (name, field.arrow_type()) {
-            (KEY, _) if RawType::of(array.data_type()) == RawType::Integer => DataType::Utf8,
-            ("date_of_birth", _) => match RawType::of(array.data_type()) {
-                RawType::Text => DataType::Utf8,
-                RawType::Date => DataType::Date32,
-                _ => return Err(self.wrong_type(name, &array, "date32 or utf8", file)),
-            },
-            (_, None) => return Ok(array),
-            (_, Some(wanted)) => wanted,
-        };
-        // Derived and modeled fields of the source are recomputed; their types do not matter.
-        if field.origin != crate::schema::Origin::Raw || *array.data_type() == wanted {
-            return Ok(array);
-        }
+        let Some(wanted) = written_type(name, array.data_type()) else { return Ok(array) };
         let raw = RawType::of(array.data_type());
-        let converted = match &wanted {
-            DataType::Timestamp(..) => match raw {
-                RawType::Timestamp { .. } | RawType::Date => normalize(&array, raw, &self.context)?,
-                _ => return Err(self.wrong_type(name, &array, "timestamp", file)),
-            },
-            DataType::Utf8 if raw != RawType::Text && name != KEY => {
-                return Err(self.wrong_type(name, &array, "utf8", file));
-            }
-            DataType::Decimal128(..)
-                if !matches!(raw, RawType::Integer | RawType::Double | RawType::Decimal(_)) =>
-            {
-                return Err(self.wrong_type(name, &array, "decimal", file));
-            }
-            wanted => arrow_cast::cast(&array, wanted)
-                .map_err(|_| self.wrong_type(name, &array, &field.type_name(false), file))?,
+        let array = match &wanted {
+            DataType::Timestamp(..) => normalize(&array, raw, &self.context)?,
+            _ => array,
         };
-        match &wanted {
-            DataType::Timestamp(..) => arrow_cast::cast(&converted, &wanted)
-                .map_err(|_| self.wrong_type(name, &array, "timestamp", file)),
-            _ => Ok(converted),
-        }
+        arrow_cast::cast(&array, &wanted)
+            .map_err(|_| wrong_type(name, array.data_type(), &wanted, file))
     }
+}
 
-    fn wrong_type(&self, name: &str, array: &ArrayRef, wanted: &str, file: &Path) -> Error {
-        Error::contract(
-            format!(
-                "{}: column {name} has type {}, not {wanted}",
-                file.display(),
-                crate::schema::type_name(array.data_type(), false)
-            ),
-            format!(
-                "map it in c360.toml [sources.profile.columns], {name} = \"cast(… as …)\", or map it to another name"
-            ),
-        )
-    }
+/// The type that a raw profile field is written in, where the source's type is another one.
+fn written_type(name: &str, found: &DataType) -> Option<DataType> {
+    let field = profile_field(name).filter(|field| field.origin == FieldOrigin::Raw)?;
+    let wanted = match name {
+        "date_of_birth" if RawType::of(found) == RawType::Date => DataType::Date32,
+        "date_of_birth" => DataType::Utf8,
+        _ => field.arrow_type()?,
+    };
+    (*found != wanted).then_some(wanted)
+}
+
+/// Refuses a raw field whose type cannot become the written one without a mapping.
+fn check_type(name: &str, found: &DataType, file: &Path) -> Result<()> {
+    let Some(wanted) = written_type(name, found) else { return Ok(()) };
+    let fits = match (&wanted, RawType::of(found)) {
+        (DataType::Utf8, RawType::Text) => true,
+        (DataType::Utf8, RawType::Integer) => name == KEY,
+        (DataType::Timestamp(..), RawType::Timestamp { .. } | RawType::Date) => true,
+        (DataType::Date32, RawType::Date) => true,
+        (DataType::Decimal128(..), RawType::Integer | RawType::Double | RawType::Decimal(_)) => {
+            true
+        }
+        (DataType::List(_), _) => matches!(
+            found,
+            DataType::List(item) | DataType::LargeList(item)
+                if RawType::of(item.data_type()) == RawType::Text
+        ),
+        _ => false,
+    };
+    if fits { Ok(()) } else { Err(wrong_type(name, found, &wanted, file)) }
+}
+
+fn wrong_type(name: &str, found: &DataType, wanted: &DataType, file: &Path) -> Error {
+    let (found, wanted) = (type_name(found, false), type_name(wanted, false));
+    Error::contract(
+        format!("{}: column {name} has type {found}, not {wanted}", file.display()),
+        format!(
+            "in c360.toml [sources.profile.columns] convert it, {name} = \"cast(… as …)\", or map it to a name of its own, {name}_raw = \"{name}\""
+        ),
+    )
 }
 
 /// A raw array in the Arrow type that expressions use for it.

@@ -1,0 +1,207 @@
+//! The semantics of expressions: each row of the table in docs/expressions.md, by Polars and by the
+//! naive reference; then random expressions on both.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::*;
+use arrow_array::*;
+use c360_ml::expression::check::check;
+use c360_ml::expression::{Columns, Type, Value, polars, reference};
+use c360_ml::money::Scale;
+use rand::Rng;
+use rand::seq::IndexedRandom;
+
+use crate::support::{instant, random};
+
+/// One row with a value of each type, and nulls.
+fn columns() -> (Columns, RecordBatch) {
+    let utc = |v: Option<i64>| -> ArrayRef {
+        Arc::new(TimestampMicrosecondArray::from(vec![v]).with_timezone("UTC"))
+    };
+    let money = |v: Option<i128>| -> ArrayRef {
+        Arc::new(Decimal128Array::from(vec![v]).with_precision_and_scale(18, 2).unwrap())
+    };
+    let named: Vec<(&str, ArrayRef)> = vec![
+        ("i", Arc::new(Int64Array::from(vec![7]))),
+        ("big", Arc::new(Int64Array::from(vec![4_000_000_000_000_000_000]))),
+        ("d", Arc::new(Float64Array::from(vec![2.5]))),
+        ("m", money(Some(1050))),
+        ("t", Arc::new(StringArray::from(vec!["Hello World"]))),
+        ("b", Arc::new(BooleanArray::from(vec![true]))),
+        ("ts", utc(Some(instant("2024-07-01T12:30:00Z").0))),
+        ("day", Arc::new(Date32Array::from(vec![19_905]))),
+        ("ni", Arc::new(Int64Array::from(vec![None]))),
+        ("nd", Arc::new(Float64Array::from(vec![None]))),
+        ("nm", money(None)),
+        ("nt", Arc::new(StringArray::from(vec![None::<&str>]))),
+        ("nb", Arc::new(BooleanArray::from(vec![None]))),
+        ("nts", utc(None)),
+    ];
+    let batch = RecordBatch::try_from_iter_with_nullable(
+        named.into_iter().map(|(name, array)| (name, array, true)),
+    )
+    .unwrap();
+    (polars::columns_of(&batch.schema(), Scale::default()), batch)
+}
+
+fn value(array: &ArrayRef, ty: Type) -> Value {
+    if array.is_null(0) {
+        return Value::Null;
+    }
+    match ty {
+        Type::Boolean => Value::Boolean(array.as_boolean().value(0)),
+        Type::Integer => Value::Integer(array.as_primitive::<Int64Type>().value(0)),
+        Type::Double => Value::Double(array.as_primitive::<Float64Type>().value(0)),
+        Type::Money => Value::Money(array.as_primitive::<Decimal128Type>().value(0) as i64),
+        Type::Text => Value::Text(array.as_string::<i32>().value(0).to_owned()),
+        Type::Timestamp => {
+            Value::Timestamp(array.as_primitive::<TimestampMicrosecondType>().value(0))
+        }
+        Type::Date => Value::Date(array.as_primitive::<Date32Type>().value(0)),
+    }
+}
+
+/// Both engines' value of an expression, as the text that the documentation uses.
+fn both(sql: &str) -> (String, String) {
+    let (columns, batch) = columns();
+    let scale = Scale::default();
+    let expression = check(sql, &columns, "test").unwrap_or_else(|error| panic!("{error}"));
+    let named = [("x".to_owned(), expression.clone())];
+    let arrays = polars::evaluate(&named, &batch, scale).unwrap();
+    let lookup =
+        |name: &str| value(batch.column_by_name(name).unwrap(), columns.get(name).unwrap());
+    let show = |value: Value| match value {
+        Value::Null => "null".to_owned(),
+        Value::Boolean(v) => v.to_string(),
+        Value::Integer(v) => v.to_string(),
+        Value::Double(v) => format!("{v:?}"),
+        Value::Money(v) => format!("{} money", scale.format(v)),
+        Value::Text(v) => format!("'{v}'"),
+        Value::Timestamp(v) => c360_ml::time::Instant(v).to_string(),
+        Value::Date(v) => c360_ml::expression::convert::date_to_text(v),
+    };
+    let naive = reference::evaluate(&expression, scale, &lookup);
+    (show(value(&arrays[0], expression.ty)), show(naive))
+}
+
+#[test]
+fn the_semantics_table_holds_in_both_engines() {
+    let document = include_str!("../../docs/expressions.md");
+    let rows = document.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.split(" | ").collect();
+        let sql = cells.first()?.strip_prefix("| `")?.strip_suffix('`')?;
+        let expected = cells.get(1)?.trim_end_matches(" |").trim_matches('`');
+        Some((sql.replace("\\|", "|"), expected.to_owned()))
+    });
+    let mut count = 0;
+    for (sql, expected) in rows {
+        let (polars, reference) = both(&sql);
+        assert_eq!(polars, expected, "Polars: {sql}");
+        assert_eq!(reference, expected, "reference: {sql}");
+        count += 1;
+    }
+    assert!(count >= 60, "only {count} rows were found in the table");
+}
+
+#[test]
+fn what_is_outside_the_subset_is_refused_with_a_reason() {
+    let (columns, _) = columns();
+    let cases = [
+        ("amuont > 1", "unknown column `amuont`"),
+        ("nosuch(i)", "unknown function `nosuch`"),
+        ("i + t", "does arithmetic on a integer and a varchar"),
+        ("t > 3", "puts a varchar beside a integer"),
+        ("i and b", "uses a integer as a condition"),
+        ("select 1", "is not an SQL expression"),
+        ("i >", "is not an SQL expression"),
+        ("(select 1)", "outside the SQL subset"),
+        ("i in (1, null)", "has a null in its list"),
+        ("sum(i) over ()", "unknown function `sum`"),
+        ("ts + 1", "does arithmetic on a timestamp and a integer"),
+        ("cast(ts as bigint)", "casts a timestamp to integer"),
+        ("timestamp 'soon' < ts", "which is not a timestamp"),
+        ("1; drop table x", "is not an SQL expression"),
+    ];
+    for (sql, message) in cases {
+        let error = check(sql, &columns, "test").unwrap_err();
+        assert!(error.to_string().contains(message), "{sql}: {error}");
+        assert_eq!(error.exit_code(), 2, "{sql}");
+    }
+}
+
+/// Random numeric and logical trees as SQL.
+fn random_sql(random: &mut impl Rng, depth: u32, boolean: bool) -> String {
+    let leaf = depth == 0;
+    if boolean {
+        return match random.random_range(0..if leaf { 2 } else { 6 }) {
+            0 => (*["b", "nb", "true", "false"].choose(random).unwrap()).to_owned(),
+            1 => format!("{} is null", ["ni", "i", "nt", "d"].choose(random).unwrap()),
+            2 => format!("not {}", random_sql(random, depth - 1, true)),
+            3 => {
+                let operator = ["and", "or"].choose(random).unwrap();
+                let (a, b) =
+                    (random_sql(random, depth - 1, true), random_sql(random, depth - 1, true));
+                format!("({a} {operator} {b})")
+            }
+            _ => {
+                let operator = ["<", "<=", "=", "<>", ">", ">="].choose(random).unwrap();
+                let (a, b) =
+                    (random_sql(random, depth - 1, false), random_sql(random, depth - 1, false));
+                format!("({a} {operator} {b})")
+            }
+        };
+    }
+    match random.random_range(0..if leaf { 1 } else { 7 }) {
+        0 => (*["i", "d", "m", "ni", "nd", "nm", "big", "3", "0", "-2", "0.25", "m"]
+            .choose(random)
+            .unwrap())
+        .to_owned(),
+        1 | 2 => {
+            let operator = ["+", "-", "*", "/", "%"].choose(random).unwrap();
+            let (a, b) =
+                (random_sql(random, depth - 1, false), random_sql(random, depth - 1, false));
+            format!("({a} {operator} {b})")
+        }
+        3 => {
+            let function =
+                ["abs", "round", "floor", "ceil", "sqrt", "ln", "log1p"].choose(random).unwrap();
+            format!("{function}({})", random_sql(random, depth - 1, false))
+        }
+        4 => {
+            let function = ["coalesce", "least", "greatest", "nullif"].choose(random).unwrap();
+            let (a, b) =
+                (random_sql(random, depth - 1, false), random_sql(random, depth - 1, false));
+            format!("{function}({a}, {b})")
+        }
+        5 => format!("cast({} as double)", random_sql(random, depth - 1, false)),
+        _ => {
+            let condition = random_sql(random, depth - 1, true);
+            let (a, b) =
+                (random_sql(random, depth - 1, false), random_sql(random, depth - 1, false));
+            format!("case when {condition} then {a} else {b} end")
+        }
+    }
+}
+
+#[test]
+fn random_expressions_agree_in_both_engines() {
+    let mut random = random();
+    let (columns, _) = columns();
+    let mut compared = 0;
+    while compared < 400 {
+        let boolean = random.random();
+        let sql = random_sql(&mut random, 3, boolean);
+        // Mixed branches of money and doubles may be refused; that is the checker's business.
+        if check(&sql, &columns, "test").is_err() {
+            continue;
+        }
+        let (polars, reference) = both(&sql);
+        let close = match (polars.parse::<f64>(), reference.parse::<f64>()) {
+            (Ok(a), Ok(b)) => (a - b).abs() <= 1e-9 * a.abs().max(1.0),
+            _ => polars == reference,
+        };
+        assert!(close, "{sql}: Polars says {polars}, the reference {reference}");
+        compared += 1;
+    }
+}

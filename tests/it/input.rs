@@ -1,0 +1,346 @@
+//! Bad input: each case gets a message that names what is wrong and where, its exit code, and
+//! nothing written.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::*;
+use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use c360_ml::store::parquet::{concat, read};
+
+use crate::cli::output;
+use crate::support::{project, write};
+
+/// Runs `arguments` and expects exit code and message, and no store.
+fn refused(project: &Path, arguments: &[&str], code: i32, messages: &[&str]) {
+    let (stdout, stderr, found) = output(project, arguments);
+    assert_eq!(found, code, "{arguments:?}: {stdout}{stderr}");
+    for message in messages {
+        assert!(stderr.contains(message), "`{message}` is not in: {stderr}");
+    }
+    assert!(stderr.contains("hint: "), "no hint: {stderr}");
+    assert!(!project.join("store/current.json").exists(), "something was published");
+}
+
+fn edit(project: &Path, file: &str, from: &str, to: &str) {
+    let path = project.join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{file} has no `{from}`");
+    std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+const EVENTS: &str = "fixtures/events/part-000.parquet";
+const PROFILE: &str = "fixtures/profile/part-000.parquet";
+
+/// Rewrites a Parquet file of the project.
+fn rewrite(project: &Path, file: &str, change: impl Fn(RecordBatch) -> RecordBatch) {
+    let path = project.join(file);
+    let rows = concat(&read(&path, None).unwrap()).unwrap().unwrap();
+    write(&path, &change(rows));
+}
+
+fn with_column(rows: &RecordBatch, name: &str, array: ArrayRef) -> RecordBatch {
+    let schema = rows.schema();
+    let columns = schema.fields().iter().zip(rows.columns()).map(|(field, column)| {
+        let column = if field.name() == name { array.clone() } else { column.clone() };
+        (field.name().clone(), column, true)
+    });
+    RecordBatch::try_from_iter_with_nullable(columns.collect::<Vec<_>>()).unwrap()
+}
+
+fn without_column(rows: &RecordBatch, name: &str) -> RecordBatch {
+    let mut rows = rows.clone();
+    rows.remove_column(rows.schema().index_of(name).unwrap());
+    rows
+}
+
+#[test]
+fn a_missing_event_column_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    rewrite(&project, EVENTS, |rows| without_column(&rows, "event_ts"));
+    refused(&project, &["run"], 3, &["part-000.parquet", "event_ts is missing", "found: amount"]);
+}
+
+#[test]
+fn a_column_that_a_feature_needs_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    rewrite(&project, EVENTS, |rows| without_column(&rows, "channel"));
+    refused(
+        &project,
+        &["run"],
+        2,
+        &["features/engagement.toml", "unknown column `channel`", "valid: amount"],
+    );
+}
+
+#[test]
+fn a_wrong_type_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    rewrite(&project, EVENTS, |rows| {
+        let texts = StringArray::from_iter_values((0..rows.num_rows()).map(|i| i.to_string()));
+        with_column(&rows, "amount", Arc::new(texts))
+    });
+    refused(&project, &["run"], 3, &["amount has type varchar, not money", "cast("]);
+}
+
+#[test]
+fn a_profile_field_of_a_wrong_type_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    rewrite(&project, PROFILE, |rows| {
+        let numbers = Int64Array::from_iter_values(0..rows.num_rows() as i64);
+        with_column(&rows, "country", Arc::new(numbers))
+    });
+    refused(
+        &project,
+        &["run"],
+        3,
+        &["part-000.parquet", "column country has type int64, not utf8"],
+    );
+}
+
+#[test]
+fn a_truncated_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    for file in [EVENTS, PROFILE] {
+        let path = project.join(file);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        refused(&project, &["run"], 3, &[file, "not a readable Parquet file", "cut short"]);
+        std::fs::write(&path, &bytes).unwrap();
+    }
+}
+
+#[test]
+fn data_that_a_good_footer_promises_but_that_are_damaged_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let path = project.join(EVENTS);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 4000].fill(0xAB);
+    std::fs::write(&path, &bytes).unwrap();
+    refused(&project, &["run"], 3, &["part-000.parquet"]);
+}
+
+#[test]
+fn an_empty_folder_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    std::fs::remove_file(project.join(EVENTS)).unwrap();
+    refused(&project, &["run"], 3, &["[sources.events]", "no Parquet file in", "fixtures/events"]);
+}
+
+#[test]
+fn a_duplicate_customer_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    rewrite(&project, PROFILE, |rows| concat(&[rows.clone(), rows.slice(5, 1)]).unwrap().unwrap());
+    refused(&project, &["run"], 3, &["customer360_id", "the customer c360_0000005 is there twice"]);
+}
+
+#[test]
+fn a_null_key_is_named_with_its_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    rewrite(&project, PROFILE, |rows| {
+        let keys = rows.column(0).as_string::<i32>();
+        let keys: StringArray =
+            keys.iter().enumerate().map(|(i, key)| key.filter(|_| i != 9)).collect();
+        with_column(&rows, "customer360_id", Arc::new(keys))
+    });
+    refused(&project, &["run"], 3, &["column customer360_id: row 10 is null"]);
+}
+
+#[test]
+fn unusable_events_are_counted_by_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    rewrite(&project, EVENTS, |rows| {
+        let types = rows.column_by_name("event_type").unwrap().as_string::<i32>();
+        let types: StringArray =
+            types.iter().enumerate().map(|(i, kind)| kind.filter(|_| i >= 3)).collect();
+        let rows = with_column(&rows, "event_type", Arc::new(types));
+        let currencies = rows.column_by_name("currency").unwrap().as_string::<i32>();
+        let currencies: StringArray = currencies
+            .iter()
+            .enumerate()
+            .map(|(i, code)| if i % 500 == 10 { Some("USD") } else { code })
+            .collect();
+        with_column(&rows, "currency", Arc::new(currencies))
+    });
+    let messages = ["events cannot be used", "event_type is null: 3", "the currency is another: "];
+    refused(&project, &["features", "build"], 3, &messages);
+    // Up to a share that the project sets they are left out instead.
+    edit(
+        &project,
+        "c360.toml",
+        "path = \"fixtures/events\"",
+        "path = \"fixtures/events\"\nmax_rejected_share = 0.01",
+    );
+    let (_, stderr, code) = output(&project, &["features", "build"]);
+    assert_eq!(code, 0, "{stderr}");
+}
+
+#[test]
+fn a_nan_is_refused_at_the_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    rewrite(&project, EVENTS, |rows| {
+        let amounts = rows.column_by_name("amount").unwrap().as_primitive::<Decimal128Type>();
+        let doubles: Float64Array = amounts
+            .iter()
+            .enumerate()
+            .map(|(i, v)| if i == 77 { Some(f64::NAN) } else { v.map(|v| v as f64 / 100.0) })
+            .collect();
+        with_column(&rows, "amount", Arc::new(doubles))
+    });
+    refused(&project, &["features", "build"], 3, &["a number is NaN: 1"]);
+}
+
+#[test]
+fn a_sum_that_overflows_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    rewrite(&project, EVENTS, |rows| {
+        let amounts = rows.column_by_name("amount").unwrap().as_primitive::<Decimal128Type>();
+        let amounts: arrow_array::Decimal128Array =
+            amounts.iter().map(|v| v.map(|_| 999_999_999_999_999_999_i128)).collect();
+        let amounts = amounts.with_precision_and_scale(18, 2).unwrap();
+        with_column(&rows, "amount", Arc::new(amounts))
+    });
+    refused(&project, &["features", "build"], 3, &["the sum ", "of customer c360_", "too large"]);
+}
+
+#[test]
+fn specs_are_checked_before_any_work() {
+    let cases: [(&str, &str, &str, i32, &[&str]); 12] = [
+        ("c360.toml", "currency", "curency", 2, &["c360.toml line", "unknown field `curency`"]),
+        ("c360.toml", "UTC", "Mars/Base", 2, &["`Mars/Base` is not an IANA time zone"]),
+        ("c360.toml", "fixtures/profile", "fixtures/nowhere", 2, &["there is no file or folder"]),
+        (
+            "features/commerce.toml",
+            "op = \"sum\"",
+            "opp = \"sum\"",
+            2,
+            &["features/commerce.toml line", "unknown field `opp`"],
+        ),
+        ("features/commerce.toml", "op = \"sum\"", "op = \"add\"", 2, &["unknown variant `add`"]),
+        (
+            "features/commerce.toml",
+            "amount > 0",
+            "amuont > 0",
+            2,
+            &[
+                "features/commerce.toml: feature.orders where",
+                "unknown column `amuont`",
+                "did you mean `amount`",
+            ],
+        ),
+        (
+            "features/commerce.toml",
+            "event_type = 'purchase'",
+            "event_type == ",
+            2,
+            &["is not an SQL expression"],
+        ),
+        ("features/commerce.toml", "\"7d\"", "\"7 days\"", 2, &["is not a duration"]),
+        (
+            "features/commerce.toml",
+            "spend_30d / (spend_90d / 3)",
+            "order_trend",
+            2,
+            &["unknown column"],
+        ),
+        ("models/churn.toml", "horizon", "horizn", 2, &["models/churn.toml line", "horizn"]),
+        (
+            "models/segments.toml",
+            "rfm_recency",
+            "rfm_recent",
+            2,
+            &["segment \"Champions\" enter", "did you mean `rfm_recency`"],
+        ),
+        (
+            "models/propensity.toml",
+            "propensity_to_buy_score",
+            "churn_risk_score",
+            2,
+            &["another model writes churn_risk_score"],
+        ),
+    ];
+    for (file, from, to, code, messages) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let project = project(folder.path());
+        if to == "order_trend" {
+            // A circle: each of two derived features waits for the other.
+            edit(&project, file, from, to);
+            edit(&project, file, "orders_30d / (orders_90d / 3)", "spend_trend");
+            refused(&project, &["run"], 2, &["use each other in a circle", "order_trend"]);
+            continue;
+        }
+        edit(&project, file, from, to);
+        refused(&project, &["run"], code, messages);
+    }
+}
+
+#[test]
+fn arguments_are_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    refused(
+        &project,
+        &["score"],
+        4,
+        &["no version of churn, propensity, engagement, rfm, affinity is in use"],
+    );
+    let (_, stderr, code) = output(&project, &["score", "--as-of", "yesterday"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("neither a date"), "{stderr}");
+    refused(&project, &["features", "describe", "spend"], 2, &["unknown view or feature `spend`"]);
+    edit(&project, "c360.toml", "as_of = \"2024-07-01\"\n", "");
+    refused(&project, &["features", "build"], 2, &["no as-of is given", "--as-of"]);
+}
+
+#[test]
+fn too_little_data_is_exit_code_4_with_the_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    refused(
+        &project,
+        &["train", "--as-of", "2023-01-01"],
+        4,
+        &["the model churn needs", "days of events"],
+    );
+    edit(&project, "models/churn.toml", "eligible =", "fit = { minimum_class = 5000 }\neligible =");
+    refused(&project, &["train"], 4, &["rows with y = 1 (churned)", "and needs 5000 of each"]);
+}
+
+#[test]
+fn labels_of_one_class_are_exit_code_4() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    edit(&project, "models/churn.toml", "amount > 0", "amount > 1000000");
+    edit(
+        &project,
+        "models/churn.toml",
+        "{ within = \"auto\" }",
+        "{ where = \"days_since_last_seen < 180\" }",
+    );
+    refused(&project, &["train"], 4, &["and 0 with y = 0 for training"]);
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    std::fs::write(project.join("store"), "a file, not a folder").unwrap();
+    let (_, stderr, code) = output(&project, &["features", "build"]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("cannot create") && stderr.contains("store"), "{stderr}");
+    assert!(stderr.contains("caused by: "), "{stderr}");
+}
