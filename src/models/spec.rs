@@ -107,7 +107,7 @@ pub struct FitSpec {
 
 impl Default for FitSpec {
     fn default() -> Self {
-        Self { l2: vec![1e-4, 1e-3, 1e-2, 1e-1], minimum_class: 100, max_rows: 300_000 }
+        Self { l2: vec![1e-4, 1e-3, 1e-2, 1e-1], minimum_class: 100, max_rows: 100_000 }
     }
 }
 

@@ -4,13 +4,15 @@
 //! fits Platt's scaling; the test snapshot is scored once. Then the calibration alone is fitted
 //! again, on calibration and test rows, for what ships.
 
+use rayon::prelude::*;
+
 use super::artifact::{ClassifierArtifact, ClassifierMetrics, Funnel, ResolvedEligible, Tried};
 use super::evaluation::{Metrics, Ranking, ece, reliability};
 use super::gather::{ClassifierData, LONGEST_AUTO, Snapshot};
 use crate::error::{Error, Result};
 use crate::features::catalog::{Catalog, Definition};
 use crate::models::calibration::{Isotonic, Platt, base_rate_offset};
-use crate::models::logistic::Logistic;
+use crate::models::logistic::{Logistic, sigmoid};
 use crate::models::preprocessing::{Matrix, Preprocessing};
 use crate::models::spec::{Classifier, Eligible, LabelKind};
 use crate::store::FORMAT_VERSION;
@@ -18,6 +20,8 @@ use crate::time::{Duration, Instant};
 
 /// The shortest time that `auto` eligibility may find.
 const SHORTEST_AUTO: Duration = Duration::days(30);
+/// Folds use at most one in so many of the rows that the fit may use.
+const FOLD_SHARE: usize = 5;
 
 /// A test row with what was predicted for it.
 #[derive(Debug, Clone)]
@@ -71,8 +75,10 @@ pub fn train(
         return Err(Error::Engine { context: "training", message: "snapshots are missing".into() });
     };
     let (l2, tried) = choose_penalty(classifier, &names, training, &data.schedule.training)?;
-    let (preprocessing, logistic) =
-        fit(classifier, &names, &training.iter().collect::<Vec<_>>(), l2)?;
+    let (rows, labels) = sample(&training.iter().collect::<Vec<_>>(), classifier.spec.fit.max_rows);
+    let preprocessing = Preprocessing::fit(&names, &rows);
+    let logistic = Logistic::fit(&preprocessing.transform(&rows), &labels, l2, None)?;
+    drop(rows);
 
     let logits = |snapshot: &Snapshot| logistic.logits(&preprocessing.transform(&snapshot.inputs));
     let (calibration_logits, test_logits) = (logits(calibration), logits(test));
@@ -240,30 +246,23 @@ fn lapsed_rate(kind: LabelKind, snapshots: &[Snapshot]) -> Option<Isotonic> {
     (!x.is_empty()).then(|| Isotonic::fit(&x, &labels))
 }
 
-/// Fits preprocessing and model on the rows of some snapshots, sampled by customer above the limit.
-fn fit(
-    classifier: &Classifier,
-    names: &[(String, String)],
-    snapshots: &[&Snapshot],
-    l2: f64,
-) -> Result<(Preprocessing, Logistic)> {
+/// The rows of some snapshots, sampled by customer above `limit` rows.
+fn sample(snapshots: &[&Snapshot], limit: usize) -> (Matrix, Vec<bool>) {
     let total: usize = snapshots.iter().map(|snapshot| snapshot.labels.len()).sum();
-    let share = (classifier.spec.fit.max_rows as f64 / total.max(1) as f64).min(1.0);
-    let limit = (share * u64::MAX as f64) as u64;
-    let mut rows = Matrix::new(names.len());
-    let mut labels = Vec::new();
+    let share = (limit as f64 / total.max(1) as f64).min(1.0);
+    let highest = (share * u64::MAX as f64) as u64;
+    let width = snapshots.first().map_or(0, |snapshot| snapshot.inputs.width);
+    let (mut rows, mut labels) = (Matrix::new(width), Vec::new());
     for snapshot in snapshots {
         for (row, hash) in snapshot.hashes.iter().enumerate() {
-            // The key's hash decides partitions too; multiplying spreads it anew.
-            if share >= 1.0 || hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) <= limit {
+            // The key's hash decides parts too; multiplying spreads it anew.
+            if share >= 1.0 || hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) <= highest {
                 rows.values.extend_from_slice(snapshot.inputs.row(row));
                 labels.push(snapshot.labels[row]);
             }
         }
     }
-    let preprocessing = Preprocessing::fit(names, &rows);
-    let logistic = Logistic::fit(&preprocessing.transform(&rows), &labels, l2)?;
-    Ok((preprocessing, logistic))
+    (rows, labels)
 }
 
 /// Tries each penalty on purged folds: each snapshot that has earlier ones whose outcomes had ended
@@ -275,37 +274,60 @@ fn choose_penalty(
     instants: &[Instant],
 ) -> Result<(f64, Vec<Tried>)> {
     let outcome = classifier.spec.label.gap.plus(classifier.spec.label.horizon);
-    let mut tried: Vec<Tried> =
-        classifier.spec.fit.l2.iter().map(|l2| Tried { l2: *l2, log_loss: Vec::new() }).collect();
-    for (validation, at) in snapshots.iter().zip(instants) {
-        let earlier: Vec<&Snapshot> = snapshots
-            .iter()
-            .zip(instants)
-            .filter(|(_, t)| t.plus(outcome) <= *at)
-            .map(|(snapshot, _)| snapshot)
-            .collect();
-        let both = |labels: &mut dyn Iterator<Item = &bool>| {
-            let (yes, no): (Vec<&bool>, Vec<&bool>) = labels.partition(|label| **label);
-            !yes.is_empty() && !no.is_empty()
-        };
-        let usable = both(&mut validation.labels.iter())
-            && both(&mut earlier.iter().flat_map(|snapshot| &snapshot.labels));
-        if !usable {
-            continue;
-        }
-        for tried in &mut tried {
-            let (preprocessing, logistic) = fit(classifier, names, &earlier, tried.l2)?;
-            let logits = logistic.logits(&preprocessing.transform(&validation.inputs));
-            let neutral = Platt { slope: 1.0, intercept: 0.0 };
-            let probabilities: Vec<f64> =
-                logits.iter().map(|raw| neutral.probability(*raw, 0.0)).collect();
-            tried.log_loss.push(Metrics::of(&probabilities, &validation.labels).log_loss);
-        }
-    }
+    let mut penalties = classifier.spec.fit.l2.clone();
+    penalties.sort_by(f64::total_cmp);
+    // A choice among penalties needs fewer rows than the fit itself.
+    let limit = classifier.spec.fit.max_rows / FOLD_SHARE;
+    let folds: Vec<Option<Vec<f64>>> = snapshots
+        .par_iter()
+        .zip(instants)
+        .map(|(validation, at)| {
+            let ended = snapshots.iter().zip(instants).filter(|(_, t)| t.plus(outcome) <= *at);
+            let earlier: Vec<&Snapshot> = ended.map(|(snapshot, _)| snapshot).collect();
+            try_penalties(names, &earlier, validation, &penalties, limit)
+        })
+        .collect::<Result<_>>()?;
+    let folds: Vec<Vec<f64>> = folds.into_iter().flatten().collect();
+    let losses = |index: usize| folds.iter().map(|fold| fold[index]).collect();
+    let tried: Vec<Tried> = penalties
+        .iter()
+        .enumerate()
+        .map(|(index, l2)| Tried { l2: *l2, log_loss: losses(index) })
+        .collect();
     let mean = |tried: &Tried| tried.log_loss.iter().sum::<f64>() / tried.log_loss.len() as f64;
     // With one training snapshot there is no fold: the middle of the list stands.
     let middle = tried[tried.len() / 2].l2;
     let best =
         tried.iter().filter(|t| !t.log_loss.is_empty()).min_by(|a, b| mean(a).total_cmp(&mean(b)));
     Ok((best.map_or(middle, |best| best.l2), tried))
+}
+
+/// The log loss on one fold of each penalty, ascending; None where a class is missing.
+fn try_penalties(
+    names: &[(String, String)],
+    earlier: &[&Snapshot],
+    validation: &Snapshot,
+    penalties: &[f64],
+    limit: usize,
+) -> Result<Option<Vec<f64>>> {
+    let (rows, labels) = sample(earlier, limit);
+    let (held_out, outcomes) = sample(&[validation], limit);
+    let both = |labels: &[bool]| labels.contains(&true) && labels.contains(&false);
+    if !both(&labels) || !both(&outcomes) {
+        return Ok(None);
+    }
+    let preprocessing = Preprocessing::fit(names, &rows);
+    let (rows, held_out) = (preprocessing.transform(&rows), preprocessing.transform(&held_out));
+    let mut losses = Vec::new();
+    let mut start: Option<Logistic> = None;
+    // From the strongest penalty down, each solution near the next.
+    for l2 in penalties.iter().rev() {
+        let logistic = Logistic::fit(&rows, &labels, *l2, start.as_ref())?;
+        let probabilities: Vec<f64> =
+            logistic.logits(&held_out).iter().map(|raw| sigmoid(*raw)).collect();
+        losses.push(Metrics::of(&probabilities, &outcomes).log_loss);
+        start = Some(logistic);
+    }
+    losses.reverse();
+    Ok(Some(losses))
 }

@@ -62,11 +62,10 @@ pub struct Context {
     pub scale: Scale,
 }
 
-/// Appends one row to each of `outputs` (as-ofs of `range`, then columns) for a customer.
+/// Appends one row to each of `outputs` (by as-of, then column) where the customer is `included`.
 pub fn aggregate(
     plan: &CompiledPlan,
     events: &Events<'_>,
-    range: std::ops::Range<usize>,
     included: &[bool],
     scratch: &mut Scratch,
     context: Context,
@@ -75,7 +74,7 @@ pub fn aggregate(
     for stream in &plan.streams {
         scratch.select(stream, events);
         scratch.prepare(plan, stream, context.zone);
-        for as_of in range.clone().filter(|as_of| included[*as_of]) {
+        for as_of in (0..included.len()).filter(|as_of| included[*as_of]) {
             let at = plan.plan.as_ofs[as_of].at;
             let end = scratch.before[events.times.partition_point(|time| *time < at.0)] as usize;
             for usage in &stream.uses {

@@ -84,7 +84,7 @@ struct Sweeper<'a> {
     sorted: Vec<u32>,
     times: Vec<i64>,
     flags: Vec<u64>,
-    hashes: Vec<u64>,
+    hashes: Vec<(u64, u32)>,
 }
 
 impl<'a> Sweeper<'a> {
@@ -120,18 +120,25 @@ impl<'a> Sweeper<'a> {
         if !sorted.windows(2).all(|pair| self.time(pair[0]) < self.time(pair[1])) {
             sorted.sort_unstable_by(|a, b| self.order(*a, *b));
         }
-        let mut regular = self.drop_dominated(&mut sorted);
-        regular &= !self.has_late(&sorted);
+        let copies = self.drop_dominated(&mut sorted);
         let layout = self.layout;
         for (index, plan) in layout.plans.iter().enumerate() {
-            let as_ofs = &plan.plan.as_ofs;
-            if regular {
-                self.evaluate(index, plan, customer, &sorted, 0..as_ofs.len())?;
-            } else {
-                for (i, as_of) in as_ofs.iter().enumerate() {
-                    let visible = self.visible(&sorted, *as_of);
-                    self.evaluate(index, plan, customer, &visible, i..i + 1)?;
-                }
+            // As-ofs at which every event that had happened was known are swept together.
+            let apart: Vec<bool> = plan
+                .plan
+                .as_ofs
+                .iter()
+                .map(|as_of| copies || self.has_late(&sorted, *as_of))
+                .collect();
+            let together: Vec<bool> = apart.iter().map(|apart| !apart).collect();
+            if together.contains(&true) {
+                self.evaluate(index, plan, customer, &sorted, &together)?;
+            }
+            for (i, as_of) in plan.plan.as_ofs.iter().enumerate().filter(|(i, _)| apart[*i]) {
+                let visible = self.visible(&sorted, *as_of, copies);
+                let mut alone = vec![false; apart.len()];
+                alone[i] = true;
+                self.evaluate(index, plan, customer, &visible, &alone)?;
             }
         }
         self.sorted = sorted;
@@ -176,67 +183,56 @@ impl<'a> Sweeper<'a> {
     }
 
     /// Removes copies that can never be the visible one: another copy of the same event was both
-    /// ingested first and happened no later. True where no copies are left.
+    /// ingested first and happened no later. True where copies are left.
     fn drop_dominated(&mut self, sorted: &mut Vec<u32>) -> bool {
-        if sorted.len() < 2 {
-            return true;
-        }
         let mut hashes = std::mem::take(&mut self.hashes);
         hashes.clear();
-        hashes.extend(sorted.iter().map(|row| xxh3_64(self.chunk.id(*row as usize))));
+        hashes.extend(sorted.iter().map(|row| (xxh3_64(self.chunk.id(*row as usize)), *row)));
         hashes.sort_unstable();
-        let suspicious = hashes.windows(2).any(|pair| pair[0] == pair[1]);
+        let (mut dropped, mut left) = (Vec::new(), false);
+        for group in hashes.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1) {
+            let mut copies: Vec<u32> = group.iter().map(|(_, row)| *row).collect();
+            // Two ids of one hash stand apart once sorted by their bytes.
+            let id = |row: &u32| self.chunk.id(*row as usize);
+            copies.sort_unstable_by(|a, b| id(a).cmp(id(b)).then_with(|| self.wins(*a, *b)));
+            for same in copies.chunk_by(|a, b| id(a) == id(b)) {
+                let mut earliest = i64::MAX;
+                for (rank, row) in same.iter().enumerate() {
+                    if rank > 0 && earliest <= self.time(*row) {
+                        dropped.push(*row);
+                    } else {
+                        left |= rank > 0;
+                        earliest = self.time(*row);
+                    }
+                }
+            }
+        }
         self.hashes = hashes;
-        if !suspicious {
-            return true;
+        if !dropped.is_empty() {
+            self.duplicates += dropped.len() as u64;
+            sorted.retain(|row| !dropped.contains(row));
         }
-        let mut left = false;
-        let mut kept = Vec::with_capacity(sorted.len());
-        for row in sorted.iter() {
-            let copies = sorted.iter().filter(|other| {
-                *other != row && self.chunk.id(**other as usize) == self.chunk.id(*row as usize)
-            });
-            let mut dominated = false;
-            let mut any = false;
-            for other in copies {
-                any = true;
-                let first = self.wins(*other, *row).then(other.cmp(row)).is_lt();
-                dominated |= first && self.time(*other) <= self.time(*row);
-            }
-            if dominated {
-                self.duplicates += 1;
-            } else {
-                left |= any;
-                kept.push(*row);
-            }
-        }
-        // A copy whose rivals were all dominated is alone now.
-        if left {
-            let mut ids: Vec<&[u8]> = kept.iter().map(|row| self.chunk.id(*row as usize)).collect();
-            ids.sort_unstable();
-            left = ids.windows(2).any(|pair| pair[0] == pair[1]);
-        }
-        *sorted = kept;
-        !left
+        left
     }
 
-    /// Whether some event had happened but was not yet known at some as-of.
-    fn has_late(&self, sorted: &[u32]) -> bool {
+    /// Whether some event had happened but was not yet known at an as-of.
+    fn has_late(&self, sorted: &[u32], as_of: AsOf) -> bool {
         self.layout.ingestion
-            && self.layout.plans.iter().flat_map(|plan| &plan.plan.as_ofs).any(|as_of| {
-                sorted.iter().any(|row| {
-                    self.time(*row) < as_of.at.0 && self.ingested(*row) >= as_of.known_at.0
-                })
-            })
+            && sorted
+                .iter()
+                .any(|row| self.time(*row) < as_of.at.0 && self.ingested(*row) >= as_of.known_at.0)
     }
 
     /// The events visible at one as-of, each once.
-    fn visible(&self, sorted: &[u32], as_of: AsOf) -> Vec<u32> {
+    fn visible(&self, sorted: &[u32], as_of: AsOf, copies: bool) -> Vec<u32> {
         let seen = |row: &u32| {
             self.time(*row) < as_of.at.0
                 && (!self.layout.ingestion || self.ingested(*row) < as_of.known_at.0)
         };
         let visible: Vec<u32> = sorted.iter().copied().filter(seen).collect();
+        if !copies {
+            return visible;
+        }
         let mut winners: std::collections::HashMap<&[u8], u32> = std::collections::HashMap::new();
         for row in &visible {
             let winner = winners.entry(self.chunk.id(*row as usize)).or_insert(*row);
@@ -253,7 +249,7 @@ impl<'a> Sweeper<'a> {
         plan: &CompiledPlan,
         customer: u32,
         rows: &[u32],
-        range: std::ops::Range<usize>,
+        wanted: &[bool],
     ) -> Result<()> {
         let words = self.layout.words();
         self.times.clear();
@@ -269,10 +265,10 @@ impl<'a> Sweeper<'a> {
             .map(|as_of| {
                 let at = plan.plan.as_ofs[as_of].at;
                 let created = profile.is_some_and(|created| created.is_none_or(|c| c < at));
-                range.contains(&as_of) && (created || first.is_some_and(|time| time < at.0))
+                wanted[as_of] && (created || first.is_some_and(|time| time < at.0))
             })
             .collect();
-        for as_of in range.clone().filter(|as_of| included[*as_of]) {
+        for as_of in (0..wanted.len()).filter(|as_of| included[*as_of]) {
             self.rows[index][as_of].push(customer);
         }
         let events = Events {
@@ -283,14 +279,14 @@ impl<'a> Sweeper<'a> {
             inputs: &self.chunk.inputs,
         };
         if let Some(items) = &plan.items {
-            for as_of in range.clone() {
+            for as_of in (0..wanted.len()).filter(|as_of| wanted[*as_of]) {
                 self.collect_items(index, as_of, customer, plan.plan.as_ofs[as_of], items, rows);
             }
             return Ok(());
         }
         let outputs = &mut self.values[index];
         let context = self.context;
-        aggregate(plan, &events, range, &included, &mut self.scratch, context, outputs).map_err(
+        aggregate(plan, &events, &included, &mut self.scratch, context, outputs).map_err(
             |overflow| {
                 let key = self.partition.customers.text(customer);
                 Error::contract(

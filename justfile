@@ -1,0 +1,27 @@
+# Short names for what is done often; `just --list` shows them.
+
+# What CI runs
+check:
+    bash .ci/run
+
+# Unit and integration tests
+test:
+    cargo test
+
+# Train and score the fixtures
+run:
+    cargo run -- run
+
+# Make the fixtures again
+fixtures:
+    rm -rf fixtures/profile fixtures/events fixtures/truth
+    cargo run -- simulate --customers 2000 --days 730 --seed 1 --out fixtures
+
+# Fetch Complete Journey and run it
+complete-journey:
+    examples/complete-journey/fetch.sh
+    cargo run --release -- --project examples/complete-journey run --as-of 2017-12-02
+
+# Time features at one and at eight as-ofs on the project in FOLDER
+bench FOLDER:
+    cargo bench --bench features -- {{FOLDER}}
