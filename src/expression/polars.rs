@@ -40,6 +40,10 @@ pub fn lower(expression: &Expression, scale: Scale) -> Expr {
         Node::Not(x) => recurse(x).not(),
         Node::Negate(x) => lit(0).cast(data_type(x.ty)) - recurse(x),
         Node::IsNull(x) => recurse(x).is_null(),
+        Node::Binary(Operator::Modulo, a, b) => {
+            let value = remainder(recurse(a), recurse(b), expression.ty);
+            if expression.ty == Type::Double { finite_or_null(value) } else { value }
+        }
         Node::Binary(operator, a, b) => {
             let value = binary(*operator, recurse(a), recurse(b));
             match expression.ty {
@@ -71,8 +75,9 @@ fn literal(value: &Value, ty: Type) -> Expr {
     match value {
         Value::Null => lit(NULL).cast(data_type(ty)),
         Value::Boolean(v) => lit(*v),
-        Value::Integer(v) | Value::Money(v) => lit(*v),
-        Value::Double(v) => lit(*v),
+        // A plain literal is of no fixed width and may become 32 bits.
+        Value::Integer(v) | Value::Money(v) => lit(*v).cast(data_type(ty)),
+        Value::Double(v) => lit(*v).cast(data_type(ty)),
         Value::Text(v) => v.as_str().lit(),
         Value::Timestamp(v) => lit(*v).cast(data_type(ty)),
         Value::Date(v) => lit(*v).cast(DataType::Date),
@@ -99,15 +104,33 @@ fn binary(operator: Operator, a: Expr, b: Expr) -> Expr {
 
 /// Polars wraps around at 64 bits; ours is null from 2^62 on, tested with doubles.
 fn guarded(operator: Operator, value: Expr, a: Expr, b: Expr) -> Expr {
-    if operator == Operator::Modulo {
-        // Polars takes the sign of the divisor, SQL that of the dividend.
-        let magnitude = a.clone().abs() % b.clone().abs();
-        let signed =
-            when(a.lt(lit(0_i64))).then(lit(0_i64) - magnitude.clone()).otherwise(magnitude);
-        return when(b.neq(lit(0_i64))).then(signed).otherwise(lit(NULL));
-    }
     let wide = binary(operator, a.cast(DataType::Float64), b.cast(DataType::Float64));
     when(wide.abs().lt(lit((1_i64 << 62) as f64))).then(value).otherwise(lit(NULL))
+}
+
+/// The remainder with the sign of the dividend, null for zero; Polars takes the divisor's sign and
+/// computes that of doubles by a division that rounds.
+fn remainder(a: Expr, b: Expr, ty: Type) -> Expr {
+    let function = move |columns: &mut [Column]| {
+        let (a, b) = (&columns[0], &columns[1]);
+        let height = a.len().max(b.len());
+        // A literal comes as a column of one row.
+        let name = a.name().clone();
+        let at = |row: usize, length: usize| if length == 1 { 0 } else { row };
+        let series = if ty == Type::Double {
+            let (x, y) = (a.f64()?, b.f64()?);
+            let value = |row| Some(x.get(at(row, x.len()))? % y.get(at(row, y.len()))?);
+            Series::new(name, (0..height).map(value).collect::<Vec<Option<f64>>>())
+        } else {
+            let (x, y) = (a.i64()?, b.i64()?);
+            let value = |row| x.get(at(row, x.len()))?.checked_rem(y.get(at(row, y.len()))?);
+            Series::new(name, (0..height).map(value).collect::<Vec<Option<i64>>>())
+        };
+        Ok(series.into())
+    };
+    a.map_many(function, &[b], move |_, fields| {
+        Ok(Field::new(fields[0].name().clone(), data_type(ty)))
+    })
 }
 
 fn finite_or_null(value: Expr) -> Expr {
