@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Field, Fields, TimeUnit};
+use arrow_schema::{DataType, Field, TimeUnit};
 
 /// Where the value of a profile field comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -173,6 +173,18 @@ pub fn type_name(ty: &DataType, sql: bool) -> String {
         (DataType::List(item), _) => {
             return format!("list<{}>", type_name(item.data_type(), false));
         }
+        (DataType::Map(entries, _), _) => {
+            let names: Vec<String> = match entries.data_type() {
+                DataType::Struct(fields) => {
+                    fields.iter().map(|field| type_name(field.data_type(), sql)).collect()
+                }
+                other => vec![type_name(other, sql)],
+            };
+            return format!("map<{}>", names.join(", "));
+        }
+        (DataType::Dictionary(_, value), _) => {
+            return format!("dictionary<{}>", type_name(value, sql));
+        }
         (other, _) => return other.to_string().to_lowercase(),
     };
     text.to_owned()
@@ -202,15 +214,6 @@ pub const EVENT_TYPES: [&str; 21] = [
     "subscription_start",
     "subscription_cancel",
 ];
-
-/// Struct fields of `source_ids` items as the simulator writes them.
-pub fn map_of_text() -> DataType {
-    let entry = Fields::from(vec![
-        Field::new("key", DataType::Utf8, false),
-        Field::new("value", DataType::Utf8, true),
-    ]);
-    DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entry), false)), false)
-}
 
 #[cfg(test)]
 mod tests {

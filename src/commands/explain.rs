@@ -1,6 +1,7 @@
 //! `explain`: one customer as the current profile has them, with the reasons for their scores.
 
 use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use serde_json::{Map, Value, json};
@@ -11,6 +12,7 @@ use crate::report::{Output, Table};
 use crate::sources::profile::keys;
 use crate::store::parquet::{concat, take};
 use crate::store::{Root, Store};
+use crate::time::Instant;
 
 /// Profile, scores with reasons, segments and recommendations of one customer.
 pub fn explain(project: &Project, id: &str) -> Result<Output> {
@@ -66,6 +68,10 @@ fn rows_of(store: &Store, root: &Root, folder: &str, id: &str) -> Result<Option<
 }
 
 fn cell(array: &ArrayRef, row: usize) -> String {
+    if let Some(times) = array.as_primitive_opt::<TimestampMicrosecondType>() {
+        let instant = (!times.is_null(row)).then(|| Instant(times.value(row)).to_string());
+        return instant.unwrap_or_else(|| "-".into());
+    }
     let options = FormatOptions::default().with_null("-");
     match ArrayFormatter::try_new(array.as_ref(), &options) {
         Ok(formatter) => formatter.value(row).to_string(),

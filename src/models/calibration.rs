@@ -104,23 +104,32 @@ impl Isotonic {
     /// The non-decreasing function of `x` nearest to the labels in least squares (Ayer et al. 1955).
     /// Equal `x` share one value.
     pub fn fit(x: &[f64], labels: &[bool]) -> Self {
+        Self::fit_steps(x, labels, 1, 0.0)
+    }
+
+    /// The same over groups of at least `rows` neighbours, each with `prior` more rows of either
+    /// class (Jeffreys: one half), so that no rate is exactly 0 or 1.
+    pub fn fit_steps(x: &[f64], labels: &[bool], rows: usize, prior: f64) -> Self {
         let mut order: Vec<usize> = (0..x.len()).collect();
         order.sort_by(|a, b| x[*a].total_cmp(&x[*b]));
-        // Blocks of (start, sum, weight).
-        let mut blocks: Vec<(f64, f64, f64)> = Vec::new();
+        let mut groups: Vec<Group> = Vec::new();
         for i in order {
             let label = f64::from(u8::from(labels[i]));
-            match blocks.last_mut() {
-                Some((start, sum, weight)) if *start == x[i] => {
-                    *sum += label;
-                    *weight += 1.0;
+            match groups.last_mut() {
+                // A group also takes all rows of its last x.
+                Some(group) if group.rows < rows as f64 || group.last == x[i] => {
+                    group.last = x[i];
+                    group.positives += label;
+                    group.rows += 1.0;
                 }
-                _ => blocks.push((x[i], label, 1.0)),
+                _ => groups.push(Group { from: x[i], last: x[i], positives: label, rows: 1.0 }),
             }
         }
+        let rate = |group: &Group| (group.positives + prior) / (group.rows + 2.0 * prior);
+        // Blocks of (start, rate x weight, weight).
         let mut pooled: Vec<(f64, f64, f64)> = Vec::new();
-        for block in blocks {
-            pooled.push(block);
+        for group in &groups {
+            pooled.push((group.from, rate(group) * group.rows, group.rows));
             while let [.., (_, s0, w0), (_, s1, w1)] = pooled.as_slice()
                 && s0 / w0 >= s1 / w1
             {
@@ -144,9 +153,27 @@ impl Isotonic {
     }
 }
 
+/// Neighbouring rows of an isotonic fit.
+struct Group {
+    from: f64,
+    last: f64,
+    positives: f64,
+    rows: f64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_of_many_rows_are_never_certain() {
+        let x: Vec<f64> = (0..1000).map(f64::from).collect();
+        let labels: Vec<bool> = (0..1000).map(|i| i >= 500).collect();
+        let fitted = Isotonic::fit_steps(&x, &labels, 100, 0.5);
+        assert!((fitted.at(0.0) - 0.5 / 101.0).abs() < 1e-12);
+        assert!((fitted.at(999.0) - 100.5 / 101.0).abs() < 1e-12);
+        assert!(fitted.value.is_sorted());
+    }
 
     #[test]
     fn isotonic_pools_violators() {

@@ -325,7 +325,7 @@ fn lifetime_value(
     let reasons = revenue.iter().zip(&refunds).map(|(revenue, refunds)| {
         vec![
             ("revenue to date".to_owned(), known(*revenue)),
-            ("refunds to date".to_owned(), -known(*refunds)),
+            ("refunds to date".to_owned(), 0.0 - known(*refunds)),
         ]
     });
     Ok(ModelScores {

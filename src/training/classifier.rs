@@ -20,6 +20,9 @@ use crate::time::{Duration, Instant};
 
 /// The shortest time that `auto` eligibility may find.
 const SHORTEST_AUTO: Duration = Duration::days(30);
+/// The least rows behind one step of the lapsed rate, and the most steps.
+const LAPSED_ROWS: usize = 100;
+const LAPSED_STEPS: usize = 50;
 /// Folds use at most one in so many of the rows that the fit may use.
 const FOLD_SHARE: usize = 5;
 
@@ -243,7 +246,10 @@ fn lapsed_rate(kind: LabelKind, snapshots: &[Snapshot]) -> Option<Isotonic> {
     let rows = snapshots.iter().flat_map(|snapshot| &snapshot.lapsed);
     let (x, labels): (Vec<f64>, Vec<bool>) =
         rows.map(|(days, label)| (sign * days, *label)).unzip();
-    (!x.is_empty()).then(|| Isotonic::fit(&x, &labels))
+    (!x.is_empty()).then(|| {
+        let rows = LAPSED_ROWS.max(x.len() / LAPSED_STEPS);
+        Isotonic::fit_steps(&x, &labels, rows, 0.5)
+    })
 }
 
 /// The rows of some snapshots, sampled by customer above `limit` rows.
