@@ -102,6 +102,7 @@ fn champions(project: &Project, store: &Store, root: &Root) -> Result<Champions>
             None => missing.push(name),
         }
     }
+    warn_of_moved_definitions(project, &champions);
     if missing.is_empty() {
         return Ok(champions);
     }
@@ -109,6 +110,31 @@ fn champions(project: &Project, store: &Store, root: &Root) -> Result<Champions>
         format!("no version of {} is in use", missing.join(", ")),
         "run `c360-ml train` first, or `c360-ml run`, which does both",
     ))
+}
+
+/// Scoring uses the definitions that a version was trained with; says where the files differ by now.
+fn warn_of_moved_definitions(project: &Project, champions: &Champions) {
+    for (name, version, artifact) in &champions.classifiers {
+        let now = project.models.classifiers.iter().find(|model| model.spec.name == *name);
+        let moved: Vec<&str> = artifact
+            .definitions
+            .iter()
+            .map(|definition| (definition.column(), definition))
+            .filter(|(column, definition)| {
+                project.catalog.get(column).is_none_or(|feature| feature.definition != **definition)
+            })
+            .map(|(column, _)| column)
+            .collect();
+        if !moved.is_empty() {
+            let features = moved.join(", ");
+            tracing::warn!(
+                "{name} {version} scores with older definitions of {features}; train again"
+            );
+        }
+        if now.is_some_and(|now| now.spec != artifact.spec) {
+            tracing::warn!("{name} {version} was trained with another spec; train again");
+        }
+    }
 }
 
 /// Whether every model of the project has a champion.

@@ -246,7 +246,10 @@ impl Checker<'_> {
             BinaryOperator::Divide => return self.arithmetic(Operator::Divide, a, b),
             BinaryOperator::Modulo => return self.arithmetic(Operator::Modulo, a, b),
             BinaryOperator::StringConcat => return self.call(Function::Concat, vec![a, b]),
-            other => return Err(self.error(format!("uses the operator {other}"), "")),
+            other => {
+                let hint = "the operators are listed in docs/expressions.md";
+                return Err(self.error(format!("uses the operator {other}"), hint));
+            }
         };
         self.compare(comparison, a, b)
     }

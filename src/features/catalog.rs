@@ -50,6 +50,16 @@ pub enum Definition {
     Derived(Derived),
 }
 
+impl Definition {
+    /// The column it makes.
+    pub fn column(&self) -> &str {
+        match self {
+            Self::Aggregation(aggregation) => &aggregation.column,
+            Self::Derived(derived) => &derived.column,
+        }
+    }
+}
+
 /// One column of a view.
 #[derive(Debug, Clone)]
 pub struct Feature {
@@ -70,10 +80,7 @@ pub struct Feature {
 impl Feature {
     /// The column's name.
     pub fn column(&self) -> &str {
-        match &self.definition {
-            Definition::Aggregation(aggregation) => &aggregation.column,
-            Definition::Derived(derived) => &derived.column,
-        }
+        self.definition.column()
     }
 
     /// The column's type.

@@ -52,6 +52,16 @@ impl Logistic {
     /// [`Error::NotEnough`] for labels of one class; an engine error for widths that differ, values
     /// that are not finite, or a fit that does not converge.
     pub fn fit(rows: &Matrix, labels: &[bool], l2: f64, start: Option<&Self>) -> Result<Self> {
+        Self::fit_within(ITERATIONS, rows, labels, l2, start)
+    }
+
+    fn fit_within(
+        iterations: u64,
+        rows: &Matrix,
+        labels: &[bool],
+        l2: f64,
+        start: Option<&Self>,
+    ) -> Result<Self> {
         let fault =
             |message: String| Error::Engine { context: "fitting a logistic model", message };
         let count = labels.len();
@@ -78,7 +88,7 @@ impl Logistic {
         let dataset = DatasetBase::new(records, targets);
         let mut parameters = LogisticRegression::default()
             .alpha(l2 * count as f64)
-            .max_iterations(ITERATIONS)
+            .max_iterations(iterations)
             .gradient_tolerance(TOLERANCE * 0.5 * count as f64);
         if let Some(start) = start.filter(|start| start.coefficients.len() == rows.width) {
             // linfa solves for its own positive class: the majority, or the first row's in a tie.
@@ -98,7 +108,7 @@ impl Logistic {
         let gradient = model.gradient(rows, labels, l2);
         if gradient.is_nan() || gradient > TOLERANCE {
             return Err(fault(format!(
-                "no convergence in {ITERATIONS} iterations (gradient {gradient:.2e} per row)"
+                "no convergence in {iterations} iterations (gradient {gradient:.2e} per row)"
             )));
         }
         Ok(model)
@@ -194,12 +204,14 @@ mod tests {
         }
     }
 
-    /// linfa returns Ok where it stops early; separable data without a penalty never converge.
+    /// linfa returns Ok where it stops early; ours is an error.
     #[test]
     fn a_fit_that_does_not_converge_is_an_error() {
-        let model = Logistic { intercept: 0.0, coefficients: vec![0.0, 0.0] };
-        let rows = matrix(&[[1.0, 0.0], [-1.0, 0.0]]);
-        assert!(model.gradient(&rows, &[true, false], 0.1) > TOLERANCE);
+        let rows = matrix(&[[3.0, 0.1], [-2.0, 5.0], [0.5, -7.0], [1.0, 1.0]]);
+        let labels = [true, false, false, true];
+        assert!(Logistic::fit(&rows, &labels, 0.01, None).is_ok());
+        let error = Logistic::fit_within(1, &rows, &labels, 0.01, None).unwrap_err();
+        assert!(error.to_string().contains("no convergence in 1 iterations"), "{error}");
     }
 
     /// linfa panics on a wrong number of rows or columns; ours says so.

@@ -153,12 +153,13 @@ pub fn check_events(
         let status = if sane { Status::Ok } else { Status::Warning };
         checks.add("time range", range, status, "is the unit of event_ts right?");
     }
-    for (name, _) in &columns {
+    for (name, expression) in &columns {
         let nulls = get(&format!("{name} null"));
         let required =
             matches!(name.as_str(), "customer360_id" | "event_id" | "event_type" | "event_ts");
         let status = if required && nulls > 0 { Status::Violation } else { Status::Ok };
-        checks.add(format!("{name}: null"), nulls, status, "such rows are rejected");
+        let found = format!("{}, {nulls} null", expression.ty.name());
+        checks.add(name.clone(), found, status, "such rows are rejected");
     }
     checks.count("numbers that are NaN", get("nan"), Status::Violation, "write null instead");
     if as_of.is_some() {

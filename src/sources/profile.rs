@@ -56,12 +56,15 @@ impl ProfilePlan {
     pub fn open(spec: &ProfileSpec, context: &SourceContext) -> Result<Self> {
         let place = "c360.toml [sources.profile]";
         let table = RawTable::open(&context.root.join(&spec.path), place)?;
+        let mut table = table;
+        // Folder names are not rows of the profile; only what the files hold is.
+        table.raw.retain(|column| !column.hive);
         let raw = table.columns(context.scale);
         let mut columns = Vec::new();
         let mut renamed = Vec::new();
         for (name, sql) in &spec.columns {
             let name_of_raw = sql.trim().trim_matches('"');
-            let origin = if table.get(name_of_raw).is_some_and(|column| !column.hive) {
+            let origin = if table.get(name_of_raw).is_some() {
                 renamed.push(name_of_raw.to_owned());
                 Origin::Raw(name_of_raw.to_owned())
             } else {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::*;
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow_schema::DataType;
 use c360_ml::store::parquet::{concat, read};
 
 use crate::cli::output;
@@ -343,4 +344,106 @@ fn a_store_that_cannot_be_written_is_named() {
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.contains("cannot create") && stderr.contains("store"), "{stderr}");
     assert!(stderr.contains("caused by: "), "{stderr}");
+}
+
+#[test]
+fn an_edited_artifact_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    assert_eq!(output(&project, &["train"]).2, 0);
+    let models = std::fs::read_dir(project.join("store/models/churn")).unwrap();
+    let version = models.map(|entry| entry.unwrap().path()).next().unwrap();
+    let path = version.join("model.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut model: serde_json::Value = serde_json::from_str(&text).unwrap();
+    // One coefficient less than there are columns: linfa would panic on it.
+    let weights = &mut model["model"]["classifier"]["logistic"]["coefficients"];
+    weights.as_array_mut().unwrap().pop();
+    std::fs::write(&path, model.to_string()).unwrap();
+    let (_, stderr, code) = output(&project, &["score"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("its coefficients do not fit its inputs"), "{stderr}");
+    std::fs::write(&path, &text[..text.len() / 2]).unwrap();
+    let (_, stderr, code) = output(&project, &["score"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("model.json is not valid"), "{stderr}");
+    // As it was it round-trips: loading and writing it again gives the same JSON.
+    let artifact: c360_ml::training::artifact::Artifact = serde_json::from_str(&text).unwrap();
+    assert_eq!(serde_json::to_string_pretty(&artifact).unwrap() + "\n", text);
+}
+
+#[test]
+fn scoring_says_where_definitions_have_moved_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    assert_eq!(output(&project, &["run"]).2, 0);
+    edit(
+        &project,
+        "features/commerce.toml",
+        "spend_30d / (spend_90d / 3)",
+        "spend_30d - spend_90d / 3",
+    );
+    let (_, stderr, code) = output(&project, &["score"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("scores with older definitions of spend_trend"), "{stderr}");
+}
+
+/// Hive folders, nested types and dictionaries beside the columns that are used, and schemas that
+/// differ between files.
+#[test]
+fn event_files_of_many_shapes() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let (expected, _, _) = output(&project, &["features", "build", "--format", "json"]);
+    let rows = concat(&read(&project.join(EVENTS), None).unwrap()).unwrap().unwrap();
+    let profile = concat(&read(&project.join(PROFILE), None).unwrap()).unwrap().unwrap();
+    // A map column from the profile, repeated to the events' length.
+    let count = rows.num_rows();
+    let repeat: Vec<u32> = (0..count as u32).map(|i| i % profile.num_rows() as u32).collect();
+    let profile = c360_ml::store::parquet::take(&profile, &repeat.into()).unwrap();
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let schema = rows.schema();
+    let mut columns: Vec<(String, ArrayRef, bool)> = schema
+        .fields()
+        .iter()
+        .zip(rows.columns())
+        .map(|(field, column)| (field.name().clone(), column.clone(), true))
+        .collect();
+    for (name, column, _) in &mut columns {
+        if name == "event_type" {
+            *column = arrow_cast::cast(column, &dictionary).unwrap();
+        }
+    }
+    for name in ["source_ids", "embedding", "household", "emails"] {
+        columns.push((name.into(), profile.column_by_name(name).unwrap().clone(), true));
+    }
+    let rows = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+    let half = count / 2;
+    std::fs::remove_file(project.join(EVENTS)).unwrap();
+    write(&project.join("fixtures/events/year=2023/a.parquet"), &rows.slice(0, half));
+    write(&project.join("fixtures/events/year=2024/b.parquet"), &rows.slice(half, count - half));
+    std::fs::remove_dir_all(project.join("store")).unwrap();
+    let (found, stderr, code) = output(&project, &["features", "build", "--format", "json"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(found, expected);
+
+    // A folder's value is a column, and a glob is a path.
+    edit(&project, "c360.toml", "fixtures/events", "fixtures/events/*/*.parquet");
+    let feature =
+        "[[feature]]\nname = \"of_2024\"\nop = \"count\"\nwhere = \"year = '2024'\"\n\n[[derived]]";
+    edit(&project, "features/browsing.toml", "[[derived]]", feature);
+    let (_, stderr, code) = output(&project, &["features", "build"]);
+    assert_eq!(code, 0, "{stderr}");
+    let store = c360_ml::store::Store::at(project.join("store")).unwrap();
+    let root = store.root().unwrap();
+    let file = root.below("features/browsing").next().unwrap();
+    let built = concat(&read(&store.file(file), None).unwrap()).unwrap().unwrap();
+    let counted = built.column_by_name("of_2024").unwrap().as_primitive::<Int64Type>();
+    let total: i64 = counted.iter().flatten().sum();
+    assert!(total > 0 && total <= (count - half) as i64, "{total}");
+
+    write(&project.join("fixtures/events/year=2024/b.parquet"), &without_column(&rows, "channel"));
+    let (_, stderr, code) = output(&project, &["features", "build"]);
+    assert_eq!(code, 3, "{stderr}");
+    assert!(stderr.contains("b.parquet: the column channel is missing"), "{stderr}");
 }
