@@ -27,7 +27,9 @@ impl Scale {
     /// Minor units of an amount in major units, rounded half away from zero (0.29 is 29).
     /// None where the amount is not finite or does not fit 18 digits.
     pub fn minor(self, major: f64) -> Option<i64> {
-        let scaled = (major * self.units() as f64).round();
+        // Through three more places: 1.005 is 100.49999999999999 cents as a product of doubles, but
+        // whoever wrote it meant 100.5.
+        let scaled = ((major * self.units() as f64 * 1000.0).round() / 1000.0).round();
         (scaled.abs() < 1e18).then_some(scaled as i64)
     }
 
@@ -89,6 +91,9 @@ mod tests {
         let cents = Scale::default();
         assert_eq!(cents.minor(0.29), Some(29));
         assert_eq!(cents.minor(0.125), Some(13));
+        assert_eq!(cents.minor(1.005), Some(101));
+        assert_eq!(cents.minor(-8.345), Some(-835));
+        assert_eq!(cents.minor(123_456_789_012.34), Some(12_345_678_901_234));
         assert_eq!(cents.minor(-0.125), Some(-13));
         assert_eq!(cents.minor(f64::NAN), None);
         assert_eq!(cents.minor(1e18), None);

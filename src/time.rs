@@ -180,8 +180,10 @@ impl TryFrom<String> for Window {
     fn try_from(text: String) -> Result<Self, String> {
         match text.as_str() {
             "lifetime" => Ok(Self::Lifetime),
-            "0d" => Err("a window of no length has no events".into()),
-            _ => text.parse().map(Self::Trailing),
+            _ => match text.parse()? {
+                Duration(0) => Err("a window of no length has no events".into()),
+                length => Ok(Self::Trailing(length)),
+            },
         }
     }
 }

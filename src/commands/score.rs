@@ -50,7 +50,7 @@ pub fn score(project: &Project, progress: &mut Progress) -> Result<Output> {
     progress.stage("assigning segments");
     let customers = keys(&scored.features)?.clone();
     let previous = PreviousRun::load(&store, &transaction.root, as_of.at, &customers)?;
-    let bought = bought_since(&scored.features, previous.as_of);
+    let bought = bought_since(project, &scored.features, previous.as_of);
     let scale = project.context().scale;
     let assigned =
         assign(&project.segments, &scored.frame, scale, as_of.at, &previous.states, &bought)?;
@@ -95,14 +95,22 @@ pub fn score(project: &Project, progress: &mut Progress) -> Result<Output> {
 /// [`Error::NotEnough`] that names the models that have none.
 fn champions(project: &Project, store: &Store, root: &Root) -> Result<Champions> {
     let mut champions = Champions::default();
-    let mut missing = Vec::new();
+    let (mut missing, mut later) = (Vec::new(), Vec::new());
     for name in project.models.trained() {
         match Artifact::champion(store, root, name)? {
-            Some(artifact) => champions.add(artifact),
+            Some(artifact) => {
+                later.push((format!("{name} {}", artifact.version), artifact.as_of));
+                champions.add(artifact);
+            }
             None => missing.push(name),
         }
     }
     warn_of_moved_definitions(project, &champions);
+    let at = project.as_of()?;
+    for artifact in later.iter().filter(|(_, trained)| *trained > at) {
+        let (version, trained) = artifact;
+        tracing::warn!("{version} was trained as of {trained} and knows outcomes from after {at}");
+    }
     if missing.is_empty() {
         return Ok(champions);
     }
@@ -137,10 +145,11 @@ fn warn_of_moved_definitions(project: &Project, champions: &Champions) {
     }
 }
 
-/// Whether every model of the project has a champion.
+/// Whether every model of the project has a champion that can be read.
 pub fn has_champions(project: &Project, store: &Store) -> Result<bool> {
     let root = store.root()?;
-    Ok(project.models.trained().iter().all(|name| root.champions.contains_key(*name)))
+    let usable = |name: &&str| matches!(Artifact::champion(store, &root, name), Ok(Some(_)));
+    Ok(project.models.trained().iter().all(usable))
 }
 
 /// The segments of the latest published as-of that is strictly earlier.
@@ -204,8 +213,10 @@ fn parse_folder(folder: &str) -> Option<Instant> {
 }
 
 /// Who has bought since the previous as-of, by the feature that writes `last_purchase_at`.
-fn bought_since(features: &RecordBatch, previous: Option<Instant>) -> Vec<bool> {
-    let last = features.column_by_name("last_purchase_at");
+fn bought_since(project: &Project, features: &RecordBatch, previous: Option<Instant>) -> Vec<bool> {
+    let mut all = project.catalog.features.iter();
+    let writer = all.find(|feature| feature.writes.as_deref() == Some("last_purchase_at"));
+    let last = writer.and_then(|feature| features.column_by_name(feature.column()));
     let last = last.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
     (0..features.num_rows())
         .map(|row| match (last, previous) {
@@ -339,7 +350,10 @@ fn summary(
         segments.render(),
     );
     let mut written = Table::new(&["written", "in"]);
-    for name in ["profile", "scores", "segments", "recommendations"] {
+    let tables = ["profile", "scores", "segments", "recommendations"];
+    for name in
+        tables.into_iter().filter(|t| *t != "recommendations" || project.models.affinity.is_some())
+    {
         written.row([name.to_owned(), format!("{store}/{name}/as_of={date}/")]);
     }
     written.row(["features".to_owned(), format!("{store}/features/<view>/as_of={date}/")]);

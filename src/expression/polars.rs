@@ -145,7 +145,10 @@ fn cast(value: Expr, from: Type, to: Type, scale: Scale) -> Expr {
             when(value.clone().abs().lt(lit(limit))).then(value * lit(units)).otherwise(lit(NULL))
         }
         (Type::Double, Type::Money) => {
-            let scaled = (value * lit(units as f64)).round(0, RoundMode::HalfAwayFromZero);
+            // As `Scale::minor` does.
+            let away = RoundMode::HalfAwayFromZero;
+            let thousandths = (value * lit(units as f64) * lit(1000.0)).round(0, away);
+            let scaled = (thousandths / lit(1000.0)).round(0, away);
             when(scaled.clone().abs().lt(lit(1e18)))
                 .then(scaled.cast(DataType::Int64))
                 .otherwise(lit(NULL))

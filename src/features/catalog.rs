@@ -386,6 +386,13 @@ fn result_type(spec: &FeatureSpec, input: Option<&Expression>, place: &str) -> R
 fn check_name(file: &str, name: &str) -> Result<()> {
     let mut characters = name.chars();
     let first = characters.next().is_some_and(|c| c.is_ascii_lowercase());
+    let reserved = ["customer360_id", "event_timestamp", "created_timestamp"].contains(&name);
+    if reserved || name.contains("__") {
+        return Err(Error::configuration(
+            format!("{file}: the name `{name}` is taken"),
+            "keys, timestamps and names with two underscores are the job's own",
+        ));
+    }
     if first && characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
         return Ok(());
     }

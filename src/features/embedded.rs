@@ -4,6 +4,7 @@
 //! columns are evaluated by Polars per part. No Polars type leaves this file.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
@@ -24,6 +25,10 @@ use crate::expression::{Expression, Type};
 use crate::sources::profile::Entities;
 use crate::sources::scan::{NOT_A_NUMBER, scan};
 use crate::sources::{Orphans, SourcePlan};
+
+/// Rows scattered at a time: few enough that their columns stay in the caches and the allocator
+/// does not ask the system for pages anew each time.
+const BATCH: usize = 1 << 15;
 
 const KEY: &str = "customer360_id";
 const ID: &str = "event_id";
@@ -156,7 +161,7 @@ const REASONS: [&str; 6] = [
     "event_id is null",
     "event_type is null",
     "event_ts is null",
-    "a number is NaN",
+    "a number is not finite",
     "the currency is another",
 ];
 
@@ -196,6 +201,13 @@ fn read(
     let latest = plans.iter().flat_map(|plan| &plan.as_ofs).map(|as_of| as_of.at.0).max();
     let time = col(TIME).cast(DataType::Int64);
     let visible = time.lt(lit(latest.unwrap_or(i64::MAX))).or(is_null(TIME));
+    let known = plans.iter().flat_map(|plan| &plan.as_ofs).map(|as_of| as_of.known_at.0).max();
+    let visible = if layout.ingestion {
+        let ingested = col(INGESTED).cast(DataType::Int64);
+        visible.and(ingested.lt(lit(known.unwrap_or(i64::MAX))).or(is_null(INGESTED)))
+    } else {
+        visible
+    };
     let frame = scan(source, &select)?
         .filter(visible)
         .with_column(reason.cast(DataType::UInt8).alias(REASON))
@@ -211,7 +223,7 @@ fn read(
     let receive = Mutex::new(receive);
     let report = Mutex::new(BuildReport::default());
     let failure: Mutex<Option<Error>> = Mutex::new(None);
-    let send = Mutex::new(Some(send));
+    let send = Mutex::new(send);
     let scanned = std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -227,14 +239,13 @@ fn read(
                 }
             });
         }
-        let sender = lock(&send).take();
-        let sender = Mutex::new(sender);
+        // The callback owns the sender: once the scan is over, the receivers run dry and end.
         let callback = PlanCallback::new(move |frame: DataFrame| {
-            let sender = lock(&sender).clone();
-            Ok(sender.is_none_or(|sender| sender.send(frame).is_err()))
+            let send = lock(&send).clone();
+            Ok(send.send(frame).is_err())
         });
         frame
-            .sink_batches(callback, false, None)
+            .sink_batches(callback, false, NonZeroUsize::new(BATCH))
             .and_then(|frame| frame.collect_with_engine(PolarsEngine::Streaming))
             .map(|_| ())
     });

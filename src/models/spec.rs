@@ -8,7 +8,7 @@ use crate::expression::{Expression, Node, Type, Value};
 use crate::features::catalog::{Aggregation, Catalog};
 use crate::features::plan::Interactions;
 use crate::features::spec::Op;
-use crate::schema::{Origin, profile_field};
+use crate::schema::profile_field;
 use crate::sources::SourcePlan;
 use crate::time::{Duration, Window};
 
@@ -398,6 +398,9 @@ impl ModelSpec {
     }
 }
 
+/// The profile fields that hold a probability.
+const CLASSIFIER_FIELDS: [&str; 2] = ["churn_risk_score", "propensity_to_buy_score"];
+
 impl Classifier {
     fn check(
         file: String,
@@ -413,9 +416,9 @@ impl Classifier {
             &format!("{file}: label.where"),
         )?;
         match profile_field(&spec.writes) {
-            Some(field) if field.origin == Origin::Modeled && spec.writes.ends_with("_score") => {}
+            Some(field) if CLASSIFIER_FIELDS.contains(&field.name) => {}
             _ => {
-                let valid = ["churn_risk_score", "propensity_to_buy_score"];
+                let valid = CLASSIFIER_FIELDS;
                 return Err(Error::unknown(
                     format!("{file}: writes"),
                     "field",
@@ -448,6 +451,11 @@ impl Classifier {
         if spec.fit.l2.is_empty() || spec.fit.l2.iter().any(|l2| !l2.is_finite() || *l2 <= 0.0) {
             let message = format!("{file}: fit.l2 needs penalties above 0");
             return Err(Error::configuration(message, "l2 = [0.001, 0.01]"));
+        }
+        if spec.fit.minimum_class == 0 || spec.fit.max_rows == 0 || spec.snapshots.count == Some(0)
+        {
+            let message = format!("{file}: minimum_class, max_rows and count must be at least 1");
+            return Err(Error::configuration(message, "leave them out for the defaults"));
         }
         let inputs = inputs(&file, &spec.inputs, catalog)?;
         Ok(Self { spec, file, label, eligible, inputs })

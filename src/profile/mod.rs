@@ -144,7 +144,9 @@ pub fn merge(
         let modeled = computed.modeled.iter().find(|(name, _)| *name == field.name);
         let array: ArrayRef = match (field.name, field.origin) {
             (KEY, _) => Arc::new(computed.keys.clone()),
-            ("created_at", _) => created_at(&raw(), &computed.first_event, &mut filled)?,
+            ("created_at", _) => {
+                created_at(&source, &raw(), computed, &mut filled, &previously_filled)
+            }
             ("full_name", _) => full_name(&source, rows, &mut filled, &previously_filled),
             ("age", _) => age(&source, rows, context)?,
             ("updated_at", _) => new_null_array(&ty, rows),
@@ -235,20 +237,29 @@ fn texts<'a>(source: &'a RecordBatch, name: &str) -> Option<&'a StringArray> {
     source.column_by_name(name).and_then(|column| column.as_string_opt::<i32>())
 }
 
+/// Customers whom only events know were created by their first one.
 fn created_at(
+    source: &RecordBatch,
     raw: &ArrayRef,
-    first_event: &ArrayRef,
+    computed: &Computed<'_>,
     filled: &mut [Vec<&'static str>],
-) -> Result<ArrayRef> {
+    before: &[Vec<String>],
+) -> ArrayRef {
     let raw = raw.as_primitive::<TimestampMicrosecondType>();
-    let first = first_event.as_primitive::<TimestampMicrosecondType>();
+    let first = computed.first_event.as_primitive::<TimestampMicrosecondType>();
+    let keys = source.column_by_name(KEY);
     let values = raw.iter().zip(first).enumerate().map(|(row, (raw, first))| {
-        if raw.is_none() && first.is_some() {
+        let ours = before[row].iter().any(|name| name == "created_at");
+        let orphan = keys.is_none_or(|keys| keys.is_null(row));
+        if !ours && !orphan {
+            return raw;
+        }
+        if first.is_some() {
             filled[row].push("created_at");
         }
-        raw.or(first)
+        first
     });
-    Ok(Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC")))
+    Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
 }
 
 fn full_name(
@@ -333,15 +344,17 @@ fn preferred_channel(
         counts.extend(column.map(|column| (channel.as_str(), column)));
     }
     let consented = |row: usize, channel: &str| {
-        let opted_out = status.is_some_and(|s| !s.is_null(row) && s.value(row) == "opted_out");
-        let in_scope = scopes.is_none_or(|scopes| {
-            scopes.is_null(row)
-                || scopes
-                    .value(row)
-                    .as_string_opt::<i32>()
-                    .is_none_or(|s| s.iter().flatten().any(|s| s == channel))
-        });
-        !opted_out && in_scope
+        let status = status.filter(|s| !s.is_null(row)).map(|s| s.value(row));
+        // Scopes say which channels; without any, only an explicit opt-in is consent.
+        let in_scope = match scopes.filter(|scopes| !scopes.is_null(row)) {
+            Some(scopes) => {
+                let listed = scopes.value(row);
+                let listed = listed.as_string_opt::<i32>();
+                listed.is_some_and(|s| s.iter().flatten().any(|s| s == channel))
+            }
+            None => status == Some("opted_in"),
+        };
+        status != Some("opted_out") && in_scope
     };
     let values = (0..computed.keys.len()).map(|row| {
         let ours = before[row].iter().any(|name| name == "preferred_channel");

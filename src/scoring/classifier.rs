@@ -69,7 +69,8 @@ struct Row {
 
 impl Default for Row {
     fn default() -> Self {
-        Self { score: None, raw: None, basis: Basis::None, reasons: Vec::new() }
+        let reasons = vec![("not eligible, and no past event of the label's kind".to_owned(), 0.0)];
+        Self { score: None, raw: None, basis: Basis::None, reasons }
     }
 }
 
@@ -104,9 +105,15 @@ fn by_model(
 fn lapsed(artifact: &ClassifierArtifact, recency: f64) -> Row {
     let sign = if artifact.spec.label.kind == LabelKind::Absence { 1.0 } else { -1.0 };
     match &artifact.lapsed {
-        Some(rate) => {
-            Row { score: Some(rate.at(sign * recency)), basis: Basis::Lapsed, ..Row::default() }
-        }
+        Some(rate) => Row {
+            score: Some(rate.at(sign * recency)),
+            raw: None,
+            basis: Basis::Lapsed,
+            reasons: vec![(
+                format!("the rate observed {recency:.0} days after the last event"),
+                0.0,
+            )],
+        },
         None => Row::default(),
     }
 }

@@ -60,7 +60,7 @@ pub struct ModelScores {
     pub model: String,
     /// The version that scored.
     pub version: String,
-    /// The profile field that the score fills.
+    /// The profile field that the score fills; `rfm`, which is no field, for the sum of its scores.
     pub field: &'static str,
     /// The score, in the field's unit.
     pub score: Vec<Option<f64>>,
@@ -177,7 +177,11 @@ pub fn score(
         scored.push(engagement(name, version, artifact, &next()?)?);
     }
     let rfm = match &champions.rfm {
-        Some((_, _, artifact)) => rfm(artifact, &next()?)?,
+        Some((name, version, artifact)) => {
+            let scores = rfm(artifact, &next()?)?;
+            scored.push(rfm_scores(name, version, &scores));
+            scores
+        }
         None => vec![[0; 3]; customers],
     };
     if let Some(model) = &models.lifetime_value {
@@ -307,6 +311,26 @@ fn rfm(artifact: &RfmArtifact, rows: &RecordBatch) -> Result<Vec<[u8; 3]>> {
     Ok((0..rows.num_rows()).map(score).collect())
 }
 
+/// The sum of the three scores with its parts; none for who never bought.
+fn rfm_scores(name: &str, version: &str, scores: &[[u8; 3]]) -> ModelScores {
+    let bought = |scores: &[u8; 3]| scores[0] > 0;
+    let sum = |scores: &[u8; 3]| bought(scores).then(|| scores.iter().map(|s| f64::from(*s)).sum());
+    let parts = |scores: &[u8; 3]| {
+        let named = ["recency", "frequency", "monetary"].into_iter().zip(scores);
+        named.map(|(part, score)| (part.to_owned(), f64::from(*score))).collect()
+    };
+    ModelScores {
+        model: name.to_owned(),
+        version: version.to_owned(),
+        field: "rfm",
+        score: scores.iter().map(sum).collect(),
+        raw: vec![None; scores.len()],
+        percentile: vec![None; scores.len()],
+        basis: scores.iter().map(|s| if bought(s) { Basis::Model } else { Basis::None }).collect(),
+        reasons: scores.iter().map(parts).collect(),
+    }
+}
+
 /// Revenue less refunds to date; percentiles are among customers who have bought.
 fn lifetime_value(
     name: &str,
@@ -386,6 +410,8 @@ fn taste(
         taste.vectors.push(vector);
         let mut own = own.to_vec();
         own.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
+        // Interests are categories; a taste for single products is not one.
+        own.retain(|_| artifact.spec.item == "category");
         taste.own.push(own.into_iter().map(|(item, _)| item.to_owned()).collect());
     }
     Ok(taste)
@@ -405,7 +431,7 @@ fn frame(
         fields.push(Field::new(name, array.data_type().clone(), true));
         columns.push(array);
     };
-    for model in models {
+    for model in models.iter().filter(|model| model.field != "rfm") {
         let score: Float64Array = model
             .score
             .iter()

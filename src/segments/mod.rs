@@ -107,6 +107,12 @@ impl Segments {
         };
         let mut columns: Columns = catalog.columns(scale);
         for (name, ty) in score_columns(models) {
+            if let Some(feature) = catalog.get(&name) {
+                return Err(Error::configuration(
+                    format!("features/{}.toml: {name} is the name of a score", feature.view),
+                    "rename the feature; rules must know which of the two is meant",
+                ));
+            }
             columns.insert(name, ty);
         }
         let mut rules: Vec<Rule> = Vec::new();

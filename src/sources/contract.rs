@@ -144,6 +144,12 @@ pub fn check_events(
     let get = |name: &str| integer(&stats, name).unwrap_or(0).unsigned_abs();
 
     let rows = get("rows");
+    // What a run would leave out, up to the share from which it refuses.
+    let unusable = |count: u64| match count {
+        0 => Status::Ok,
+        count if count as f64 > source.max_rejected_share * rows as f64 => Status::Violation,
+        _ => Status::Warning,
+    };
     checks.add("files", source.table.files.len(), Status::Ok, "");
     let empty = if rows == 0 { Status::Violation } else { Status::Ok };
     checks.add("rows", rows, empty, "there are no events");
@@ -157,11 +163,12 @@ pub fn check_events(
         let nulls = get(&format!("{name} null"));
         let required =
             matches!(name.as_str(), "customer360_id" | "event_id" | "event_type" | "event_ts");
-        let status = if required && nulls > 0 { Status::Violation } else { Status::Ok };
+        let status = if required { unusable(nulls) } else { Status::Ok };
         let found = format!("{}, {nulls} null", expression.ty.name());
         checks.add(name.clone(), found, status, "such rows are rejected");
     }
-    checks.count("numbers that are NaN", get("nan"), Status::Violation, "write null instead");
+    let infinite = get("nan");
+    checks.count("numbers that are not finite", infinite, unusable(infinite), "write null instead");
     if as_of.is_some() {
         checks.add("events at or after the as-of", get("future"), Status::Ok, "");
     }
@@ -191,7 +198,7 @@ pub fn check_events(
         checks.count(
             format!("amounts not in {}", source.context.currency),
             get("currency"),
-            Status::Violation,
+            unusable(get("currency")),
             "convert them upstream, or map amount and currency",
         );
     }

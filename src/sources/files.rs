@@ -108,6 +108,7 @@ impl RawTable {
         for file in &files[1..] {
             let (other, count) = footer(file)?;
             same_schema(&schema, &files[0], &other, file)?;
+            same_schema(&other, file, &schema, &files[0])?;
             rows += count;
             bytes += size(file)?;
         }

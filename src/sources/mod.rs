@@ -234,11 +234,34 @@ impl LookupPlan {
                 "a lookup joins columns of one type",
             ));
         }
+        unique_keys(&table, &spec.key, place)?;
         for (column, ty) in columns.iter() {
             raw.insert(format!("{name}.{column}"), ty);
         }
         Ok(Self { name: name.to_owned(), table, key: spec.key.clone(), on: spec.on.clone() })
     }
+}
+
+/// Refuses a lookup with two rows of one key: each would make two events of one.
+fn unique_keys(table: &RawTable, key: &str, place: &str) -> Result<()> {
+    use arrow_array::cast::AsArray;
+    let mut seen = std::collections::HashSet::new();
+    for file in &table.files {
+        for batch in crate::store::parquet::read(file, Some(&[key]))? {
+            let Some(column) = batch.column_by_name(key) else { continue };
+            let texts = arrow_cast::cast(column, &arrow_schema::DataType::Utf8)
+                .map_err(Error::engine("reading a lookup's keys"))?;
+            for text in texts.as_string::<i32>().iter().flatten() {
+                if !seen.insert(text.to_owned()) {
+                    return Err(Error::contract(
+                        format!("{}: column {key}: {text} is there twice", file.display()),
+                        format!("{place} joins by key, which must be unique"),
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn event_mapping(

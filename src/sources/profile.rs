@@ -11,7 +11,7 @@ use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 
-use super::files::{RawTable, RawType};
+use super::files::{RawTable, RawType, hive_columns};
 use super::{ProfileSpec, SourceContext};
 use crate::error::{Error, Result};
 use crate::expression::check::check;
@@ -37,6 +37,8 @@ enum Origin {
     Raw(String),
     /// Computed.
     Expression(Expression),
+    /// The value of a `name=value` folder on the way to the file, as text.
+    Folder(String),
 }
 
 /// A checked profile source.
@@ -57,7 +59,8 @@ impl ProfilePlan {
         let place = "c360.toml [sources.profile]";
         let table = RawTable::open(&context.root.join(&spec.path), place)?;
         let mut table = table;
-        // Folder names are not rows of the profile; only what the files hold is.
+        let folders: Vec<String> =
+            table.raw.iter().filter(|column| column.hive).map(|c| c.name.clone()).collect();
         table.raw.retain(|column| !column.hive);
         let raw = table.columns(context.scale);
         let mut columns = Vec::new();
@@ -79,6 +82,9 @@ impl ProfilePlan {
             };
             columns.push((name.clone(), origin));
         }
+        for name in folders.iter().filter(|name| !spec.columns.contains_key(*name)) {
+            columns.push((name.clone(), Origin::Folder(name.clone())));
+        }
         for field in table.schema.fields() {
             let name = field.name();
             if !spec.columns.contains_key(name) && !renamed.contains(name) {
@@ -91,6 +97,7 @@ impl ProfilePlan {
                     table.schema.field_with_name(raw).map(|field| field.data_type().clone()).ok()
                 }
                 Origin::Expression(expression) => Some(arrow_type(expression.ty, context.scale)),
+                Origin::Folder(_) => Some(DataType::Utf8),
             };
             found.map_or(Ok(()), |found| check_type(name, &found, &table.files[0]))?;
         }
@@ -141,6 +148,7 @@ impl ProfilePlan {
             match origin {
                 Origin::Raw(name) => raw.push(name),
                 Origin::Expression(expression) => raw.extend(expression.columns()),
+                Origin::Folder(_) => {}
             }
         }
         let mut batches = Vec::new();
@@ -185,7 +193,7 @@ impl ProfilePlan {
             .iter()
             .filter_map(|(name, origin)| match origin {
                 Origin::Expression(expression) => Some((name.clone(), expression.clone())),
-                Origin::Raw(_) => None,
+                Origin::Raw(_) | Origin::Folder(_) => None,
             })
             .collect();
         let computed = self.compute(&expressions, batch)?;
@@ -196,6 +204,13 @@ impl ProfilePlan {
                 Origin::Raw(raw) => {
                     let index = batch.schema().index_of(raw).map_err(Error::engine("a profile"))?;
                     (batch.column(index).clone(), batch.schema().field(index).clone())
+                }
+                Origin::Folder(name) => {
+                    let value = hive_columns(file).into_iter().find(|(known, _)| known == name);
+                    let value = value.map(|(_, value)| value).unwrap_or_default();
+                    let values = std::iter::repeat_n(value, batch.num_rows());
+                    let array: ArrayRef = Arc::new(StringArray::from_iter_values(values));
+                    (array, Field::new(name, DataType::Utf8, true))
                 }
                 Origin::Expression(_) => {
                     let index = expressions.iter().position(|(made, _)| made == name);
@@ -256,7 +271,7 @@ impl ProfilePlan {
         evaluate(&named, &raw, self.context.scale)
     }
 
-    /// A raw field in its type of the profile; extra columns as they are. Derived and modeled fields
+    /// A raw or derived field in its type of the profile; extra columns as they are. Modeled fields
     /// of the source are computed anew, whatever their types.
     fn typed(&self, name: &str, array: ArrayRef, file: &Path) -> Result<ArrayRef> {
         let Some(wanted) = written_type(name, array.data_type()) else { return Ok(array) };
@@ -270,9 +285,9 @@ impl ProfilePlan {
     }
 }
 
-/// The type that a raw profile field is written in, where the source's type is another one.
+/// The type that a profile field of the source is written in, where it came in another one.
 fn written_type(name: &str, found: &DataType) -> Option<DataType> {
-    let field = profile_field(name).filter(|field| field.origin == FieldOrigin::Raw)?;
+    let field = profile_field(name).filter(|field| field.origin != FieldOrigin::Modeled)?;
     let wanted = match name {
         "date_of_birth" if RawType::of(found) == RawType::Date => DataType::Date32,
         "date_of_birth" => DataType::Utf8,
@@ -281,7 +296,7 @@ fn written_type(name: &str, found: &DataType) -> Option<DataType> {
     (*found != wanted).then_some(wanted)
 }
 
-/// Refuses a raw field whose type cannot become the written one without a mapping.
+/// Refuses a field whose type cannot become the written one without a mapping.
 fn check_type(name: &str, found: &DataType, file: &Path) -> Result<()> {
     let Some(wanted) = written_type(name, found) else { return Ok(()) };
     let fits = match (&wanted, RawType::of(found)) {
@@ -289,6 +304,7 @@ fn check_type(name: &str, found: &DataType, file: &Path) -> Result<()> {
         (DataType::Utf8, RawType::Integer) => name == KEY,
         (DataType::Timestamp(..), RawType::Timestamp { .. } | RawType::Date) => true,
         (DataType::Date32, RawType::Date) => true,
+        (DataType::Int32 | DataType::Int64, RawType::Integer) => true,
         (DataType::Decimal128(..), RawType::Integer | RawType::Double | RawType::Decimal(_)) => {
             true
         }

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::expression::polars::lower;
 use crate::expression::{Expression, Type};
 
-/// The column of [`scan`] that says whether a number of the row that was read is NaN.
+/// The column of [`scan`] that says whether a number of the row that was read is not finite.
 pub const NOT_A_NUMBER: &str = "\u{0}nan";
 
 /// A lazy frame of the named expressions, which are over canonical columns, and [`NOT_A_NUMBER`].
@@ -59,10 +59,16 @@ pub fn scan(plan: &SourcePlan, select: &[(String, Expression)]) -> Result<LazyFr
     let scale = plan.context.scale;
     let mut columns: Vec<Expr> =
         raw.iter().map(|(name, x)| lower(x, scale).alias(name.as_str())).collect();
-    let doubles =
-        plan.table.raw.iter().filter(|c| c.ty == RawType::Double && needed.contains(&c.name));
-    let not_a_number = doubles
-        .map(|column| col(column.name.as_str()).is_nan().fill_null(lit(false)))
+    let double = |column: &&RawColumn| column.ty == RawType::Double;
+    let own = plan.table.raw.iter().filter(double).map(|column| column.name.clone());
+    let joined = plan.lookups.iter().flat_map(|lookup| {
+        let columns = lookup.table.raw.iter().filter(double);
+        columns.map(move |column| format!("{}.{}", lookup.name, column.name))
+    });
+    let not_a_number = own
+        .chain(joined)
+        .filter(|name| needed.contains(name))
+        .map(|name| col(name.as_str()).is_finite().not().fill_null(lit(false)))
         .reduce(Expr::or)
         .unwrap_or_else(|| lit(false));
     columns.push(not_a_number.alias(NOT_A_NUMBER));

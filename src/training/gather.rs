@@ -138,7 +138,9 @@ pub fn gather(
     let mut classifiers = Vec::new();
     for (index, classifier) in models.classifiers.iter().enumerate() {
         let spec = &classifier.spec;
-        let schedule = Schedule::new(spec, as_of.at, history)?;
+        // Outcomes count only as far as they can be known.
+        let known = if source.has_ingestion() { as_of.at.min(as_of.known_at) } else { as_of.at };
+        let schedule = Schedule::new(spec, known, history)?;
         let instants = schedule.all();
         let mut columns: Vec<&str> = classifier.inputs.iter().map(String::as_str).collect();
         if let Eligible::Where(condition) = &classifier.eligible {

@@ -51,12 +51,13 @@ impl Schedule {
         training.reverse();
         if training.is_empty() {
             let needed = Duration(lookback.0 + 2 * purge.0 + outcome.0);
+            let before = as_of.days_since(history.0).max(0.0);
             return Err(Error::not_enough(
                 format!(
                     "the model {} needs {:.0} days of events before {as_of}, but they begin at {history}, {:.0} days before",
                     spec.name,
                     needed.as_days(),
-                    as_of.days_since(history.0)
+                    before
                 ),
                 "train at a later as-of, or set a shorter snapshots.lookback or label.horizon",
             ));

@@ -76,7 +76,7 @@ fn run_trains_scores_and_publishes() {
     assert_eq!(code, 0);
     let explained: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(explained["profile"]["customer360_id"], "c360_0000007");
-    assert_eq!(explained["scores"].as_array().unwrap().len(), 4);
+    assert_eq!(explained["scores"].as_array().unwrap().len(), 5);
     let (_, stderr, code) = output(&project, &["explain", "nobody"]);
     assert_eq!(code, 2);
     assert!(stderr.contains("has no customer nobody"), "{stderr}");

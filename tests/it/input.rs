@@ -201,7 +201,7 @@ fn a_nan_is_refused_at_the_source() {
             .collect();
         with_column(&rows, "amount", Arc::new(doubles))
     });
-    refused(&project, &["features", "build"], 3, &["a number is NaN: 1"]);
+    refused(&project, &["features", "build"], 3, &["a number is not finite: 1"]);
 }
 
 #[test]
