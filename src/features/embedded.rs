@@ -4,7 +4,6 @@
 //! columns are evaluated by Polars per part. No Polars type leaves this file.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
@@ -25,10 +24,6 @@ use crate::expression::{Expression, Type};
 use crate::sources::profile::Entities;
 use crate::sources::scan::{NOT_A_NUMBER, scan};
 use crate::sources::{Orphans, SourcePlan};
-
-/// Rows scattered at a time: few enough that their columns stay in the caches and the allocator
-/// does not ask the system for pages anew each time.
-const BATCH: usize = 1 << 15;
 
 const KEY: &str = "customer360_id";
 const ID: &str = "event_id";
@@ -245,7 +240,7 @@ fn read(
             Ok(send.send(frame).is_err())
         });
         frame
-            .sink_batches(callback, false, NonZeroUsize::new(BATCH))
+            .sink_batches(callback, false, None)
             .and_then(|frame| frame.collect_with_engine(PolarsEngine::Streaming))
             .map(|_| ())
     });

@@ -220,7 +220,7 @@ fn a_sum_that_overflows_is_refused() {
 
 #[test]
 fn specs_are_checked_before_any_work() {
-    let cases: [(&str, &str, &str, i32, &[&str]); 12] = [
+    let cases: [(&str, &str, &str, i32, &[&str]); 16] = [
         ("c360.toml", "currency", "curency", 2, &["c360.toml line", "unknown field `curency`"]),
         ("c360.toml", "UTC", "Mars/Base", 2, &["`Mars/Base` is not an IANA time zone"]),
         ("c360.toml", "fixtures/profile", "fixtures/nowhere", 2, &["there is no file or folder"]),
@@ -272,6 +272,23 @@ fn specs_are_checked_before_any_work() {
             "churn_risk_score",
             2,
             &["another model writes churn_risk_score"],
+        ),
+        // Each of these four was once accepted.
+        (
+            "features/browsing.toml",
+            "\"cart_rate\"",
+            "\"churn_risk_score\"",
+            2,
+            &["is the name of a score"],
+        ),
+        ("features/browsing.toml", "\"cart_rate\"", "\"customer360_id\"", 2, &["is taken"]),
+        ("features/commerce.toml", "\"7d\"", "\"0h\"", 2, &["a window of no length"]),
+        (
+            "models/propensity.toml",
+            "propensity_to_buy_score",
+            "engagement_score",
+            2,
+            &["unknown field `engagement_score`"],
         ),
     ];
     for (file, from, to, code, messages) in cases {
@@ -446,4 +463,35 @@ fn event_files_of_many_shapes() {
     let (_, stderr, code) = output(&project, &["features", "build"]);
     assert_eq!(code, 3, "{stderr}");
     assert!(stderr.contains("b.parquet: the column channel is missing"), "{stderr}");
+}
+
+/// Two rows of one lookup key would make two events of one.
+#[test]
+fn a_duplicate_lookup_key_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let keys: ArrayRef = Arc::new(StringArray::from(vec!["shoes-01", "bags-02", "shoes-01"]));
+    let rows = RecordBatch::try_from_iter([("product_id", keys)]).unwrap();
+    write(&project.join("products.parquet"), &rows);
+    let lookup = "[sources.events.lookups.products]\npath = \"products.parquet\"\nkey = \"product_id\"\non = \"product_id\"\n\n[writeback]";
+    edit(&project, "c360.toml", "[writeback]", lookup);
+    refused(
+        &project,
+        &["run"],
+        3,
+        &["products.parquet: column product_id: shoes-01 is there twice"],
+    );
+}
+
+/// A champion whose file is gone is not usable: `score` says so, `run` trains again.
+#[test]
+fn a_missing_artifact_is_trained_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    assert_eq!(output(&project, &["train"]).2, 0);
+    std::fs::remove_dir_all(project.join("store/models/rfm")).unwrap();
+    assert_ne!(output(&project, &["score"]).2, 0);
+    let (stdout, stderr, code) = output(&project, &["run"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("used for"), "{stdout}");
 }

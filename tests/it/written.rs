@@ -162,3 +162,74 @@ fn parts_split_customers_by_hash() {
     }
     assert_eq!(rows, 1996);
 }
+
+/// A profile partitioned by a column has that column all the same.
+#[test]
+fn a_hive_partitioned_profile_keeps_its_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let path = project.join("fixtures/profile/part-000.parquet");
+    let source = concat(&read(&path, None).unwrap()).unwrap().unwrap();
+    let countries = source.column_by_name("country").unwrap().as_string::<i32>().clone();
+    let mut rest = source.clone();
+    rest.remove_column(source.schema().index_of("country").unwrap());
+    std::fs::remove_file(&path).unwrap();
+    for country in ["DE", "FR", "ES", "IT", "NL"] {
+        let rows: Vec<u32> = (0..source.num_rows() as u32)
+            .filter(|row| countries.value(*row as usize) == country)
+            .collect();
+        let rows = c360_ml::store::parquet::take(&rest, &rows.into()).unwrap();
+        let file = project.join(format!("fixtures/profile/country={country}/a.parquet"));
+        crate::support::write(&file, &rows);
+    }
+    let (_, stderr, code) = output(&project, &["run"]);
+    assert_eq!(code, 0, "{stderr}");
+    let profile = table(&project, "profile/as_of=2024-07-01");
+    let found = profile.column_by_name("country").unwrap().as_string::<i32>().clone();
+    assert!(found.iter().eq(countries.iter()));
+}
+
+/// Derived fields of the source in another type than ours: kept where the project says so, and never
+/// dropped in silence.
+#[test]
+fn derived_fields_of_the_source_are_typed() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let path = project.join("fixtures/profile/part-000.parquet");
+    let source = concat(&read(&path, None).unwrap()).unwrap().unwrap();
+    let with = |name: &str, array: arrow_array::ArrayRef| {
+        let schema = source.schema();
+        let mut columns: Vec<_> = schema
+            .fields()
+            .iter()
+            .zip(source.columns())
+            .map(|(field, column)| (field.name().clone(), column.clone(), true))
+            .collect();
+        columns.push((name.to_owned(), array, true));
+        RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+    };
+    let start: c360_ml::time::Instant = "2020-01-01".parse().unwrap();
+    // Nanoseconds where ours are microseconds.
+    let early =
+        arrow_array::TimestampNanosecondArray::from_value(start.0 * 1000, source.num_rows());
+    let rows = with("first_seen_at", std::sync::Arc::new(early.with_timezone("UTC")));
+    crate::support::write(&path, &rows);
+    let (_, stderr, code) = output(&project, &["run"]);
+    assert_eq!(code, 3, "the guard: {stderr}");
+    let toml = std::fs::read_to_string(project.join("c360.toml")).unwrap();
+    let toml = toml.replace("[writeback]", "[writeback]\nderived = \"keep\"");
+    std::fs::write(project.join("c360.toml"), toml).unwrap();
+    let (_, stderr, code) = output(&project, &["run"]);
+    assert_eq!(code, 0, "{stderr}");
+    let profile = table(&project, "profile/as_of=2024-07-01");
+    let seen = profile.column_by_name("first_seen_at").unwrap();
+    let seen = seen.as_primitive::<TimestampMicrosecondType>();
+    assert!(seen.iter().all(|at| at == Some(start.0)));
+
+    let texts =
+        arrow_array::StringArray::from_iter_values(std::iter::repeat_n("n/a", source.num_rows()));
+    crate::support::write(&path, &with("orders_count", std::sync::Arc::new(texts)));
+    let (_, stderr, code) = output(&project, &["score"]);
+    assert_eq!(code, 3, "{stderr}");
+    assert!(stderr.contains("column orders_count has type utf8, not int64"), "{stderr}");
+}
