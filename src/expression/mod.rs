@@ -80,7 +80,6 @@ pub enum Value {
 /// Operators with two operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs)]
 pub enum Operator {
     Add,
     Subtract,
@@ -100,7 +99,6 @@ pub enum Operator {
 /// Functions by their SQL names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs)]
 pub enum Function {
     Abs,
     Round,

@@ -70,7 +70,7 @@ pub struct ModelScores {
     pub percentile: Vec<Option<f64>>,
     /// Why.
     pub basis: Vec<Basis>,
-    /// Named contributions, greatest first; empty without a model basis.
+    /// Named contributions, greatest first; without a model basis a sentence that says why, with 0.
     pub reasons: Vec<Vec<(String, f64)>>,
 }
 

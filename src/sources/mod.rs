@@ -88,7 +88,7 @@ pub struct EventsSpec {
     /// Event types of the project beside the standard ones.
     #[serde(default)]
     pub event_types: Vec<String>,
-    /// The share of rows that may be unusable (null key, time or type, wrong currency, NaN)
+    /// The share of rows that may be unusable (null key, time or type, wrong currency, not finite)
     /// before the run refuses; such rows are left out and counted.
     #[serde(default)]
     pub max_rejected_share: f64,
