@@ -101,15 +101,10 @@ pub struct Isotonic {
 }
 
 impl Isotonic {
-    /// The non-decreasing function of `x` nearest to the labels in least squares (Ayer et al. 1955).
-    /// Equal `x` share one value.
-    pub fn fit(x: &[f64], labels: &[bool]) -> Self {
-        Self::fit_steps(x, labels, 1, 0.0)
-    }
-
-    /// The same over groups of at least `rows` neighbours, each with `prior` more rows of either
-    /// class (Jeffreys: one half), so that no rate is exactly 0 or 1.
-    pub fn fit_steps(x: &[f64], labels: &[bool], rows: usize, prior: f64) -> Self {
+    /// The non-decreasing function of `x` nearest in least squares (Ayer et al. 1955) to the rates of
+    /// groups of at least `rows` neighbours, each with `prior` more rows of either class (Jeffreys:
+    /// one half), so that no rate is exactly 0 or 1. Equal `x` share one value.
+    pub fn fit(x: &[f64], labels: &[bool], rows: usize, prior: f64) -> Self {
         let mut order: Vec<usize> = (0..x.len()).collect();
         order.sort_by(|a, b| x[*a].total_cmp(&x[*b]));
         let mut groups: Vec<Group> = Vec::new();
@@ -169,7 +164,7 @@ mod tests {
     fn steps_of_many_rows_are_never_certain() {
         let x: Vec<f64> = (0..1000).map(f64::from).collect();
         let labels: Vec<bool> = (0..1000).map(|i| i >= 500).collect();
-        let fitted = Isotonic::fit_steps(&x, &labels, 100, 0.5);
+        let fitted = Isotonic::fit(&x, &labels, 100, 0.5);
         assert!((fitted.at(0.0) - 0.5 / 101.0).abs() < 1e-12);
         assert!((fitted.at(999.0) - 100.5 / 101.0).abs() < 1e-12);
         assert!(fitted.value.is_sorted());
@@ -179,7 +174,7 @@ mod tests {
     fn isotonic_pools_violators() {
         // scikit-learn: IsotonicRegression().fit([1,2,3,4,5],[0,1,0,1,1]) -> [0, .5, .5, 1, 1]
         let labels = [false, true, false, true, true];
-        let fitted = Isotonic::fit(&[1.0, 2.0, 3.0, 4.0, 5.0], &labels);
+        let fitted = Isotonic::fit(&[1.0, 2.0, 3.0, 4.0, 5.0], &labels, 1, 0.0);
         let values: Vec<f64> = [1.0, 2.0, 3.0, 4.0, 5.0].map(|x| fitted.at(x)).to_vec();
         assert_eq!(values, [0.0, 0.5, 0.5, 1.0, 1.0]);
         assert_eq!(fitted.at(-10.0), 0.0);

@@ -92,8 +92,6 @@ pub struct RawTable {
     pub raw: Vec<RawColumn>,
     /// Rows in all files.
     pub rows: u64,
-    /// Bytes of all files.
-    pub bytes: u64,
 }
 
 impl RawTable {
@@ -104,13 +102,11 @@ impl RawTable {
     pub fn open(path: &Path, place: &str) -> Result<Self> {
         let files = find(path, place)?;
         let (schema, mut rows) = footer(&files[0])?;
-        let mut bytes = size(&files[0])?;
         for file in &files[1..] {
             let (other, count) = footer(file)?;
             same_schema(&schema, &files[0], &other, file)?;
             same_schema(&other, file, &schema, &files[0])?;
             rows += count;
-            bytes += size(file)?;
         }
         let mut raw: Vec<RawColumn> = Vec::new();
         for field in schema.fields() {
@@ -146,7 +142,7 @@ impl RawTable {
                 raw.push(RawColumn { name: name.0, ty: RawType::Text, hive: true });
             }
         }
-        Ok(Self { files, schema, raw, rows, bytes })
+        Ok(Self { files, schema, raw, rows })
     }
 
     /// The columns that expressions can use, under their raw names.
@@ -207,10 +203,6 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn size(path: &Path) -> Result<u64> {
-    Ok(std::fs::metadata(path).map_err(Error::io("read", path))?.len())
 }
 
 /// Arrow schema and row count of one file.

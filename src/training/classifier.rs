@@ -248,7 +248,7 @@ fn lapsed_rate(kind: LabelKind, snapshots: &[Snapshot]) -> Option<Isotonic> {
         rows.map(|(days, label)| (sign * days, *label)).unzip();
     (!x.is_empty()).then(|| {
         let rows = LAPSED_ROWS.max(x.len() / LAPSED_STEPS);
-        Isotonic::fit_steps(&x, &labels, rows, 0.5)
+        Isotonic::fit(&x, &labels, rows, 0.5)
     })
 }
 

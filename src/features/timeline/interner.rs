@@ -64,9 +64,4 @@ impl Interner {
     pub fn len(&self) -> usize {
         self.ends.len()
     }
-
-    /// Bytes in memory.
-    pub fn size(&self) -> usize {
-        self.bytes.capacity() + self.ends.capacity() * 16 + self.table.capacity() * 5
-    }
 }
