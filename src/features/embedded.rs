@@ -11,13 +11,14 @@ use std::sync::{Arc, Mutex, mpsc};
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{Field, Schema};
 use polars::prelude::{
-    Column, DataFrame, DataType, Engine as PolarsEngine, PlanCallback, col, lit,
+    ChunkedArray, Column, DataFrame, DataType, Engine as PolarsEngine, PlanCallback,
+    PolarsNumericType, col, lit,
 };
 use rayon::prelude::*;
 
 use super::engine::{BuildReport, Engine, Part};
 use super::plan::FeaturePlan;
-use super::timeline::{Batch, InputValues, Layout, Partitions, sweep};
+use super::timeline::{Batch, Context, InputValues, Layout, Partitions, Scatterer, sweep};
 use crate::error::{Error, Result};
 use crate::expression::polars::{arrow_type, evaluate};
 use crate::expression::{Expression, Type};
@@ -55,28 +56,27 @@ impl Engine for EmbeddedEngine {
             source.table.rows,
             &entities.keys,
             &entities.created_at,
-            create,
             self.memory,
             self.spill_folder.clone(),
         );
         let mut report = read(source, plans, &layout, &partitions)?;
-        report.orphans = partitions.orphans.load(Ordering::Relaxed);
         report.spilled_bytes = partitions.spilled_bytes.load(Ordering::Relaxed);
-        check(source, &report)?;
+        check_rejected(source, &report)?;
 
-        let context = &source.context;
+        let context = Context { zone: source.context.zone, scale: source.context.scale };
         let mut parts = partitions.into_parts().into_iter();
         // Enough parts at a time to keep every thread busy, few enough to bound what waits.
         let block = rayon::current_num_threads() * 2;
         loop {
             let next: Vec<_> = parts.by_ref().take(block).collect();
             if next.is_empty() {
+                check_orphans(source, &report)?;
                 return Ok(report);
             }
             let swept: Vec<_> = next
                 .into_par_iter()
                 .map(|part| {
-                    let mut swept = sweep(part, &layout, context.zone, context.scale)?;
+                    let mut swept = sweep(part, &layout, create, context)?;
                     for (plan, batches) in plans.iter().zip(&mut swept.rows) {
                         for batch in batches {
                             *batch = derive(plan, batch, source)?;
@@ -87,6 +87,7 @@ impl Engine for EmbeddedEngine {
                 .collect::<Result<_>>()?;
             for part in swept {
                 report.duplicates += part.duplicates;
+                report.orphans += part.orphans;
                 for (plan, batches) in part.rows.into_iter().enumerate() {
                     for (as_of, rows) in batches.into_iter().enumerate() {
                         if rows.num_rows() > 0 {
@@ -126,8 +127,8 @@ fn derive(plan: &FeaturePlan, rows: &RecordBatch, source: &SourcePlan) -> Result
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::engine("a part"))
 }
 
-/// Refuses what the contract refuses.
-fn check(source: &SourcePlan, report: &BuildReport) -> Result<()> {
+/// Refuses more unusable rows than the source allows.
+fn check_rejected(source: &SourcePlan, report: &BuildReport) -> Result<()> {
     let rejected: u64 = report.rejected.values().sum();
     if rejected as f64 > source.max_rejected_share * report.events as f64 {
         let reasons: Vec<String> =
@@ -141,6 +142,11 @@ fn check(source: &SourcePlan, report: &BuildReport) -> Result<()> {
             "run `c360-ml validate`, or raise sources.events.max_rejected_share",
         ));
     }
+    Ok(())
+}
+
+/// Refuses orphans where the source does.
+fn check_orphans(source: &SourcePlan, report: &BuildReport) -> Result<()> {
     if source.orphans == Orphans::Fail && report.orphans > 0 {
         return Err(Error::contract(
             format!("{} events belong to customers whom the profile does not have", report.orphans),
@@ -222,15 +228,18 @@ fn read(
     let scanned = std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                loop {
-                    let next = lock(&receive).recv();
-                    let Ok(frame) = next else { return };
+                let mut scatterer = partitions.scatterer();
+                let next = || lock(&receive).recv();
+                while let Ok(frame) = next() {
                     if lock(&failure).is_some() {
                         continue;
                     }
-                    if let Err(error) = scatter(frame, layout, partitions, &report) {
+                    if let Err(error) = scatter(frame, layout, &mut scatterer, &report) {
                         lock(&failure).get_or_insert(error);
                     }
+                }
+                if let Err(error) = scatterer.finish() {
+                    lock(&failure).get_or_insert(error);
                 }
             });
         }
@@ -252,6 +261,7 @@ fn read(
 }
 
 const REASON: &str = "\u{0}reason";
+const CONTEXT: &str = "reading a batch of events";
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -268,13 +278,12 @@ fn scan_error(source: &SourcePlan, message: &str) -> Error {
 fn scatter(
     mut frame: DataFrame,
     layout: &Layout,
-    partitions: &Partitions,
+    scatterer: &mut Scatterer<'_>,
     report: &Mutex<BuildReport>,
 ) -> Result<()> {
-    let context = "reading a batch of events";
     frame.rechunk_mut();
     let events = frame.height() as u64;
-    let reasons = column(&frame, REASON)?.u8().map_err(Error::engine(context))?;
+    let reasons = column(&frame, REASON)?.u8().map_err(Error::engine(CONTEXT))?;
     let mut rejected: BTreeMap<String, u64> = BTreeMap::new();
     for code in reasons.iter().flatten().filter(|code| *code > 0) {
         *rejected.entry(REASONS[usize::from(code) - 1].to_owned()).or_default() += 1;
@@ -283,7 +292,7 @@ fn scatter(
         frame
     } else {
         let usable = reasons.iter().map(|code| code == Some(0)).collect();
-        frame.filter(&usable).map_err(Error::engine(context))?
+        frame.filter(&usable).map_err(Error::engine(CONTEXT))?
     };
     {
         let mut report = lock(report);
@@ -292,57 +301,83 @@ fn scatter(
             *report.rejected.entry(reason).or_default() += count;
         }
     }
-    let text = |name: &str| -> Result<Vec<&str>> {
-        let values = column(&frame, name)?.str().map_err(Error::engine(context))?;
-        Ok(values.iter().map(Option::unwrap_or_default).collect())
-    };
-    let integers = |name: &str, null: i64| -> Result<Vec<i64>> {
-        let values = column(&frame, name)?.i64().map_err(Error::engine(context))?;
-        Ok(values.iter().map(|v| v.unwrap_or(null)).collect())
-    };
+    // Slices that stay in a core's cache while their columns are taken apart.
+    for start in (0..frame.height()).step_by(SLICE) {
+        let slice = frame.slice(start as i64, SLICE);
+        scatterer.scatter(&batch(&slice, layout)?, layout)?;
+    }
+    Ok(())
+}
+
+/// Events that are taken apart at a time.
+const SLICE: usize = 1 << 14;
+
+/// The columns of usable events as the partitions take them.
+fn batch<'a>(frame: &'a DataFrame, layout: &Layout) -> Result<Batch<'a>> {
     let rows = frame.height();
     let words = layout.words();
     let mut flags = vec![0_u64; rows * words];
     for i in 0..layout.conditions.len() {
-        let values = column(&frame, &format!("c{i}"))?.bool().map_err(Error::engine(context))?;
-        let values = values.iter().map(|v| v == Some(true));
-        set_bits(&mut flags, words, i, values);
+        let values = column(frame, &format!("c{i}"))?.bool().map_err(Error::engine(CONTEXT))?;
+        set_bits(&mut flags, words, i, values.iter().map(|v| v == Some(true)));
     }
     let mut inputs = Vec::new();
     for (i, expression) in layout.inputs.iter().enumerate() {
-        let series = column(&frame, &format!("i{i}"))?.as_materialized_series();
+        let series = column(frame, &format!("i{i}"))?.as_materialized_series();
         let bit = layout.valid_bit(i);
-        let valid = series.is_not_null();
-        set_bits(&mut flags, words, bit, valid.iter().map(|v| v == Some(true)));
+        if series.null_count() == 0 {
+            set_bits(&mut flags, words, bit, std::iter::repeat_n(true, rows));
+        } else {
+            set_bits(&mut flags, words, bit, series.is_not_null().iter().map(|v| v == Some(true)));
+        }
         inputs.push(match expression.ty {
             Type::Text => {
-                let values = series.str().map_err(Error::engine(context))?;
-                InputValues::Text(values.iter().collect())
+                let values = series.str().map_err(Error::engine(CONTEXT))?;
+                InputValues::Text(values.iter().map(Option::unwrap_or_default).collect())
             }
             Type::Double => {
-                let values = series.f64().map_err(Error::engine(context))?;
-                InputValues::Bits(values.iter().map(|v| v.unwrap_or(0.0).to_bits()).collect())
+                let values = series.f64().map_err(Error::engine(CONTEXT))?;
+                InputValues::Bits(map_values(values, 0, f64::to_bits))
             }
             _ => {
-                let values = series.cast(&DataType::Int64).map_err(Error::engine(context))?;
-                let values = values.i64().map_err(Error::engine(context))?;
-                InputValues::Bits(values.iter().map(|v| v.unwrap_or(0) as u64).collect())
+                let values = series.cast(&DataType::Int64).map_err(Error::engine(CONTEXT))?;
+                let values = values.i64().map_err(Error::engine(CONTEXT))?;
+                InputValues::Bits(map_values(values, 0, |v| v as u64))
             }
         });
     }
-    let batch = Batch {
+    let text = |name: &str| -> Result<Vec<&'a str>> {
+        let values = column(frame, name)?.str().map_err(Error::engine(CONTEXT))?;
+        Ok(values.iter().map(Option::unwrap_or_default).collect())
+    };
+    let integers = |name: &str, null: i64| -> Result<Vec<i64>> {
+        let values = column(frame, name)?.i64().map_err(Error::engine(CONTEXT))?;
+        Ok(map_values(values, null, |v| v))
+    };
+    Ok(Batch {
         keys: text(KEY)?,
         ids: text(ID)?,
         times: integers(TIME, 0)?,
         ingested: if layout.ingestion { integers(INGESTED, i64::MIN)? } else { Vec::new() },
         flags,
         inputs,
-    };
-    partitions.scatter(&batch, layout)
+    })
+}
+
+/// The values of a column, `null` where there is none.
+fn map_values<T: PolarsNumericType, U: Copy>(
+    values: &ChunkedArray<T>,
+    null: U,
+    map: impl Fn(T::Native) -> U,
+) -> Vec<U> {
+    match values.cont_slice() {
+        Ok(values) => values.iter().map(|v| map(*v)).collect(),
+        Err(_) => values.iter().map(|v| v.map_or(null, &map)).collect(),
+    }
 }
 
 fn column<'a>(frame: &'a DataFrame, name: &str) -> Result<&'a Column> {
-    frame.column(name).map_err(Error::engine("reading a batch of events"))
+    frame.column(name).map_err(Error::engine(CONTEXT))
 }
 
 fn set_bits(flags: &mut [u64], words: usize, bit: usize, values: impl Iterator<Item = bool>) {

@@ -1,7 +1,7 @@
 //! One customer's sorted events to one value per window: the arithmetic of every op.
 
 use super::super::spec::Op;
-use super::layout::{CompiledPlan, Stream, Use};
+use super::layout::{Bit, CompiledPlan, Stream, Use};
 use crate::expression::Type;
 use crate::money::Scale;
 use crate::time::{Instant, Window, Zone};
@@ -26,7 +26,7 @@ pub struct Events<'a> {
     /// Flag words, `words` per event.
     pub flags: &'a [u64],
     pub words: usize,
-    /// Where each event's inputs are in the partition.
+    /// Where each event's inputs are.
     pub rows: &'a [u32],
     pub inputs: &'a [Vec<u64>],
 }
@@ -41,6 +41,8 @@ pub struct Overflow {
 /// Buffers that one sweep uses for all its customers.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    /// By as-of: events before each window's start, and before the as-of.
+    cuts: Vec<u32>,
     /// Events of the stream before each event.
     before: Vec<u32>,
     /// The stream's events: time, and input as bits.
@@ -71,20 +73,17 @@ pub fn aggregate(
     context: Context,
     outputs: &mut [Vec<Values>],
 ) -> Result<(), Overflow> {
+    scratch.cut(plan, events, included);
     for stream in &plan.streams {
         scratch.select(stream, events);
         scratch.prepare(plan, stream, context.zone);
         for as_of in (0..included.len()).filter(|as_of| included[*as_of]) {
             let at = plan.plan.as_ofs[as_of].at;
-            let end = scratch.before[events.times.partition_point(|time| *time < at.0)] as usize;
+            let cuts = as_of * (plan.windows.len() + 1);
+            let before = |cut: usize| scratch.before[scratch.cuts[cuts + cut] as usize] as usize;
+            let end = before(plan.windows.len());
             for usage in &stream.uses {
-                let start = match plan.windows[usage.window] {
-                    Window::Lifetime => 0,
-                    window => {
-                        let from = window.start(at).0;
-                        scratch.before[events.times.partition_point(|time| *time < from)] as usize
-                    }
-                };
+                let start = before(usage.window);
                 let input = plan.plan.aggregations[usage.column].input.as_ref().map(|x| x.ty);
                 let value = scratch.value(usage, input, start, end, at, context);
                 let value = value.map_err(|sum| Overflow { column: usage.column, sum })?;
@@ -96,24 +95,44 @@ pub fn aggregate(
 }
 
 impl Scratch {
-    /// Picks the stream's events out of the customer's.
+    /// Where the windows of each as-of begin and end among the customer's events.
+    fn cut(&mut self, plan: &CompiledPlan, events: &Events<'_>, included: &[bool]) {
+        self.cuts.clear();
+        let before = |instant: i64| events.times.partition_point(|time| *time < instant) as u32;
+        for (as_of, included) in plan.plan.as_ofs.iter().zip(included) {
+            self.cuts.extend(plan.windows.iter().map(|window| match window {
+                Window::Lifetime => 0,
+                _ if !included => 0,
+                window => before(window.start(as_of.at).0),
+            }));
+            self.cuts.push(before(as_of.at.0));
+        }
+    }
+
+    /// Picks the stream's events out of the customer's. Every event is written and only those of
+    /// the stream advance the end: which they are is a coin toss that no processor foresees.
     fn select(&mut self, stream: &Stream, events: &Events<'_>) {
+        let count = events.times.len();
+        let input = stream.input.map(|index| events.inputs[index].as_slice());
         self.before.clear();
-        self.times.clear();
-        self.values.clear();
         self.before.push(0);
-        let input = stream.input.map(|index| &events.inputs[index]);
+        self.times.clear();
+        self.times.resize(count + 1, 0);
+        self.values.clear();
+        self.values.resize(if input.is_some() { count + 1 } else { 0 }, 0);
+        let mut end = 0;
         for (i, time) in events.times.iter().enumerate() {
             let flags = &events.flags[i * events.words..(i + 1) * events.words];
-            let set = |bit: &super::layout::Bit| flags[bit.word] & bit.mask != 0;
-            if stream.condition.as_ref().is_none_or(set) && stream.valid.as_ref().is_none_or(set) {
-                self.times.push(*time);
-                if let Some(input) = input {
-                    self.values.push(input[events.rows[i] as usize]);
-                }
+            let is_set = |bit: &Option<Bit>| bit.is_none_or(|bit| bit.is_set(flags));
+            self.times[end] = *time;
+            if let Some(input) = input {
+                self.values[end] = input[events.rows[i] as usize];
             }
-            self.before.push(self.times.len() as u32);
+            end += usize::from(is_set(&stream.condition) & is_set(&stream.valid));
+            self.before.push(end as u32);
         }
+        self.times.truncate(end);
+        self.values.truncate(end);
     }
 
     /// Prepares what the stream's ops look up: running sums, days, next occurrences.

@@ -55,11 +55,6 @@ impl Interner {
         std::str::from_utf8(self.get(code)).unwrap_or_default()
     }
 
-    /// The bytes of a code that may stand for no text.
-    pub fn get_or_empty(&self, code: u64) -> &[u8] {
-        if (code as usize) < self.len() { self.get(code as u32) } else { &[] }
-    }
-
     /// How many codes there are.
     pub fn len(&self) -> usize {
         self.ends.len()

@@ -2,7 +2,7 @@
 
 use super::super::plan::FeaturePlan;
 use super::super::spec::Op;
-use crate::expression::Expression;
+use crate::expression::{Expression, Type};
 use crate::time::{Duration, Window};
 
 /// A bit of an event's flag words.
@@ -13,8 +13,13 @@ pub struct Bit {
 }
 
 impl Bit {
-    fn new(index: usize) -> Self {
+    pub fn new(index: usize) -> Self {
         Self { word: index / 64, mask: 1 << (index % 64) }
+    }
+
+    /// Whether an event with these flag words has it.
+    pub fn is_set(self, flags: &[u64]) -> bool {
+        flags[self.word] & self.mask != 0
     }
 }
 
@@ -67,6 +72,7 @@ pub struct Layout {
     pub inputs: Vec<Expression>,
     /// Whether events carry when they were ingested.
     pub ingestion: bool,
+    time: Option<usize>,
     pub(super) plans: Vec<CompiledPlan>,
 }
 
@@ -95,7 +101,9 @@ impl Layout {
                 position(&mut inputs, &interactions.weight);
             }
         }
-        let mut layout = Self { conditions, inputs, ingestion, plans: Vec::new() };
+        let event_ts = Expression::column("event_ts", Type::Timestamp);
+        let time = inputs.iter().position(|input| *input == event_ts);
+        let mut layout = Self { conditions, inputs, ingestion, time, plans: Vec::new() };
         layout.plans = plans.iter().map(|plan| layout.compile(plan)).collect();
         layout
     }
@@ -105,9 +113,29 @@ impl Layout {
         (self.conditions.len() + self.inputs.len()).div_ceil(64).max(1)
     }
 
-    /// The bit that says whether input `index` has a value.
+    /// Bytes that hold the flags of an event.
+    pub fn flag_bytes(&self) -> usize {
+        (self.conditions.len() + self.inputs.len()).div_ceil(8)
+    }
+
+    /// The number of the bit that says whether input `index` has a value.
     pub fn valid_bit(&self, index: usize) -> usize {
         self.conditions.len() + index
+    }
+
+    /// The bit that says whether input `index` has a value.
+    pub fn valid(&self, index: usize) -> Bit {
+        Bit::new(self.valid_bit(index))
+    }
+
+    /// Whether input `index` is event_ts itself.
+    pub fn is_time(&self, index: usize) -> bool {
+        self.time == Some(index)
+    }
+
+    /// Whether input `index` is text.
+    pub fn is_text(&self, index: usize) -> bool {
+        self.inputs[index].ty == Type::Text
     }
 
     fn input(&self, expression: &Expression) -> usize {
@@ -130,7 +158,7 @@ impl Layout {
                 let input = key.1.map(|x| self.input(x));
                 streams.push(Stream {
                     condition: condition.map(Bit::new),
-                    valid: input.map(|index| Bit::new(self.valid_bit(index))),
+                    valid: input.map(|index| self.valid(index)),
                     input,
                     uses: Vec::new(),
                 });
@@ -143,9 +171,9 @@ impl Layout {
             let (item, weight) = (self.input(&interactions.item), self.input(&interactions.weight));
             ItemStream {
                 item,
-                item_valid: Bit::new(self.valid_bit(item)),
+                item_valid: self.valid(item),
                 weight,
-                weight_valid: Bit::new(self.valid_bit(weight)),
+                weight_valid: self.valid(weight),
                 window: interactions.window,
                 half_life: interactions.half_life,
             }

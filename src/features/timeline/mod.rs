@@ -9,8 +9,11 @@ mod aggregate;
 mod interner;
 mod layout;
 mod partition;
+mod record;
 mod sweep;
 
+pub use aggregate::Context;
 pub use layout::Layout;
-pub use partition::{Batch, InputValues, Partitions};
+pub use partition::{Partitions, Scatterer};
+pub use record::{Batch, InputValues};
 pub use sweep::{Swept, sweep};

@@ -8,18 +8,17 @@ use arrow_array::{
     StringArray, TimestampMicrosecondArray,
 };
 use arrow_schema::{DataType, Field, Schema};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::aggregate::{Context, Events, Scratch, Values, aggregate, decay};
-use super::interner::Interner;
-use super::layout::{CompiledPlan, ItemStream, Layout};
-use super::partition::{Chunk, Partition};
+use super::interner::{Interner, hash};
+use super::layout::{Bit, CompiledPlan, ItemStream, Layout};
+use super::partition::Partition;
+use super::record::{Decoded, Record};
 use crate::error::{Error, Result};
 use crate::expression::Type;
 use crate::expression::polars::arrow_type;
 use crate::features::plan::AsOf;
 use crate::money::Scale;
-use crate::time::Zone;
 
 /// The rows of one partition: for each plan and as-of a record batch sorted by key, and how many
 /// events repeated another.
@@ -28,41 +27,82 @@ pub struct Swept {
     pub rows: Vec<Vec<RecordBatch>>,
     /// Duplicate events left out.
     pub duplicates: u64,
+    /// Events of customers whom the profile does not have, left out.
+    pub orphans: u64,
 }
 
-/// Computes all plans of `layout` over one partition.
-pub fn sweep(mut partition: Partition, layout: &Layout, zone: Zone, scale: Scale) -> Result<Swept> {
-    let chunk = partition.take(layout.inputs.len())?;
-    let (starts, order) = by_customer(&chunk, partition.customers.len());
-    let mut customers: Vec<u32> = (0..partition.customers.len() as u32).collect();
-    customers.sort_unstable_by(|a, b| partition.customers.get(*a).cmp(partition.customers.get(*b)));
+/// Computes all plans of `layout` over one partition. Events of customers whom the profile does not
+/// have make a customer if `create`, else they are left out.
+pub fn sweep(
+    mut partition: Partition,
+    layout: &Layout,
+    create: bool,
+    context: Context,
+) -> Result<Swept> {
+    let (events, orphans) = by_customer(&mut partition, layout, create)?;
+    let customers = &partition.customers;
+    let mut codes: Vec<u32> = (0..customers.len() as u32).collect();
+    codes.sort_unstable_by(|a, b| customers.get(*a).cmp(customers.get(*b)));
 
-    let mut sweeper = Sweeper::new(&partition, &chunk, layout, Context { zone, scale });
-    for customer in customers {
-        let rows =
-            &order[starts[customer as usize] as usize..starts[customer as usize + 1] as usize];
-        sweeper.customer(customer, rows)?;
+    let mut sweeper = Sweeper::new(&partition, layout, context);
+    for code in codes {
+        sweeper.customer(code, events.of(code))?;
     }
-    sweeper.finish()
+    Ok(Swept { orphans, ..sweeper.finish()? })
 }
 
-/// Row numbers grouped by customer: the rows of customer c are `order[starts[c]..starts[c + 1]]`.
-fn by_customer(chunk: &Chunk, customers: usize) -> (Vec<u32>, Vec<u32>) {
-    let mut starts = vec![0_u32; customers + 1];
-    for customer in &chunk.customers {
-        starts[*customer as usize + 1] += 1;
+/// The records of a partition by customer.
+struct Grouped {
+    /// Where each customer's records begin, and where the last one's end.
+    starts: Vec<usize>,
+    records: Vec<u8>,
+}
+
+impl Grouped {
+    fn of(&self, customer: u32) -> &[u8] {
+        let customer = customer as usize;
+        &self.records[self.starts[customer]..self.starts[customer + 1]]
     }
-    for i in 0..customers {
-        starts[i + 1] += starts[i];
+}
+
+/// The partition's events by customer, and how many were left out as orphans. Records are copied,
+/// because to write here and there is far cheaper than to read here and there.
+fn by_customer(partition: &mut Partition, layout: &Layout, create: bool) -> Result<(Grouped, u64)> {
+    let chunks = partition.take()?;
+    let records = || chunks.iter().flat_map(|chunk| Record::all(chunk));
+    let mut owners = Vec::new();
+    let mut sizes = vec![0; partition.customers.len()];
+    for (bytes, record) in records() {
+        let key = record.key(layout);
+        let hash = hash(key);
+        let code = if create {
+            Some(partition.customers.intern_hashed(key, hash))
+        } else {
+            partition.customers.find_hashed(key, hash)
+        };
+        owners.push(code);
+        if let Some(code) = code {
+            if code as usize == sizes.len() {
+                sizes.push(0);
+            }
+            sizes[code as usize] += bytes.len();
+        }
+    }
+    let mut starts = vec![0];
+    for size in sizes {
+        starts.push(starts[starts.len() - 1] + size);
     }
     let mut next = starts.clone();
-    let mut order = vec![0_u32; chunk.customers.len()];
-    for (row, customer) in chunk.customers.iter().enumerate() {
-        let slot = &mut next[*customer as usize];
-        order[*slot as usize] = row as u32;
-        *slot += 1;
+    let mut grouped = vec![0; starts[starts.len() - 1]];
+    for ((bytes, _), code) in records().zip(&owners) {
+        if let Some(code) = code {
+            let start = &mut next[*code as usize];
+            grouped[*start..*start + bytes.len()].copy_from_slice(bytes);
+            *start += bytes.len();
+        }
     }
-    (starts, order)
+    let orphans = owners.iter().filter(|code| code.is_none()).count() as u64;
+    Ok((Grouped { starts, records: grouped }, orphans))
 }
 
 /// Items of one as-of: customer code, item bits, weight.
@@ -70,9 +110,11 @@ type Items = Vec<(u32, u64, f64)>;
 
 struct Sweeper<'a> {
     partition: &'a Partition,
-    chunk: &'a Chunk,
     layout: &'a Layout,
     context: Context,
+    texts: Interner,
+    /// The events of the customer at hand; a row is an index into them.
+    events: Decoded<'a>,
     scratch: Scratch,
     /// By plan, as-of: the customers with a row.
     rows: Vec<Vec<Vec<u32>>>,
@@ -88,19 +130,15 @@ struct Sweeper<'a> {
 }
 
 impl<'a> Sweeper<'a> {
-    fn new(
-        partition: &'a Partition,
-        chunk: &'a Chunk,
-        layout: &'a Layout,
-        context: Context,
-    ) -> Self {
+    fn new(partition: &'a Partition, layout: &'a Layout, context: Context) -> Self {
         let as_ofs = |plan: &CompiledPlan| plan.plan.as_ofs.len();
         let columns = |plan: &CompiledPlan| vec![Values::default(); plan.plan.aggregations.len()];
         Self {
             partition,
-            chunk,
             layout,
             context,
+            texts: Interner::default(),
+            events: Decoded::new(layout.inputs.len()),
             scratch: Scratch::default(),
             rows: layout.plans.iter().map(|plan| vec![Vec::new(); as_ofs(plan)]).collect(),
             values: layout.plans.iter().map(|plan| vec![columns(plan); as_ofs(plan)]).collect(),
@@ -113,10 +151,14 @@ impl<'a> Sweeper<'a> {
         }
     }
 
-    fn customer(&mut self, customer: u32, rows: &[u32]) -> Result<()> {
+    fn customer(&mut self, customer: u32, records: &'a [u8]) -> Result<()> {
+        self.events.clear();
+        for (_, record) in Record::all(records) {
+            record.read(self.layout, &mut self.events, |text| self.texts.intern(text));
+        }
         let mut sorted = std::mem::take(&mut self.sorted);
         sorted.clear();
-        sorted.extend_from_slice(rows);
+        sorted.extend(0..self.events.times.len() as u32);
         if !sorted.windows(2).all(|pair| self.time(pair[0]) < self.time(pair[1])) {
             sorted.sort_unstable_by(|a, b| self.order(*a, *b));
         }
@@ -146,16 +188,16 @@ impl<'a> Sweeper<'a> {
     }
 
     fn time(&self, row: u32) -> i64 {
-        self.chunk.times[row as usize]
+        self.events.times[row as usize]
     }
 
     fn ingested(&self, row: u32) -> i64 {
-        self.chunk.ingested.get(row as usize).copied().unwrap_or(i64::MIN)
+        self.events.ingested.get(row as usize).copied().unwrap_or(i64::MIN)
     }
 
     /// (event_ts, event_id), then content, so that no position in a file ever decides.
     fn order(&self, a: u32, b: u32) -> Ordering {
-        let id = |row: u32| self.chunk.id(row as usize);
+        let id = |row: u32| self.events.ids[row as usize];
         self.time(a).cmp(&self.time(b)).then_with(|| id(a).cmp(id(b))).then_with(|| self.wins(a, b))
     }
 
@@ -168,16 +210,17 @@ impl<'a> Sweeper<'a> {
 
     fn content(&self, row: u32) -> Vec<(bool, Vec<u8>)> {
         let words = self.layout.words();
-        let flags = &self.chunk.flags[row as usize * words..(row as usize + 1) * words];
-        let set = |bit: usize| flags[bit / 64] & (1 << (bit % 64)) != 0;
-        let conditions = (0..self.layout.conditions.len()).map(|i| (set(i), Vec::new()));
+        let flags = &self.events.flags[row as usize * words..(row as usize + 1) * words];
+        let conditions =
+            (0..self.layout.conditions.len()).map(|i| (Bit::new(i).is_set(flags), Vec::new()));
         let inputs = self.layout.inputs.iter().enumerate().map(|(i, input)| {
-            let bits = self.chunk.inputs[i][row as usize];
+            let bits = self.events.inputs[i][row as usize];
+            let valid = self.layout.valid(i).is_set(flags);
             let bytes = match input.ty {
-                Type::Text => self.partition.texts.get_or_empty(bits).to_vec(),
+                Type::Text if valid => self.texts.get(bits as u32).to_vec(),
                 _ => bits.to_be_bytes().to_vec(),
             };
-            (set(self.layout.valid_bit(i)), bytes)
+            (valid, bytes)
         });
         conditions.chain(inputs).collect()
     }
@@ -187,13 +230,13 @@ impl<'a> Sweeper<'a> {
     fn drop_dominated(&mut self, sorted: &mut Vec<u32>) -> bool {
         let mut hashes = std::mem::take(&mut self.hashes);
         hashes.clear();
-        hashes.extend(sorted.iter().map(|row| (xxh3_64(self.chunk.id(*row as usize)), *row)));
+        hashes.extend(sorted.iter().map(|row| (hash(self.events.ids[*row as usize]), *row)));
         hashes.sort_unstable();
         let (mut dropped, mut left) = (Vec::new(), false);
         for group in hashes.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1) {
             let mut copies: Vec<u32> = group.iter().map(|(_, row)| *row).collect();
             // Two ids of one hash stand apart once sorted by their bytes.
-            let id = |row: &u32| self.chunk.id(*row as usize);
+            let id = |row: &u32| self.events.ids[*row as usize];
             copies.sort_unstable_by(|a, b| id(a).cmp(id(b)).then_with(|| self.wins(*a, *b)));
             for same in copies.chunk_by(|a, b| id(a) == id(b)) {
                 let mut earliest = i64::MAX;
@@ -235,12 +278,12 @@ impl<'a> Sweeper<'a> {
         }
         let mut winners: std::collections::HashMap<&[u8], u32> = std::collections::HashMap::new();
         for row in &visible {
-            let winner = winners.entry(self.chunk.id(*row as usize)).or_insert(*row);
+            let winner = winners.entry(self.events.ids[*row as usize]).or_insert(*row);
             if self.wins(*row, *winner).is_lt() {
                 *winner = *row;
             }
         }
-        visible.into_iter().filter(|row| winners[self.chunk.id(*row as usize)] == *row).collect()
+        visible.into_iter().filter(|row| winners[self.events.ids[*row as usize]] == *row).collect()
     }
 
     fn evaluate(
@@ -255,16 +298,17 @@ impl<'a> Sweeper<'a> {
         self.times.clear();
         self.flags.clear();
         for row in rows {
-            self.times.push(self.chunk.times[*row as usize]);
+            self.times.push(self.events.times[*row as usize]);
             let start = *row as usize * words;
-            self.flags.extend_from_slice(&self.chunk.flags[start..start + words]);
+            self.flags.extend_from_slice(&self.events.flags[start..start + words]);
         }
-        let profile = self.partition.profile[customer as usize];
+        let profile = self.partition.created_at.get(customer as usize);
         let first = self.times.first().copied();
         let included: Vec<bool> = (0..plan.plan.as_ofs.len())
             .map(|as_of| {
                 let at = plan.plan.as_ofs[as_of].at;
-                let created = profile.is_some_and(|created| created.is_none_or(|c| c < at));
+                let created =
+                    profile.is_some_and(|created| created.is_none_or(|created| created < at));
                 wanted[as_of] && (created || first.is_some_and(|time| time < at.0))
             })
             .collect();
@@ -276,7 +320,7 @@ impl<'a> Sweeper<'a> {
             flags: &self.flags,
             words,
             rows,
-            inputs: &self.chunk.inputs,
+            inputs: &self.events.inputs,
         };
         if let Some(items) = &plan.items {
             for as_of in (0..wanted.len()).filter(|as_of| wanted[*as_of]) {
@@ -314,13 +358,13 @@ impl<'a> Sweeper<'a> {
         let mut weighted: Vec<(u64, f64)> = Vec::new();
         for row in rows {
             let (row, time) = (*row as usize, self.time(*row));
-            let flags = &self.chunk.flags[row * words..(row + 1) * words];
-            let set = |bit: super::layout::Bit| flags[bit.word] & bit.mask != 0;
-            if time < cut.at.0 && time >= from && set(items.item_valid) && set(items.weight_valid) {
-                let weight = f64::from_bits(self.chunk.inputs[items.weight][row]);
+            let flags = &self.events.flags[row * words..(row + 1) * words];
+            let valid = items.item_valid.is_set(flags) && items.weight_valid.is_set(flags);
+            if time < cut.at.0 && time >= from && valid {
+                let weight = f64::from_bits(self.events.inputs[items.weight][row]);
                 if weight > 0.0 {
                     let decayed = weight * decay(cut.at, time, items.half_life.0 as f64);
-                    weighted.push((self.chunk.inputs[items.item][row], decayed));
+                    weighted.push((self.events.inputs[items.item][row], decayed));
                 }
             }
         }
@@ -344,14 +388,17 @@ impl<'a> Sweeper<'a> {
                 batches.push(match &plan.items {
                     Some(stream) => {
                         let item = &self.layout.inputs[stream.item];
-                        item_batch(self.partition, item.ty, items)?
+                        item_batch(self.partition, &self.texts, item.ty, items)?
                     }
-                    None => batch(self.partition, plan, values, &customers, self.context.scale)?,
+                    None => {
+                        let scale = self.context.scale;
+                        batch(self.partition, &self.texts, plan, values, &customers, scale)?
+                    }
                 });
             }
             rows.push(batches);
         }
-        Ok(Swept { rows, duplicates: self.duplicates })
+        Ok(Swept { rows, duplicates: self.duplicates, orphans: 0 })
     }
 }
 
@@ -361,6 +408,7 @@ fn key_field() -> Field {
 
 fn batch(
     partition: &Partition,
+    texts: &Interner,
     plan: &CompiledPlan,
     values: Vec<Values>,
     customers: &[u32],
@@ -371,7 +419,7 @@ fn batch(
     let mut arrays: Vec<ArrayRef> = vec![Arc::new(StringArray::from_iter_values(keys))];
     for (aggregation, values) in plan.plan.aggregations.iter().zip(values) {
         fields.push(Field::new(&aggregation.column, arrow_type(aggregation.ty, scale), true));
-        arrays.push(array(&partition.texts, aggregation.ty, &values, scale)?);
+        arrays.push(array(texts, aggregation.ty, &values, scale)?);
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(Error::engine("a part"))
 }
@@ -401,9 +449,14 @@ fn array(texts: &Interner, ty: Type, values: &Values, scale: Scale) -> Result<Ar
 }
 
 /// Customer, item as text, weight; sorted by customer, then item.
-fn item_batch(partition: &Partition, ty: Type, items: Items) -> Result<RecordBatch> {
+fn item_batch(
+    partition: &Partition,
+    texts: &Interner,
+    ty: Type,
+    items: Items,
+) -> Result<RecordBatch> {
     let text = |bits: u64| match ty {
-        Type::Text => partition.texts.text(bits as u32).to_owned(),
+        Type::Text => texts.text(bits as u32).to_owned(),
         _ => (bits as i64).to_string(),
     };
     let mut rows: Vec<(&str, String, f64)> = items

@@ -1,0 +1,181 @@
+//! One event as bytes: what is scattered, spilled, and read back customer by customer.
+//!
+//! A record is its length, then event_ts, ingested_at where the source has it, the flags, the key,
+//! the id, and the inputs that have a value and are not event_ts again. All that belongs to one event lies together, so that
+//! a sweep, which meets a customer's events all over its partition, pays for one access an event.
+
+use super::layout::Layout;
+
+/// Values of one input for a batch of events.
+#[derive(Debug)]
+pub enum InputValues<'a> {
+    /// Integers, doubles, times as their bits.
+    Bits(Vec<u64>),
+    /// Text; anything where the validity bit is not set.
+    Text(Vec<&'a str>),
+}
+
+/// A batch of events as columns; all rows usable.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    /// customer360_id.
+    pub keys: Vec<&'a str>,
+    /// event_id.
+    pub ids: Vec<&'a str>,
+    /// event_ts in microseconds.
+    pub times: Vec<i64>,
+    /// ingested_at in microseconds, `i64::MIN` where it is null; empty without ingestion.
+    pub ingested: Vec<i64>,
+    /// Flag words, `Layout::words` per event.
+    pub flags: Vec<u64>,
+    /// One per input of the layout.
+    pub inputs: Vec<InputValues<'a>>,
+}
+
+/// Appends event `row` of `batch` to `out`.
+pub fn write(batch: &Batch<'_>, row: usize, layout: &Layout, out: &mut Vec<u8>) {
+    let begin = out.len();
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&batch.times[row].to_le_bytes());
+    if layout.ingestion {
+        out.extend_from_slice(&batch.ingested[row].to_le_bytes());
+    }
+    let words = layout.words();
+    let flags = &batch.flags[row * words..(row + 1) * words];
+    for byte in 0..layout.flag_bytes() {
+        out.push((flags[byte / 8] >> (byte % 8 * 8)) as u8);
+    }
+    write_text(batch.keys[row], out);
+    write_text(batch.ids[row], out);
+    for (i, input) in batch.inputs.iter().enumerate() {
+        if layout.valid(i).is_set(flags) && !layout.is_time(i) {
+            match input {
+                InputValues::Bits(values) => out.extend_from_slice(&values[row].to_le_bytes()),
+                InputValues::Text(values) => write_text(values[row], out),
+            }
+        }
+    }
+    let length = (out.len() - begin) as u32;
+    out[begin..begin + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+/// Length in seven bits a byte, lowest first, then the bytes.
+fn write_text(text: &str, out: &mut Vec<u8>) {
+    let mut length = text.len();
+    while length >= 128 {
+        out.push(length as u8 | 128);
+        length >>= 7;
+    }
+    out.push(length as u8);
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Reads one record.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    /// The records that follow one another in `bytes`, each also as the bytes that it is.
+    pub fn all(mut bytes: &'a [u8]) -> impl Iterator<Item = (&'a [u8], Self)> {
+        std::iter::from_fn(move || {
+            let length = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
+            let (own, next) = bytes.split_at(length);
+            bytes = next;
+            Some((own, Self { rest: &own[4..] }))
+        })
+    }
+
+    /// The key alone.
+    pub fn key(mut self, layout: &Layout) -> &'a [u8] {
+        self.skip(8 * (1 + usize::from(layout.ingestion)) + layout.flag_bytes());
+        self.text()
+    }
+
+    /// Appends the event to `events`; `intern` gives texts their codes.
+    pub fn read(
+        mut self,
+        layout: &Layout,
+        events: &mut Decoded<'a>,
+        mut intern: impl FnMut(&'a [u8]) -> u32,
+    ) {
+        let time = i64::from_le_bytes(self.array());
+        events.times.push(time);
+        if layout.ingestion {
+            events.ingested.push(i64::from_le_bytes(self.array()));
+        }
+        let begin = events.flags.len();
+        events.flags.resize(begin + layout.words(), 0);
+        let flags = &mut events.flags[begin..];
+        for byte in 0..layout.flag_bytes() {
+            let [bits] = self.array();
+            flags[byte / 8] |= u64::from(bits) << (byte % 8 * 8);
+        }
+        self.text();
+        events.ids.push(self.text());
+        for (i, values) in events.inputs.iter_mut().enumerate() {
+            values.push(if !layout.valid(i).is_set(flags) {
+                0
+            } else if layout.is_time(i) {
+                time as u64
+            } else if layout.is_text(i) {
+                intern(self.text()).into()
+            } else {
+                u64::from_le_bytes(self.array())
+            });
+        }
+    }
+
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        let mut array = [0; N];
+        array.copy_from_slice(&self.rest[..N]);
+        self.skip(N);
+        array
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.rest = &self.rest[bytes..];
+    }
+
+    fn text(&mut self) -> &'a [u8] {
+        let (mut length, mut shift) = (0_usize, 0);
+        loop {
+            let [byte] = self.array();
+            length |= usize::from(byte & 127) << shift;
+            if byte < 128 {
+                break;
+            }
+            shift += 7;
+        }
+        let (text, rest) = self.rest.split_at(length);
+        self.rest = rest;
+        text
+    }
+}
+
+/// The events of one customer as columns, in the order in which they were met.
+#[derive(Debug, Default)]
+pub struct Decoded<'a> {
+    pub times: Vec<i64>,
+    pub ingested: Vec<i64>,
+    pub flags: Vec<u64>,
+    pub ids: Vec<&'a [u8]>,
+    pub inputs: Vec<Vec<u64>>,
+}
+
+impl Decoded<'_> {
+    /// Columns for `inputs` inputs.
+    pub fn new(inputs: usize) -> Self {
+        Self { inputs: vec![Vec::new(); inputs], ..Self::default() }
+    }
+
+    /// Forgets the events, keeps the room.
+    pub fn clear(&mut self) {
+        self.times.clear();
+        self.ingested.clear();
+        self.flags.clear();
+        self.ids.clear();
+        self.inputs.iter_mut().for_each(Vec::clear);
+    }
+}
