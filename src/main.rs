@@ -11,6 +11,6 @@ const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
 fn main() -> std::process::ExitCode {
     // SAFETY: it stores a number in a table of options, which mimalloc allows at any time.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 1000) };
     c360_ml::cli::main().into()
 }

@@ -10,6 +10,8 @@ use rand_distr::{Distribution, Normal};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::cholesky;
+
 /// Item factors, frozen at training; customers are folded in when they are scored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -164,36 +166,8 @@ fn solve(row: &[(u32, f64)], vectors: &[Vec<f64>], gram: &[f64], options: Option
             }
         }
     }
-    cholesky_solve(&mut a, &mut b, f);
+    cholesky::solve(&mut a, &mut b, f);
     b
-}
-
-/// Solves a x = b in place for a symmetric positive definite `a`, of which the lower half is read.
-fn cholesky_solve(a: &mut [f64], b: &mut [f64], f: usize) {
-    for j in 0..f {
-        let mut diagonal = a[j * f + j];
-        for k in 0..j {
-            diagonal -= a[j * f + k] * a[j * f + k];
-        }
-        // The penalty keeps the matrix positive definite; the floor is for rounding.
-        let diagonal = diagonal.max(1e-12).sqrt();
-        a[j * f + j] = diagonal;
-        for i in j + 1..f {
-            let mut value = a[i * f + j];
-            for k in 0..j {
-                value -= a[i * f + k] * a[j * f + k];
-            }
-            a[i * f + j] = value / diagonal;
-        }
-    }
-    for i in 0..f {
-        let known: f64 = (0..i).map(|k| a[i * f + k] * b[k]).sum();
-        b[i] = (b[i] - known) / a[i * f + i];
-    }
-    for i in (0..f).rev() {
-        let known: f64 = (i + 1..f).map(|k| a[k * f + i] * b[k]).sum();
-        b[i] = (b[i] - known) / a[i * f + i];
-    }
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 
 pub mod affinity;
 pub mod calibration;
+mod cholesky;
 pub mod engagement;
 pub mod logistic;
+mod newton;
 pub mod preprocessing;
 pub mod rfm;
 pub mod spec;
