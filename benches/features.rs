@@ -22,8 +22,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let project = Project::load(&PathBuf::from(folder), &Overrides::default())?;
     let engine = EmbeddedEngine { memory: project.memory, spill_folder: std::env::temp_dir() };
-    let entities = project.profile.entities()?;
     let latest = project.as_of()?;
+    let entities = project.profile.entities(latest)?;
     for count in [1, 8, 1, 8] {
         let as_ofs: Vec<AsOf> =
             (0..count).map(|i| AsOf::at(latest.minus(Duration::days(30 * i)))).collect();

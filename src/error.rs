@@ -102,6 +102,12 @@ impl Error {
                 std::io::ErrorKind::NotFound => Some("check the path, and `project.store`".into()),
                 std::io::ErrorKind::PermissionDenied => Some("check who owns the folder".into()),
                 std::io::ErrorKind::StorageFull => Some("free some space and run again".into()),
+                std::io::ErrorKind::ReadOnlyFilesystem => {
+                    Some("set `project.store` to a folder that can be written".into())
+                }
+                std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
+                    Some("there is a file where a folder is needed; check `project.store`".into())
+                }
                 _ => None,
             },
             Self::Parquet { .. } => {

@@ -2,11 +2,11 @@
 
 // Batches of events come and go on all threads. The system's allocator gives their pages back and
 // takes them anew, and so does this one after some milliseconds unless told otherwise: a fifth of a
-// feature build would go into clearing pages. A process that ends with its job keeps what it has.
+// feature build would go into clearing pages. A second is enough to bridge from batch to batch.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// mimalloc's `mi_option_purge_delay`, which the crate does not name; -1 is never.
+/// mimalloc's `mi_option_purge_delay`, which the crate does not name; in milliseconds.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
 fn main() -> std::process::ExitCode {

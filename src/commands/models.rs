@@ -12,18 +12,6 @@ use crate::training::artifact::{Artifact, ClassifierMetrics, ResolvedEligible, T
 /// Coefficients shown at most.
 const SHOWN: usize = 20;
 
-fn versions(root: &Root) -> Vec<(&str, &str)> {
-    let paths = root.below("models").filter(|path| path.ends_with("/model.json"));
-    let mut list: Vec<(&str, &str)> = paths
-        .filter_map(|path| {
-            let mut parts = path.split('/').skip(1);
-            Some((parts.next()?, parts.next()?))
-        })
-        .collect();
-    list.sort_unstable();
-    list
-}
-
 /// Every version of every model.
 pub fn list(project: &Project) -> Result<Output> {
     let store = project.store()?;
@@ -38,7 +26,7 @@ pub fn list(project: &Project) -> Result<Output> {
         "ECE",
     ]);
     let mut list = Vec::new();
-    for (name, version) in versions(&root) {
+    for (name, version) in root.versions() {
         let artifact = Artifact::load(&store, name, version)?;
         let champion = root.champions.get(name).is_some_and(|champion| champion == version);
         let metrics = match &artifact.model {
@@ -118,7 +106,7 @@ pub fn show(project: &Project, name: &str, version: Option<&str>) -> Result<Outp
 }
 
 fn pick(root: &Root, name: &str, version: Option<&str>) -> Result<String> {
-    let all = versions(root);
+    let all = root.versions();
     let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
     if !names.contains(&name) {
         return Err(Error::unknown("models show", "model", name, names));

@@ -30,14 +30,20 @@ pub fn score(project: &Project, progress: &mut Progress) -> Result<Output> {
     let as_of = as_of(project)?;
     let store = project.store()?;
     let mut transaction = store.begin("score")?;
-    let champions = champions(project, &store, &transaction.root)?;
+    let champions = champions(project, &store, &transaction.root, as_of.at)?;
     progress.stage("fingerprinting the data");
     let data = data_fingerprint(project)?;
+    let previous = previous_segments(&transaction.root, as_of.at);
+    let previous_as_of = previous.as_ref().map(|(at, _)| *at);
+    let inputs = json!({ "models": champions.versions(), "previous_segments": previous_as_of });
+    if let Some(run) = same_run(project, &store, &transaction.root, &data, &inputs)? {
+        return Ok(nothing_to_do(as_of, &run));
+    }
     progress.stage("reading the profile");
     let source = project.profile.read()?;
     progress.stage("computing features and scores");
     let engine = engine(project, &transaction);
-    let entities = project.profile.entities()?;
+    let entities = project.profile.entities(as_of.at)?;
     let scored = score_customers(
         &engine,
         &project.events,
@@ -49,11 +55,10 @@ pub fn score(project: &Project, progress: &mut Progress) -> Result<Output> {
     )?;
     progress.stage("assigning segments");
     let customers = keys(&scored.features)?.clone();
-    let previous = PreviousRun::load(&store, &transaction.root, as_of.at, &customers)?;
-    let bought = bought_since(project, &scored.features, previous.as_of);
+    let states = previous_states(&store, previous, &customers)?;
+    let bought = bought_since(project, &scored.features, previous_as_of);
     let scale = project.context().scale;
-    let assigned =
-        assign(&project.segments, &scored.frame, scale, as_of.at, &previous.states, &bought)?;
+    let assigned = assign(&project.segments, &scored.frame, scale, as_of.at, &states, &bought)?;
     progress.stage("merging the profile");
     let moves = transaction.root.profile.as_ref().is_none_or(|profile| profile.as_of <= as_of.at);
     let profile = profile(project, &store, &transaction.root, as_of, &source, &scored, &assigned)?;
@@ -74,8 +79,6 @@ pub fn score(project: &Project, progress: &mut Progress) -> Result<Output> {
     if moves {
         transaction.root.profile = Some(CurrentProfile { as_of: as_of.at, run });
     }
-    let inputs =
-        json!({ "champions": transaction.root.champions, "previous_segments": previous.as_of });
     let run = write_manifest(
         &mut transaction,
         project,
@@ -89,34 +92,31 @@ pub fn score(project: &Project, progress: &mut Progress) -> Result<Output> {
     Ok(summary(project, as_of, &run, &scored, &assigned, moves))
 }
 
-/// The champions of the project's models.
+/// The version of each of the project's models that may score `at`.
 ///
 /// # Errors
 /// [`Error::NotEnough`] that names the models that have none.
-fn champions(project: &Project, store: &Store, root: &Root) -> Result<Champions> {
+fn champions(project: &Project, store: &Store, root: &Root, at: Instant) -> Result<Champions> {
     let mut champions = Champions::default();
-    let (mut missing, mut later) = (Vec::new(), Vec::new());
+    let mut missing = Vec::new();
     for name in project.models.trained() {
-        match Artifact::champion(store, root, name)? {
+        match Artifact::usable(store, root, name, at)? {
             Some(artifact) => {
-                later.push((format!("{name} {}", artifact.version), artifact.as_of));
                 champions.add(artifact);
             }
             None => missing.push(name),
         }
     }
     warn_of_moved_definitions(project, &champions);
-    let at = project.as_of()?;
-    for artifact in later.iter().filter(|(_, trained)| *trained > at) {
-        let (version, trained) = artifact;
-        tracing::warn!("{version} was trained as of {trained} and knows outcomes from after {at}");
-    }
     if missing.is_empty() {
         return Ok(champions);
     }
     Err(Error::not_enough(
-        format!("no version of {} is in use", missing.join(", ")),
-        "run `c360-ml train` first, or `c360-ml run`, which does both",
+        format!("no version of {} was trained by {at}", missing.join(", ")),
+        format!(
+            "run `c360-ml train --as-of {}` first, or `c360-ml run`, which does both",
+            at.folder()
+        ),
     ))
 }
 
@@ -145,61 +145,94 @@ fn warn_of_moved_definitions(project: &Project, champions: &Champions) {
     }
 }
 
-/// Whether every model of the project has a champion that can be read.
+/// Whether every model of the project has a version that can be read and may score its as-of.
 pub fn has_champions(project: &Project, store: &Store) -> Result<bool> {
-    let root = store.root()?;
-    let usable = |name: &&str| matches!(Artifact::champion(store, &root, name), Ok(Some(_)));
+    let (root, at) = (store.root()?, project.as_of()?);
+    let usable = |name: &&str| matches!(Artifact::usable(store, &root, name, at), Ok(Some(_)));
     Ok(project.models.trained().iter().all(usable))
 }
 
-/// The segments of the latest published as-of that is strictly earlier.
-struct PreviousRun {
-    as_of: Option<Instant>,
-    states: Vec<Option<PreviousState>>,
+/// The run that has scored this as-of last, if it had the same inputs.
+fn same_run(
+    project: &Project,
+    store: &Store,
+    root: &Root,
+    data: &str,
+    inputs: &serde_json::Value,
+) -> Result<Option<String>> {
+    let mut runs: Vec<&str> = root.below("runs").collect();
+    runs.sort_unstable();
+    for path in runs.into_iter().rev().filter(|path| path.ends_with("-score/manifest.json")) {
+        let manifest: serde_json::Value = store.read_json(path)?;
+        let as_of = as_of(project)?;
+        if manifest["as_of"]["at"] != json!(as_of.at) {
+            continue;
+        }
+        let same = manifest["as_of"] == json!(as_of)
+            && manifest["binary"] == env!("CARGO_PKG_VERSION")
+            && manifest["data_fingerprint"] == data
+            && manifest["project_fingerprint"] == project.fingerprint.as_str()
+            && manifest["models"] == inputs["models"]
+            && manifest["previous_segments"] == inputs["previous_segments"];
+        return Ok(same.then(|| manifest["run"].as_str().unwrap_or_default().to_owned()));
+    }
+    Ok(None)
 }
 
-impl PreviousRun {
-    fn load(store: &Store, root: &Root, as_of: Instant, customers: &StringArray) -> Result<Self> {
-        let earlier = root.below("segments").filter_map(|path| {
-            let folder = path.split('/').nth(1)?.strip_prefix("as_of=")?;
-            let at = parse_folder(folder)?;
-            (at < as_of).then_some((at, path))
-        });
-        let mut by_as_of: BTreeMap<Instant, Vec<&str>> = BTreeMap::new();
-        earlier.for_each(|(at, path)| by_as_of.entry(at).or_default().push(path));
-        let Some((at, files)) = by_as_of.pop_last() else {
-            return Ok(Self { as_of: None, states: vec![None; customers.len()] });
+fn nothing_to_do(as_of: AsOf, run: &str) -> Output {
+    let text = format!(
+        "nothing to do: run {run} has scored {} from the same data, project and models\n",
+        as_of.at
+    );
+    Output { text, json: json!({ "as_of": as_of.at, "run": run, "unchanged": true }) }
+}
+
+/// The latest published as-of that is strictly earlier, and its files of segments.
+fn previous_segments(root: &Root, as_of: Instant) -> Option<(Instant, Vec<String>)> {
+    let earlier = root.below("segments").filter_map(|path| {
+        let folder = path.split('/').nth(1)?.strip_prefix("as_of=")?;
+        let at = parse_folder(folder)?;
+        (at < as_of).then_some((at, path))
+    });
+    let mut by_as_of: BTreeMap<Instant, Vec<String>> = BTreeMap::new();
+    earlier.for_each(|(at, path)| by_as_of.entry(at).or_default().push(path.to_owned()));
+    by_as_of.pop_last()
+}
+
+/// The segments of each customer in the previous run.
+fn previous_states(
+    store: &Store,
+    previous: Option<(Instant, Vec<String>)>,
+    customers: &StringArray,
+) -> Result<Vec<Option<PreviousState>>> {
+    let Some((_, files)) = previous else { return Ok(vec![None; customers.len()]) };
+    let paths: Vec<_> = files.iter().map(|file| store.file(file)).collect();
+    let rows = read_all(paths.iter().map(|path| path.as_path()), None)?;
+    let mut by_key: HashMap<String, PreviousState> = HashMap::new();
+    for rows in rows.iter() {
+        let text = |name: &str| rows.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
+        let since = rows
+            .column_by_name("since")
+            .and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
+        let primary = rows.column_by_name("is_primary").and_then(|c| c.as_boolean_opt());
+        let (Some(segment), Some(rule), Some(since), Some(primary)) =
+            (text("segment"), text("rule"), since, primary)
+        else {
+            return Err(Error::contract(
+                format!("{} is not a table of segments", paths[0].display()),
+                "it was changed after it was written",
+            ));
         };
-        let paths: Vec<_> = files.iter().map(|file| store.file(file)).collect();
-        let rows = read_all(paths.iter().map(|path| path.as_path()), None)?;
-        let mut by_key: HashMap<String, PreviousState> = HashMap::new();
-        for rows in rows.iter() {
-            let text =
-                |name: &str| rows.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
-            let since = rows
-                .column_by_name("since")
-                .and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
-            let primary = rows.column_by_name("is_primary").and_then(|c| c.as_boolean_opt());
-            let (Some(segment), Some(rule), Some(since), Some(primary)) =
-                (text("segment"), text("rule"), since, primary)
-            else {
-                return Err(Error::contract(
-                    format!("{} is not a table of segments", paths[0].display()),
-                    "it was changed after it was written",
-                ));
-            };
-            for (i, key) in keys(rows)?.iter().flatten().enumerate() {
-                let state = by_key.entry(key.to_owned()).or_default();
-                let name = segment.value(i).to_owned();
-                if primary.value(i) {
-                    state.primary = Some(name.clone());
-                }
-                state.memberships.insert(name, (rule.value(i).to_owned(), Instant(since.value(i))));
+        for (i, key) in keys(rows)?.iter().flatten().enumerate() {
+            let state = by_key.entry(key.to_owned()).or_default();
+            let name = segment.value(i).to_owned();
+            if primary.value(i) {
+                state.primary = Some(name.clone());
             }
+            state.memberships.insert(name, (rule.value(i).to_owned(), Instant(since.value(i))));
         }
-        let states = customers.iter().flatten().map(|key| by_key.remove(key)).collect();
-        Ok(Self { as_of: Some(at), states })
     }
+    Ok(customers.iter().flatten().map(|key| by_key.remove(key)).collect())
 }
 
 fn parse_folder(folder: &str) -> Option<Instant> {

@@ -23,10 +23,12 @@ use crate::training::gather::{Gathered, gather};
 /// Customers that a taste model is fitted on at most; a fixed hash of the key chooses them.
 const TASTE_CUSTOMERS: usize = 100_000;
 
-/// Trains all models, keeps them as new versions and makes them champions.
+/// Trains all models, keeps them as new versions and makes them champions, except where the champion
+/// was trained as of a later instant.
 pub fn train(project: &Project, progress: &mut Progress) -> Result<Output> {
     let as_of = as_of(project)?;
-    let mut transaction = project.store()?.begin("train")?;
+    let store = project.store()?;
+    let mut transaction = store.begin("train")?;
     progress.stage("fingerprinting the data");
     let data = data_fingerprint(project)?;
     let history = first_event(&project.events)?.ok_or_else(|| {
@@ -36,7 +38,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<Output> {
     let gathered = gather(
         &engine(project, &transaction),
         &project.events,
-        &project.profile.entities()?,
+        &project.profile.entities(as_of.at)?,
         &project.catalog,
         &project.models,
         as_of,
@@ -61,7 +63,17 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<Output> {
             text += &format!("{name} {}\n\n", artifact.version);
         }
         versions.insert(name.clone(), json!(artifact.version));
-        transaction.root.champions.insert(name, artifact.version);
+        // A champion that cannot be read is none.
+        let champion = Artifact::champion(&store, &transaction.root, &name).ok().flatten();
+        match champion.filter(|champion| champion.as_of > as_of.at) {
+            Some(later) => {
+                let (version, at) = (later.version, later.as_of);
+                text += &format!("{name} {version} stays champion: it was trained as of {at}\n\n");
+            }
+            None => {
+                transaction.root.champions.insert(name, artifact.version);
+            }
+        }
     }
     let inputs = json!({ "versions": versions });
     write_manifest(&mut transaction, project, "train", &data, &report, inputs, progress)?;

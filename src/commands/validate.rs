@@ -10,6 +10,7 @@ use crate::features::engine::Engine;
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::report::{Output, Progress, Table, thousands};
 use crate::sources::contract::{Checks, Status, check_events, check_profile};
+use crate::sources::profile::{Entities, ProfilePlan};
 use crate::sources::{Orphans, SourcePlan};
 use crate::time::Instant;
 
@@ -18,13 +19,14 @@ pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, b
     let now = as_of(project).ok();
     progress.stage("reading the profile");
     let mut profile = Checks::new("profile");
-    let rows = project.profile.read()?;
-    check_profile(&project.profile, &rows, &mut profile);
+    let (rows, faults) = project.profile.inspect()?;
+    check_profile(&project.profile, &rows, &faults, &mut profile);
 
     progress.stage("reading the events");
     let mut events = Checks::new("events");
     check_events(&project.events, now.map(|as_of| as_of.at), &mut events)?;
-    check_keys(project, &mut events)?;
+    let entities = ProfilePlan::entities_of(&rows, Instant(i64::MAX));
+    check_keys(project, &entities, &mut events)?;
     progress.finish();
 
     let list: Vec<_> = profile.list.into_iter().chain(events.list).collect();
@@ -41,7 +43,7 @@ pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, b
 }
 
 /// Duplicates, orphans and unusable rows, as a run would find them.
-fn check_keys(project: &Project, checks: &mut Checks) -> Result<()> {
+fn check_keys(project: &Project, entities: &Entities, checks: &mut Checks) -> Result<()> {
     let end = Instant(i64::MAX);
     let plan = FeaturePlan { as_ofs: vec![AsOf::at(end)], ..FeaturePlan::default() };
     let engine = EmbeddedEngine { memory: project.memory, spill_folder: std::env::temp_dir() };
@@ -54,7 +56,7 @@ fn check_keys(project: &Project, checks: &mut Checks) -> Result<()> {
         max_rejected_share: 1.0,
         ..project.events.clone()
     };
-    let report = engine.build(&tolerant, &project.profile.entities()?, &[plan], &mut |_| Ok(()))?;
+    let report = engine.build(&tolerant, entities, &[plan], &mut |_| Ok(()))?;
     checks.count(
         "duplicate events",
         report.duplicates,

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::expression::Type;
 use crate::features::catalog::Catalog;
 use crate::schema::{Origin, PROFILE};
+use crate::sources::profile::{FILLED, filled_before};
 use crate::time::{Instant, Zone, completed_years};
 
 /// What is done with derived fields that the source already has.
@@ -115,7 +116,6 @@ pub struct MergeContext<'a> {
 }
 
 const KEY: &str = "customer360_id";
-const FILLED: &str = "filled_fields";
 
 /// The written profile of all customers.
 ///
@@ -213,24 +213,6 @@ fn align(source: &RecordBatch, keys: &StringArray) -> Result<RecordBatch> {
 
 fn column_type(source: &RecordBatch, name: &str, otherwise: DataType) -> DataType {
     source.column_by_name(name).map_or(otherwise, |column| column.data_type().clone())
-}
-
-/// The fields that a rule of an earlier run filled in, by row: our own output read back.
-fn filled_before(source: &RecordBatch) -> Vec<Vec<String>> {
-    let lists = source.column_by_name(FILLED).and_then(|column| column.as_list_opt::<i32>());
-    let Some(lists) = lists else { return vec![Vec::new(); source.num_rows()] };
-    (0..lists.len())
-        .map(|row| {
-            if lists.is_null(row) {
-                return Vec::new();
-            }
-            let names = lists.value(row);
-            let names = names
-                .as_string_opt::<i32>()
-                .map(|names| names.iter().flatten().map(str::to_owned).collect());
-            names.unwrap_or_default()
-        })
-        .collect()
 }
 
 fn texts<'a>(source: &'a RecordBatch, name: &str) -> Option<&'a StringArray> {

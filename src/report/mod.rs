@@ -79,13 +79,16 @@ pub fn thousands(number: u64) -> String {
     text
 }
 
-/// A stage of a run with its time.
+/// A stage of a run with its time and memory.
 #[derive(Debug, Clone, Serialize)]
 pub struct Stage {
     /// Its name.
     pub name: &'static str,
     /// Wall time.
     pub seconds: f64,
+    /// The most memory that the process held during the stage; None where the system does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<u64>,
 }
 
 /// The stages of a run: a spinner on a terminal, log lines anywhere.
@@ -121,10 +124,22 @@ impl Progress {
         if let Some((name, begun, bar)) = self.current.take() {
             bar.finish_and_clear();
             let seconds = begun.elapsed().as_secs_f64();
-            tracing::info!(stage = name, seconds = format!("{seconds:.2}"), "done");
-            self.stages.push(Stage { name, seconds });
+            let peak_bytes = peak_memory();
+            let peak_mb = peak_bytes.map(|bytes| bytes >> 20);
+            tracing::info!(stage = name, seconds = format!("{seconds:.2}"), peak_mb, "done");
+            self.stages.push(Stage { name, seconds, peak_bytes });
         }
     }
+}
+
+/// The most resident memory since the last call, as Linux counts it.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    // 5 resets the peak; where that is forbidden, later stages show the peak of all before them.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    Some(kibibytes << 10)
 }
 
 #[cfg(test)]

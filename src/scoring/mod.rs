@@ -3,7 +3,7 @@
 pub mod classifier;
 pub mod tables;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -106,6 +106,16 @@ impl Champions {
             Trained::Rfm(model) => self.rfm = Some((name, version, model)),
             Trained::Affinity(model) => self.affinity = Some((name, version, model)),
         }
+    }
+
+    /// The version of each model.
+    pub fn versions(&self) -> BTreeMap<&str, &str> {
+        let classifiers = self.classifiers.iter().map(|(name, version, _)| (name, version));
+        let engagement = self.engagement.iter().map(|(name, version, _)| (name, version));
+        let rfm = self.rfm.iter().map(|(name, version, _)| (name, version));
+        let affinity = self.affinity.iter().map(|(name, version, _)| (name, version));
+        let all = classifiers.chain(engagement).chain(rfm).chain(affinity);
+        all.map(|(name, version)| (name.as_str(), version.as_str())).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use arrow_array::{Array, RecordBatch};
 use polars::prelude::{DataFrame, DataType, Engine as PolarsEngine, Expr, col, len, lit};
 use serde::Serialize;
 
-use super::profile::ProfilePlan;
+use super::profile::{KeyFaults, ProfilePlan};
 use super::scan::scan;
 use super::{Ingestion, SourcePlan};
 use crate::error::{Error, Result};
@@ -232,11 +232,25 @@ pub fn check_events(
     Ok(())
 }
 
-/// Checks the profile's rows.
-pub fn check_profile(plan: &ProfilePlan, rows: &RecordBatch, checks: &mut Checks) {
+/// Checks the profile's rows, of which `rows` are those with a key of their own.
+pub fn check_profile(
+    plan: &ProfilePlan,
+    rows: &RecordBatch,
+    faults: &KeyFaults,
+    checks: &mut Checks,
+) {
+    let violation = Status::Violation;
     checks.add("files", plan.table.files.len(), Status::Ok, "");
-    checks.add("rows", rows.num_rows(), Status::Ok, "");
-    checks.add("customer360_id: null or duplicate", 0, Status::Ok, "");
+    let all = rows.num_rows() as u64 + faults.nulls + faults.duplicates;
+    checks.add("rows", all, Status::Ok, "");
+    let first = faults.first_null.as_ref();
+    let first = first
+        .map(|(file, row)| format!("every customer needs a key: {} row {row}", file.display()));
+    checks.count("customer360_id: null", faults.nulls, violation, &first.unwrap_or_default());
+    let first = faults.first_duplicate.as_ref();
+    let first = first.map(|key| format!("merge them upstream: {key} is there twice"));
+    let hint = first.unwrap_or_default();
+    checks.count("customer360_id: duplicate", faults.duplicates, violation, &hint);
     let texts =
         |name: &str| rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
     let mut odd = |name: &str, check: &str, fits: &dyn Fn(&str) -> bool, hint: &str| {

@@ -3,12 +3,14 @@
 //! Columns are read and carried by arrow-rs, so that maps, nested lists and dictionaries survive.
 //! Only columns that a mapping expression names are converted for it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 
 use super::files::{RawTable, RawType, hive_columns};
@@ -28,6 +30,19 @@ pub struct Entities {
     pub keys: Vec<String>,
     /// When each profile was created; None is always there.
     pub created_at: Vec<Option<Instant>>,
+}
+
+/// What is wrong with the keys of a profile.
+#[derive(Debug, Clone, Default)]
+pub struct KeyFaults {
+    /// Rows without a key.
+    pub nulls: u64,
+    /// The file and row number of the first of them, from 1.
+    pub first_null: Option<(PathBuf, usize)>,
+    /// Rows that repeat the key of another.
+    pub duplicates: u64,
+    /// The first key that is repeated.
+    pub first_duplicate: Option<String>,
 }
 
 /// Where a column of the profile comes from.
@@ -52,6 +67,8 @@ pub struct ProfilePlan {
 
 const KEY: &str = "customer360_id";
 const CREATED: &str = "created_at";
+/// The column that names, per row, the raw fields that a run has filled in.
+pub const FILLED: &str = "filled_fields";
 
 impl ProfilePlan {
     /// Reads footers and checks the mapping.
@@ -124,23 +141,59 @@ impl ProfilePlan {
         self.read_columns(&|_| true)
     }
 
-    /// Keys and creation times, sorted by key.
-    pub fn entities(&self) -> Result<Entities> {
-        let rows = self.read_columns(&|name| name == KEY || name == CREATED)?;
+    /// All rows that have a key of their own, as [`ProfilePlan::read`] gives them, and what is wrong
+    /// with the others.
+    pub fn inspect(&self) -> Result<(RecordBatch, KeyFaults)> {
+        self.load(&|_| true)
+    }
+
+    /// Keys and creation times for a run at `at`, sorted by key. A customer whose `created_at` an
+    /// earlier run filled in exists from the first event on, which the events say, and at `at`.
+    pub fn entities(&self, at: Instant) -> Result<Entities> {
+        let wanted = |name: &str| matches!(name, KEY | CREATED | FILLED);
+        Ok(Self::entities_of(&self.read_columns(&wanted)?, at))
+    }
+
+    /// The entities of rows that were read already.
+    pub fn entities_of(rows: &RecordBatch, at: Instant) -> Entities {
         let keys = rows.column_by_name(KEY).map(|keys| keys.as_string::<i32>().clone());
         let keys: Vec<String> = keys.iter().flatten().flatten().map(str::to_owned).collect();
         let created_at = match rows.column_by_name(CREATED) {
             Some(column) => column
                 .as_primitive::<TimestampMicrosecondType>()
                 .iter()
-                .map(|micros| micros.map(Instant))
+                .zip(filled_before(rows))
+                .map(|(micros, filled)| match filled.iter().any(|name| name == CREATED) {
+                    true => Some(Instant(at.0 - 1)),
+                    false => micros.map(Instant),
+                })
                 .collect(),
             None => vec![None; keys.len()],
         };
-        Ok(Entities { keys, created_at })
+        Entities { keys, created_at }
     }
 
     fn read_columns(&self, wanted: &dyn Fn(&str) -> bool) -> Result<RecordBatch> {
+        let (rows, faults) = self.load(wanted)?;
+        if let Some((file, row)) = faults.first_null {
+            return Err(Error::contract(
+                format!("{}: column {KEY}: row {row} is null", file.display()),
+                "every customer needs a key",
+            ));
+        }
+        if let Some(key) = faults.first_duplicate {
+            return Err(Error::contract(
+                format!(
+                    "{}: column {KEY}: the customer {key} is there twice",
+                    self.table.files[0].display(),
+                ),
+                "a unified profile has one row per customer; merge them upstream",
+            ));
+        }
+        Ok(rows)
+    }
+
+    fn load(&self, wanted: &dyn Fn(&str) -> bool) -> Result<(RecordBatch, KeyFaults)> {
         let columns: Vec<&(String, Origin)> =
             self.columns.iter().filter(|(name, _)| wanted(name)).collect();
         let mut raw: Vec<&str> = Vec::new();
@@ -151,11 +204,20 @@ impl ProfilePlan {
                 Origin::Folder(_) => {}
             }
         }
+        let mut faults = KeyFaults::default();
         let mut batches = Vec::new();
         for file in &self.table.files {
-            let row_base: usize = batches.iter().map(RecordBatch::num_rows).sum();
+            let mut first_row = 1;
             for batch in parquet::read(file, Some(&raw))? {
-                batches.push(self.map(&columns, &batch, file, row_base)?);
+                let batch = self.map(&columns, &batch, file)?;
+                let keys = keys(&batch)?;
+                let null = (0..keys.len()).find(|row| keys.is_null(*row));
+                if let (Some(row), None) = (null, &faults.first_null) {
+                    faults.first_null = Some((file.clone(), first_row + row));
+                }
+                faults.nulls += keys.null_count() as u64;
+                first_row += batch.num_rows();
+                batches.push(batch);
             }
         }
         let Some(rows) = parquet::concat(&batches)? else {
@@ -165,21 +227,18 @@ impl ProfilePlan {
             ));
         };
         let rows = parquet::sort_by_key(&rows, KEY)?;
-        let keys = rows.column(rows.schema().index_of(KEY).map_err(Error::engine("the key"))?);
-        let keys = keys.as_string::<i32>();
-        for i in 1..keys.len() {
-            if keys.value(i - 1) == keys.value(i) {
-                return Err(Error::contract(
-                    format!(
-                        "{}: column {KEY}: the customer {} is there twice",
-                        self.table.files[0].display(),
-                        keys.value(i)
-                    ),
-                    "a unified profile has one row per customer; merge them upstream",
-                ));
-            }
+        let sorted = keys(&rows)?;
+        let repeats = |row: usize| row > 0 && sorted.value(row - 1) == sorted.value(row);
+        let own: BooleanArray =
+            (0..rows.num_rows()).map(|row| Some(sorted.is_valid(row) && !repeats(row))).collect();
+        let repeated = (0..rows.num_rows()).find(|row| sorted.is_valid(*row) && repeats(*row));
+        faults.first_duplicate = repeated.map(|row| sorted.value(row).to_owned());
+        faults.duplicates = (rows.num_rows() - own.true_count()) as u64 - faults.nulls;
+        if own.true_count() < rows.num_rows() {
+            let rows = arrow_select::filter::filter_record_batch(&rows, &own);
+            return Ok((rows.map_err(Error::engine("a profile"))?, faults));
         }
-        Ok(rows)
+        Ok((rows, faults))
     }
 
     fn map(
@@ -187,7 +246,6 @@ impl ProfilePlan {
         columns: &[&(String, Origin)],
         batch: &RecordBatch,
         file: &Path,
-        row_base: usize,
     ) -> Result<RecordBatch> {
         let expressions: Vec<(String, Expression)> = columns
             .iter()
@@ -220,18 +278,11 @@ impl ProfilePlan {
                 }
             };
             let array = self.typed(name, array, file)?;
-            if name == KEY && array.null_count() > 0 {
-                let row = (0..array.len()).find(|row| array.is_null(*row)).unwrap_or_default();
-                return Err(Error::contract(
-                    format!("{}: column {KEY}: row {} is null", file.display(), row_base + row + 1),
-                    "every customer needs a key",
-                ));
-            }
             fields.push(
                 Field::new(
                     name,
                     array.data_type().clone(),
-                    nullable.is_nullable() || name == CREATED,
+                    nullable.is_nullable() || name == CREATED || name == KEY,
                 )
                 .with_metadata(nullable.metadata().clone()),
             );
@@ -361,4 +412,22 @@ fn normalize(array: &ArrayRef, ty: RawType, context: &SourceContext) -> Result<A
 pub fn keys(rows: &RecordBatch) -> Result<&StringArray> {
     let column = rows.column_by_name(KEY).and_then(|column| column.as_string_opt::<i32>());
     column.ok_or_else(|| Error::Engine { context: "reading keys", message: format!("no {KEY}") })
+}
+
+/// The fields that a rule of an earlier run filled in, by row: our own output read back.
+pub fn filled_before(source: &RecordBatch) -> Vec<Vec<String>> {
+    let lists = source.column_by_name(FILLED).and_then(|column| column.as_list_opt::<i32>());
+    let Some(lists) = lists else { return vec![Vec::new(); source.num_rows()] };
+    (0..lists.len())
+        .map(|row| {
+            if lists.is_null(row) {
+                return Vec::new();
+            }
+            let names = lists.value(row);
+            let names = names
+                .as_string_opt::<i32>()
+                .map(|names| names.iter().flatten().map(str::to_owned).collect());
+            names.unwrap_or_default()
+        })
+        .collect()
 }

@@ -79,6 +79,19 @@ impl Root {
             .filter(move |path| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/')))
     }
 
+    /// The versions of all models by name and version.
+    pub fn versions(&self) -> Vec<(&str, &str)> {
+        let paths = self.below("models").filter(|path| path.ends_with("/model.json"));
+        let mut list: Vec<(&str, &str)> = paths
+            .filter_map(|path| {
+                let mut parts = path.split('/').skip(1);
+                Some((parts.next()?, parts.next()?))
+            })
+            .collect();
+        list.sort_unstable();
+        list
+    }
+
     /// The as-ofs that a table of the store has, by folder name.
     pub fn as_ofs<'a>(&'a self, table: &'a str) -> std::collections::BTreeSet<&'a str> {
         self.below(table)

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use arrow_array::RecordBatch;
+use arrow_array::{Array, RecordBatch};
 use arrow_schema::SchemaRef;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
@@ -142,6 +142,7 @@ pub fn sort_by_key(batch: &RecordBatch, key: &str) -> Result<RecordBatch> {
     })?;
     let keys = keys.as_string::<i32>();
     let mut order: Vec<u32> = (0..batch.num_rows() as u32).collect();
-    order.sort_by(|a, b| keys.value(*a as usize).cmp(keys.value(*b as usize)));
+    let key = |row: u32| keys.is_valid(row as usize).then(|| keys.value(row as usize));
+    order.sort_by(|a, b| key(*a).cmp(&key(*b)));
     take(batch, &arrow_array::UInt32Array::from(order))
 }

@@ -238,6 +238,23 @@ impl Artifact {
     pub fn champion(store: &Store, root: &Root, name: &str) -> Result<Option<Self>> {
         root.champions.get(name).map(|version| Self::load(store, name, version)).transpose()
     }
+
+    /// The version to score `at` with: the champion if it was trained by then, else the latest
+    /// version that was. A later one knows outcomes from after `at`.
+    pub fn usable(store: &Store, root: &Root, name: &str, at: Instant) -> Result<Option<Self>> {
+        let champion = Self::champion(store, root, name)?;
+        if champion.as_ref().is_none_or(|champion| champion.as_of <= at) {
+            return Ok(champion);
+        }
+        let mut latest: Option<Self> = None;
+        for (_, version) in root.versions().into_iter().filter(|(model, _)| *model == name) {
+            let other = Self::load(store, name, version)?;
+            if other.as_of <= at && latest.as_ref().is_none_or(|known| known.as_of <= other.as_of) {
+                latest = Some(other);
+            }
+        }
+        Ok(latest)
+    }
 }
 
 fn hash(bytes: &[u8]) -> String {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use assert_cmd::Command;
 
-use crate::support::project;
+use crate::support::{edit, project};
 
 /// The binary in a project's folder, without what the environment could set.
 pub fn c360(project: &Path) -> Command {
@@ -81,26 +81,48 @@ fn run_trains_scores_and_publishes() {
     assert_eq!(code, 2);
     assert!(stderr.contains("has no customer nobody"), "{stderr}");
 
-    // Scoring again does not train again, and gives the same data files.
+    // The same inputs: nothing to do. A change that changes nothing gives the same data files.
     let files = data_files(&project);
     let (stdout, stderr, code) = output(&project, &["run"]);
     assert_eq!(code, 0, "{stderr}");
-    assert!(!stdout.contains("training"), "{stdout}");
+    assert_eq!(
+        stdout,
+        "nothing to do: run 000002-score has scored 2024-07-01T00:00:00Z from the same data, project and models\n"
+    );
+    assert_eq!(root(&project)["generation"], 2);
+    edit(&project, "c360.toml", "[writeback]", "# Again.\n[writeback]");
+    let (stdout, stderr, code) = output(&project, &["run"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(!stdout.contains("used for"), "trained again: {stdout}");
+    assert!(stdout.contains("1,996 customers scored"), "{stdout}");
     assert_eq!(data_files(&project), files);
 
-    // An earlier as-of writes history and does not move the current profile.
-    let (stdout, stderr, code) = output(&project, &["score", "--as-of", "2024-06-01"]);
+    // An earlier as-of is scored by what was known then, writes history and moves nothing.
+    let (_, stderr, code) = output(&project, &["score", "--as-of", "2024-06-01"]);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(stderr.contains("no version of churn, propensity"), "{stderr}");
+    assert!(stderr.contains("was trained by 2024-06-01T00:00:00Z"), "{stderr}");
+    let before = root(&project);
+    let (stdout, stderr, code) = output(&project, &["run", "--as-of", "2024-06-01"]);
     assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("stays champion: it was trained as of 2024-07-01"), "{stdout}");
     assert!(stdout.contains("was not moved"), "{stdout}");
+    let after = root(&project);
+    assert_eq!(after["champions"], before["champions"]);
+    assert_eq!(after["profile"], before["profile"]);
+    let manifest = project.join("store/runs/000005-score/manifest.json");
+    let manifest = std::fs::read_to_string(manifest).unwrap();
+    assert!(manifest.contains("\"churn\": \"2024-06-01-"), "{manifest}");
+}
+
+fn root(project: &Path) -> serde_json::Value {
     let root = std::fs::read_to_string(project.join("store/current.json")).unwrap();
-    let root: serde_json::Value = serde_json::from_str(&root).unwrap();
-    assert_eq!(root["profile"]["as_of"], "2024-07-01T00:00:00Z");
+    serde_json::from_str(&root).unwrap()
 }
 
 /// Table folder and checksum of every published data file.
 fn data_files(project: &Path) -> Vec<(String, String)> {
-    let root = std::fs::read_to_string(project.join("store/current.json")).unwrap();
-    let root: serde_json::Value = serde_json::from_str(&root).unwrap();
+    let root = root(project);
     let files = root["files"].as_object().unwrap().iter();
     files
         .filter(|(path, _)| path.ends_with(".parquet"))
@@ -109,6 +131,26 @@ fn data_files(project: &Path) -> Vec<(String, String)> {
             (folder.to_owned(), file["xxh3"].as_str().unwrap().to_owned())
         })
         .collect()
+}
+
+/// Outcomes count only as far as they were known.
+#[test]
+fn known_at_moves_the_snapshots() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let test_snapshot = |arguments: &[&str]| {
+        let (stdout, stderr, code) = output(&project, arguments);
+        assert_eq!(code, 0, "{stderr}");
+        let trained: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        let funnel = trained["classifiers"]["churn"]["funnel"].as_array().unwrap();
+        let test = funnel.iter().find(|row| row["used_for"] == "test").unwrap();
+        test["as_of"].as_str().unwrap().to_owned()
+    };
+    // Gap and horizon are 97 days.
+    let arguments = ["train", "--format", "json"];
+    assert_eq!(test_snapshot(&arguments), "2024-03-26T00:00:00Z");
+    let arguments = ["train", "--format", "json", "--known-at", "2024-06-01"];
+    assert_eq!(test_snapshot(&arguments), "2024-02-25T00:00:00Z");
 }
 
 #[test]

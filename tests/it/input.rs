@@ -11,7 +11,9 @@ use arrow_schema::DataType;
 use c360_ml::store::parquet::{concat, read};
 
 use crate::cli::output;
-use crate::support::{project, write};
+use crate::support::{
+    EVENTS_FILE, PROFILE_FILE, edit, project, rewrite, with_column, without_column, write,
+};
 
 /// Runs `arguments` and expects exit code and message, and no store.
 fn refused(project: &Path, arguments: &[&str], code: i32, messages: &[&str]) {
@@ -24,43 +26,11 @@ fn refused(project: &Path, arguments: &[&str], code: i32, messages: &[&str]) {
     assert!(!project.join("store/current.json").exists(), "something was published");
 }
 
-fn edit(project: &Path, file: &str, from: &str, to: &str) {
-    let path = project.join(file);
-    let text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.contains(from), "{file} has no `{from}`");
-    std::fs::write(path, text.replacen(from, to, 1)).unwrap();
-}
-
-const EVENTS: &str = "fixtures/events/part-000.parquet";
-const PROFILE: &str = "fixtures/profile/part-000.parquet";
-
-/// Rewrites a Parquet file of the project.
-fn rewrite(project: &Path, file: &str, change: impl Fn(RecordBatch) -> RecordBatch) {
-    let path = project.join(file);
-    let rows = concat(&read(&path, None).unwrap()).unwrap().unwrap();
-    write(&path, &change(rows));
-}
-
-fn with_column(rows: &RecordBatch, name: &str, array: ArrayRef) -> RecordBatch {
-    let schema = rows.schema();
-    let columns = schema.fields().iter().zip(rows.columns()).map(|(field, column)| {
-        let column = if field.name() == name { array.clone() } else { column.clone() };
-        (field.name().clone(), column, true)
-    });
-    RecordBatch::try_from_iter_with_nullable(columns.collect::<Vec<_>>()).unwrap()
-}
-
-fn without_column(rows: &RecordBatch, name: &str) -> RecordBatch {
-    let mut rows = rows.clone();
-    rows.remove_column(rows.schema().index_of(name).unwrap());
-    rows
-}
-
 #[test]
 fn a_missing_event_column_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    rewrite(&project, EVENTS, |rows| without_column(&rows, "event_ts"));
+    rewrite(&project, EVENTS_FILE, |rows| without_column(&rows, "event_ts"));
     refused(&project, &["run"], 3, &["part-000.parquet", "event_ts is missing", "found: amount"]);
 }
 
@@ -68,7 +38,7 @@ fn a_missing_event_column_is_named() {
 fn a_column_that_a_feature_needs_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    rewrite(&project, EVENTS, |rows| without_column(&rows, "channel"));
+    rewrite(&project, EVENTS_FILE, |rows| without_column(&rows, "channel"));
     refused(
         &project,
         &["run"],
@@ -81,7 +51,7 @@ fn a_column_that_a_feature_needs_is_named() {
 fn a_wrong_type_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    rewrite(&project, EVENTS, |rows| {
+    rewrite(&project, EVENTS_FILE, |rows| {
         let texts = StringArray::from_iter_values((0..rows.num_rows()).map(|i| i.to_string()));
         with_column(&rows, "amount", Arc::new(texts))
     });
@@ -92,7 +62,7 @@ fn a_wrong_type_is_named() {
 fn a_profile_field_of_a_wrong_type_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    rewrite(&project, PROFILE, |rows| {
+    rewrite(&project, PROFILE_FILE, |rows| {
         let numbers = Int64Array::from_iter_values(0..rows.num_rows() as i64);
         with_column(&rows, "country", Arc::new(numbers))
     });
@@ -108,7 +78,7 @@ fn a_profile_field_of_a_wrong_type_is_named() {
 fn a_truncated_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    for file in [EVENTS, PROFILE] {
+    for file in [EVENTS_FILE, PROFILE_FILE] {
         let path = project.join(file);
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
@@ -121,7 +91,7 @@ fn a_truncated_file_is_named() {
 fn data_that_a_good_footer_promises_but_that_are_damaged_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    let path = project.join(EVENTS);
+    let path = project.join(EVENTS_FILE);
     let mut bytes = std::fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle..middle + 4000].fill(0xAB);
@@ -133,7 +103,7 @@ fn data_that_a_good_footer_promises_but_that_are_damaged_are_refused() {
 fn an_empty_folder_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    std::fs::remove_file(project.join(EVENTS)).unwrap();
+    std::fs::remove_file(project.join(EVENTS_FILE)).unwrap();
     refused(&project, &["run"], 3, &["[sources.events]", "no Parquet file in", "fixtures/events"]);
 }
 
@@ -141,7 +111,9 @@ fn an_empty_folder_is_named() {
 fn a_duplicate_customer_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    rewrite(&project, PROFILE, |rows| concat(&[rows.clone(), rows.slice(5, 1)]).unwrap().unwrap());
+    rewrite(&project, PROFILE_FILE, |rows| {
+        concat(&[rows.clone(), rows.slice(5, 1)]).unwrap().unwrap()
+    });
     refused(&project, &["run"], 3, &["customer360_id", "the customer c360_0000005 is there twice"]);
 }
 
@@ -149,7 +121,7 @@ fn a_duplicate_customer_is_named() {
 fn a_null_key_is_named_with_its_row() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    rewrite(&project, PROFILE, |rows| {
+    rewrite(&project, PROFILE_FILE, |rows| {
         let keys = rows.column(0).as_string::<i32>();
         let keys: StringArray =
             keys.iter().enumerate().map(|(i, key)| key.filter(|_| i != 9)).collect();
@@ -158,11 +130,42 @@ fn a_null_key_is_named_with_its_row() {
     refused(&project, &["run"], 3, &["column customer360_id: row 10 is null"]);
 }
 
+/// `validate` lists what `run` stops at.
+#[test]
+fn validate_lists_null_and_duplicate_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    rewrite(&project, PROFILE_FILE, |rows| {
+        let keys = rows.column(0).as_string::<i32>();
+        let keys = keys.iter().enumerate().map(|(i, key)| match i {
+            9 | 11 => None,
+            20 => Some("c360_0000003"),
+            _ => key,
+        });
+        with_column(&rows, "customer360_id", Arc::new(keys.collect::<StringArray>()))
+    });
+    let (stdout, stderr, code) = output(&project, &["validate"]);
+    assert_eq!(code, 3, "{stderr}");
+    let line = |check: &str| {
+        let line = stdout.lines().find(|line| line.contains(check)).unwrap_or_default();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert!(line("_id: null").starts_with("profile customer360_id: null 2 violation"), "{stdout}");
+    assert!(line("_id: null").ends_with("part-000.parquet row 10"), "{stdout}");
+    assert!(
+        line("_id: duplicate")
+            .ends_with("1 violation merge them upstream: c360_0000003 is there twice"),
+        "{stdout}"
+    );
+    assert!(line("events of unknown customers").contains("warning"), "{stdout}");
+    assert!(stdout.contains("the contract is violated"), "{stdout}");
+}
+
 #[test]
 fn unusable_events_are_counted_by_reason() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    rewrite(&project, EVENTS, |rows| {
+    rewrite(&project, EVENTS_FILE, |rows| {
         let types = rows.column_by_name("event_type").unwrap().as_string::<i32>();
         let types: StringArray =
             types.iter().enumerate().map(|(i, kind)| kind.filter(|_| i >= 3)).collect();
@@ -192,7 +195,7 @@ fn unusable_events_are_counted_by_reason() {
 fn a_nan_is_refused_at_the_source() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    rewrite(&project, EVENTS, |rows| {
+    rewrite(&project, EVENTS_FILE, |rows| {
         let amounts = rows.column_by_name("amount").unwrap().as_primitive::<Decimal128Type>();
         let doubles: Float64Array = amounts
             .iter()
@@ -208,7 +211,7 @@ fn a_nan_is_refused_at_the_source() {
 fn a_sum_that_overflows_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    rewrite(&project, EVENTS, |rows| {
+    rewrite(&project, EVENTS_FILE, |rows| {
         let amounts = rows.column_by_name("amount").unwrap().as_primitive::<Decimal128Type>();
         let amounts: arrow_array::Decimal128Array =
             amounts.iter().map(|v| v.map(|_| 999_999_999_999_999_999_i128)).collect();
@@ -314,7 +317,7 @@ fn arguments_are_checked() {
         &project,
         &["score"],
         4,
-        &["no version of churn, propensity, engagement, rfm, affinity is in use"],
+        &["no version of churn, propensity, engagement, rfm, affinity was trained by 2024-07-01"],
     );
     let (_, stderr, code) = output(&project, &["score", "--as-of", "yesterday"]);
     assert_eq!(code, 2);
@@ -412,8 +415,8 @@ fn event_files_of_many_shapes() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
     let (expected, _, _) = output(&project, &["features", "build", "--format", "json"]);
-    let rows = concat(&read(&project.join(EVENTS), None).unwrap()).unwrap().unwrap();
-    let profile = concat(&read(&project.join(PROFILE), None).unwrap()).unwrap().unwrap();
+    let rows = concat(&read(&project.join(EVENTS_FILE), None).unwrap()).unwrap().unwrap();
+    let profile = concat(&read(&project.join(PROFILE_FILE), None).unwrap()).unwrap().unwrap();
     // A map column from the profile, repeated to the events' length.
     let count = rows.num_rows();
     let repeat: Vec<u32> = (0..count as u32).map(|i| i % profile.num_rows() as u32).collect();
@@ -436,7 +439,7 @@ fn event_files_of_many_shapes() {
     }
     let rows = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
     let half = count / 2;
-    std::fs::remove_file(project.join(EVENTS)).unwrap();
+    std::fs::remove_file(project.join(EVENTS_FILE)).unwrap();
     write(&project.join("fixtures/events/year=2023/a.parquet"), &rows.slice(0, half));
     write(&project.join("fixtures/events/year=2024/b.parquet"), &rows.slice(half, count - half));
     std::fs::remove_dir_all(project.join("store")).unwrap();
@@ -481,6 +484,39 @@ fn a_duplicate_lookup_key_is_named() {
         3,
         &["products.parquet: column product_id: shoes-01 is there twice"],
     );
+}
+
+/// A number that is not finite is refused wherever a mapping takes it from.
+#[test]
+fn a_lookup_number_that_is_not_finite_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let events = concat(&read(&project.join(EVENTS_FILE), None).unwrap()).unwrap().unwrap();
+    let products = events.column_by_name("product_id").unwrap().as_string::<i32>().clone();
+    let names: std::collections::BTreeSet<&str> = products.iter().flatten().collect();
+    let weights = |bad: f64| -> ArrayRef {
+        let weights = (0..names.len()).map(|i| if i == 0 { bad } else { 2.0 });
+        Arc::new(Float64Array::from_iter_values(weights))
+    };
+    let keys: ArrayRef = Arc::new(StringArray::from_iter_values(names.iter()));
+    let lookup = "columns = { quantity = \"products.weight\" }\n\n[sources.events.lookups.products]\npath = \"products.parquet\"\nkey = \"product_id\"\non = \"product_id\"\n\n[writeback]";
+    edit(&project, "c360.toml", "[writeback]", lookup);
+    let view = "name = \"weights\"\nsource = \"events\"\ndescription = \"w\"\n\n[[feature]]\nname = \"weight\"\nop = \"sum\"\ninput = \"quantity\"\nwindows = [\"lifetime\"]\n";
+    std::fs::write(project.join("features/weights.toml"), view).unwrap();
+    for bad in [f64::NAN, f64::INFINITY] {
+        let columns = [("product_id", keys.clone()), ("weight", weights(bad))];
+        write(&project.join("products.parquet"), &RecordBatch::try_from_iter(columns).unwrap());
+        refused(
+            &project,
+            &["features", "build"],
+            3,
+            &["events cannot be used (a number is not finite:"],
+        );
+    }
+    let columns = [("product_id", keys.clone()), ("weight", weights(2.0))];
+    write(&project.join("products.parquet"), &RecordBatch::try_from_iter(columns).unwrap());
+    let (_, stderr, code) = output(&project, &["features", "build"]);
+    assert_eq!(code, 0, "{stderr}");
 }
 
 /// A champion whose file is gone is not usable: `score` says so, `run` trains again.

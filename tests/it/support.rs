@@ -12,6 +12,7 @@ use c360_ml::expression::Value;
 use c360_ml::features::reference::Event;
 use c360_ml::money::Scale;
 use c360_ml::sources::{EventsSpec, Ingestion, Orphans, SourceContext, SourcePlan};
+use c360_ml::store::parquet::{concat, read};
 use c360_ml::time::{DAY, Instant, Zone};
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
@@ -168,4 +169,37 @@ pub fn project(folder: &Path) -> PathBuf {
     }
     std::fs::copy(root.join("c360.toml"), copy.join("c360.toml")).unwrap();
     copy
+}
+
+pub const EVENTS_FILE: &str = "fixtures/events/part-000.parquet";
+pub const PROFILE_FILE: &str = "fixtures/profile/part-000.parquet";
+
+/// Replaces text of a project's file, which must have it.
+pub fn edit(project: &Path, file: &str, from: &str, to: &str) {
+    let path = project.join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{file} has no `{from}`");
+    std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+/// Rewrites a Parquet file of the project.
+pub fn rewrite(project: &Path, file: &str, change: impl Fn(RecordBatch) -> RecordBatch) {
+    let path = project.join(file);
+    let rows = concat(&read(&path, None).unwrap()).unwrap().unwrap();
+    write(&path, &change(rows));
+}
+
+pub fn with_column(rows: &RecordBatch, name: &str, array: ArrayRef) -> RecordBatch {
+    let schema = rows.schema();
+    let columns = schema.fields().iter().zip(rows.columns()).map(|(field, column)| {
+        let column = if field.name() == name { array.clone() } else { column.clone() };
+        (field.name().clone(), column, true)
+    });
+    RecordBatch::try_from_iter_with_nullable(columns.collect::<Vec<_>>()).unwrap()
+}
+
+pub fn without_column(rows: &RecordBatch, name: &str) -> RecordBatch {
+    let mut rows = rows.clone();
+    rows.remove_column(rows.schema().index_of(name).unwrap());
+    rows
 }

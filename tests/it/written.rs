@@ -10,7 +10,7 @@ use c360_ml::store::parquet::{concat, read};
 use std::path::Path;
 
 use crate::cli::output;
-use crate::support::project;
+use crate::support::{PROFILE_FILE, edit, project, rewrite, with_column, without_column};
 
 fn table(project: &Path, folder: &str) -> RecordBatch {
     let store = Store::at(project.join("store")).unwrap();
@@ -105,6 +105,60 @@ fn our_own_output_can_be_the_source() {
     }
 }
 
+/// A customer made from events exists from their first event, whatever an earlier run filled in.
+#[test]
+fn a_filled_creation_time_is_not_raw() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    edit(&project, "c360.toml", "[sources.events]", "[sources.events]\norphans = \"create\"");
+    assert_eq!(output(&project, &["run"]).2, 0);
+    let first = table(&project, "profile/as_of=2024-07-01");
+    let filled = c360_ml::sources::profile::filled_before(&first);
+    crate::support::write(&project.join(PROFILE_FILE), &first);
+
+    let at: c360_ml::time::Instant = "2024-07-01".parse().unwrap();
+    let loaded = c360_ml::config::Project::load(&project, &Default::default()).unwrap();
+    let entities = loaded.profile.entities(at).unwrap();
+    let raw = first.column_by_name("created_at").unwrap();
+    let raw = raw.as_primitive::<TimestampMicrosecondType>();
+    let mut made = 0;
+    for (row, names) in filled.iter().enumerate() {
+        let ours = names.iter().any(|name| name == "created_at");
+        made += usize::from(ours);
+        let expected = if ours { at.0 - 1 } else { raw.value(row) };
+        assert_eq!(entities.created_at[row].unwrap().0, expected, "{}", entities.keys[row]);
+    }
+    assert!(made > 0, "no customer was made from events");
+
+    let (_, stderr, code) = output(&project, &["score"]);
+    assert_eq!(code, 0, "{stderr}");
+    let second = table(&project, "profile/as_of=2024-07-01");
+    assert_eq!(first.column_by_name("created_at"), second.column_by_name("created_at"));
+}
+
+/// Without scopes only an explicit opt-in is consent, and a channel is filled in for nobody else.
+#[test]
+fn consent_without_scopes_is_an_opt_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    rewrite(&project, PROFILE_FILE, |rows| {
+        let nobody = arrow_array::new_null_array(&DataType::Utf8, rows.num_rows());
+        with_column(&without_column(&rows, "consent_scopes"), "preferred_channel", nobody)
+    });
+    let (_, stderr, code) = output(&project, &["run"]);
+    assert_eq!(code, 0, "{stderr}");
+    let profile = table(&project, "profile/as_of=2024-07-01");
+    let text = |name: &str| profile.column_by_name(name).unwrap().as_string::<i32>().clone();
+    let (status, channel) = (text("opt_in_status"), text("preferred_channel"));
+    let mut filled = 0;
+    for row in (0..profile.num_rows()).filter(|row| channel.is_valid(*row)) {
+        assert_eq!(status.value(row), "opted_in", "row {row} got {}", channel.value(row));
+        filled += 1;
+    }
+    assert!(filled > 0);
+    assert!(status.iter().flatten().any(|status| status != "opted_in"));
+}
+
 /// The guard: an event log that has lost its beginning must not make counters fall.
 #[test]
 fn recomputing_from_a_shortened_log_is_refused() {
@@ -112,7 +166,7 @@ fn recomputing_from_a_shortened_log_is_refused() {
     let project = project(folder.path());
     assert_eq!(output(&project, &["run"]).2, 0);
     let profile = table(&project, "profile/as_of=2024-07-01");
-    crate::support::write(&project.join("fixtures/profile/part-000.parquet"), &profile);
+    crate::support::write(&project.join(PROFILE_FILE), &profile);
     let events = project.join("fixtures/events/part-000.parquet");
     let rows = concat(&read(&events, None).unwrap()).unwrap().unwrap();
     let times = rows.column_by_name("event_ts").unwrap();
