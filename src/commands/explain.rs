@@ -1,9 +1,12 @@
 //! `explain`: one customer as the current profile has them, with the reasons for their scores.
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::types::{
+    Float32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType,
+};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use arrow_schema::DataType;
 use serde_json::{Map, Value, json};
 
 use crate::config::Project;
@@ -72,6 +75,10 @@ fn cell(array: &ArrayRef, row: usize) -> String {
         let instant = (!times.is_null(row)).then(|| Instant(times.value(row)).to_string());
         return instant.unwrap_or_else(|| "-".into());
     }
+    if let Some(numbers) = array.as_primitive_opt::<Float64Type>() {
+        let number = (!numbers.is_null(row)).then(|| format!("{:.4}", numbers.value(row)));
+        return number.unwrap_or_else(|| "-".into());
+    }
     let options = FormatOptions::default().with_null("-");
     match ArrayFormatter::try_new(array.as_ref(), &options) {
         Ok(formatter) => formatter.value(row).to_string(),
@@ -93,21 +100,7 @@ fn profile_text(row: &RecordBatch) -> String {
 
 fn scores_text(scores: &RecordBatch) -> String {
     let value = |name: &str, row: usize| {
-        scores.column_by_name(name).map_or_else(
-            || "-".to_owned(),
-            |column| {
-                column.as_primitive_opt::<arrow_array::types::Float64Type>().map_or_else(
-                    || cell(column, row),
-                    |numbers| {
-                        if numbers.is_null(row) {
-                            "-".into()
-                        } else {
-                            format!("{:.4}", numbers.value(row))
-                        }
-                    },
-                )
-            },
-        )
+        scores.column_by_name(name).map_or_else(|| "-".to_owned(), |column| cell(column, row))
     };
     let mut text = String::from("\nscores and what moves them\n");
     for row in 0..scores.num_rows() {
@@ -132,7 +125,7 @@ fn reasons(scores: &RecordBatch, row: usize) -> Vec<(String, f64)> {
     let values = list.value(row);
     let Some(values) = values.as_struct_opt() else { return Vec::new() };
     let names = values.column(0).as_string::<i32>();
-    let numbers = values.column(1).as_primitive::<arrow_array::types::Float64Type>();
+    let numbers = values.column(1).as_primitive::<Float64Type>();
     (0..values.len()).map(|i| (names.value(i).to_owned(), numbers.value(i))).collect()
 }
 
@@ -149,19 +142,36 @@ fn columns_text(rows: &RecordBatch, names: &[&str]) -> String {
 }
 
 fn objects(rows: &RecordBatch) -> Vec<Value> {
+    let names = || rows.schema().fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
     let object = |row: usize| {
-        let fields = rows
-            .schema()
-            .fields()
-            .iter()
-            .zip(rows.columns())
-            .map(|(field, column)| {
-                let value =
-                    if column.is_null(row) { Value::Null } else { json!(cell(column, row)) };
-                (field.name().clone(), value)
-            })
-            .collect::<Map<_, _>>();
-        Value::Object(fields)
+        let values = rows.columns().iter().map(|column| value(column, row));
+        names().into_iter().zip(values).collect::<Map<_, _>>().into()
     };
     (0..rows.num_rows()).map(object).collect()
+}
+
+/// One cell as JSON; what JSON has no type for, exact decimals among it, is text.
+fn value(array: &ArrayRef, row: usize) -> Value {
+    if array.is_null(row) {
+        return Value::Null;
+    }
+    match array.data_type() {
+        DataType::Boolean => json!(array.as_boolean().value(row)),
+        DataType::Int32 => json!(array.as_primitive::<Int32Type>().value(row)),
+        DataType::Int64 => json!(array.as_primitive::<Int64Type>().value(row)),
+        DataType::Float32 => json!(array.as_primitive::<Float32Type>().value(row)),
+        DataType::Float64 => json!(array.as_primitive::<Float64Type>().value(row)),
+        DataType::List(_) => values(&array.as_list::<i32>().value(row)),
+        DataType::FixedSizeList(..) => values(&array.as_fixed_size_list().value(row)),
+        DataType::Struct(fields) => {
+            let columns = array.as_struct().columns();
+            let pairs = fields.iter().zip(columns);
+            pairs.map(|(f, c)| (f.name().clone(), value(c, row))).collect::<Map<_, _>>().into()
+        }
+        _ => json!(cell(array, row)),
+    }
+}
+
+fn values(array: &ArrayRef) -> Value {
+    (0..array.len()).map(|row| value(array, row)).collect()
 }

@@ -86,7 +86,7 @@ pub struct Stage {
     pub name: &'static str,
     /// Wall time.
     pub seconds: f64,
-    /// The most memory that the process held during the stage; None where the system does not say.
+    /// The most memory that the process has held by its end; None where the system does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_bytes: Option<u64>,
 }
@@ -132,13 +132,11 @@ impl Progress {
     }
 }
 
-/// The most resident memory since the last call, as Linux counts it.
+/// The most resident memory so far, as Linux counts it.
 fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    // 5 resets the peak; where that is forbidden, later stages show the peak of all before them.
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
     Some(kibibytes << 10)
 }
 

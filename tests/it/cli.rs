@@ -77,6 +77,8 @@ fn run_trains_scores_and_publishes() {
     let explained: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(explained["profile"]["customer360_id"], "c360_0000007");
     assert_eq!(explained["scores"].as_array().unwrap().len(), 5);
+    assert!(explained["scores"][0]["reasons"][0]["contribution"].is_f64(), "{stdout}");
+    assert!(explained["profile"]["segments"][0].is_string(), "{stdout}");
     let (_, stderr, code) = output(&project, &["explain", "nobody"]);
     assert_eq!(code, 2);
     assert!(stderr.contains("has no customer nobody"), "{stderr}");

@@ -1,0 +1,83 @@
+//! The spec of taste vectors and recommendations, and what they need of the events.
+
+use serde::{Deserialize, Serialize};
+
+use super::{check_weights, weight_sql};
+use crate::error::{Error, Result};
+use crate::expression::Type;
+use crate::expression::check::{check, check_as};
+use crate::features::plan::Interactions;
+use crate::sources::SourcePlan;
+use crate::time::{Duration, Window};
+
+/// A model of `kind = "affinity"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AffinitySpec {
+    /// The model's name.
+    pub name: String,
+    /// For the reader.
+    #[serde(default)]
+    pub description: String,
+    /// The item: an expression over the events, `category` or `product_id`.
+    pub item: String,
+    /// The weight of an event type; others weigh nothing.
+    pub weights: std::collections::BTreeMap<String, f64>,
+    /// Weights halve with this age.
+    pub half_life: Duration,
+    /// How far to look back.
+    pub window: Duration,
+    /// The length of the vectors.
+    pub factors: usize,
+    /// The L2 penalty.
+    pub regularization: f64,
+    /// Confidence is 1 + alpha x weight (Hu, Koren and Volinsky 2008).
+    pub alpha: f64,
+    /// Alternations of the solver.
+    pub iterations: usize,
+    /// The seed of the first item factors.
+    pub seed: u64,
+    /// Recommendations per customer.
+    pub top: usize,
+    /// Whether items that a customer has interacted with may be recommended to them.
+    pub repeat: bool,
+}
+
+/// A checked affinity model.
+#[derive(Debug, Clone)]
+pub struct Affinity {
+    /// As the file says.
+    pub spec: AffinitySpec,
+    /// What it needs of the events.
+    pub interactions: Interactions,
+}
+
+pub(super) fn interactions(
+    file: &str,
+    spec: &AffinitySpec,
+    events: &SourcePlan,
+) -> Result<Interactions> {
+    check_weights(file, &spec.weights, events)?;
+    let positive = [spec.regularization, spec.alpha];
+    if !(1..=256).contains(&spec.factors)
+        || spec.iterations == 0
+        || spec.half_life.0 == 0
+        || positive.iter().any(|value| !value.is_finite() || *value <= 0.0)
+    {
+        return Err(Error::configuration(
+            format!(
+                "{file}: factors (1-256), iterations, half_life, regularization or alpha is off"
+            ),
+            "factors = 16, regularization = 1.0, alpha = 2.0, iterations = 15, half_life = \"60d\"",
+        ));
+    }
+    let columns = events.columns();
+    let item = check(&spec.item, &columns, &format!("{file}: item"))?;
+    if !matches!(item.ty, Type::Text | Type::Integer) {
+        let message = format!("{file}: item has type {}", item.ty.name());
+        return Err(Error::configuration(message, "an item is text or an integer"));
+    }
+    let weight = check_as(&weight_sql(&spec.weights), Type::Double, &columns, file)?;
+    let window = Window::Trailing(spec.window);
+    Ok(Interactions { item, weight, window, half_life: spec.half_life })
+}

@@ -1,0 +1,72 @@
+//! The spec of the engagement score, and what it needs of the events.
+
+use serde::{Deserialize, Serialize};
+
+use super::{check_weights, kinds_sql, weight_sql};
+use crate::error::{Error, Result};
+use crate::expression::check::{check, check_as};
+use crate::expression::{Expression, Node, Type, Value};
+use crate::features::catalog::Aggregation;
+use crate::features::spec::Op;
+use crate::sources::SourcePlan;
+use crate::time::{Duration, Window};
+
+/// A model of `kind = "engagement"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngagementSpec {
+    /// The model's name.
+    pub name: String,
+    /// For the reader.
+    #[serde(default)]
+    pub description: String,
+    /// The weight of an event type; others weigh nothing.
+    pub weights: std::collections::BTreeMap<String, f64>,
+    /// Weights halve with this age.
+    pub half_life: Duration,
+    /// How far to look back.
+    pub window: Duration,
+}
+
+/// The columns that [`crate::models::engagement`] reads, in this order.
+pub const ENGAGEMENT_COLUMNS: [&str; 3] =
+    ["engagement__activity", "engagement__active_days", "engagement__channels"];
+
+pub(super) fn aggregations(
+    file: &str,
+    spec: &EngagementSpec,
+    events: &SourcePlan,
+) -> Result<Vec<Aggregation>> {
+    check_weights(file, &spec.weights, events)?;
+    if spec.half_life.0 == 0 || spec.window.0 == 0 {
+        let message = format!("{file}: half_life and window must be longer than 0");
+        return Err(Error::configuration(message, "half_life = \"14d\", window = \"180d\""));
+    }
+    let columns = events.columns();
+    let weight = check_as(&weight_sql(&spec.weights), Type::Double, &columns, file)?;
+    let condition = check(&kinds_sql(&spec.weights), &columns, file)?;
+    let four_weeks = Window::Trailing(Duration::days(28));
+    let [activity, active_days, channels] = ENGAGEMENT_COLUMNS;
+    let make = |column: &str, op, input, window, half_life, ty| Aggregation {
+        column: column.to_owned(),
+        op,
+        input,
+        condition: Some(condition.clone()),
+        window,
+        half_life,
+        ty,
+    };
+    let window = Window::Trailing(spec.window);
+    let half_life = Some(spec.half_life);
+    let mut list = vec![
+        make(activity, Op::DecayedSum, Some(weight), window, half_life, Type::Double),
+        make(active_days, Op::ActiveDays, None, four_weeks, None, Type::Integer),
+    ];
+    // A log without channels has one channel.
+    let channel = match columns.get("channel") {
+        Some(ty) => Expression::column("channel", ty),
+        None => Expression { node: Node::Literal(Value::Integer(1)), ty: Type::Integer },
+    };
+    list.push(make(channels, Op::CountDistinct, Some(channel), four_weeks, None, Type::Integer));
+    Ok(list)
+}

@@ -1,0 +1,178 @@
+//! Model specs: `models/*.toml` unchecked, and checked against the features of the project.
+
+mod affinity;
+mod classifier;
+mod engagement;
+mod lifetime_value;
+mod rfm;
+
+use serde::{Deserialize, Serialize};
+
+pub use affinity::{Affinity, AffinitySpec};
+pub use classifier::{
+    Classifier, ClassifierSpec, Eligible, EligibleSpec, FitSpec, InputsSpec, LabelKind, LabelSpec,
+    SnapshotsSpec,
+};
+pub use engagement::{ENGAGEMENT_COLUMNS, EngagementSpec};
+pub use lifetime_value::{LifetimeValue, LifetimeValueMethod, LifetimeValueSpec};
+pub use rfm::{RFM_COLUMNS, RfmSpec};
+
+use crate::error::{Error, Result};
+use crate::features::catalog::{Aggregation, Catalog};
+use crate::sources::SourcePlan;
+
+/// A file of `models/` other than `segments.toml`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ModelSpec {
+    /// A calibrated probability of what happens next.
+    Classifier(ClassifierSpec),
+    /// The engagement score, 0-100.
+    Engagement(EngagementSpec),
+    /// Recency, frequency and monetary value in quintiles.
+    Rfm(RfmSpec),
+    /// Taste vectors and recommendations.
+    Affinity(AffinitySpec),
+    /// What a customer is worth.
+    LifetimeValue(LifetimeValueSpec),
+}
+
+/// A checked engagement, RFM or affinity model beside what it needs from the events.
+#[derive(Debug, Clone)]
+pub struct WithAggregations<S> {
+    /// As the file says.
+    pub spec: S,
+    /// What it needs of the events.
+    pub aggregations: Vec<Aggregation>,
+}
+
+/// All models of a project.
+#[derive(Debug, Clone, Default)]
+pub struct Models {
+    /// Churn, propensity and others.
+    pub classifiers: Vec<Classifier>,
+    /// The engagement score.
+    pub engagement: Option<WithAggregations<EngagementSpec>>,
+    /// RFM scores.
+    pub rfm: Option<WithAggregations<RfmSpec>>,
+    /// Taste.
+    pub affinity: Option<Affinity>,
+    /// Lifetime value.
+    pub lifetime_value: Option<LifetimeValue>,
+}
+
+impl Models {
+    /// Checks the specs, each with the name of its file.
+    pub fn check(
+        specs: Vec<(String, ModelSpec)>,
+        catalog: &Catalog,
+        events: &SourcePlan,
+    ) -> Result<Self> {
+        let mut models = Self::default();
+        let mut names: Vec<String> = Vec::new();
+        let mut fields: Vec<String> = Vec::new();
+        for (file, spec) in specs {
+            let name = spec.name().to_owned();
+            if names.contains(&name) {
+                let message = format!("{file}: a model called {name} is already declared");
+                return Err(Error::configuration(message, "give each model a name of its own"));
+            }
+            names.push(name);
+            let taken = |there: bool| match there {
+                true => Err(Error::configuration(
+                    format!("{file}: a project has one model of this kind"),
+                    "remove the other file",
+                )),
+                false => Ok(()),
+            };
+            match spec {
+                ModelSpec::Classifier(spec) => {
+                    let classifier = Classifier::check(file.clone(), spec, catalog, events)?;
+                    if fields.contains(&classifier.spec.writes) {
+                        return Err(Error::configuration(
+                            format!("{file}: another model writes {}", classifier.spec.writes),
+                            "a field has one writer",
+                        ));
+                    }
+                    fields.push(classifier.spec.writes.clone());
+                    models.classifiers.push(classifier);
+                }
+                ModelSpec::Engagement(spec) => {
+                    taken(models.engagement.is_some())?;
+                    let aggregations = engagement::aggregations(&file, &spec, events)?;
+                    models.engagement = Some(WithAggregations { spec, aggregations });
+                }
+                ModelSpec::Rfm(spec) => {
+                    taken(models.rfm.is_some())?;
+                    let aggregations = rfm::aggregations(&file, &spec, events)?;
+                    models.rfm = Some(WithAggregations { spec, aggregations });
+                }
+                ModelSpec::Affinity(spec) => {
+                    taken(models.affinity.is_some())?;
+                    let interactions = affinity::interactions(&file, &spec, events)?;
+                    models.affinity = Some(Affinity { spec, interactions });
+                }
+                ModelSpec::LifetimeValue(spec) => {
+                    taken(models.lifetime_value.is_some())?;
+                    let model = LifetimeValue::check(&file, spec, catalog, events)?;
+                    models.lifetime_value = Some(model);
+                }
+            }
+        }
+        Ok(models)
+    }
+
+    /// Names of the models that are trained, in training order.
+    pub fn trained(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.classifiers.iter().map(|m| m.spec.name.as_str()).collect();
+        names.extend(self.engagement.iter().map(|m| m.spec.name.as_str()));
+        names.extend(self.rfm.iter().map(|m| m.spec.name.as_str()));
+        names.extend(self.affinity.iter().map(|m| m.spec.name.as_str()));
+        names
+    }
+}
+
+impl ModelSpec {
+    fn name(&self) -> &str {
+        match self {
+            Self::Classifier(spec) => &spec.name,
+            Self::Engagement(spec) => &spec.name,
+            Self::Rfm(spec) => &spec.name,
+            Self::Affinity(spec) => &spec.name,
+            Self::LifetimeValue(spec) => &spec.name,
+        }
+    }
+}
+
+/// `case event_type when … then …` over the weights, as checked text.
+fn weight_sql(weights: &std::collections::BTreeMap<String, f64>) -> String {
+    let branches: Vec<String> = weights
+        .iter()
+        .map(|(kind, weight)| format!("when '{}' then {weight:?}", kind.replace('\'', "''")))
+        .collect();
+    format!("case event_type {} end", branches.join(" "))
+}
+
+fn kinds_sql(weights: &std::collections::BTreeMap<String, f64>) -> String {
+    let kinds: Vec<String> =
+        weights.keys().map(|kind| format!("'{}'", kind.replace('\'', "''"))).collect();
+    format!("event_type in ({})", kinds.join(", "))
+}
+
+fn check_weights(
+    file: &str,
+    weights: &std::collections::BTreeMap<String, f64>,
+    events: &SourcePlan,
+) -> Result<()> {
+    if weights.is_empty() || weights.values().any(|weight| !weight.is_finite() || *weight <= 0.0) {
+        let message = format!("{file}: weights need event types with numbers above 0");
+        return Err(Error::configuration(message, "purchase = 10.0"));
+    }
+    for kind in weights.keys() {
+        if !events.event_types.contains(kind) {
+            let place = format!("{file}: weights");
+            return Err(Error::unknown(place, "event type", kind, &events.event_types));
+        }
+    }
+    Ok(())
+}

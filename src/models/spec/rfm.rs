@@ -1,0 +1,62 @@
+//! The spec of RFM scores, and what they need of the events.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::expression::check::check_as;
+use crate::expression::{Expression, Type};
+use crate::features::catalog::Aggregation;
+use crate::features::spec::Op;
+use crate::sources::SourcePlan;
+use crate::time::{Duration, Window};
+
+/// A model of `kind = "rfm"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RfmSpec {
+    /// The model's name.
+    pub name: String,
+    /// For the reader.
+    #[serde(default)]
+    pub description: String,
+    /// The purchases that count.
+    #[serde(rename = "where")]
+    pub condition: String,
+    /// The refunds that lower the monetary value.
+    pub refunds: String,
+    /// How far frequency and money look back.
+    pub window: Duration,
+}
+
+/// The columns that [`crate::models::rfm`] reads, in this order.
+pub const RFM_COLUMNS: [&str; 4] =
+    ["rfm__days_since_last_purchase", "rfm__purchase_days", "rfm__spend", "rfm__refunds"];
+
+pub(super) fn aggregations(
+    file: &str,
+    spec: &RfmSpec,
+    events: &SourcePlan,
+) -> Result<Vec<Aggregation>> {
+    let columns = events.columns();
+    let place = |key: &str| format!("{file}: {key}");
+    let bought = check_as(&spec.condition, Type::Boolean, &columns, &place("where"))?;
+    let refunded = check_as(&spec.refunds, Type::Boolean, &columns, &place("refunds"))?;
+    let amount = check_as("abs(amount)", Type::Money, &columns, file)?;
+    let window = Window::Trailing(spec.window);
+    let [recency, days, spend, refunds] = RFM_COLUMNS;
+    let make = |column: &str, op, input, condition: &Expression, window, ty| Aggregation {
+        column: column.to_owned(),
+        op,
+        input,
+        condition: Some(condition.clone()),
+        window,
+        half_life: None,
+        ty,
+    };
+    Ok(vec![
+        make(recency, Op::DaysSinceLast, None, &bought, Window::Lifetime, Type::Double),
+        make(days, Op::ActiveDays, None, &bought, window, Type::Integer),
+        make(spend, Op::Sum, Some(amount.clone()), &bought, window, Type::Money),
+        make(refunds, Op::Sum, Some(amount), &refunded, window, Type::Money),
+    ])
+}
