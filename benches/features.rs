@@ -21,9 +21,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(());
     };
     let project = Project::load(&PathBuf::from(folder), &Overrides::default())?;
-    let engine = EmbeddedEngine { memory: project.memory, spill_folder: std::env::temp_dir() };
+    let engine = EmbeddedEngine::new(project.memory, std::env::temp_dir());
     let latest = project.as_of()?;
-    let entities = project.profile.entities(latest)?;
+    let entities = project.profile.entities()?;
     for count in [1, 8, 1, 8] {
         let as_ofs: Vec<AsOf> =
             (0..count).map(|i| AsOf::at(latest.minus(Duration::days(30 * i)))).collect();

@@ -79,9 +79,17 @@ enum Command {
     /// Train every model and put the new versions in use
     Train,
     /// Score every customer and write the profile
-    Score,
-    /// Train where a model has no version in use, then score
-    Run,
+    Score {
+        /// Score even if nothing has changed since the last time
+        #[arg(long)]
+        force: bool,
+    },
+    /// Train where a model has no version that may score the as-of, then score
+    Run {
+        /// Score even if nothing has changed since the last time
+        #[arg(long)]
+        force: bool,
+    },
     /// List or show trained models
     #[command(subcommand)]
     Models(Models),
@@ -201,8 +209,8 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
             commands::features::build(&project()?, &mut progress)?
         }
         Command::Train => commands::train::train(&project()?, &mut progress)?,
-        Command::Score => commands::score::score(&project()?, &mut progress)?,
-        Command::Run => commands::run::run(&project()?, &mut progress)?,
+        Command::Score { force } => commands::score::score(&project()?, *force, &mut progress)?,
+        Command::Run { force } => commands::run::run(&project()?, *force, &mut progress)?,
         Command::Models(Models::List) => commands::models::list(&project()?)?,
         Command::Models(Models::Show { name, version }) => {
             commands::models::show(&project()?, name, version.as_deref())?

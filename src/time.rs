@@ -40,6 +40,17 @@ impl Instant {
             None => text.replace(':', ""),
         }
     }
+
+    /// The instant of a [`Instant::folder`].
+    pub fn from_folder(folder: &str) -> Option<Self> {
+        folder.parse().ok().or_else(|| {
+            let (date, time) = folder.split_once('T')?;
+            let time = time.strip_suffix('Z')?;
+            let (whole, fraction) = time.split_at_checked(6)?;
+            let parts = [whole.get(0..2)?, whole.get(2..4)?, whole.get(4..6)?];
+            format!("{date}T{}{fraction}Z", parts.join(":")).parse().ok()
+        })
+    }
 }
 
 impl fmt::Display for Instant {
@@ -274,6 +285,14 @@ pub fn parse_naive(text: &str) -> Option<Instant> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folder_names_read_back() {
+        for text in ["2024-07-01", "2024-07-01T06:30:00Z", "2024-07-01T06:30:00.250Z"] {
+            let instant: Instant = text.parse().unwrap();
+            assert_eq!(Instant::from_folder(&instant.folder()), Some(instant));
+        }
+    }
 
     #[test]
     fn instants_read_dates_and_rfc3339() {

@@ -113,7 +113,7 @@ pub fn build(project: &Project, progress: &mut Progress) -> Result<Output> {
     let mut transaction = project.store()?.begin("features build")?;
     let data = data_fingerprint(project)?;
     progress.stage("computing features");
-    let entities = project.profile.entities(as_of.at)?;
+    let entities = project.profile.entities()?;
     let columns = project.catalog.features.iter().map(Feature::column);
     let plan = FeaturePlan::of_catalog(&project.catalog, columns, vec![as_of]);
     let mut parts = Vec::new();

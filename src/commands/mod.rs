@@ -46,7 +46,7 @@ fn as_of(project: &Project) -> Result<AsOf> {
 }
 
 fn engine(project: &Project, transaction: &Transaction) -> EmbeddedEngine {
-    EmbeddedEngine { memory: project.memory, spill_folder: transaction.scratch().to_owned() }
+    EmbeddedEngine::new(project.memory, transaction.scratch().to_owned())
 }
 
 /// The name of the run that `transaction` publishes.
@@ -82,7 +82,8 @@ fn write_manifest(
     Ok(run)
 }
 
-/// A hash of the bytes of all source files, in the order of their names.
+/// A hash of the bytes of all source files and of the columns that their folders' names give, in
+/// the order of their names.
 fn data_fingerprint(project: &Project) -> Result<String> {
     use rayon::prelude::*;
     let lookups = project.events.lookups.iter().flat_map(|lookup| &lookup.table.files);
@@ -98,7 +99,8 @@ fn data_fingerprint(project: &Project) -> Result<String> {
         .into_par_iter()
         .map(|path| {
             let hash = std::fs::File::open(path).and_then(crate::store::hash);
-            hash.map(|(_, hash)| hash).map_err(Error::io("read", path))
+            let folders = crate::sources::files::hive_columns(path);
+            hash.map(|(_, hash)| format!("{hash}{folders:?}")).map_err(Error::io("read", path))
         })
         .collect::<Result<_>>()?;
     Ok(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(hashes.concat().as_bytes())))

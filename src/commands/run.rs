@@ -1,4 +1,4 @@
-//! `run`: train where a model has no champion, then score.
+//! `run`: train where a model has no version that may score the as-of, then score.
 
 use serde_json::json;
 
@@ -8,14 +8,14 @@ use crate::error::Result;
 use crate::report::{Output, Progress};
 
 /// Trains if needed, scores, and gives both outputs.
-pub fn run(project: &Project, progress: &mut Progress) -> Result<Output> {
+pub fn run(project: &Project, force: bool, progress: &mut Progress) -> Result<Output> {
     let mut output = Output { text: String::new(), json: json!({}) };
     if !score::has_champions(project, &project.store()?)? {
         let trained = train::train(project, progress)?;
         output.text = trained.text;
         output.json["train"] = trained.json;
     }
-    let scored = score::score(project, progress)?;
+    let scored = score::score(project, force, progress)?;
     output.text += &scored.text;
     output.json["score"] = scored.json;
     Ok(output)

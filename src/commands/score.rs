@@ -19,31 +19,34 @@ use crate::report::{Output, Progress, Table, thousands};
 use crate::schema::profile_field;
 use crate::scoring::{Champions, Scored, score as score_customers, tables};
 use crate::segments::{Assigned, PreviousState, assign};
+use crate::sources::Orphans;
 use crate::sources::profile::keys;
 use crate::store::parquet::read_all;
 use crate::store::{CurrentProfile, Root, Store};
 use crate::time::Instant;
 use crate::training::artifact::Artifact;
 
-/// Scores all customers with the champions and publishes profile, scores and segments.
-pub fn score(project: &Project, progress: &mut Progress) -> Result<Output> {
+/// Scores all customers with the champions and publishes profile, scores and segments; with the same
+/// inputs as last time only if `force`.
+pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<Output> {
     let as_of = as_of(project)?;
     let store = project.store()?;
     let mut transaction = store.begin("score")?;
-    let champions = champions(project, &store, &transaction.root, as_of.at)?;
+    let champions = champions(project, &store, &transaction.root, as_of)?;
     progress.stage("fingerprinting the data");
     let data = data_fingerprint(project)?;
     let previous = previous_segments(&transaction.root, as_of.at);
     let previous_as_of = previous.as_ref().map(|(at, _)| *at);
-    let inputs = json!({ "models": champions.versions(), "previous_segments": previous_as_of });
-    if let Some(run) = same_run(project, &store, &transaction.root, &data, &inputs)? {
+    let inputs = inputs(&transaction.root, &champions, previous.as_ref());
+    let same = same_run(project, &store, &transaction.root, as_of, &data, &inputs);
+    if let Some(run) = same.filter(|_| !force) {
         return Ok(nothing_to_do(as_of, &run));
     }
     progress.stage("reading the profile");
     let source = project.profile.read()?;
     progress.stage("computing features and scores");
     let engine = engine(project, &transaction);
-    let entities = project.profile.entities(as_of.at)?;
+    let entities = project.profile.entities()?;
     let scored = score_customers(
         &engine,
         &project.events,
@@ -96,11 +99,11 @@ pub fn score(project: &Project, progress: &mut Progress) -> Result<Output> {
 ///
 /// # Errors
 /// [`Error::NotEnough`] that names the models that have none.
-fn champions(project: &Project, store: &Store, root: &Root, at: Instant) -> Result<Champions> {
+fn champions(project: &Project, store: &Store, root: &Root, as_of: AsOf) -> Result<Champions> {
     let mut champions = Champions::default();
     let mut missing = Vec::new();
     for name in project.models.trained() {
-        match Artifact::usable(store, root, name, at)? {
+        match Artifact::usable(store, root, name, as_of)? {
             Some(artifact) => {
                 champions.add(artifact);
             }
@@ -112,10 +115,10 @@ fn champions(project: &Project, store: &Store, root: &Root, at: Instant) -> Resu
         return Ok(champions);
     }
     Err(Error::not_enough(
-        format!("no version of {} was trained by {at}", missing.join(", ")),
+        format!("no version of {} was trained by {}", missing.join(", "), as_of.at),
         format!(
             "run `c360-ml train --as-of {}` first, or `c360-ml run`, which does both",
-            at.folder()
+            as_of.at.folder()
         ),
     ))
 }
@@ -140,43 +143,88 @@ fn warn_of_moved_definitions(project: &Project, champions: &Champions) {
             );
         }
         if now.is_some_and(|now| now.spec != artifact.spec) {
-            tracing::warn!("{name} {version} was trained with another spec; train again");
+            moved_spec(name, version);
         }
     }
+    let models = &project.models;
+    if let (Some((name, version, artifact)), Some(now)) =
+        (&champions.engagement, &models.engagement)
+        && (artifact.spec != now.spec || artifact.aggregations != now.aggregations)
+    {
+        moved_spec(name, version);
+    }
+    if let (Some((name, version, artifact)), Some(now)) = (&champions.rfm, &models.rfm)
+        && (artifact.spec != now.spec || artifact.aggregations != now.aggregations)
+    {
+        moved_spec(name, version);
+    }
+    if let (Some((name, version, artifact)), Some(now)) = (&champions.affinity, &models.affinity)
+        && (artifact.spec != now.spec || artifact.interactions != now.interactions)
+    {
+        moved_spec(name, version);
+    }
+}
+
+fn moved_spec(name: &str, version: &str) {
+    tracing::warn!("{name} {version} was trained with another spec; train again");
 }
 
 /// Whether every model of the project has a version that can be read and may score its as-of.
 pub fn has_champions(project: &Project, store: &Store) -> Result<bool> {
-    let (root, at) = (store.root()?, project.as_of()?);
-    let usable = |name: &&str| matches!(Artifact::usable(store, &root, name, at), Ok(Some(_)));
+    let (root, as_of) = (store.root()?, as_of(project)?);
+    let usable = |name: &&str| matches!(Artifact::usable(store, &root, name, as_of), Ok(Some(_)));
     Ok(project.models.trained().iter().all(usable))
 }
 
-/// The run that has scored this as-of last, if it had the same inputs.
+/// What beside data and project decides what is written.
+fn inputs(
+    root: &Root,
+    champions: &Champions,
+    previous: Option<&(Instant, Vec<String>)>,
+) -> serde_json::Value {
+    let previous = previous.map(|(at, files)| {
+        let checksums: Vec<&str> = files
+            .iter()
+            .filter_map(|path| root.files.get(path))
+            .map(|file| file.xxh3.as_str())
+            .collect();
+        json!({ "as_of": at, "xxh3": checksums })
+    });
+    json!({ "models": champions.versions(), "previous_segments": previous })
+}
+
+/// The run that has scored this as-of last, if it had the same inputs and what it wrote is live. A
+/// run whose manifest cannot be read is not the same.
 fn same_run(
     project: &Project,
     store: &Store,
     root: &Root,
+    as_of: AsOf,
     data: &str,
     inputs: &serde_json::Value,
-) -> Result<Option<String>> {
+) -> Option<String> {
     let mut runs: Vec<&str> = root.below("runs").collect();
     runs.sort_unstable();
-    for path in runs.into_iter().rev().filter(|path| path.ends_with("-score/manifest.json")) {
-        let manifest: serde_json::Value = store.read_json(path)?;
-        let as_of = as_of(project)?;
-        if manifest["as_of"]["at"] != json!(as_of.at) {
-            continue;
-        }
-        let same = manifest["as_of"] == json!(as_of)
-            && manifest["binary"] == env!("CARGO_PKG_VERSION")
-            && manifest["data_fingerprint"] == data
-            && manifest["project_fingerprint"] == project.fingerprint.as_str()
-            && manifest["models"] == inputs["models"]
-            && manifest["previous_segments"] == inputs["previous_segments"];
-        return Ok(same.then(|| manifest["run"].as_str().unwrap_or_default().to_owned()));
-    }
-    Ok(None)
+    let (run, manifest) = runs
+        .into_iter()
+        .rev()
+        .filter_map(|path| {
+            let run = path.strip_prefix("runs/")?.strip_suffix("/manifest.json")?;
+            run.ends_with("-score").then_some(())?;
+            Some((run, store.read_json::<serde_json::Value>(path).ok()?))
+        })
+        .find(|(_, manifest)| manifest["as_of"]["at"] == json!(as_of.at))?;
+    let same = manifest["as_of"] == json!(as_of)
+        && manifest["binary"] == env!("CARGO_PKG_VERSION")
+        && manifest["data_fingerprint"] == data
+        && manifest["project_fingerprint"] == project.fingerprint.as_str()
+        && manifest["models"] == inputs["models"]
+        && manifest["previous_segments"] == inputs["previous_segments"];
+    let generation: u64 = run.strip_suffix("-score")?.parse().ok()?;
+    let (folder, suffix) =
+        (format!("/as_of={}/", as_of.at.folder()), format!("-{generation}.parquet"));
+    let mut written = root.files.keys().filter(|path| path.contains(&folder));
+    (same && written.all(|path| path.ends_with(&suffix))).then(|| run.to_owned())
 }
 
 fn nothing_to_do(as_of: AsOf, run: &str) -> Output {
@@ -191,7 +239,7 @@ fn nothing_to_do(as_of: AsOf, run: &str) -> Output {
 fn previous_segments(root: &Root, as_of: Instant) -> Option<(Instant, Vec<String>)> {
     let earlier = root.below("segments").filter_map(|path| {
         let folder = path.split('/').nth(1)?.strip_prefix("as_of=")?;
-        let at = parse_folder(folder)?;
+        let at = Instant::from_folder(folder)?;
         (at < as_of).then_some((at, path))
     });
     let mut by_as_of: BTreeMap<Instant, Vec<String>> = BTreeMap::new();
@@ -233,16 +281,6 @@ fn previous_states(
         }
     }
     Ok(customers.iter().flatten().map(|key| by_key.remove(key)).collect())
-}
-
-fn parse_folder(folder: &str) -> Option<Instant> {
-    folder.parse().ok().or_else(|| {
-        let (date, time) = folder.split_once('T')?;
-        let time = time.strip_suffix('Z')?;
-        let (whole, fraction) = time.split_at_checked(6)?;
-        let parts = [whole.get(0..2)?, whole.get(2..4)?, whole.get(4..6)?];
-        format!("{date}T{}{fraction}Z", parts.join(":")).parse().ok()
-    })
 }
 
 /// Who has bought since the previous as-of, by the feature that writes `last_purchase_at`.
@@ -291,6 +329,7 @@ fn profile(
         zone: project.context().zone,
         writeback: &project.settings.writeback,
         catalog: &project.catalog,
+        past: root.profile.as_ref().is_some_and(|profile| profile.as_of > as_of.at),
         current: current.as_ref(),
     };
     merge(source, &computed, &context)
@@ -373,12 +412,13 @@ fn summary(
     let date = as_of.at.folder();
     let store = &project.settings.project.store;
     let mut text = format!(
-        "{} customers scored as of {} from {} events ({} duplicates and {} events of unknown customers left out)\n\n{}\n{}\n",
+        "{} customers scored as of {} from {} events ({} duplicates left out, {} events of unknown customers {})\n\n{}\n{}\n",
         thousands(customers as u64),
         as_of.at,
         thousands(scored.report.events),
         thousands(scored.report.duplicates),
         thousands(scored.report.orphans),
+        if project.events.orphans == Orphans::Create { "taken in" } else { "left out" },
         scores.render(),
         segments.render(),
     );
@@ -404,17 +444,4 @@ fn summary(
         "profile_moved": moves,
     });
     Output { text, json }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn folder_names_read_back() {
-        for text in ["2024-07-01", "2024-07-01T06:30:00Z", "2024-07-01T06:30:00.250Z"] {
-            let instant: Instant = text.parse().unwrap();
-            assert_eq!(parse_folder(&instant.folder()), Some(instant));
-        }
-    }
 }

@@ -27,18 +27,17 @@ const TASTE_CUSTOMERS: usize = 100_000;
 /// was trained as of a later instant.
 pub fn train(project: &Project, progress: &mut Progress) -> Result<Output> {
     let as_of = as_of(project)?;
-    let store = project.store()?;
-    let mut transaction = store.begin("train")?;
+    let mut transaction = project.store()?.begin("train")?;
     progress.stage("fingerprinting the data");
     let data = data_fingerprint(project)?;
-    let history = first_event(&project.events)?.ok_or_else(|| {
+    let history = first_event(&project.events, as_of.at, as_of.known_at)?.ok_or_else(|| {
         Error::not_enough("there are no events to train on", "check sources.events.path")
     })?;
     progress.stage("gathering snapshots and labels");
     let gathered = gather(
         &engine(project, &transaction),
         &project.events,
-        &project.profile.entities(as_of.at)?,
+        &project.profile.entities()?,
         &project.catalog,
         &project.models,
         as_of,
@@ -50,7 +49,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<Output> {
     let mut text = String::new();
     let mut versions = serde_json::Map::new();
     for (name, model, classifier) in trained {
-        let artifact = Artifact::new(&name, as_of.at, &data, model);
+        let artifact = Artifact::new(&name, as_of, &data, model);
         let folder = format!("models/{name}/{}", artifact.version);
         transaction.write_json(&format!("{folder}/model.json"), &artifact)?;
         if let Some((metrics, predictions)) = classifier {
@@ -63,15 +62,18 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<Output> {
             text += &format!("{name} {}\n\n", artifact.version);
         }
         versions.insert(name.clone(), json!(artifact.version));
-        // A champion that cannot be read is none.
-        let champion = Artifact::champion(&store, &transaction.root, &name).ok().flatten();
-        match champion.filter(|champion| champion.as_of > as_of.at) {
-            Some(later) => {
-                let (version, at) = (later.version, later.as_of);
+        let root = &mut transaction.root;
+        let order = root.trained.entry(name.clone()).or_default();
+        order.retain(|version| *version != artifact.version);
+        order.push(artifact.version.clone());
+        let champion =
+            root.champions.get(&name).map(|version| (version, Artifact::trained_at(version)));
+        match champion {
+            Some((version, Some(at))) if at > as_of.at => {
                 text += &format!("{name} {version} stays champion: it was trained as of {at}\n\n");
             }
-            None => {
-                transaction.root.champions.insert(name, artifact.version);
+            _ => {
+                root.champions.insert(name, artifact.version);
             }
         }
     }

@@ -25,7 +25,7 @@ pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, b
     progress.stage("reading the events");
     let mut events = Checks::new("events");
     check_events(&project.events, now.map(|as_of| as_of.at), &mut events)?;
-    let entities = ProfilePlan::entities_of(&rows, Instant(i64::MAX));
+    let entities = ProfilePlan::entities_of(&rows);
     check_keys(project, &entities, &mut events)?;
     progress.finish();
 
@@ -46,7 +46,7 @@ pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, b
 fn check_keys(project: &Project, entities: &Entities, checks: &mut Checks) -> Result<()> {
     let end = Instant(i64::MAX);
     let plan = FeaturePlan { as_ofs: vec![AsOf::at(end)], ..FeaturePlan::default() };
-    let engine = EmbeddedEngine { memory: project.memory, spill_folder: std::env::temp_dir() };
+    let engine = EmbeddedEngine::new(project.memory, std::env::temp_dir());
     let tolerant = SourcePlan {
         orphans: if project.events.orphans == Orphans::Fail {
             Orphans::Skip

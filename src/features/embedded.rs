@@ -40,6 +40,15 @@ pub struct EmbeddedEngine {
     pub memory: u64,
     /// Where they spill to.
     pub spill_folder: PathBuf,
+    /// Events that are worth a partition of their own.
+    pub partition_events: u64,
+}
+
+impl EmbeddedEngine {
+    /// An engine with partitions of the usual size.
+    pub fn new(memory: u64, spill_folder: PathBuf) -> Self {
+        Self { memory, spill_folder, partition_events: 100_000 }
+    }
 }
 
 impl Engine for EmbeddedEngine {
@@ -54,6 +63,7 @@ impl Engine for EmbeddedEngine {
         let create = source.orphans == Orphans::Create;
         let partitions = Partitions::new(
             source.table.rows,
+            self.partition_events,
             &entities.keys,
             &entities.created_at,
             self.memory,

@@ -28,3 +28,19 @@ pub fn solve(a: &mut [f64], b: &mut [f64], f: usize) {
         b[i] = (b[i] - known) / a[i * f + i];
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The matrix is L L' with L = [[2, 0, 0], [6, 1, 0], [-8, 5, 3]]; its upper half is not read.
+    #[test]
+    fn solves_a_known_system() {
+        let nan = f64::NAN;
+        let mut a = vec![4.0, nan, nan, 12.0, 37.0, nan, -16.0, -43.0, 98.0];
+        let x = [1.0, -2.0, 0.5];
+        let mut b = vec![4.0 - 24.0 - 8.0, 12.0 - 74.0 - 21.5, -16.0 + 86.0 + 49.0];
+        solve(&mut a, &mut b, 3);
+        b.iter().zip(x).for_each(|(found, x)| assert!((found - x).abs() < 1e-12, "{b:?}"));
+    }
+}

@@ -113,3 +113,48 @@ fn block(rows: &[f64], labels: &[bool], weights: &[f64]) -> (f64, Vec<f64>, Arra
     let hessian = scaled.t().dot(&scaled);
     (loss, gradient, hessian)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gradient and Hessian against central differences of the loss, over more than one block.
+    #[test]
+    fn derivatives_are_those_of_the_loss() {
+        let mut rows = Matrix::new(2);
+        let mut labels = Vec::new();
+        for i in 0..BLOCK + 7 {
+            let x = (i as f64 * 0.7).sin();
+            rows.push([x, (i as f64 * 0.3).cos() + x]);
+            labels.push(i % 3 == 0 || x > 0.6);
+        }
+        let at = |weights: [f64; 3]| evaluate(&rows, &labels, 0.2, weights.to_vec());
+        let point = at([0.4, -0.8, 0.1]);
+        let step = 1e-5;
+        for i in 0..3 {
+            let moved = |sign: f64| {
+                let mut weights = [0.4, -0.8, 0.1];
+                weights[i] += sign * step;
+                at(weights)
+            };
+            let (up, down) = (moved(1.0), moved(-1.0));
+            let slope = (up.loss - down.loss) / (2.0 * step);
+            assert!((slope - point.gradient[i]).abs() < 1e-8, "{i}");
+            for j in 0..3 {
+                let curvature = (up.gradient[j] - down.gradient[j]) / (2.0 * step);
+                assert!((curvature - point.hessian[i * 3 + j]).abs() < 1e-8, "{i} {j}");
+            }
+        }
+    }
+
+    /// Separable classes have no finite optimum without a penalty; with one, Newton finds it.
+    #[test]
+    fn separable_classes_converge() {
+        let mut rows = Matrix::new(1);
+        let labels: Vec<bool> = (0..200).map(|i| i >= 100).collect();
+        (0..200).for_each(|i| rows.push([f64::from(i) - 99.5]));
+        let weights = minimize(&rows, &labels, 1e-4, vec![0.0, 3.0]);
+        let point = evaluate(&rows, &labels, 1e-4, weights);
+        assert!(point.gradient.iter().all(|g| g.abs() <= 1e-8), "{:?}", point.gradient);
+    }
+}

@@ -9,22 +9,30 @@ pub struct Matrix {
     pub width: usize,
     /// `width` values per row.
     pub values: Vec<f64>,
+    rows: usize,
 }
 
 impl Matrix {
     /// An empty matrix of `width` columns.
     pub fn new(width: usize) -> Self {
-        Self { width, values: Vec::new() }
+        Self { width, values: Vec::new(), rows: 0 }
     }
 
-    /// Rows.
+    /// Appends a row of `width` values.
+    pub fn push(&mut self, row: impl IntoIterator<Item = f64>) {
+        self.values.extend(row);
+        self.rows += 1;
+        debug_assert_eq!(self.values.len(), self.rows * self.width);
+    }
+
+    /// Rows, of which there may be some even without columns.
     pub fn len(&self) -> usize {
-        self.values.len().checked_div(self.width).unwrap_or(0)
+        self.rows
     }
 
     /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.rows == 0
     }
 
     /// One row.
@@ -38,7 +46,7 @@ impl Matrix {
         for row in rows {
             values.extend_from_slice(self.row(*row));
         }
-        Self { width: self.width, values }
+        Self { width: self.width, values, rows: rows.len() }
     }
 
     fn column(&self, column: usize) -> impl Iterator<Item = f64> + '_ {
@@ -153,7 +161,7 @@ impl Preprocessing {
     pub fn transform(&self, rows: &Matrix) -> Matrix {
         let mut values = Vec::with_capacity(rows.values.len());
         (0..rows.len()).for_each(|row| self.apply(rows.row(row), &mut values));
-        Matrix { width: self.terms().len(), values }
+        Matrix { width: self.terms().len(), values, rows: rows.len() }
     }
 }
 
@@ -180,7 +188,8 @@ mod tests {
 
     #[test]
     fn standardizes_imputes_and_flags() {
-        let rows = Matrix { width: 2, values: vec![1.0, 5.0, 3.0, 5.0, f64::NAN, 5.0, 5.0, 5.0] };
+        let mut rows = Matrix::new(2);
+        [1.0, 3.0, f64::NAN, 5.0].into_iter().for_each(|a| rows.push([a, 5.0]));
         let names = [("a_30d", "a"), ("b", "b")].map(|(x, y)| (x.to_owned(), y.to_owned()));
         let fitted = Preprocessing::fit(&names, &rows);
         let terms: Vec<String> = fitted.terms().into_iter().map(|(name, _)| name).collect();

@@ -111,6 +111,9 @@ pub struct MergeContext<'a> {
     pub writeback: &'a Writeback,
     /// Which features write which fields.
     pub catalog: &'a Catalog,
+    /// Whether the current profile is of a later as-of: then what the source has of it is no
+    /// history of this one.
+    pub past: bool,
     /// The current profile, sorted by key, for `updated_at`.
     pub current: Option<&'a RecordBatch>,
 }
@@ -236,10 +239,12 @@ fn created_at(
         if !ours && !orphan {
             return raw;
         }
-        if first.is_some() {
+        // Without an event any more, what was filled in stands.
+        let value = first.or(raw.filter(|_| ours));
+        if value.is_some() {
             filled[row].push("created_at");
         }
-        first
+        value
     });
     Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
 }
@@ -405,6 +410,9 @@ fn derived(
     };
     let old = source.column_by_name(name).and_then(|column| arrow_cast::cast(column, ty).ok());
     let Some(old) = old else { return Ok(fresh) };
+    if context.past && writer.is_some() {
+        return Ok(fresh);
+    }
     match context.writeback.derived {
         DerivedFields::Keep => Ok(old),
         DerivedFields::Recompute if writer.is_none() => Ok(old),

@@ -9,7 +9,7 @@ use super::profile::{KeyFaults, ProfilePlan};
 use super::scan::scan;
 use super::{Ingestion, SourcePlan};
 use crate::error::{Error, Result};
-use crate::expression::{Expression, Type};
+use crate::expression::Expression;
 use crate::time::{DAY, Instant};
 
 /// How a check came out.
@@ -73,11 +73,26 @@ impl Checks {
     }
 }
 
-/// The first event's time, or None without events.
-pub fn first_event(source: &SourcePlan) -> Result<Option<Instant>> {
-    let time = Expression::column("event_ts", Type::Timestamp);
-    let frame = scan(source, &[("event_ts".into(), time)])?
-        .select([col("event_ts").cast(DataType::Int64).min()]);
+/// The time of the first event before `at` that can be used and was ingested before `known_at`, or
+/// None without events.
+pub fn first_event(source: &SourcePlan, at: Instant, known_at: Instant) -> Result<Option<Instant>> {
+    let names = ["customer360_id", "event_id", "event_type", "event_ts", "ingested_at"];
+    let known = |name: &str| name != "ingested_at" || source.has_ingestion();
+    let columns: Vec<(String, Expression)> = names
+        .into_iter()
+        .filter(|name| known(name))
+        .filter_map(|name| Some((name.to_owned(), source.mapping.get(name)?)))
+        .map(|(name, x)| (name.clone(), Expression::column(name, x.ty)))
+        .collect();
+    let micros = |name: &str| col(name).cast(DataType::Int64);
+    let mut usable = micros("event_ts").lt(lit(at.0));
+    for (name, _) in &columns {
+        usable = usable.and(match name.as_str() {
+            "ingested_at" => micros(name).lt(lit(known_at.0)).or(col(name.as_str()).is_null()),
+            name => col(name).is_not_null(),
+        });
+    }
+    let frame = scan(source, &columns)?.filter(usable).select([micros("event_ts").min()]);
     let frame = collect(source, frame)?;
     Ok(integer(&frame, "event_ts").map(Instant))
 }

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::expression::check::check;
 use crate::expression::polars::{arrow_type, evaluate};
 use crate::expression::{Expression, Node};
-use crate::schema::{Origin as FieldOrigin, profile_field, type_name};
+use crate::schema::{Origin as FieldOrigin, list_of, profile_field, type_name};
 use crate::store::parquet;
 use crate::time::Instant;
 
@@ -147,26 +147,20 @@ impl ProfilePlan {
         self.load(&|_| true)
     }
 
-    /// Keys and creation times for a run at `at`, sorted by key. A customer whose `created_at` an
-    /// earlier run filled in exists from the first event on, which the events say, and at `at`.
-    pub fn entities(&self, at: Instant) -> Result<Entities> {
-        let wanted = |name: &str| matches!(name, KEY | CREATED | FILLED);
-        Ok(Self::entities_of(&self.read_columns(&wanted)?, at))
+    /// Keys and creation times, sorted by key.
+    pub fn entities(&self) -> Result<Entities> {
+        Ok(Self::entities_of(&self.read_columns(&|name| name == KEY || name == CREATED)?))
     }
 
     /// The entities of rows that were read already.
-    pub fn entities_of(rows: &RecordBatch, at: Instant) -> Entities {
+    pub fn entities_of(rows: &RecordBatch) -> Entities {
         let keys = rows.column_by_name(KEY).map(|keys| keys.as_string::<i32>().clone());
         let keys: Vec<String> = keys.iter().flatten().flatten().map(str::to_owned).collect();
         let created_at = match rows.column_by_name(CREATED) {
             Some(column) => column
                 .as_primitive::<TimestampMicrosecondType>()
                 .iter()
-                .zip(filled_before(rows))
-                .map(|(micros, filled)| match filled.iter().any(|name| name == CREATED) {
-                    true => Some(Instant(at.0 - 1)),
-                    false => micros.map(Instant),
-                })
+                .map(|micros| micros.map(Instant))
                 .collect(),
             None => vec![None; keys.len()],
         };
@@ -338,6 +332,10 @@ impl ProfilePlan {
 
 /// The type that a profile field of the source is written in, where it came in another one.
 fn written_type(name: &str, found: &DataType) -> Option<DataType> {
+    if name == FILLED {
+        let list = list_of(DataType::Utf8);
+        return (*found != list).then_some(list);
+    }
     let field = profile_field(name).filter(|field| field.origin != FieldOrigin::Modeled)?;
     let wanted = match name {
         "date_of_birth" if RawType::of(found) == RawType::Date => DataType::Date32,
@@ -359,14 +357,18 @@ fn check_type(name: &str, found: &DataType, file: &Path) -> Result<()> {
         (DataType::Decimal128(..), RawType::Integer | RawType::Double | RawType::Decimal(_)) => {
             true
         }
-        (DataType::List(_), _) => matches!(
-            found,
-            DataType::List(item) | DataType::LargeList(item)
-                if RawType::of(item.data_type()) == RawType::Text
-        ),
+        (DataType::List(_), _) => is_list_of_text(found),
         _ => false,
     };
     if fits { Ok(()) } else { Err(wrong_type(name, found, &wanted, file)) }
+}
+
+fn is_list_of_text(ty: &DataType) -> bool {
+    matches!(
+        ty,
+        DataType::List(item) | DataType::LargeList(item)
+            if RawType::of(item.data_type()) == RawType::Text
+    )
 }
 
 fn wrong_type(name: &str, found: &DataType, wanted: &DataType, file: &Path) -> Error {

@@ -52,6 +52,9 @@ pub struct Root {
     pub generation: u64,
     /// The version in use of each model.
     pub champions: BTreeMap<String, String>,
+    /// The versions of each model in the order in which they were last trained.
+    #[serde(default)]
+    pub trained: BTreeMap<String, Vec<String>>,
     /// The current profile.
     pub profile: Option<CurrentProfile>,
     /// Every live file by its path in the store.
@@ -64,6 +67,7 @@ impl Default for Root {
             format_version: FORMAT_VERSION,
             generation: 0,
             champions: BTreeMap::new(),
+            trained: BTreeMap::new(),
             profile: None,
             files: BTreeMap::new(),
         }

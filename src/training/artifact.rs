@@ -10,7 +10,7 @@ use super::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::expression::Expression;
 use crate::features::catalog::{Aggregation, Definition};
-use crate::features::plan::Interactions;
+use crate::features::plan::{AsOf, Interactions};
 use crate::models::affinity::ItemFactors;
 use crate::models::calibration::{Isotonic, Platt};
 use crate::models::engagement::Ecdf;
@@ -182,6 +182,8 @@ pub struct Artifact {
     pub version: String,
     /// The as-of of the training.
     pub as_of: Instant,
+    /// Up to when what had been ingested was used.
+    pub known_at: Instant,
     /// Hash of the event and profile files.
     pub data_fingerprint: String,
     /// Hash of the spec.
@@ -192,7 +194,7 @@ pub struct Artifact {
 
 impl Artifact {
     /// Names and versions a trained model.
-    pub fn new(name: &str, as_of: Instant, data: &str, model: Trained) -> Self {
+    pub fn new(name: &str, as_of: AsOf, data: &str, model: Trained) -> Self {
         let spec = match &model {
             Trained::Classifier(model) => serde_json::to_string(&model.spec),
             Trained::Engagement(model) => serde_json::to_string(&model.spec),
@@ -202,12 +204,13 @@ impl Artifact {
         let spec = hash(spec.unwrap_or_default().as_bytes());
         let text = serde_json::to_string(&model).unwrap_or_default();
         let version =
-            format!("{}-{}", as_of.folder(), &hash(format!("{data}{text}").as_bytes())[..8]);
+            format!("{}-{}", as_of.at.folder(), &hash(format!("{data}{text}").as_bytes())[..8]);
         Self {
             format_version: FORMAT_VERSION,
             name: name.to_owned(),
             version,
-            as_of,
+            as_of: as_of.at,
+            known_at: as_of.known_at,
             data_fingerprint: data.to_owned(),
             spec_fingerprint: spec,
             model,
@@ -234,26 +237,34 @@ impl Artifact {
         Ok(artifact)
     }
 
-    /// The champion of a model, if it has one.
-    pub fn champion(store: &Store, root: &Root, name: &str) -> Result<Option<Self>> {
-        root.champions.get(name).map(|version| Self::load(store, name, version)).transpose()
-    }
-
-    /// The version to score `at` with: the champion if it was trained by then, else the latest
-    /// version that was. A later one knows outcomes from after `at`.
-    pub fn usable(store: &Store, root: &Root, name: &str, at: Instant) -> Result<Option<Self>> {
-        let champion = Self::champion(store, root, name)?;
-        if champion.as_ref().is_none_or(|champion| champion.as_of <= at) {
-            return Ok(champion);
-        }
-        let mut latest: Option<Self> = None;
-        for (_, version) in root.versions().into_iter().filter(|(model, _)| *model == name) {
-            let other = Self::load(store, name, version)?;
-            if other.as_of <= at && latest.as_ref().is_none_or(|known| known.as_of <= other.as_of) {
-                latest = Some(other);
+    /// The version to score `as_of` with: the champion if it was trained by then and with no more
+    /// than was known then, else the latest version that was. A later one knows outcomes from after
+    /// the as-of.
+    ///
+    /// # Errors
+    /// That the champion, if it is the one, cannot be read; another version is passed over.
+    pub fn usable(store: &Store, root: &Root, name: &str, as_of: AsOf) -> Result<Option<Self>> {
+        let by_then = |version: &&String| {
+            Self::trained_at(version).is_some_and(|trained| trained <= as_of.at)
+        };
+        let known = |artifact: &Self| artifact.known_at <= as_of.known_at;
+        if let Some(version) = root.champions.get(name).filter(by_then) {
+            let champion = Self::load(store, name, version)?;
+            if known(&champion) {
+                return Ok(Some(champion));
             }
         }
-        Ok(latest)
+        let mut versions: Vec<&String> =
+            root.trained.get(name).into_iter().flatten().filter(by_then).collect();
+        // Of one as-of the last one trained, because sorting keeps its place.
+        versions.sort_by_key(|version| Self::trained_at(version));
+        let mut others = versions.into_iter().rev().filter_map(|v| Self::load(store, name, v).ok());
+        Ok(others.find(known))
+    }
+
+    /// The as-of of the training, as the version's name has it.
+    pub fn trained_at(version: &str) -> Option<Instant> {
+        version.rsplit_once('-').and_then(|(folder, _)| Instant::from_folder(folder))
     }
 }
 

@@ -60,6 +60,14 @@ pub fn train(
     catalog: &Catalog,
 ) -> Result<TrainedClassifier> {
     let eligible = resolve_eligible(classifier, &mut data);
+    // In the order of a hash: how the events were partitioned, which events of the future can
+    // change, must not reach the sums of a fit.
+    data.snapshots.par_iter_mut().for_each(|snapshot| {
+        let mut order: Vec<usize> = (0..snapshot.hashes.len()).collect();
+        order.sort_by_key(|row| snapshot.hashes[*row]);
+        snapshot.select(&order);
+        snapshot.lapsed.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    });
     let funnel = funnel(&data);
     check_enough(classifier, &data, &funnel)?;
     let lapsed = lapsed_rate(classifier.spec.label.kind, &data.snapshots);
@@ -178,13 +186,7 @@ fn resolve_eligible(classifier: &Classifier, data: &mut ClassifierData) -> Resol
         }
         let lapsed = beyond.iter().map(|row| (snapshot.recency[*row], snapshot.labels[*row]));
         snapshot.lapsed.extend(lapsed);
-        snapshot.hashes = kept.iter().map(|row| snapshot.hashes[*row]).collect();
-        snapshot.inputs = snapshot.inputs.select(&kept);
-        snapshot.recency = kept.iter().map(|row| snapshot.recency[*row]).collect();
-        snapshot.labels = kept.iter().map(|row| snapshot.labels[*row]).collect();
-        if !snapshot.keys.is_empty() {
-            snapshot.keys = kept.iter().map(|row| snapshot.keys[*row].clone()).collect();
-        }
+        snapshot.select(&kept);
     }
     ResolvedEligible::Within(within)
 }
@@ -263,7 +265,7 @@ fn sample(snapshots: &[&Snapshot], limit: usize) -> (Matrix, Vec<bool>) {
         for (row, hash) in snapshot.hashes.iter().enumerate() {
             // The key's hash decides parts too; multiplying spreads it anew.
             if share >= 1.0 || hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) <= highest {
-                rows.values.extend_from_slice(snapshot.inputs.row(row));
+                rows.push(snapshot.inputs.row(row).iter().copied());
                 labels.push(snapshot.labels[row]);
             }
         }

@@ -46,6 +46,19 @@ pub struct Snapshot {
     pub lapsed: Vec<(f64, bool)>,
 }
 
+impl Snapshot {
+    /// Keeps the eligible rows with these numbers, in this order.
+    pub fn select(&mut self, rows: &[usize]) {
+        self.hashes = rows.iter().map(|row| self.hashes[*row]).collect();
+        self.inputs = self.inputs.select(rows);
+        self.recency = rows.iter().map(|row| self.recency[*row]).collect();
+        self.labels = rows.iter().map(|row| self.labels[*row]).collect();
+        if !self.keys.is_empty() {
+            self.keys = rows.iter().map(|row| self.keys[*row].clone()).collect();
+        }
+    }
+}
+
 /// Rows of a snapshot part that wait for their labels.
 #[derive(Debug, Default)]
 struct Waiting {
@@ -284,7 +297,7 @@ fn features(
     for (i, key) in keys(rows)?.iter().flatten().enumerate() {
         if eligible[i] {
             snapshot.hashes.push(part_hash(key));
-            snapshot.inputs.values.extend(inputs.iter().map(|input| input[i]));
+            snapshot.inputs.push(inputs.iter().map(|input| input[i]));
             snapshot.recency.push(recency[i]);
             if keep_keys {
                 snapshot.keys.push(key.to_owned());

@@ -1,10 +1,14 @@
 //! The command line as a user sees it: filtered snapshots of what it prints, and exit codes.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use assert_cmd::Command;
 
-use crate::support::{edit, project};
+use crate::support::{EVENTS_FILE, edit, project, with_column, write};
 
 /// The binary in a project's folder, without what the environment could set.
 pub fn c360(project: &Path) -> Command {
@@ -99,6 +103,16 @@ fn run_trains_scores_and_publishes() {
     assert!(stdout.contains("1,996 customers scored"), "{stdout}");
     assert_eq!(data_files(&project), files);
 
+    // What another command has written over is written again, and so is all by force.
+    let (_, stderr, code) = output(&project, &["features", "build", "--known-at", "2024-06-01"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(output(&project, &["score"]).0.contains("1,996 customers scored"));
+    assert_eq!(data_files(&project), files);
+    assert!(output(&project, &["score"]).0.starts_with("nothing to do"));
+    assert!(output(&project, &["score", "--force"]).0.contains("1,996 customers scored"));
+    // A manifest that is gone is no reason to fail.
+    std::fs::remove_dir_all(project.join("store/runs/000002-score")).unwrap();
+
     // An earlier as-of is scored by what was known then, writes history and moves nothing.
     let (_, stderr, code) = output(&project, &["score", "--as-of", "2024-06-01"]);
     assert_eq!(code, 4, "{stderr}");
@@ -112,9 +126,85 @@ fn run_trains_scores_and_publishes() {
     let after = root(&project);
     assert_eq!(after["champions"], before["champions"]);
     assert_eq!(after["profile"], before["profile"]);
-    let manifest = project.join("store/runs/000005-score/manifest.json");
+    let manifest = project.join("store/runs/000008-score/manifest.json");
     let manifest = std::fs::read_to_string(manifest).unwrap();
     assert!(manifest.contains("\"churn\": \"2024-06-01-"), "{manifest}");
+}
+
+/// Of the versions of one earlier as-of the one that was trained last scores it.
+#[test]
+fn the_last_trained_of_an_as_of_scores_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let versions = |arguments: &[&str]| {
+        let (stdout, stderr, code) = output(&project, arguments);
+        assert_eq!(code, 0, "{stderr}");
+        let trained: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        trained["versions"]["churn"].as_str().unwrap().to_owned()
+    };
+    let champion = versions(&["train", "--format", "json"]);
+    let june = ["train", "--as-of", "2024-06-01", "--format", "json"];
+    let first = versions(&june);
+    edit(&project, "models/churn.toml", "[label]", "fit = { l2 = [0.5] }\n\n[label]");
+    let second = versions(&june);
+    assert!(first != second);
+    let scored_with = || {
+        let (_, stderr, code) = output(&project, &["score", "--as-of", "2024-06-01"]);
+        assert_eq!(code, 0, "{stderr}");
+        let run = format!("{:06}-score", root(&project)["generation"].as_u64().unwrap());
+        let manifest =
+            std::fs::read_to_string(project.join(format!("store/runs/{run}/manifest.json")));
+        let manifest: serde_json::Value = serde_json::from_str(&manifest.unwrap()).unwrap();
+        manifest["models"]["churn"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(scored_with(), second);
+    edit(&project, "models/churn.toml", "fit = { l2 = [0.5] }\n\n", "");
+    assert_eq!(versions(&june), first);
+    assert_eq!(scored_with(), first);
+    // One that cannot be read is passed over.
+    std::fs::remove_dir_all(project.join(format!("store/models/churn/{first}"))).unwrap();
+    edit(&project, "c360.toml", "[writeback]", "# Again.\n[writeback]");
+    assert_eq!(scored_with(), second);
+    assert_eq!(root(&project)["champions"]["churn"], champion);
+}
+
+/// Events of after the as-of change no version, whatever they do to the partitions.
+#[test]
+fn the_future_does_not_leak_into_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let train = || {
+        let (stdout, stderr, code) =
+            output(&project, &["train", "--as-of", "2024-05-01", "--format", "json"]);
+        assert_eq!(code, 0, "{stderr}");
+        let trained: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        let path = trained["versions"]["churn"].as_str().unwrap().to_owned();
+        let text =
+            std::fs::read_to_string(project.join(format!("store/models/churn/{path}/model.json")));
+        let mut model: serde_json::Value = serde_json::from_str(&text.unwrap()).unwrap();
+        // The name of the version and the fingerprint are of the files, not of what they say.
+        model.as_object_mut().unwrap().retain(|key, _| key == "model");
+        model
+    };
+    let before = train();
+    let rows = c360_ml::store::parquet::read(&project.join(EVENTS_FILE), None).unwrap();
+    let rows = c360_ml::store::parquet::concat(&rows).unwrap().unwrap();
+    let times = rows.column_by_name("event_ts").unwrap();
+    let times = times.as_primitive::<TimestampMicrosecondType>().clone();
+    let at: c360_ml::time::Instant = "2024-05-01".parse().unwrap();
+    let late: Vec<u32> =
+        (0..rows.num_rows() as u32).filter(|row| times.value(*row as usize) >= at.0).collect();
+    let late = c360_ml::store::parquet::take(&rows, &late.into()).unwrap();
+    // Enough of them for more partitions, and one of long ago that was ingested after the as-of.
+    let copies: Vec<RecordBatch> = std::iter::repeat_n(late.clone(), 12).collect();
+    let many = c360_ml::store::parquet::concat(&copies).unwrap().unwrap();
+    assert!(many.num_rows() > 110_000, "{}", many.num_rows());
+    write(&project.join("fixtures/events/part-100.parquet"), &many);
+    let old: ArrayRef =
+        Arc::new(TimestampMicrosecondArray::from(vec![1_500_000_000_000_000]).with_timezone("UTC"));
+    let old = with_column(&late.slice(0, 1), "event_ts", old);
+    write(&project.join("fixtures/events/part-101.parquet"), &old);
+    assert_eq!(train(), before);
 }
 
 fn root(project: &Path) -> serde_json::Value {

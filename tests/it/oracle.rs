@@ -14,7 +14,7 @@ use c360_ml::features::plan::{AsOf, FeaturePlan, Interactions};
 use c360_ml::features::reference::{Event, aggregate, visible};
 use c360_ml::features::spec::{FeatureSpec, Op};
 use c360_ml::sources::profile::Entities;
-use c360_ml::sources::{Ingestion, SourcePlan};
+use c360_ml::sources::{Ingestion, Orphans, SourcePlan};
 use c360_ml::time::{Duration, Window};
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -96,10 +96,24 @@ fn same(a: &Value, b: &Value) -> bool {
 
 type Rows = BTreeMap<String, Vec<Value>>;
 
+/// An engine that spills if `memory` is 0, with one partition for so many events.
+fn engine(memory: u64, folder: &std::path::Path, partition_events: u64) -> EmbeddedEngine {
+    EmbeddedEngine { partition_events, ..EmbeddedEngine::new(memory, folder.to_owned()) }
+}
+
 /// By as-of: the rows by customer.
 fn build(source: &SourcePlan, plan: &FeaturePlan, memory: u64) -> Vec<Rows> {
+    build_in_parts(source, plan, memory, 100_000)
+}
+
+fn build_in_parts(
+    source: &SourcePlan,
+    plan: &FeaturePlan,
+    memory: u64,
+    partition_events: u64,
+) -> Vec<Rows> {
     let folder = tempfile::tempdir().unwrap();
-    let engine = EmbeddedEngine { memory, spill_folder: folder.path().to_owned() };
+    let engine = engine(memory, folder.path(), partition_events);
     let mut found: Vec<Rows> = plan.as_ofs.iter().map(|_| BTreeMap::new()).collect();
     let report = engine
         .build(source, &Entities::default(), std::slice::from_ref(plan), &mut |part| {
@@ -171,7 +185,96 @@ fn every_op_equals_the_naive_reference() {
         let in_memory = build(&source, &plan, 1 << 30);
         check(&events, &source, &plan, &in_memory);
         assert_eq!(build(&source, &plan, 0), in_memory, "spilling changes nothing");
+        let parts = build_in_parts(&source, &plan, (round % 2) << 30, 3);
+        assert_eq!(parts, in_memory, "the number of partitions changes nothing");
     }
+}
+
+/// A profile's customers are rows from their creation on, others from their first event on if at all.
+#[test]
+fn the_profile_and_the_events_say_who_is_a_row() {
+    let mut random = random();
+    let folder = tempfile::tempdir().unwrap();
+    let instants = ["2024-03-01", "2024-04-01"].map(instant);
+    let created = [None, Some(instant("2024-03-15")), Some(instant("2024-04-01")), None];
+    let keys = ["c0", "c1", "z8", "z9"].map(str::to_owned);
+    let entities = Entities { keys: keys.to_vec(), created_at: created.to_vec() };
+    for orphans in [Orphans::Skip, Orphans::Create, Orphans::Fail] {
+        let events = random_events(&mut random, &instants, 60);
+        let mut source = event_source(folder.path(), &events, "UTC", Ingestion::Respect);
+        source.orphans = orphans;
+        let plan = FeaturePlan {
+            aggregations: all_aggregations(&source)[..1].to_vec(),
+            as_ofs: instants.map(AsOf::at).to_vec(),
+            ..FeaturePlan::default()
+        };
+        let mut found = [Vec::new(), Vec::new()];
+        let built = engine(1 << 30, folder.path(), 20).build(
+            &source,
+            &entities,
+            std::slice::from_ref(&plan),
+            &mut |part| {
+                let keys = part.rows.column(0).as_string::<i32>();
+                found[part.as_of].extend(keys.iter().flatten().map(str::to_owned));
+                Ok(())
+            },
+        );
+        let read =
+            |e: &&Event| e.time < instants[1].0 && e.ingested.is_none_or(|at| at < instants[1].0);
+        let unknown = events.iter().filter(read).filter(|e| !keys.contains(&e.customer)).count();
+        assert!(unknown > 0);
+        let report = match (orphans, built) {
+            (Orphans::Fail, Err(error)) => {
+                let expected = format!("{unknown} events belong to customers whom the profile");
+                assert!(error.to_string().starts_with(&expected), "{error}");
+                assert_eq!(error.exit_code(), 3);
+                continue;
+            }
+            (_, built) => built.unwrap(),
+        };
+        assert_eq!(report.orphans, unknown as u64);
+        for (at, found) in instants.iter().zip(&mut found) {
+            found.sort();
+            let seen = |key: &str| !visible(&events, key, AsOf::at(*at)).is_empty();
+            let mut expected: Vec<String> = (0..7).map(|i| format!("c{i}")).collect();
+            expected.retain(|key| seen(key) && (orphans == Orphans::Create || keys.contains(key)));
+            for (key, created) in keys.iter().zip(created) {
+                if !expected.contains(key) && created.is_none_or(|created| created < *at) {
+                    expected.push(key.clone());
+                }
+            }
+            expected.sort();
+            assert_eq!(*found, expected, "{orphans:?} at {at}");
+        }
+    }
+}
+
+/// More conditions than one word of flags has bits.
+#[test]
+fn a_hundred_conditions_are_kept_apart() {
+    let mut random = random();
+    let folder = tempfile::tempdir().unwrap();
+    let as_of = AsOf::at(instant("2024-04-01"));
+    let events = random_events(&mut random, &[as_of.at], 300);
+    let source = event_source(folder.path(), &events, "UTC", Ingestion::Respect);
+    let mut plan = FeaturePlan { as_ofs: vec![as_of], ..FeaturePlan::default() };
+    for cents in 0..100 {
+        let spec = FeatureSpec {
+            name: format!("f{cents}"),
+            op: Op::Count,
+            input: None,
+            condition: Some(format!("amount > {cents}.5")),
+            windows: vec![Window::Lifetime],
+            half_life: None,
+            writes: None,
+            description: String::new(),
+        };
+        aggregations("test", &spec, &source.columns())
+            .unwrap()
+            .into_iter()
+            .for_each(|a| plan.give(a));
+    }
+    check(&events, &source, &plan, &build(&source, &plan, 0));
 }
 
 #[test]
@@ -215,7 +318,7 @@ fn the_future_does_not_leak() {
         let past = random_events(&mut random, &[as_of.at], 200);
         let past: Vec<Event> = past
             .into_iter()
-            .filter(|e| e.time < as_of.at.0 && e.ingested.unwrap() < as_of.known_at.0)
+            .filter(|e| e.time < as_of.at.0 && e.ingested.is_none_or(|at| at < as_of.known_at.0))
             .collect();
         let source = event_source(folder.path(), &past, "UTC", Ingestion::Respect);
         let before = build(&source, &plan(&source, vec![as_of]), 1 << 30);
@@ -263,7 +366,7 @@ fn interactions_equal_a_plain_loop() {
         as_ofs: vec![as_of],
         ..FeaturePlan::default()
     };
-    let engine = EmbeddedEngine { memory: 1 << 30, spill_folder: folder.path().to_owned() };
+    let engine = engine(1 << 30, folder.path(), 20);
     let mut found: BTreeMap<(String, String), f64> = BTreeMap::new();
     let collect = &mut |rows: &RecordBatch| {
         for row in 0..rows.num_rows() {

@@ -48,7 +48,9 @@ pub fn random_events(random: &mut ChaCha8Rng, as_ofs: &[Instant], count: usize) 
         let maybe = |random: &mut ChaCha8Rng| random.random::<f64>() < 0.8;
         set("event_type", Some(Value::Text(kind.into())));
         set("event_ts", Some(Value::Timestamp(time)));
-        let channel = *["web", "app", "store"].choose(random).unwrap();
+        // One longer than a byte can say.
+        let long = "kiosk ".repeat(30);
+        let channel = *["web", "app", "store", &long].choose(random).unwrap();
         set("channel", maybe(random).then(|| Value::Text(channel.into())));
         let amount = random.random_range(-500..5_000);
         set("amount", maybe(random).then_some(Value::Money(amount)));
@@ -58,9 +60,9 @@ pub fn random_events(random: &mut ChaCha8Rng, as_ofs: &[Instant], count: usize) 
         set("order_id", maybe(random).then_some(Value::Integer(order)));
         events.push(Event {
             customer: format!("c{}", random.random_range(0..7)),
-            id: format!("e{number}"),
+            id: if number % 10 == 3 { format!("e{number:0200}") } else { format!("e{number}") },
             time,
-            ingested: Some(time + lag),
+            ingested: (random.random::<f64>() < 0.9).then_some(time + lag),
             columns,
         });
     }

@@ -10,7 +10,9 @@ use c360_ml::store::parquet::{concat, read};
 use std::path::Path;
 
 use crate::cli::output;
-use crate::support::{PROFILE_FILE, edit, project, rewrite, with_column, without_column};
+use crate::support::{
+    EVENTS_FILE, PROFILE_FILE, edit, project, rewrite, with_column, without_column,
+};
 
 fn table(project: &Path, folder: &str) -> RecordBatch {
     let store = Store::at(project.join("store")).unwrap();
@@ -105,35 +107,62 @@ fn our_own_output_can_be_the_source() {
     }
 }
 
-/// A customer made from events exists from their first event, whatever an earlier run filled in.
+/// A customer made from events exists from their first event, also where our own output is read
+/// back, and stays when the log has lost their events.
 #[test]
-fn a_filled_creation_time_is_not_raw() {
+fn a_customer_made_from_events_keeps_their_creation() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
     edit(&project, "c360.toml", "[sources.events]", "[sources.events]\norphans = \"create\"");
     assert_eq!(output(&project, &["run"]).2, 0);
     let first = table(&project, "profile/as_of=2024-07-01");
-    let filled = c360_ml::sources::profile::filled_before(&first);
-    crate::support::write(&project.join(PROFILE_FILE), &first);
+    let rows_in_march = |project: &Path| {
+        let (_, stderr, code) = output(project, &["features", "build", "--as-of", "2024-03-01"]);
+        assert_eq!(code, 0, "{stderr}");
+        table(project, "features/commerce/as_of=2024-03-01").num_rows()
+    };
+    let expected = rows_in_march(&project);
+    // As another tool would write it.
+    let index = first.schema().index_of("filled_fields").unwrap();
+    let large = arrow_schema::Field::new("item", DataType::LargeUtf8, true);
+    let large = DataType::LargeList(std::sync::Arc::new(large));
+    let filled = arrow_cast::cast(first.column(index), &large).unwrap();
+    crate::support::write(
+        &project.join(PROFILE_FILE),
+        &with_column(&first, "filled_fields", filled),
+    );
+    assert_eq!(rows_in_march(&project), expected);
 
-    let at: c360_ml::time::Instant = "2024-07-01".parse().unwrap();
-    let loaded = c360_ml::config::Project::load(&project, &Default::default()).unwrap();
-    let entities = loaded.profile.entities(at).unwrap();
-    let raw = first.column_by_name("created_at").unwrap();
-    let raw = raw.as_primitive::<TimestampMicrosecondType>();
-    let mut made = 0;
-    for (row, names) in filled.iter().enumerate() {
-        let ours = names.iter().any(|name| name == "created_at");
-        made += usize::from(ours);
-        let expected = if ours { at.0 - 1 } else { raw.value(row) };
-        assert_eq!(entities.created_at[row].unwrap().0, expected, "{}", entities.keys[row]);
-    }
-    assert!(made > 0, "no customer was made from events");
-
+    let made: Vec<String> = c360_ml::sources::profile::filled_before(&first)
+        .iter()
+        .zip(first.column(0).as_string::<i32>())
+        .filter(|(names, _)| names.iter().any(|name| name == "created_at"))
+        .map(|(_, key)| key.unwrap().to_owned())
+        .collect();
+    assert!(!made.is_empty());
+    let created = |rows: &RecordBatch| {
+        let names = c360_ml::sources::profile::filled_before(rows);
+        let times = rows.column_by_name("created_at").unwrap();
+        let times = times.as_primitive::<TimestampMicrosecondType>().clone();
+        let keys = rows.column(0).as_string::<i32>();
+        (0..rows.num_rows())
+            .filter(|row| made.iter().any(|key| key == keys.value(*row)))
+            .map(|row| {
+                assert!(names[row].contains(&"created_at".to_owned()), "{}", keys.value(row));
+                times.value(row)
+            })
+            .collect::<Vec<_>>()
+    };
+    let before = created(&first);
+    rewrite(&project, EVENTS_FILE, |rows| {
+        let keys = rows.column_by_name("customer360_id").unwrap().as_string::<i32>().clone();
+        let kept = |row: &u32| !made.iter().any(|key| key == keys.value(*row as usize));
+        let kept: Vec<u32> = (0..rows.num_rows() as u32).filter(kept).collect();
+        c360_ml::store::parquet::take(&rows, &kept.into()).unwrap()
+    });
     let (_, stderr, code) = output(&project, &["score"]);
     assert_eq!(code, 0, "{stderr}");
-    let second = table(&project, "profile/as_of=2024-07-01");
-    assert_eq!(first.column_by_name("created_at"), second.column_by_name("created_at"));
+    assert_eq!(created(&table(&project, "profile/as_of=2024-07-01")), before);
 }
 
 /// Without scopes only an explicit opt-in is consent, and a channel is filled in for nobody else.

@@ -13,15 +13,14 @@ use crate::error::{Error, Result};
 use crate::time::Instant;
 
 /// Partitions at most.
-const MOST: u64 = 128;
-/// Events per partition that are worth one of its own.
-const EVENTS: u64 = 100_000;
+const MOST: u64 = 1024;
 /// Bytes of records that one thread collects for a partition before it hands them over.
 const CHUNK: usize = 32 << 10;
 
-/// How many partitions a source of `events` rows has: a matter of the data, never of the threads.
-fn partition_count(events: u64) -> usize {
-    (events / EVENTS).next_power_of_two().min(MOST) as usize
+/// How many partitions a source of `events` rows has if one is worth `each` of them: a matter of the
+/// data, never of the threads.
+fn partition_count(events: u64, each: u64) -> usize {
+    (events / each.max(1)).next_power_of_two().min(MOST) as usize
 }
 
 /// One partition: the customers of the profile, and the records of its events in memory and on
@@ -79,16 +78,17 @@ pub struct Partitions {
 }
 
 impl Partitions {
-    /// Partitions for about `events` events that know the profile's customers; `budget` in bytes for
+    /// Partitions of about `each` of about `events` events that know the profile's customers; `budget` in bytes for
     /// events in memory, `folder` for what exceeds it.
     pub fn new(
         events: u64,
+        each: u64,
         keys: &[String],
         created_at: &[Option<Instant>],
         budget: u64,
         folder: PathBuf,
     ) -> Self {
-        let count = partition_count(events);
+        let count = partition_count(events, each);
         let mut parts: Vec<Partition> = (0..count).map(|_| Partition::default()).collect();
         for (key, created_at) in keys.iter().zip(created_at) {
             let hash = hash(key.as_bytes());

@@ -27,7 +27,7 @@ pub struct Swept {
     pub rows: Vec<Vec<RecordBatch>>,
     /// Duplicate events left out.
     pub duplicates: u64,
-    /// Events of customers whom the profile does not have, left out.
+    /// Events of customers whom the profile does not have, left out or not.
     pub orphans: u64,
 }
 
@@ -65,7 +65,8 @@ impl Grouped {
     }
 }
 
-/// The partition's events by customer, and how many were left out as orphans. Records are copied,
+/// The partition's events by customer, and how many are of customers whom the profile does not have.
+/// Records are copied,
 /// because to write here and there is far cheaper than to read here and there.
 fn by_customer(partition: &mut Partition, layout: &Layout, create: bool) -> Result<(Grouped, u64)> {
     let chunks = partition.take()?;
@@ -101,7 +102,9 @@ fn by_customer(partition: &mut Partition, layout: &Layout, create: bool) -> Resu
             *start += bytes.len();
         }
     }
-    let orphans = owners.iter().filter(|code| code.is_none()).count() as u64;
+    let known = partition.created_at.len();
+    let unknown = |code: &&Option<u32>| code.is_none_or(|code| code as usize >= known);
+    let orphans = owners.iter().filter(unknown).count() as u64;
     Ok((Grouped { starts, records: grouped }, orphans))
 }
 
@@ -239,6 +242,7 @@ impl<'a> Sweeper<'a> {
             let id = |row: &u32| self.events.ids[*row as usize];
             copies.sort_unstable_by(|a, b| id(a).cmp(id(b)).then_with(|| self.wins(*a, *b)));
             for same in copies.chunk_by(|a, b| id(a) == id(b)) {
+                self.duplicates += same.len() as u64 - 1;
                 let mut earliest = i64::MAX;
                 for (rank, row) in same.iter().enumerate() {
                     if rank > 0 && earliest <= self.time(*row) {
@@ -252,7 +256,6 @@ impl<'a> Sweeper<'a> {
         }
         self.hashes = hashes;
         if !dropped.is_empty() {
-            self.duplicates += dropped.len() as u64;
             sorted.retain(|row| !dropped.contains(row));
         }
         left
