@@ -105,6 +105,16 @@ fn our_own_output_can_be_the_source() {
     {
         assert_eq!(a.to_data(), b.to_data(), "{}", field.name());
     }
+
+    // A past as-of has the counters of then: today's are no history that it could lose.
+    let (_, stderr, code) = output(&project, &["run", "--as-of", "2024-06-01"]);
+    assert_eq!(code, 0, "{stderr}");
+    let past = table(&project, "profile/as_of=2024-06-01");
+    let total = |rows: &RecordBatch| -> i64 {
+        let column = rows.column_by_name("total_interactions").unwrap();
+        column.as_primitive::<Int64Type>().iter().flatten().sum()
+    };
+    assert!(total(&past) < total(&second), "{} {}", total(&past), total(&second));
 }
 
 /// A customer made from events exists from their first event, also where our own output is read
