@@ -247,6 +247,22 @@ mod tests {
         }
     }
 
+    /// linfa's tolerance is of a summed gradient: on many rows it would never be reached, on few too
+    /// soon. Ours is per row, so repeating the rows changes nothing.
+    #[test]
+    fn the_tolerance_is_per_row() {
+        let few = [[0.5, 1.2], [-1.0, 0.3], [1.5, -0.7], [0.2, 0.1], [-0.4, -1.5], [2.0, 0.9]];
+        let labels = [true, false, true, false, true, false];
+        let fit = |times: usize| {
+            let rows = matrix(&few.repeat(times));
+            Logistic::by_linfa(ITERATIONS, &rows, &labels.repeat(times), 0.01, None).unwrap()
+        };
+        let (once, often) = (fit(1), fit(5_000));
+        for (a, b) in once.coefficients.iter().zip(&often.coefficients) {
+            assert!((a - b).abs() < 1e-3, "{once:?} {often:?}");
+        }
+    }
+
     /// linfa returns Ok where it stops early; ours is an error.
     #[test]
     fn a_fit_that_does_not_converge_is_an_error() {

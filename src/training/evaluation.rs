@@ -142,6 +142,19 @@ pub fn ece(bins: &[Bin]) -> f64 {
 mod tests {
     use super::*;
 
+    /// linfa's confusion matrix against a bare array swaps precision and recall: of three called
+    /// positive two are, and of four positives two are called.
+    #[test]
+    fn precision_is_not_recall() {
+        let scores = [0.9, 0.9, 0.9, 0.1, 0.1, 0.1];
+        let labels = [true, true, false, true, true, false];
+        let ranking = Ranking::of(&scores, &labels);
+        let (precision, recall, rest) = (2.0 / 3.0, 0.5, 4.0 / 6.0);
+        assert!((ranking.average_precision - (recall * precision + 0.5 * rest)).abs() < 1e-12);
+        let ranking = Ranking::of(&[0.9, 0.1, 0.1, 0.1], &[true, true, true, false]);
+        assert!((ranking.average_precision - (1.0 / 3.0 + 2.0 / 3.0 * 0.75)).abs() < 1e-12);
+    }
+
     /// p = [.1 .4 .35 .8 .8 .2 .65 .5 .8 .05 .3 .9], y = [0 0 1 1 0 0 1 0 1 0 1 1]; the expected
     /// values are scikit-learn's roc_auc_score, average_precision_score, log_loss and
     /// brier_score_loss on these vectors.
