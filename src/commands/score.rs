@@ -114,11 +114,19 @@ fn champions(project: &Project, store: &Store, root: &Root, as_of: AsOf) -> Resu
     if missing.is_empty() {
         return Ok(champions);
     }
+    let (by, flag) = match as_of.known_at == as_of.at {
+        true => ("by then".to_owned(), String::new()),
+        false => (format!("by {}", as_of.known_at), format!(" --known-at {}", as_of.known_at)),
+    };
     Err(Error::not_enough(
-        format!("no version of {} was trained by {}", missing.join(", "), as_of.at),
         format!(
-            "run `c360-ml train --as-of {}` first, or `c360-ml run`, which does both",
-            as_of.at.folder()
+            "no version of {} was trained by {} with what was known {by}",
+            missing.join(", "),
+            as_of.at
+        ),
+        format!(
+            "run `c360-ml train --as-of {}{flag}` first, or `c360-ml run`, which does both",
+            as_of.at
         ),
     ))
 }

@@ -18,6 +18,11 @@ impl Matrix {
         Self { width, values: Vec::new(), rows: 0 }
     }
 
+    /// An empty matrix with room for `rows` rows, which costs nothing until they come.
+    pub fn with_capacity(width: usize, rows: usize) -> Self {
+        Self { width, values: Vec::with_capacity(width * rows), rows: 0 }
+    }
+
     /// Appends a row of `width` values.
     pub fn push(&mut self, row: impl IntoIterator<Item = f64>) {
         self.values.extend(row);

@@ -183,7 +183,8 @@ pub fn gather(
             Type::Double,
         ));
         let width = classifier.inputs.len();
-        let empty = || Snapshot { inputs: Matrix::new(width), ..Snapshot::default() };
+        let inputs = || Matrix::with_capacity(width, entities.keys.len());
+        let empty = || Snapshot { inputs: inputs(), ..Snapshot::default() };
         let snapshots = instants.iter().map(|_| empty()).collect();
         classifiers.push(ClassifierData {
             schedule,
