@@ -3,6 +3,7 @@
 pub mod explain;
 pub mod features;
 pub mod models;
+mod previous;
 pub mod run;
 pub mod schema;
 pub mod score;

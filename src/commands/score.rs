@@ -1,6 +1,6 @@
 //! `score`: every customer at one as-of, written back to the profile.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::builder::{Float32Builder, ListBuilder, StringBuilder};
@@ -10,6 +10,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
 use serde_json::json;
 
 use super::features::{write_parts, write_views};
+use super::previous;
 use super::{as_of, data_fingerprint, engine, run_id, write_manifest};
 use crate::config::Project;
 use crate::error::{Error, Result};
@@ -18,11 +19,11 @@ use crate::profile::{Computed, MergeContext, merge};
 use crate::report::{Output, Progress, Table, thousands};
 use crate::schema::profile_field;
 use crate::scoring::{Champions, Scored, score as score_customers, tables};
-use crate::segments::{Assigned, PreviousState, assign};
+use crate::segments::{Assigned, assign};
 use crate::sources::Orphans;
 use crate::sources::profile::keys;
 use crate::store::parquet::read_all;
-use crate::store::{CurrentProfile, Root, Store};
+use crate::store::{CurrentProfile, Root, Store, Transaction};
 use crate::time::Instant;
 use crate::training::artifact::Artifact;
 
@@ -35,10 +36,10 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let champions = champions(project, &store, &transaction.root, as_of)?;
     progress.stage("fingerprinting the data");
     let data = data_fingerprint(project)?;
-    let previous = previous_segments(&transaction.root, as_of.at);
-    let previous_as_of = previous.as_ref().map(|(at, _)| *at);
-    let inputs = inputs(&transaction.root, &champions, previous.as_ref());
-    let same = same_run(project, &store, &transaction.root, as_of, &data, &inputs);
+    let earlier = previous::segments(&transaction.root, as_of.at);
+    let earlier_as_of = earlier.as_ref().map(|(at, _)| *at);
+    let inputs = previous::inputs(&transaction.root, &champions, earlier.as_ref());
+    let same = previous::same_run(project, &store, &transaction.root, as_of, &data, &inputs);
     if let Some(run) = same.filter(|_| !force) {
         return Ok(nothing_to_do(as_of, &run));
     }
@@ -58,8 +59,8 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     )?;
     progress.stage("assigning segments");
     let customers = keys(&scored.features)?.clone();
-    let states = previous_states(&store, previous, &customers)?;
-    let bought = bought_since(project, &scored.features, previous_as_of);
+    let states = previous::states(&store, earlier, &customers)?;
+    let bought = bought_since(project, &scored.features, earlier_as_of);
     let scale = project.context().scale;
     let assigned = assign(&project.segments, &scored.frame, scale, as_of.at, &states, &bought)?;
     progress.stage("merging the profile");
@@ -67,17 +68,7 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let profile = profile(project, &store, &transaction.root, as_of, &source, &scored, &assigned)?;
 
     progress.stage("writing");
-    let date = as_of.at.folder();
-    let rows = tables::scores(&scored, &customers, as_of.at)?;
-    write_parts(&mut transaction, project, &format!("scores/as_of={date}"), &rows)?;
-    let rows = tables::segments(&assigned, &customers, as_of.at)?;
-    write_parts(&mut transaction, project, &format!("segments/as_of={date}"), &rows)?;
-    if let Some((_, version, _)) = &champions.affinity {
-        let rows = tables::recommendations(&scored.recommendations, &customers, version, as_of.at)?;
-        write_parts(&mut transaction, project, &format!("recommendations/as_of={date}"), &rows)?;
-    }
-    write_views(&mut transaction, project, as_of, &scored.features)?;
-    write_parts(&mut transaction, project, &format!("profile/as_of={date}"), &profile)?;
+    write(&mut transaction, project, as_of, &champions, &scored, &assigned, &profile)?;
     let run = run_id(&transaction, "score");
     if moves {
         transaction.root.profile = Some(CurrentProfile { as_of: as_of.at, run });
@@ -93,6 +84,31 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     )?;
     transaction.commit()?;
     Ok(summary(project, as_of, &run, &scored, &assigned, moves))
+}
+
+/// Stages all tables of the run.
+fn write(
+    transaction: &mut Transaction,
+    project: &Project,
+    as_of: AsOf,
+    champions: &Champions,
+    scored: &Scored,
+    assigned: &[Assigned],
+    profile: &RecordBatch,
+) -> Result<()> {
+    let customers = keys(&scored.features)?;
+    let date = as_of.at.folder();
+    let rows = tables::scores(scored, customers, as_of.at)?;
+    write_parts(transaction, project, &format!("scores/as_of={date}"), &rows)?;
+    let rows = tables::segments(assigned, customers, as_of.at)?;
+    write_parts(transaction, project, &format!("segments/as_of={date}"), &rows)?;
+    if let Some((_, version, _)) = &champions.affinity {
+        let rows = tables::recommendations(&scored.recommendations, customers, version, as_of.at)?;
+        write_parts(transaction, project, &format!("recommendations/as_of={date}"), &rows)?;
+    }
+    write_views(transaction, project, as_of, &scored.features)?;
+    write_parts(transaction, project, &format!("profile/as_of={date}"), profile)?;
+    Ok(())
 }
 
 /// The version of each of the project's models that may score `at`.
@@ -184,111 +200,12 @@ pub fn has_champions(project: &Project, store: &Store) -> Result<bool> {
     Ok(project.models.trained().iter().all(usable))
 }
 
-/// What beside data and project decides what is written.
-fn inputs(
-    root: &Root,
-    champions: &Champions,
-    previous: Option<&(Instant, Vec<String>)>,
-) -> serde_json::Value {
-    let previous = previous.map(|(at, files)| {
-        let checksums: Vec<&str> = files
-            .iter()
-            .filter_map(|path| root.files.get(path))
-            .map(|file| file.xxh3.as_str())
-            .collect();
-        json!({ "as_of": at, "xxh3": checksums })
-    });
-    json!({ "models": champions.versions(), "previous_segments": previous })
-}
-
-/// The run that has scored this as-of last, if it had the same inputs and what it wrote is live. A
-/// run whose manifest cannot be read is not the same.
-fn same_run(
-    project: &Project,
-    store: &Store,
-    root: &Root,
-    as_of: AsOf,
-    data: &str,
-    inputs: &serde_json::Value,
-) -> Option<String> {
-    let mut runs: Vec<&str> = root.below("runs").collect();
-    runs.sort_unstable();
-    let (run, manifest) = runs
-        .into_iter()
-        .rev()
-        .filter_map(|path| {
-            let run = path.strip_prefix("runs/")?.strip_suffix("/manifest.json")?;
-            run.ends_with("-score").then_some(())?;
-            Some((run, store.read_json::<serde_json::Value>(path).ok()?))
-        })
-        .find(|(_, manifest)| manifest["as_of"]["at"] == json!(as_of.at))?;
-    let same = manifest["as_of"] == json!(as_of)
-        && manifest["binary"] == env!("CARGO_PKG_VERSION")
-        && manifest["data_fingerprint"] == data
-        && manifest["project_fingerprint"] == project.fingerprint.as_str()
-        && manifest["models"] == inputs["models"]
-        && manifest["previous_segments"] == inputs["previous_segments"];
-    let generation: u64 = run.strip_suffix("-score")?.parse().ok()?;
-    let (folder, suffix) =
-        (format!("/as_of={}/", as_of.at.folder()), format!("-{generation}.parquet"));
-    let mut written = root.files.keys().filter(|path| path.contains(&folder));
-    (same && written.all(|path| path.ends_with(&suffix))).then(|| run.to_owned())
-}
-
 fn nothing_to_do(as_of: AsOf, run: &str) -> Output {
     let text = format!(
         "nothing to do: run {run} has scored {} from the same data, project and models\n",
         as_of.at
     );
     Output { text, json: json!({ "as_of": as_of.at, "run": run, "unchanged": true }) }
-}
-
-/// The latest published as-of that is strictly earlier, and its files of segments.
-fn previous_segments(root: &Root, as_of: Instant) -> Option<(Instant, Vec<String>)> {
-    let earlier = root.below("segments").filter_map(|path| {
-        let folder = path.split('/').nth(1)?.strip_prefix("as_of=")?;
-        let at = Instant::from_folder(folder)?;
-        (at < as_of).then_some((at, path))
-    });
-    let mut by_as_of: BTreeMap<Instant, Vec<String>> = BTreeMap::new();
-    earlier.for_each(|(at, path)| by_as_of.entry(at).or_default().push(path.to_owned()));
-    by_as_of.pop_last()
-}
-
-/// The segments of each customer in the previous run.
-fn previous_states(
-    store: &Store,
-    previous: Option<(Instant, Vec<String>)>,
-    customers: &StringArray,
-) -> Result<Vec<Option<PreviousState>>> {
-    let Some((_, files)) = previous else { return Ok(vec![None; customers.len()]) };
-    let paths: Vec<_> = files.iter().map(|file| store.file(file)).collect();
-    let rows = read_all(paths.iter().map(|path| path.as_path()), None)?;
-    let mut by_key: HashMap<String, PreviousState> = HashMap::new();
-    for rows in rows.iter() {
-        let text = |name: &str| rows.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
-        let since = rows
-            .column_by_name("since")
-            .and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
-        let primary = rows.column_by_name("is_primary").and_then(|c| c.as_boolean_opt());
-        let (Some(segment), Some(rule), Some(since), Some(primary)) =
-            (text("segment"), text("rule"), since, primary)
-        else {
-            return Err(Error::contract(
-                format!("{} is not a table of segments", paths[0].display()),
-                "it was changed after it was written",
-            ));
-        };
-        for (i, key) in keys(rows)?.iter().flatten().enumerate() {
-            let state = by_key.entry(key.to_owned()).or_default();
-            let name = segment.value(i).to_owned();
-            if primary.value(i) {
-                state.primary = Some(name.clone());
-            }
-            state.memberships.insert(name, (rule.value(i).to_owned(), Instant(since.value(i))));
-        }
-    }
-    Ok(customers.iter().flatten().map(|key| by_key.remove(key)).collect())
 }
 
 /// Who has bought since the previous as-of, by the feature that writes `last_purchase_at`.
