@@ -126,6 +126,18 @@ enum Models {
         /// The version; default the one in use
         version: Option<String>,
     },
+    /// Put a version in use
+    Promote {
+        /// The model
+        name: String,
+        /// The version
+        version: String,
+    },
+    /// Put the version in use that was before
+    Rollback {
+        /// The model
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -214,6 +226,12 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
         Command::Models(Models::List) => commands::models::list(&project()?)?,
         Command::Models(Models::Show { name, version }) => {
             commands::models::show(&project()?, name, version.as_deref())?
+        }
+        Command::Models(Models::Promote { name, version }) => {
+            commands::models::promote(&project()?, name, version)?
+        }
+        Command::Models(Models::Rollback { name }) => {
+            commands::models::roll_back(&project()?, name)?
         }
         Command::Explain { id } => commands::explain::explain(&project()?, id)?,
         Command::Simulate(arguments) => {

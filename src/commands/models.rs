@@ -1,4 +1,4 @@
-//! `models list | show`.
+//! `models list | show | promote | rollback`.
 
 use serde_json::json;
 
@@ -105,11 +105,50 @@ pub fn show(project: &Project, name: &str, version: Option<&str>) -> Result<Outp
     Ok(Output { text, json: json!(artifact) })
 }
 
+/// Puts a version in use.
+pub fn promote(project: &Project, name: &str, version: &str) -> Result<Output> {
+    let store = project.store()?;
+    let mut transaction = store.begin("models promote")?;
+    let version = pick(&transaction.root, name, Some(version))?;
+    // One that cannot be read must not come into use.
+    Artifact::load(&store, name, &version)?;
+    let before = transaction.root.promote(name, &version);
+    if before.as_ref() != Some(&version) {
+        transaction.commit()?;
+    }
+    Ok(in_use(name, &version, before))
+}
+
+/// Puts the version in use that was before.
+pub fn roll_back(project: &Project, name: &str) -> Result<Output> {
+    let store = project.store()?;
+    let mut transaction = store.begin("models rollback")?;
+    pick(&transaction.root, name, None)?;
+    let Some((before, version)) = transaction.root.roll_back(name) else {
+        return Err(Error::configuration(
+            format!("no other version of {name} was in use before"),
+            "`models list` has the versions that `models promote` can put in use",
+        ));
+    };
+    Artifact::load(&store, name, &version)?;
+    transaction.commit()?;
+    Ok(in_use(name, &version, Some(before)))
+}
+
+fn in_use(name: &str, version: &str, before: Option<String>) -> Output {
+    let text = match &before {
+        Some(before) if before == version => format!("{name} {version} was in use already\n"),
+        Some(before) => format!("{name} {version} is in use, {before} was\n"),
+        None => format!("{name} {version} is in use\n"),
+    };
+    Output { text, json: json!({ "model": name, "version": version, "before": before }) }
+}
+
 fn pick(root: &Root, name: &str, version: Option<&str>) -> Result<String> {
     let all = root.versions();
     let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
     if !names.contains(&name) {
-        return Err(Error::unknown("models show", "model", name, names));
+        return Err(Error::unknown("models", "model", name, names));
     }
     match version {
         None => root.champions.get(name).cloned().ok_or_else(|| {
@@ -121,7 +160,7 @@ fn pick(root: &Root, name: &str, version: Option<&str>) -> Result<String> {
         Some(version) if all.contains(&(name, version)) => Ok(version.to_owned()),
         Some(version) => {
             let valid = all.iter().filter(|(n, _)| *n == name).map(|(_, version)| *version);
-            Err(Error::unknown("models show", "version", version, valid))
+            Err(Error::unknown("models", "version", version, valid))
         }
     }
 }

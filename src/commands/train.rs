@@ -73,7 +73,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<Output> {
                 text += &format!("{name} {version} stays champion: it was trained as of {at}\n\n");
             }
             _ => {
-                root.champions.insert(name, artifact.version);
+                root.promote(&name, &artifact.version);
             }
         }
     }

@@ -55,6 +55,9 @@ pub struct Root {
     /// The versions of each model in the order in which they were last trained.
     #[serde(default)]
     pub trained: BTreeMap<String, Vec<String>>,
+    /// The versions of each model that were in use before, the latest last.
+    #[serde(default)]
+    pub former: BTreeMap<String, Vec<String>>,
     /// The current profile.
     pub profile: Option<CurrentProfile>,
     /// Every live file by its path in the store.
@@ -68,6 +71,7 @@ impl Default for Root {
             generation: 0,
             champions: BTreeMap::new(),
             trained: BTreeMap::new(),
+            former: BTreeMap::new(),
             profile: None,
             files: BTreeMap::new(),
         }
@@ -94,6 +98,22 @@ impl Root {
             .collect();
         list.sort_unstable();
         list
+    }
+
+    /// Puts a version of a model in use and gives the one that was.
+    pub fn promote(&mut self, name: &str, version: &str) -> Option<String> {
+        let before = self.champions.insert(name.to_owned(), version.to_owned());
+        let replaced = before.clone().filter(|before| before != version);
+        self.former.entry(name.to_owned()).or_default().extend(replaced);
+        before
+    }
+
+    /// Puts the version of a model in use that was before the present one; gives the one that was in
+    /// use and the one that is. None where there was no other.
+    pub fn roll_back(&mut self, name: &str) -> Option<(String, String)> {
+        let earlier = self.former.get_mut(name)?.pop()?;
+        let before = self.champions.insert(name.to_owned(), earlier.clone())?;
+        Some((before, earlier))
     }
 
     /// The as-ofs that a table of the store has, by folder name.

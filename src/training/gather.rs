@@ -27,6 +27,9 @@ use crate::time::{Duration, Instant, Window};
 /// The longest time that `auto` eligibility may find.
 pub const LONGEST_AUTO: Duration = Duration::days(365);
 
+/// Rows for which a snapshot has room from the start; more than that makes it grow.
+const MOST_RESERVED: usize = 1 << 20;
+
 /// The rows of one classifier at one snapshot.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -183,7 +186,7 @@ pub fn gather(
             Type::Double,
         ));
         let width = classifier.inputs.len();
-        let inputs = || Matrix::with_capacity(width, entities.keys.len());
+        let inputs = || Matrix::with_capacity(width, entities.keys.len().min(MOST_RESERVED));
         let empty = || Snapshot { inputs: inputs(), ..Snapshot::default() };
         let snapshots = instants.iter().map(|_| empty()).collect();
         classifiers.push(ClassifierData {

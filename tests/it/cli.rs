@@ -168,6 +168,53 @@ fn the_last_trained_of_an_as_of_scores_it() {
     assert_eq!(root(&project)["champions"]["churn"], champion);
 }
 
+/// Promotion and its way back, as far as it goes; nothing is published for what cannot be.
+#[test]
+fn versions_are_promoted_and_rolled_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let train = |as_of: &str| {
+        let (stdout, stderr, code) =
+            output(&project, &["train", "--as-of", as_of, "--format", "json"]);
+        assert_eq!(code, 0, "{stderr}");
+        let trained: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        trained["versions"]["churn"].as_str().unwrap().to_owned()
+    };
+    let (may, june, july) = (train("2024-05-01"), train("2024-06-01"), train("2024-07-01"));
+    let said = |arguments: &[&str]| {
+        let (stdout, stderr, code) = output(&project, arguments);
+        assert_eq!(code, 0, "{stderr}");
+        stdout
+    };
+    let champion = || root(&project)["champions"]["churn"].as_str().unwrap().to_owned();
+    assert_eq!(champion(), july);
+    let text = said(&["models", "promote", "churn", &may]);
+    assert_eq!(text, format!("churn {may} is in use, {july} was\n"));
+    assert_eq!(champion(), may);
+    let generation = root(&project)["generation"].clone();
+    let text = said(&["models", "promote", "churn", &may]);
+    assert_eq!(text, format!("churn {may} was in use already\n"));
+    assert_eq!(root(&project)["generation"], generation);
+    for (now, before) in [(&july, &may), (&june, &july), (&may, &june)] {
+        let text = said(&["models", "rollback", "churn"]);
+        assert_eq!(text, format!("churn {now} is in use, {before} was\n"));
+        assert_eq!(champion(), *now);
+    }
+    let published = root(&project);
+    for (arguments, message) in [
+        (vec!["models", "rollback", "churn"], "no other version of churn was in use before"),
+        (vec!["models", "promote", "churn", "2024"], "unknown version `2024`"),
+        (vec!["models", "rollback", "chrun"], "unknown model `chrun`"),
+    ] {
+        let (_, stderr, code) = output(&project, &arguments);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains(message) && stderr.contains("hint: "), "{stderr}");
+    }
+    std::fs::remove_dir_all(project.join(format!("store/models/churn/{june}"))).unwrap();
+    assert_ne!(output(&project, &["models", "promote", "churn", &june]).2, 0);
+    assert_eq!(root(&project), published);
+}
+
 /// Events of after the as-of change no version, whatever they do to the partitions.
 #[test]
 fn the_future_does_not_leak_into_training() {
