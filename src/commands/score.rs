@@ -21,7 +21,7 @@ use crate::schema::profile_field;
 use crate::scoring::{Champions, Scored, score as score_customers, tables};
 use crate::segments::{Assigned, assign};
 use crate::sources::Orphans;
-use crate::sources::profile::keys;
+use crate::sources::profile::{ProfilePlan, keys};
 use crate::store::parquet::read_all;
 use crate::store::{CurrentProfile, Root, Store, Transaction};
 use crate::time::Instant;
@@ -47,7 +47,7 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let source = project.profile.read()?;
     progress.stage("computing features and scores");
     let engine = engine(project, &transaction);
-    let entities = project.profile.entities()?;
+    let entities = ProfilePlan::entities_of(&source);
     let scored = score_customers(
         &engine,
         &project.events,

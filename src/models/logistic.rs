@@ -242,7 +242,7 @@ mod tests {
                 assert!((a - b).abs() < 1e-2, "{ours:?} {linfas:?}");
             }
             for (a, b) in ours.logits(&rows).iter().zip(linfas.logits(&rows)) {
-                assert!((a - b).abs() < 1e-2, "{a} {b}");
+                assert!((a - b).abs() < 1e-3, "{a} {b}");
             }
         }
     }

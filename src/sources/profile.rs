@@ -74,8 +74,7 @@ impl ProfilePlan {
     /// Reads footers and checks the mapping.
     pub fn open(spec: &ProfileSpec, context: &SourceContext) -> Result<Self> {
         let place = "c360.toml [sources.profile]";
-        let table = RawTable::open(&context.root.join(&spec.path), place)?;
-        let mut table = table;
+        let mut table = RawTable::open(&context.root.join(&spec.path), place)?;
         let folders: Vec<String> =
             table.raw.iter().filter(|column| column.hive).map(|c| c.name.clone()).collect();
         table.raw.retain(|column| !column.hive);
@@ -222,10 +221,11 @@ impl ProfilePlan {
         };
         let rows = parquet::sort_by_key(&rows, KEY)?;
         let sorted = keys(&rows)?;
-        let repeats = |row: usize| row > 0 && sorted.value(row - 1) == sorted.value(row);
+        let key = |row: usize| sorted.is_valid(row).then(|| sorted.value(row));
+        let repeats = |row: usize| row > 0 && key(row - 1) == key(row);
         let own: BooleanArray =
-            (0..rows.num_rows()).map(|row| Some(sorted.is_valid(row) && !repeats(row))).collect();
-        let repeated = (0..rows.num_rows()).find(|row| sorted.is_valid(*row) && repeats(*row));
+            (0..rows.num_rows()).map(|row| Some(key(row).is_some() && !repeats(row))).collect();
+        let repeated = (0..rows.num_rows()).find(|row| key(*row).is_some() && repeats(*row));
         faults.first_duplicate = repeated.map(|row| sorted.value(row).to_owned());
         faults.duplicates = (rows.num_rows() - own.true_count()) as u64 - faults.nulls;
         if own.true_count() < rows.num_rows() {

@@ -78,8 +78,8 @@ pub struct Partitions {
 }
 
 impl Partitions {
-    /// Partitions of about `each` of about `events` events that know the profile's customers; `budget` in bytes for
-    /// events in memory, `folder` for what exceeds it.
+    /// Partitions for about `events` events, of about `each` of them, that know the profile's
+    /// customers; `budget` in bytes for events in memory, `folder` for what exceeds it.
     pub fn new(
         events: u64,
         each: u64,
