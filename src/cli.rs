@@ -220,7 +220,10 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
         Command::Features(Features::Build) => {
             commands::features::build(&project()?, &mut progress)?
         }
-        Command::Train => commands::train::train(&project()?, &mut progress)?,
+        Command::Train => {
+            let (output, passed) = commands::train::train(&project()?, &mut progress)?;
+            return Ok((output, if passed { 0 } else { 4 }));
+        }
         Command::Score { force } => commands::score::score(&project()?, *force, &mut progress)?,
         Command::Run { force } => commands::run::run(&project()?, *force, &mut progress)?,
         Command::Models(Models::List) => commands::models::list(&project()?)?,

@@ -2,15 +2,12 @@
 
 use serde_json::json;
 
-use super::train::describe;
 use crate::config::Project;
 use crate::error::{Error, Result};
+use crate::report::text::{describe, makeup};
 use crate::report::{Output, Table};
 use crate::store::Root;
-use crate::training::artifact::{Artifact, ClassifierMetrics, ResolvedEligible, Trained};
-
-/// Coefficients shown at most.
-const SHOWN: usize = 20;
+use crate::training::artifact::{Artifact, ClassifierMetrics, Trained};
 
 /// Every version of every model.
 pub fn list(project: &Project) -> Result<Output> {
@@ -63,31 +60,7 @@ pub fn show(project: &Project, name: &str, version: Option<&str>) -> Result<Outp
         Trained::Classifier(model) => {
             let metrics: ClassifierMetrics =
                 store.read_json(&format!("models/{name}/{version}/metrics.json"))?;
-            let eligible = match &model.eligible {
-                ResolvedEligible::Within(length) => format!("the label's event within {length}"),
-                ResolvedEligible::Where(_) => {
-                    model.spec.eligible.condition.clone().unwrap_or_default()
-                }
-            };
-            let mut order: Vec<usize> = (0..model.terms.len()).collect();
-            let weights = &model.logistic.coefficients;
-            order.sort_by(|a, b| weights[*b].abs().total_cmp(&weights[*a].abs()));
-            let mut table = Table::new(&["term (standardized)", "coefficient"]);
-            table.row(["intercept".to_owned(), format!("{:.4}", model.logistic.intercept)]);
-            for i in order.iter().take(SHOWN) {
-                table.row([model.terms[*i].clone(), format!("{:.4}", weights[*i])]);
-            }
-            let more = model.terms.len().saturating_sub(SHOWN);
-            format!(
-                "{}positive class: {}\neligible: {eligible}\nL2 penalty: {}\ncalibration: slope {:.4}, intercept {:.4}, offset {:.4}\n\n{}… and {more} smaller ones in model.json\n",
-                describe(name, &version, &metrics),
-                model.positive_class,
-                model.l2,
-                model.calibration.slope,
-                model.calibration.intercept,
-                model.offset,
-                table.render(),
-            )
+            format!("{}\n{}", describe(name, &version, &metrics), makeup(model, &metrics))
         }
         Trained::Engagement(model) => {
             format!("{name} {version}\ndistribution of {} knots\n", model.ecdf.knots.len())

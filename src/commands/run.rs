@@ -11,7 +11,7 @@ use crate::report::{Output, Progress};
 pub fn run(project: &Project, force: bool, progress: &mut Progress) -> Result<Output> {
     let mut output = Output { text: String::new(), json: json!({}) };
     if !score::has_champions(project, &project.store()?)? {
-        let trained = train::train(project, progress)?;
+        let (trained, _) = train::train(project, progress)?;
         output.text = trained.text;
         output.json["train"] = trained.json;
     }

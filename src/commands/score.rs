@@ -21,6 +21,7 @@ use crate::schema::profile_field;
 use crate::scoring::{Champions, Scored, score as score_customers, tables};
 use crate::segments::{Assigned, assign};
 use crate::sources::Orphans;
+use crate::sources::attributes::Attributes;
 use crate::sources::profile::{ProfilePlan, keys};
 use crate::store::parquet::read_all;
 use crate::store::{CurrentProfile, Root, Store, Transaction};
@@ -48,10 +49,11 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     progress.stage("computing features and scores");
     let engine = engine(project, &transaction);
     let entities = ProfilePlan::entities_of(&source);
+    let attributes = Attributes::of(&source, &champions.attributes(&project.profile))?;
     let scored = score_customers(
         &engine,
         &project.events,
-        &entities,
+        (&entities, &attributes),
         &project.catalog,
         &project.models,
         &champions,
@@ -151,15 +153,7 @@ fn champions(project: &Project, store: &Store, root: &Root, as_of: AsOf) -> Resu
 fn warn_of_moved_definitions(project: &Project, champions: &Champions) {
     for (name, version, artifact) in &champions.classifiers {
         let now = project.models.classifiers.iter().find(|model| model.spec.name == *name);
-        let moved: Vec<&str> = artifact
-            .definitions
-            .iter()
-            .map(|definition| (definition.column(), definition))
-            .filter(|(column, definition)| {
-                project.catalog.get(column).is_none_or(|feature| feature.definition != **definition)
-            })
-            .map(|(column, _)| column)
-            .collect();
+        let moved: Vec<&str> = artifact.moved_definitions(&project.catalog).collect();
         if !moved.is_empty() {
             let features = moved.join(", ");
             tracing::warn!(

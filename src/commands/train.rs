@@ -8,82 +8,182 @@ use serde_json::json;
 use super::{as_of, data_fingerprint, engine, write_manifest};
 use crate::config::Project;
 use crate::error::{Error, Result};
-use crate::models::affinity::{ItemFactors, Options, Sparse};
+use crate::features::catalog::Catalog;
+use crate::features::plan::AsOf;
 use crate::models::engagement::Ecdf;
 use crate::models::rfm::{Quintiles, Rfm};
-use crate::report::{Output, Progress, Table, thousands};
+use crate::models::spec::Classifier;
+use crate::report::text::describe;
+use crate::report::{Output, Progress};
+use crate::sources::attributes::Attributes;
 use crate::sources::contract::first_event;
-use crate::store::part_hash;
+use crate::store::{Root, Store, Transaction};
+use crate::training::affinity;
 use crate::training::artifact::{
-    AffinityArtifact, Artifact, ClassifierMetrics, EngagementArtifact, RfmArtifact, Trained,
+    Artifact, ClassifierArtifact, ClassifierMetrics, EngagementArtifact, RfmArtifact, Trained,
 };
-use crate::training::classifier::{self, Prediction};
-use crate::training::gather::{Gathered, gather};
+use crate::training::classifier::{self, Champion, Prediction};
+use crate::training::gather::{Gathered, Known, gather};
 
-/// Customers that a taste model is fitted on at most; a fixed hash of the key chooses them.
-const TASTE_CUSTOMERS: usize = 100_000;
-
-/// Trains all models, keeps them as new versions and makes them champions, except where the champion
-/// was trained as of a later instant.
-pub fn train(project: &Project, progress: &mut Progress) -> Result<Output> {
+/// Trains all models, keeps them as new versions and puts in use those that may be; gives whether
+/// every gate was passed.
+pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool)> {
     let as_of = as_of(project)?;
-    let mut transaction = project.store()?.begin("train")?;
+    let store = project.store()?;
+    let mut transaction = store.begin("train")?;
     progress.stage("fingerprinting the data");
     let data = data_fingerprint(project)?;
     let history = first_event(&project.events, as_of.at, as_of.known_at)?.ok_or_else(|| {
         Error::not_enough("there are no events to train on", "check sources.events.path")
     })?;
+    let champions = champions(project, &store, &transaction.root, as_of, &data);
     progress.stage("gathering snapshots and labels");
-    let gathered = gather(
-        &engine(project, &transaction),
-        &project.events,
-        &project.profile.entities()?,
-        &project.catalog,
-        &project.models,
+    let (known, versions): (Vec<_>, Vec<_>) = champions.into_iter().unzip();
+    let known = Known {
+        entities: &project.profile.entities()?,
+        attributes: &attributes(project, &known)?,
+        champions: &known,
         as_of,
         history,
-    )?;
+    };
+    let engine = engine(project, &transaction);
+    let gathered = gather(&engine, &project.events, &project.catalog, &project.models, &known)?;
     let report = gathered.report.clone();
-    let (trained, metrics) = fit(project, gathered, progress)?;
+    let fitted = fit(project, gathered, known.champions, &versions, progress)?;
 
-    let mut text = String::new();
-    let mut versions = serde_json::Map::new();
-    for (name, model, classifier) in trained {
+    progress.stage("writing");
+    let mut outcome = Outcome::default();
+    for (name, model, classifier) in fitted {
         let artifact = Artifact::new(&name, as_of, &data, model);
-        let folder = format!("models/{name}/{}", artifact.version);
-        transaction.write_json(&format!("{folder}/model.json"), &artifact)?;
-        if let Some((metrics, predictions)) = classifier {
-            transaction.write_json(&format!("{folder}/metrics.json"), &metrics)?;
-            let path = transaction.stage(&format!("{folder}/predictions.parquet"))?;
-            let rows = prediction_rows(&predictions)?;
-            crate::store::parquet::write(&path, &rows.schema(), [&rows])?;
-            text += &describe(&name, &artifact.version, &metrics);
-        } else {
-            text += &format!("{name} {}\n\n", artifact.version);
-        }
-        versions.insert(name.clone(), json!(artifact.version));
-        let root = &mut transaction.root;
-        let order = root.trained.entry(name.clone()).or_default();
-        order.retain(|version| *version != artifact.version);
-        order.push(artifact.version.clone());
-        let champion =
-            root.champions.get(&name).map(|version| (version, Artifact::trained_at(version)));
-        match champion {
-            Some((version, Some(at))) if at > as_of.at => {
-                text += &format!("{name} {version} stays champion: it was trained as of {at}\n\n");
-            }
-            _ => {
-                root.promote(&name, &artifact.version);
-            }
-        }
+        keep(&mut transaction, &artifact, classifier, &mut outcome)?;
     }
-    let inputs = json!({ "versions": versions });
+    let inputs = json!({ "versions": outcome.versions });
     write_manifest(&mut transaction, project, "train", &data, &report, inputs, progress)?;
     transaction.commit()?;
-    Ok(Output {
-        text,
-        json: json!({ "as_of": as_of.at, "versions": versions, "classifiers": metrics }),
-    })
+    let json = json!({
+        "as_of": as_of.at,
+        "versions": outcome.versions,
+        "classifiers": outcome.metrics,
+        "gates_passed": outcome.failed.is_empty(),
+    });
+    Ok((Output { text: outcome.text, json }, outcome.failed.is_empty()))
+}
+
+/// What has come of a training.
+#[derive(Default)]
+struct Outcome {
+    text: String,
+    versions: serde_json::Map<String, serde_json::Value>,
+    metrics: serde_json::Map<String, serde_json::Value>,
+    failed: Vec<String>,
+}
+
+/// Stages a version, and puts it in use unless its gate has failed or the version in use was trained
+/// as of a later instant.
+fn keep(
+    transaction: &mut Transaction,
+    artifact: &Artifact,
+    classifier: Option<(ClassifierMetrics, Vec<Prediction>)>,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let (name, version) = (&artifact.name, &artifact.version);
+    let folder = format!("models/{name}/{version}");
+    transaction.write_json(&format!("{folder}/model.json"), artifact)?;
+    let mut gate = None;
+    if let Some((metrics, predictions)) = classifier {
+        transaction.write_json(&format!("{folder}/metrics.json"), &metrics)?;
+        let path = transaction.stage(&format!("{folder}/predictions.parquet"))?;
+        let rows = prediction_rows(&predictions)?;
+        crate::store::parquet::write(&path, &rows.schema(), [&rows])?;
+        outcome.text += &describe(name, version, &metrics);
+        outcome.metrics.insert(name.clone(), json!(metrics));
+        gate = Some(metrics.gate);
+    } else {
+        outcome.text += &format!("{name} {version}\n");
+    }
+    outcome.versions.insert(name.clone(), json!(version));
+    let root = &mut transaction.root;
+    let order = root.trained.entry(name.clone()).or_default();
+    order.retain(|other| other != version);
+    order.push(version.clone());
+    let champion = root.champions.get(name).cloned();
+    let later = champion.as_ref().and_then(|champion| Artifact::trained_at(champion));
+    outcome.text += &match (gate.filter(|gate| !gate.passed), later) {
+        (Some(gate), _) => {
+            outcome.failed.push(name.clone());
+            let stays = champion.map_or("no version is in use".to_owned(), |champion| {
+                format!("{champion} stays in use")
+            });
+            format!(
+                "{name} {version} was kept, not put in use, and {stays}: {}\n\n",
+                gate.failures()
+            )
+        }
+        (None, Some(at)) if at > artifact.as_of => {
+            let champion = champion.unwrap_or_default();
+            format!("{name} {champion} stays champion: it was trained as of {at}\n\n")
+        }
+        (None, _) => {
+            root.promote(name, version);
+            "\n".to_owned()
+        }
+    };
+    Ok(())
+}
+
+/// For each classifier the version to compare a new one with: the one in use, or the one before it
+/// where that was trained from the very same inputs, so that training again gives the same again.
+fn champions(
+    project: &Project,
+    store: &Store,
+    root: &Root,
+    as_of: AsOf,
+    data: &str,
+) -> Vec<(Option<ClassifierArtifact>, String)> {
+    let of_model = |model: &Classifier| {
+        let name = &model.spec.name;
+        let in_use = root.champions.get(name).into_iter();
+        let former = root.former.get(name).into_iter().flatten().rev();
+        for version in in_use.chain(former) {
+            let artifact = match Artifact::load(store, name, version) {
+                Ok(artifact) => artifact,
+                Err(error) => {
+                    tracing::warn!("{name} {version} cannot be compared with: {error}");
+                    continue;
+                }
+            };
+            let same = artifact.as_of == as_of.at
+                && artifact.known_at == as_of.known_at
+                && artifact.data_fingerprint == data;
+            if let Trained::Classifier(trained) = artifact.model
+                && artifact.as_of <= as_of.at
+                && !(same && trained.spec == model.spec && !moved(&trained, &project.catalog))
+            {
+                return (Some(*trained), version.clone());
+            }
+        }
+        (None, String::new())
+    };
+    project.models.classifiers.iter().map(of_model).collect()
+}
+
+fn moved(artifact: &ClassifierArtifact, catalog: &Catalog) -> bool {
+    artifact.moved_definitions(catalog).next().is_some()
+}
+
+/// The profile's attributes that any model reads or is shown by.
+fn attributes(project: &Project, champions: &[Option<ClassifierArtifact>]) -> Result<Attributes> {
+    let models = &project.models.classifiers;
+    let mut names: Vec<&str> = models
+        .iter()
+        .flat_map(|model| model.spec.inputs.attributes.iter().chain(&model.slices))
+        .map(String::as_str)
+        .chain(champions.iter().flatten().flat_map(ClassifierArtifact::attributes))
+        .filter(|name| project.profile.type_of(name).is_some())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    project.profile.attributes(&names)
 }
 
 type Fitted = (String, Trained, Option<(ClassifierMetrics, Vec<Prediction>)>);
@@ -92,21 +192,22 @@ type Fitted = (String, Trained, Option<(ClassifierMetrics, Vec<Prediction>)>);
 fn fit(
     project: &Project,
     gathered: Gathered,
+    champions: &[Option<ClassifierArtifact>],
+    versions: &[String],
     progress: &mut Progress,
-) -> Result<(Vec<Fitted>, serde_json::Value)> {
+) -> Result<Vec<Fitted>> {
     let models = &project.models;
     let mut fitted = Vec::new();
-    let mut all = serde_json::Map::new();
     progress.stage("fitting classifiers");
-    for (model, data) in models.classifiers.iter().zip(gathered.classifiers) {
-        let trained = classifier::train(model, data, &project.catalog)?;
-        all.insert(model.spec.name.clone(), json!(trained.metrics));
+    let compared = champions.iter().zip(versions);
+    for ((model, data), (artifact, version)) in
+        models.classifiers.iter().zip(gathered.classifiers).zip(compared)
+    {
+        let champion = artifact.as_ref().map(|artifact| Champion { version, artifact });
+        let trained = classifier::train(model, data, &project.catalog, champion)?;
+        let artifact = Trained::Classifier(Box::new(trained.artifact));
         let extra = Some((trained.metrics, trained.predictions));
-        fitted.push((
-            model.spec.name.clone(),
-            Trained::Classifier(Box::new(trained.artifact)),
-            extra,
-        ));
+        fitted.push((model.spec.name.clone(), artifact, extra));
     }
     if let Some(model) = &models.engagement {
         let artifact = EngagementArtifact {
@@ -129,50 +230,10 @@ fn fit(
     }
     if let Some(model) = &models.affinity {
         progress.stage("factorizing tastes");
-        let artifact = taste(model, gathered.interactions)?;
+        let artifact = affinity::train(model, gathered.interactions)?;
         fitted.push((model.spec.name.clone(), Trained::Affinity(artifact), None));
     }
-    Ok((fitted, all.into()))
-}
-
-fn taste(
-    model: &crate::models::spec::Affinity,
-    mut interactions: Vec<(String, Vec<(String, f64)>)>,
-) -> Result<AffinityArtifact> {
-    // In the order of a hash: the first ones are a fixed sample, and the order of sums is fixed too.
-    interactions.sort_by_cached_key(|(key, _)| (part_hash(key), key.clone()));
-    interactions.truncate(TASTE_CUSTOMERS);
-    let items: std::collections::BTreeSet<&str> = interactions
-        .iter()
-        .flat_map(|(_, row)| row.iter().map(|(item, _)| item.as_str()))
-        .collect();
-    if items.is_empty() {
-        return Err(Error::not_enough(
-            format!("the model {} has no interactions to learn from", model.spec.name),
-            "check its item, weights and window",
-        ));
-    }
-    let items: Vec<String> = items.into_iter().map(str::to_owned).collect();
-    let index = |item: &String| items.binary_search(item).unwrap_or_default() as u32;
-    let rows: Sparse = interactions
-        .iter()
-        .map(|(_, row)| row.iter().map(|(item, weight)| (index(item), *weight)).collect())
-        .collect();
-    let spec = &model.spec;
-    let options = Options {
-        factors: spec.factors,
-        alpha: spec.alpha,
-        regularization: spec.regularization,
-        iterations: spec.iterations,
-        seed: spec.seed,
-    };
-    let customers = rows.len();
-    Ok(AffinityArtifact {
-        spec: spec.clone(),
-        interactions: model.interactions.clone(),
-        model: ItemFactors::fit(items.clone(), &rows, options),
-        customers,
-    })
+    Ok(fitted)
 }
 
 fn prediction_rows(predictions: &[Prediction]) -> Result<RecordBatch> {
@@ -190,36 +251,4 @@ fn prediction_rows(predictions: &[Prediction]) -> Result<RecordBatch> {
         ("label", label),
     ])
     .map_err(Error::engine("predictions"))
-}
-
-/// Funnel and test metrics of one classifier as text.
-pub fn describe(name: &str, version: &str, metrics: &ClassifierMetrics) -> String {
-    let mut funnel =
-        Table::new(&["snapshot", "used for", "customers", "eligible", "positives", "base rate"]);
-    for row in &metrics.funnel {
-        funnel.row([
-            row.as_of.folder(),
-            row.used_for.clone(),
-            thousands(row.customers as u64),
-            thousands(row.eligible as u64),
-            thousands(row.positives as u64),
-            format!("{:.4}", row.base_rate),
-        ]);
-    }
-    let (test, alone) = (&metrics.test, &metrics.recency_alone);
-    let mut table = Table::new(&["on the test snapshot", "model", "recency alone"]);
-    let number = |value: f64| format!("{value:.4}");
-    table.row(["ROC AUC".into(), number(test.roc_auc), number(alone.roc_auc)]);
-    table.row([
-        "average precision".into(),
-        number(test.average_precision),
-        number(alone.average_precision),
-    ]);
-    table.row(["lift at 10 %".into(), number(test.lift_10), number(alone.lift_10)]);
-    table.row(["log loss".into(), number(test.log_loss), "-".into()]);
-    table.row(["Brier".into(), number(test.brier), "-".into()]);
-    table.row(["ECE".into(), number(test.ece), "-".into()]);
-    table.row(["mean predicted".into(), number(test.mean_predicted), "-".into()]);
-    table.row(["observed".into(), number(test.positives as f64 / test.rows as f64), "-".into()]);
-    format!("{name} {version}\n{}\n{}\n", funnel.render(), table.render())
 }

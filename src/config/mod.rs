@@ -172,7 +172,7 @@ impl Project {
                 model_specs.push((name, read_toml(&file, &mut hashed)?));
             }
         }
-        let models = Models::check(model_specs, &catalog, &events)?;
+        let models = Models::check(model_specs, &catalog, &events, &profile)?;
         let segments = Segments::check(segments, &catalog, &models, context.scale)?;
         settings.writeback.check(&catalog)?;
         Ok(Self {

@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod embedded;
 pub mod engine;
 pub mod plan;
+pub mod read;
 pub mod reference;
 pub mod spec;
 pub mod timeline;

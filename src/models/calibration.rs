@@ -77,10 +77,167 @@ impl Platt {
         Self { slope, intercept }
     }
 
+    fn logit(&self, raw: f64) -> f64 {
+        self.slope * raw + self.intercept
+    }
+}
+
+/// How a spec asks for the calibration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CalibrationChoice {
+    /// Isotonic where there are a thousand rows and it is better than Platt's by more than one
+    /// standard error, on rows that it has not seen; else Platt's.
+    #[default]
+    Auto,
+    /// A line on the logit scale.
+    Platt,
+    /// A rising curve.
+    Isotonic,
+}
+
+/// The least rows for which `auto` considers an isotonic curve.
+const ISOTONIC_ROWS: usize = 1000;
+/// Parts of the rows, each of which is predicted by a calibration of the others.
+const PARTS: usize = 5;
+/// Logits nearer than this are one.
+const SAME_LOGIT: f64 = 1e-9;
+
+/// A fitted calibration: a rising function of the raw logit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Calibration {
+    /// A line on the logit scale.
+    Platt(Platt),
+    /// Through the blocks of an isotonic fit.
+    Isotonic(Curve),
+}
+
+/// An isotonic fit without its steps, so that it leaves the order of customers as it is: on the logit
+/// scale straight lines join the centres of its blocks (centered isotonic regression, Oron and
+/// Flournoy 2017), and beyond the outer ones it goes on with Platt's slope.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Curve {
+    /// Mean raw logit of each block, ascending.
+    pub raw: Vec<f64>,
+    /// Logit of the rate of each block, ascending.
+    pub logit: Vec<f64>,
+    /// Beyond the outer blocks.
+    pub slope: f64,
+}
+
+impl Curve {
+    fn fit(logits: &[f64], labels: &[bool]) -> Self {
+        let steps = Isotonic::fit(logits, labels, (labels.len() / 100).max(20), 0.5);
+        // Sum of raw logits, rows and logit of each block; rates that rounding alone tells apart
+        // are one block.
+        let mut blocks: Vec<(f64, f64, f64)> = Vec::new();
+        let mut place = Vec::with_capacity(steps.from.len());
+        for rate in &steps.value {
+            let value = logit(*rate);
+            if blocks.last().is_none_or(|(_, _, last)| value - last > SAME_LOGIT) {
+                blocks.push((0.0, 0.0, value));
+            }
+            place.push(blocks.len() - 1);
+        }
+        for raw in logits {
+            let block = &mut blocks[place[steps.step(*raw)]];
+            (block.0, block.1) = (block.0 + raw, block.1 + 1.0);
+        }
+        Self {
+            raw: blocks.iter().map(|(sum, rows, _)| sum / rows).collect(),
+            logit: blocks.iter().map(|(_, _, logit)| *logit).collect(),
+            slope: Platt::fit(logits, labels).slope.max(0.0),
+        }
+    }
+
+    fn logit(&self, raw: f64) -> f64 {
+        let next = self.raw.partition_point(|x| *x <= raw);
+        match (next.checked_sub(1), self.raw.get(next)) {
+            (None, Some(first)) => self.logit[0] + self.slope * (raw - first),
+            (Some(last), None) => self.logit[last] + self.slope * (raw - self.raw[last]),
+            (Some(before), Some(after)) => {
+                let share = (raw - self.raw[before]) / (after - self.raw[before]);
+                self.logit[before] + share * (self.logit[next] - self.logit[before])
+            }
+            (None, None) => raw,
+        }
+    }
+}
+
+impl Calibration {
+    /// Fits what `choice` asks for on rows that the model has not seen.
+    pub fn fit(choice: CalibrationChoice, logits: &[f64], labels: &[bool]) -> Self {
+        let isotonic = match choice {
+            CalibrationChoice::Platt => false,
+            CalibrationChoice::Isotonic => true,
+            CalibrationChoice::Auto => isotonic_is_better(logits, labels),
+        };
+        Self::of_kind(isotonic, logits, labels)
+    }
+
+    /// Fits the same kind again on other rows.
+    pub fn refit(&self, logits: &[f64], labels: &[bool]) -> Self {
+        Self::of_kind(matches!(self, Self::Isotonic(_)), logits, labels)
+    }
+
+    fn of_kind(isotonic: bool, logits: &[f64], labels: &[bool]) -> Self {
+        match isotonic {
+            true => Self::Isotonic(Curve::fit(logits, labels)),
+            false => Self::Platt(Platt::fit(logits, labels)),
+        }
+    }
+
     /// The calibrated probability of a raw logit, moved by `offset` on the logit scale.
     pub fn probability(&self, raw: f64, offset: f64) -> f64 {
-        sigmoid(self.slope * raw + self.intercept + offset)
+        let calibrated = match self {
+            Self::Platt(platt) => platt.logit(raw),
+            Self::Isotonic(curve) => curve.logit(raw),
+        };
+        sigmoid(calibrated + offset)
     }
+
+    /// In a few words.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Platt(platt) => {
+                format!("Platt, slope {:.4}, intercept {:.4}", platt.slope, platt.intercept)
+            }
+            Self::Isotonic(curve) => format!("isotonic, {} blocks", curve.raw.len()),
+        }
+    }
+}
+
+/// Whether an isotonic curve loses less than Platt's line by more than one standard error on parts of
+/// the rows that neither has seen.
+fn isotonic_is_better(logits: &[f64], labels: &[bool]) -> bool {
+    if labels.len() < ISOTONIC_ROWS {
+        return false;
+    }
+    let mut gains: Vec<f64> = Vec::with_capacity(labels.len());
+    for part in 0..PARTS {
+        let (mut x, mut y) = (Vec::new(), Vec::new());
+        for row in (0..labels.len()).filter(|row| row % PARTS != part) {
+            x.push(logits[row]);
+            y.push(labels[row]);
+        }
+        if !(y.contains(&true) && y.contains(&false)) {
+            return false;
+        }
+        let both = [false, true].map(|isotonic| Calibration::of_kind(isotonic, &x, &y));
+        for row in (part..labels.len()).step_by(PARTS) {
+            let [platt, isotonic] = both.each_ref().map(|calibration| {
+                let p = calibration.probability(logits[row], 0.0).clamp(1e-15, 1.0 - 1e-15);
+                -if labels[row] { p.ln() } else { (1.0 - p).ln() }
+            });
+            gains.push(platt - isotonic);
+        }
+    }
+    let count = gains.len() as f64;
+    let mean = gains.iter().sum::<f64>() / count;
+    let variance = gains.iter().map(|gain| (gain - mean) * (gain - mean)).sum::<f64>() / count;
+    mean > (variance / count).sqrt()
 }
 
 /// What moves the mean prediction to the observed rate: logit(observed) - logit(mean predicted).
@@ -143,8 +300,11 @@ impl Isotonic {
 
     /// The value at `x`; before the first step the first value.
     pub fn at(&self, x: f64) -> f64 {
-        let step = self.from.partition_point(|from| *from <= x).saturating_sub(1);
-        self.value.get(step).copied().unwrap_or(0.5)
+        self.value.get(self.step(x)).copied().unwrap_or(0.5)
+    }
+
+    fn step(&self, x: f64) -> usize {
+        self.from.partition_point(|from| *from <= x).saturating_sub(1)
     }
 }
 
@@ -158,6 +318,9 @@ struct Group {
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
 
     #[test]
@@ -196,7 +359,30 @@ mod tests {
         let platt = Platt::fit(&logits, &labels);
         assert!((platt.slope - 0.5).abs() < 1e-3, "{platt:?}");
         assert!((platt.intercept + 1.0).abs() < 1e-3, "{platt:?}");
-        let probabilities: Vec<f64> = logits.iter().map(|x| platt.probability(*x, 0.0)).collect();
+        let probabilities: Vec<f64> = logits.iter().map(|x| sigmoid(platt.logit(*x))).collect();
         assert!(base_rate_offset(&probabilities, &labels).abs() < 1e-3);
+    }
+
+    /// Outcomes of a line on the logit scale choose Platt's; those of a bent curve choose isotonic,
+    /// which then follows the bend and never puts two customers in another order.
+    #[test]
+    fn the_rule_follows_the_shape() {
+        let mut random = ChaCha8Rng::seed_from_u64(8);
+        let truth = |x: f64, bent: bool| sigmoid(if bent { 2.0 * x.abs() * x } else { x - 0.5 });
+        for bent in [false, true] {
+            let logits: Vec<f64> = (0..8000).map(|_| random.random_range(-2.0..2.0)).collect();
+            let labels: Vec<bool> =
+                logits.iter().map(|x| random.random_bool(truth(*x, bent))).collect();
+            let fitted = Calibration::fit(CalibrationChoice::Auto, &logits, &labels);
+            assert_eq!(matches!(fitted, Calibration::Isotonic(_)), bent, "{fitted:?}");
+            let grid: Vec<f64> = (-300..=300).map(|i| f64::from(i) / 100.0).collect();
+            let found: Vec<f64> = grid.iter().map(|x| fitted.probability(*x, 0.0)).collect();
+            for (x, pair) in grid.iter().zip(found.windows(2)) {
+                assert!(pair[0] < pair[1], "not rising after {x}: {pair:?}");
+            }
+            for (x, p) in grid.iter().zip(&found).filter(|(x, _)| x.abs() < 1.8) {
+                assert!((p - truth(*x, bent)).abs() < 0.06, "{bent} {x} {p}");
+            }
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! What people see: aligned text tables, and the progress of a run on a terminal.
 
+pub mod text;
+
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};

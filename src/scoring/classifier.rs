@@ -5,22 +5,28 @@ use rayon::prelude::*;
 
 use super::{Basis, ModelScores, percentiles};
 use crate::error::Result;
+use crate::features::read::{column, truths};
+use crate::models::matrix::Matrix;
 use crate::models::spec::LabelKind;
 use crate::schema::profile_field;
 use crate::sources::SourcePlan;
+use crate::sources::attributes::Attributes;
 use crate::training::artifact::{ClassifierArtifact, ResolvedEligible};
-use crate::training::gather::{column, truths};
 
 /// Reasons kept per score.
 const REASONS: usize = 3;
 
-/// Scores every row of `rows`, which hold the artifact's inputs, its recency and what its
+/// Rows that are transformed and scored together.
+const CHUNK: usize = 1 << 13;
+
+/// Scores every row of `rows`, which hold the artifact's features, its recency and what its
 /// eligibility reads.
 pub fn score(
     name: &str,
     version: &str,
     artifact: &ClassifierArtifact,
     rows: &RecordBatch,
+    attributes: &Attributes,
     source: &SourcePlan,
 ) -> Result<ModelScores> {
     let recency = column(rows, &artifact.recency.column)?;
@@ -30,22 +36,25 @@ pub fn score(
             recency.iter().map(|days| *days <= length.as_days()).collect()
         }
     };
-    let inputs: Vec<Vec<f64>> = artifact
-        .preprocessing
-        .inputs
-        .iter()
-        .map(|input| column(rows, &input.column))
-        .collect::<Result<_>>()?;
     let groups: Vec<String> =
         artifact.preprocessing.terms().into_iter().map(|(_, group)| group).collect();
-    let scored: Vec<Row> = (0..rows.num_rows())
+    let starts: Vec<usize> = (0..rows.num_rows()).step_by(CHUNK).collect();
+    let scored: Vec<Vec<Row>> = starts
         .into_par_iter()
-        .map(|i| match (eligible[i], recency[i].is_nan()) {
-            (true, _) => by_model(artifact, &groups, inputs.iter().map(|input| input[i])),
-            (false, false) => lapsed(artifact, recency[i]),
-            (false, true) => Row::default(),
+        .map(|start| {
+            let count = CHUNK.min(rows.num_rows() - start);
+            let inputs = artifact.inputs(&rows.slice(start, count), attributes)?;
+            let of_model: Vec<usize> = (0..count).filter(|i| eligible[start + i]).collect();
+            let mut of_model = by_model(artifact, &groups, &inputs.select(&of_model)).into_iter();
+            let row = |i: usize| match (eligible[i], recency[i].is_nan()) {
+                (true, _) => of_model.next().unwrap_or_default(),
+                (false, false) => lapsed(artifact, recency[i]),
+                (false, true) => Row::default(),
+            };
+            Ok((start..start + count).map(row).collect())
         })
-        .collect();
+        .collect::<Result<_>>()?;
+    let scored: Vec<Row> = scored.into_iter().flatten().collect();
     let of_model: Vec<Option<f64>> =
         scored.iter().map(|row| row.score.filter(|_| row.basis == Basis::Model)).collect();
     Ok(ModelScores {
@@ -74,32 +83,32 @@ impl Default for Row {
     }
 }
 
-fn by_model(
-    artifact: &ClassifierArtifact,
-    groups: &[String],
-    inputs: impl Iterator<Item = f64>,
-) -> Row {
-    let inputs: Vec<f64> = inputs.collect();
-    let mut terms = Vec::with_capacity(groups.len());
-    artifact.preprocessing.apply(&inputs, &mut terms);
-    let raw = artifact.logistic.logit(&terms);
-    // Columns are standardized: a contribution is measured against the training mean. Windows of
-    // one feature are nearly collinear and are summed, else they would contradict each other.
+fn by_model(artifact: &ClassifierArtifact, groups: &[String], inputs: &Matrix) -> Vec<Row> {
+    let columns = artifact.preprocessing.transform(inputs);
+    let logits = artifact.estimator.logits(&columns);
+    let contributions = artifact.estimator.contributions(&columns);
+    let row = |(row, raw): (usize, f64)| Row {
+        score: Some(artifact.shipped.probability(raw)),
+        raw: Some(raw),
+        basis: Basis::Model,
+        reasons: reasons(groups, contributions.row(row)),
+    };
+    logits.into_iter().enumerate().map(row).collect()
+}
+
+/// The groups that add most to a logit. Windows of one feature are nearly collinear and are summed,
+/// else they would contradict each other.
+fn reasons(groups: &[String], contributions: &[f64]) -> Vec<(String, f64)> {
     let mut reasons: Vec<(String, f64)> = Vec::new();
-    for ((group, x), w) in groups.iter().zip(&terms).zip(&artifact.logistic.coefficients) {
+    for (group, contribution) in groups.iter().zip(contributions) {
         match reasons.iter_mut().find(|(known, _)| known == group) {
-            Some((_, sum)) => *sum += x * w,
-            None => reasons.push((group.clone(), x * w)),
+            Some((_, sum)) => *sum += contribution,
+            None => reasons.push((group.clone(), *contribution)),
         }
     }
     reasons.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()).then_with(|| a.0.cmp(&b.0)));
     reasons.truncate(REASONS);
-    Row {
-        score: Some(artifact.calibration.probability(raw, artifact.offset)),
-        raw: Some(raw),
-        basis: Basis::Model,
-        reasons,
-    }
+    reasons
 }
 
 fn lapsed(artifact: &ClassifierArtifact, recency: f64) -> Row {

@@ -18,18 +18,18 @@ use crate::expression::{Expression, Type};
 use crate::features::catalog::{Aggregation, Catalog, Definition};
 use crate::features::engine::{BuildReport, Engine};
 use crate::features::plan::{AsOf, FeaturePlan};
+use crate::features::read::numeric;
 use crate::features::spec::Op;
 use crate::models::engagement::Parts;
 use crate::models::spec::Models;
 use crate::sources::SourcePlan;
-use crate::sources::profile::{Entities, keys};
+use crate::sources::attributes::{Attributes, are_levels};
+use crate::sources::profile::{Entities, ProfilePlan, keys};
 use crate::store::parquet::{concat, take};
 use crate::time::Window;
 use crate::training::artifact::{
-    AffinityArtifact, Artifact, ClassifierArtifact, EngagementArtifact, ResolvedEligible,
-    RfmArtifact, Trained,
+    AffinityArtifact, Artifact, ClassifierArtifact, EngagementArtifact, RfmArtifact, Trained,
 };
-use crate::training::gather::numeric;
 
 /// Why a score is what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +108,14 @@ impl Champions {
         }
     }
 
+    /// The profile attributes that they read and the profile has.
+    pub fn attributes<'a>(&'a self, profile: &'a ProfilePlan) -> Vec<&'a str> {
+        let all = self.classifiers.iter().flat_map(|(_, _, artifact)| artifact.attributes());
+        let all: std::collections::BTreeSet<&str> = all.collect();
+        let levels = |name: &&str| profile.type_of(name).is_some_and(|ty| are_levels(&ty));
+        all.into_iter().filter(levels).collect()
+    }
+
     /// The version of each model.
     pub fn versions(&self) -> BTreeMap<&str, &str> {
         let classifiers = self.classifiers.iter().map(|(name, version, _)| (name, version));
@@ -148,7 +156,7 @@ const FIRST_EVENT: &str = "profile__first_event";
 pub fn score(
     engine: &dyn Engine,
     source: &SourcePlan,
-    entities: &Entities,
+    (entities, attributes): (&Entities, &Attributes),
     catalog: &Catalog,
     models: &Models,
     champions: &Champions,
@@ -181,7 +189,7 @@ pub fn score(
     let customers = features.num_rows();
     let mut scored = Vec::new();
     for (name, version, artifact) in &champions.classifiers {
-        scored.push(classifier::score(name, version, artifact, &next()?, source)?);
+        scored.push(classifier::score(name, version, artifact, &next()?, attributes, source)?);
     }
     if let Some((name, version, artifact)) = &champions.engagement {
         scored.push(engagement(name, version, artifact, &next()?)?);
@@ -230,19 +238,7 @@ fn plans(catalog: &Catalog, champions: &Champions, as_of: AsOf) -> Vec<FeaturePl
     let now = || FeaturePlan { as_ofs: vec![as_of], ..FeaturePlan::default() };
     let mut plans = vec![features];
     for (_, _, artifact) in &champions.classifiers {
-        let mut plan = now();
-        artifact.definitions.iter().for_each(|definition| plan.define(definition));
-        plan.outputs =
-            artifact.preprocessing.inputs.iter().map(|input| input.column.clone()).collect();
-        if let ResolvedEligible::Where(condition) = &artifact.eligible {
-            for name in condition.columns() {
-                if !plan.outputs.iter().any(|output| output == name) {
-                    plan.outputs.push(name.to_owned());
-                }
-            }
-        }
-        plan.give(artifact.recency.clone());
-        plans.push(plan);
+        plans.push(artifact.plan(now()));
     }
     let lists = [
         champions.engagement.as_ref().map(|(_, _, artifact)| &artifact.aggregations),

@@ -3,6 +3,7 @@
 //! Specs name files and mapping expressions; a [`SourcePlan`] is the checked result: which files,
 //! which raw columns of which types, and one expression over them per canonical column.
 
+pub mod attributes;
 pub mod contract;
 pub mod files;
 pub mod profile;

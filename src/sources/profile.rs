@@ -13,6 +13,7 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 
+use super::attributes::Attributes;
 use super::files::{RawTable, RawType, hive_columns};
 use super::{ProfileSpec, SourceContext};
 use crate::error::{Error, Result};
@@ -54,6 +55,18 @@ enum Origin {
     Expression(Expression),
     /// The value of a `name=value` folder on the way to the file, as text.
     Folder(String),
+}
+
+impl Origin {
+    fn data_type(&self, table: &RawTable, context: &SourceContext) -> Option<DataType> {
+        match self {
+            Self::Raw(raw) => {
+                table.schema.field_with_name(raw).map(|field| field.data_type().clone()).ok()
+            }
+            Self::Expression(expression) => Some(arrow_type(expression.ty, context.scale)),
+            Self::Folder(_) => Some(DataType::Utf8),
+        }
+    }
 }
 
 /// A checked profile source.
@@ -108,13 +121,7 @@ impl ProfilePlan {
             }
         }
         for (name, origin) in &columns {
-            let found = match origin {
-                Origin::Raw(raw) => {
-                    table.schema.field_with_name(raw).map(|field| field.data_type().clone()).ok()
-                }
-                Origin::Expression(expression) => Some(arrow_type(expression.ty, context.scale)),
-                Origin::Folder(_) => Some(DataType::Utf8),
-            };
+            let found = origin.data_type(&table, context);
             found.map_or(Ok(()), |found| check_type(name, &found, &table.files[0]))?;
         }
         if !columns.iter().any(|(name, _)| name == KEY) {
@@ -130,6 +137,18 @@ impl ProfilePlan {
     /// Names of the columns that [`ProfilePlan::read`] gives.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The type of a column as it comes from the source.
+    pub fn type_of(&self, name: &str) -> Option<DataType> {
+        let (_, origin) = self.columns.iter().find(|(column, _)| column == name)?;
+        origin.data_type(&self.table, &self.context)
+    }
+
+    /// Some attributes of all customers, in the order of `names`.
+    pub fn attributes(&self, names: &[&str]) -> Result<Attributes> {
+        let rows = self.read_columns(&|name| name == KEY || names.contains(&name))?;
+        Attributes::of(&rows, names)
     }
 
     /// All rows sorted by key, raw fields in the types of the profile, extra columns as they came.

@@ -3,21 +3,33 @@
 //! An artifact embeds the checked definitions of the features it was trained with; scoring computes
 //! those, whatever the project's files say by then.
 
+use arrow_array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
-use super::evaluation::{Bin, Metrics, Ranking};
+use super::evaluation::bootstrap::Interval;
+use super::evaluation::drift::Drift;
+use super::evaluation::metrics::Metrics;
+use super::evaluation::tables::Slice;
+use super::evaluation::{Baseline, Evaluation, Grade};
+use super::promotion::Gate;
 use super::schedule::Schedule;
+use super::selection::{Configuration, Tried, TriedShape};
 use crate::error::{Error, Result};
 use crate::expression::Expression;
-use crate::features::catalog::{Aggregation, Definition};
-use crate::features::plan::{AsOf, Interactions};
+use crate::features::catalog::{Aggregation, Catalog, Definition};
+use crate::features::plan::{AsOf, FeaturePlan, Interactions};
+use crate::features::read::column;
 use crate::models::affinity::ItemFactors;
-use crate::models::calibration::{Isotonic, Platt};
+use crate::models::calibration::{Calibration, Isotonic};
 use crate::models::engagement::Ecdf;
-use crate::models::logistic::Logistic;
-use crate::models::preprocessing::Preprocessing;
+use crate::models::estimator::Estimator;
+use crate::models::matrix::Matrix;
+use crate::models::preprocessing::shape::Shape;
+use crate::models::preprocessing::{Dropped, Preprocessing};
 use crate::models::rfm::Rfm;
 use crate::models::spec::{AffinitySpec, ClassifierSpec, EngagementSpec, RfmSpec};
+use crate::sources::attributes::Attributes;
+use crate::sources::profile::keys;
 use crate::store::{FORMAT_VERSION, Root, Store};
 use crate::time::{Duration, Instant};
 
@@ -49,36 +61,146 @@ pub struct Funnel {
     pub base_rate: f64,
 }
 
-/// A strength of the penalty that was tried, and its mean log loss over the folds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tried {
-    /// The L2 penalty per row.
-    pub l2: f64,
-    /// Per fold, in time order.
-    pub log_loss: Vec<f64>,
-}
-
-/// `metrics.json` of a classifier.
+/// `metrics.json` of a classifier: every number of its report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifierMetrics {
     /// Of this file.
     pub format_version: u32,
+    /// The verdict in words.
+    pub grade: Grade,
+    /// Whether it may come into use.
+    pub gate: Gate,
     /// Per snapshot in time order.
     pub funnel: Vec<Funnel>,
-    /// Penalties tried by purged time-ordered folds inside training.
+    /// Configurations tried by purged time-ordered folds inside training.
     pub tried: Vec<Tried>,
+    /// Shapes of single inputs, tried on the same folds.
+    pub shapes: Vec<TriedShape>,
+    /// Columns that the model does not see.
+    pub dropped: Vec<Dropped>,
     /// On the test snapshot, before the calibration was refitted with it.
-    pub test: Metrics,
-    /// Recency alone on the same rows.
-    pub recency_alone: Ranking,
-    /// Ten bins of the test snapshot.
-    pub reliability: Vec<Bin>,
-    /// The calibration that was tested.
-    pub tested_calibration: Platt,
-    /// The base-rate offset that was tested.
-    pub tested_offset: f64,
+    pub test: Evaluation,
+    /// Simpler and earlier predictions of the same rows.
+    pub baselines: Vec<Baseline>,
+    /// The other algorithm on the same rows: what linearity costs, or spares.
+    pub other_algorithm: Option<OtherAlgorithm>,
+    /// Out of time, per snapshot: folds by the same configuration fitted before them, then what was
+    /// fitted here.
+    pub stability: Vec<Stability>,
+    /// Test rows by what they share.
+    pub slices: Vec<Slice>,
+    /// Inputs of the test rows against those of training.
+    pub drift: Vec<Drift>,
+    /// By how much predictions get worse where a group of inputs is shuffled.
+    pub importance: Vec<Importance>,
+    /// Terms with their intervals; of a linear model only.
+    pub coefficients: Vec<Coefficient>,
+    /// What the inputs that matter most add to the logit, by value; of a linear model only.
+    pub curves: Vec<InputCurve>,
+    /// Inputs that alone tell the outcome almost surely.
+    pub leak_suspects: Vec<LeakSuspect>,
+}
+
+/// The algorithm that does not ship, on the same test rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtherAlgorithm {
+    /// What folds chose for it.
+    pub configuration: Configuration,
+    /// Its metrics, and ours less theirs.
+    pub comparison: Baseline,
+}
+
+/// Metrics of one snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stability {
+    /// The snapshot.
+    pub as_of: Instant,
+    /// What predicted it: `fold`, `calibration` or `test`.
+    pub predicted_as: String,
+    /// Rows.
+    pub rows: usize,
+    /// Share of y = 1.
+    pub base_rate: f64,
+    /// Area under the ROC curve.
+    pub roc_auc: f64,
+    /// Average precision.
+    pub average_precision: f64,
+    /// Mean log loss; of folds before any calibration.
+    pub log_loss: f64,
+}
+
+/// What a group of inputs is worth.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Importance {
+    /// The group.
+    pub group: String,
+    /// The rise of the mean log loss where its inputs are shuffled among the test rows.
+    pub log_loss: f64,
+    /// The fall of average precision.
+    pub average_precision: f64,
+}
+
+/// A term of a linear model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Coefficient {
+    /// The term.
+    pub term: String,
+    /// Its group.
+    pub group: String,
+    /// Of the standardized term.
+    pub coefficient: f64,
+    /// With customers as clusters.
+    pub interval: Interval,
+}
+
+/// What an input adds to the logit, against the training mean.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputCurve {
+    /// The input's column.
+    pub column: String,
+    /// The name of its shape.
+    pub shape: String,
+    /// Values, or levels by their place in `levels`, ascending.
+    pub value: Vec<f64>,
+    /// Of each value.
+    pub contribution: Vec<f64>,
+    /// Names of the levels; empty for a number.
+    pub levels: Vec<String>,
+    /// Of a missing value.
+    pub missing: f64,
+}
+
+/// An input that alone ranks the outcome almost perfectly.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeakSuspect {
+    /// The input.
+    pub column: String,
+    /// The area under the ROC curve of its value, or of its negative.
+    pub roc_auc: f64,
+}
+
+/// A calibration with the offset that moves it to a base rate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibrated {
+    /// Of the raw logit.
+    pub calibration: Calibration,
+    /// Added to the calibrated logit.
+    pub offset: f64,
+}
+
+impl Calibrated {
+    /// The probability of a raw logit.
+    pub fn probability(&self, raw: f64) -> f64 {
+        self.calibration.probability(raw, self.offset)
+    }
 }
 
 /// A trained classifier.
@@ -101,19 +223,83 @@ pub struct ClassifierArtifact {
     pub preprocessing: Preprocessing,
     /// Names of the columns that the coefficients belong to.
     pub terms: Vec<String>,
-    /// Coefficients in the order of `terms`.
-    pub logistic: Logistic,
-    /// The penalty that was chosen.
-    pub l2: f64,
+    /// Columns to logits.
+    pub estimator: Estimator,
+    /// What was chosen.
+    pub configuration: Configuration,
     /// What ships: fitted on calibration and test rows.
-    pub calibration: Platt,
-    /// Added to the calibrated logit.
-    pub offset: f64,
+    pub shipped: Calibrated,
+    /// What was tested: fitted on calibration rows.
+    pub tested: Calibrated,
     /// For those with a past event outside eligibility: the observed rate of y = 1 by recency (in
     /// days, negative where the label is presence); None where training saw none.
     pub lapsed: Option<Isotonic>,
-    /// On the test snapshot.
+    /// On the test snapshot, as tested.
     pub metrics: Metrics,
+}
+
+impl ClassifierArtifact {
+    /// Adds to a plan what the model reads of the events.
+    pub fn plan(&self, mut plan: FeaturePlan) -> FeaturePlan {
+        self.definitions.iter().for_each(|definition| plan.define(definition));
+        plan.outputs = self.columns().map(str::to_owned).collect();
+        if let ResolvedEligible::Where(condition) = &self.eligible {
+            for name in condition.columns() {
+                if !plan.outputs.iter().any(|output| output == name) {
+                    plan.outputs.push(name.to_owned());
+                }
+            }
+        }
+        plan.give(self.recency.clone());
+        plan
+    }
+
+    /// The features whose definitions are others by now.
+    pub fn moved_definitions<'a>(&'a self, catalog: &'a Catalog) -> impl Iterator<Item = &'a str> {
+        let moved = self.definitions.iter().filter(|definition| {
+            let now = catalog.get(definition.column());
+            now.is_none_or(|feature| feature.definition != **definition)
+        });
+        moved.map(Definition::column)
+    }
+
+    /// The feature columns among its inputs.
+    fn columns(&self) -> impl Iterator<Item = &str> {
+        let inputs = self.preprocessing.inputs.iter();
+        inputs.filter(|input| !matches!(input.shape, Shape::Levels(_))).map(|i| i.column.as_str())
+    }
+
+    /// The profile attributes among its inputs.
+    pub fn attributes(&self) -> impl Iterator<Item = &str> {
+        let inputs = self.preprocessing.inputs.iter();
+        inputs.filter(|input| matches!(input.shape, Shape::Levels(_))).map(|i| i.column.as_str())
+    }
+
+    /// The raw inputs of computed rows, levels as this artifact numbers them; an attribute that the
+    /// profile no longer has is missing.
+    pub fn inputs(&self, rows: &RecordBatch, attributes: &Attributes) -> Result<Matrix> {
+        let keys = keys(rows)?;
+        let customers: Vec<Option<usize>> = match self.attributes().next() {
+            Some(_) => keys.iter().map(|key| key.and_then(|key| attributes.find(key))).collect(),
+            None => Vec::new(),
+        };
+        let columns = self.preprocessing.inputs.iter().map(|input| match &input.shape {
+            Shape::Levels(levels) => {
+                let attribute = attributes.get(&input.column);
+                let level = |customer: &Option<usize>| {
+                    levels.encode(attribute.and_then(|a| a.level(a.code(*customer))))
+                };
+                Ok(customers.iter().map(level).collect())
+            }
+            _ => column(rows, &input.column),
+        });
+        let columns: Vec<Vec<f64>> = columns.collect::<Result<_>>()?;
+        let mut inputs = Matrix::with_capacity(columns.len(), rows.num_rows());
+        for row in 0..rows.num_rows() {
+            inputs.push(columns.iter().map(|column| column[row]));
+        }
+        Ok(inputs)
+    }
 }
 
 /// A trained engagement score.
@@ -224,7 +410,8 @@ impl Artifact {
         if let Trained::Classifier(model) = &artifact.model {
             let terms: Vec<String> =
                 model.preprocessing.terms().into_iter().map(|(n, _)| n).collect();
-            if terms != model.terms || terms.len() != model.logistic.coefficients.len() {
+            let fits = model.estimator.width().is_none_or(|width| width == terms.len());
+            if terms != model.terms || !fits {
                 return Err(Error::configuration(
                     format!(
                         "{}: its coefficients do not fit its inputs",

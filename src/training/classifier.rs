@@ -1,20 +1,27 @@
 //! One classifier from gathered snapshots to an artifact.
 //!
-//! The penalty is chosen by purged time-ordered folds inside training; the calibration snapshot
-//! fits Platt's scaling; the test snapshot is scored once. Then the calibration alone is fitted
+//! Every choice is made by purged time-ordered folds inside training; the calibration snapshot fits
+//! the calibration; the test snapshot is scored once. Then the calibration alone is fitted
 //! again, on calibration and test rows, for what ships.
 
 use rayon::prelude::*;
 
-use super::artifact::{ClassifierArtifact, ClassifierMetrics, Funnel, ResolvedEligible, Tried};
-use super::evaluation::{Metrics, Ranking, ece, reliability};
+use super::artifact::{
+    Calibrated, ClassifierArtifact, ClassifierMetrics, Funnel, OtherAlgorithm, ResolvedEligible,
+    Stability,
+};
+use super::evaluation::metrics::Metrics;
+use super::evaluation::{Baseline, Evaluation, Grade};
 use super::gather::{ClassifierData, LONGEST_AUTO, Snapshot};
+use super::inspection;
+use super::promotion::Gate;
+use super::selection::{Configuration, Fitted, Inputs, Selection, fit, sample, select};
 use crate::error::{Error, Result};
 use crate::features::catalog::{Catalog, Definition};
-use crate::models::calibration::{Isotonic, Platt, base_rate_offset};
-use crate::models::logistic::{Logistic, sigmoid};
-use crate::models::preprocessing::{Matrix, Preprocessing};
-use crate::models::spec::{Classifier, Eligible, LabelKind};
+use crate::models::calibration::{Calibration, Isotonic, Platt, base_rate_offset};
+use crate::models::preprocessing::Candidate;
+use crate::models::preprocessing::shape::ShapeChoice;
+use crate::models::spec::{Algorithm, Classifier, ClassifierSpec, Eligible, LabelKind};
 use crate::store::FORMAT_VERSION;
 use crate::time::{Duration, Instant};
 
@@ -23,8 +30,6 @@ const SHORTEST_AUTO: Duration = Duration::days(30);
 /// The least rows behind one step of the lapsed rate, and the most steps.
 const LAPSED_ROWS: usize = 100;
 const LAPSED_STEPS: usize = 50;
-/// Folds use at most one in so many of the rows that the fit may use.
-const FOLD_SHARE: usize = 5;
 
 /// A test row with what was predicted for it.
 #[derive(Debug, Clone)]
@@ -50,6 +55,15 @@ pub struct TrainedClassifier {
     pub predictions: Vec<Prediction>,
 }
 
+/// The version in use.
+#[derive(Debug, Clone, Copy)]
+pub struct Champion<'a> {
+    /// Its version.
+    pub version: &'a str,
+    /// What it is.
+    pub artifact: &'a ClassifierArtifact,
+}
+
 /// Trains on gathered data.
 ///
 /// # Errors
@@ -58,82 +72,82 @@ pub fn train(
     classifier: &Classifier,
     mut data: ClassifierData,
     catalog: &Catalog,
+    champion: Option<Champion>,
 ) -> Result<TrainedClassifier> {
     let eligible = resolve_eligible(classifier, &mut data);
-    // In the order of a hash: how the events were partitioned, which events of the future can
-    // change, must not reach the sums of a fit.
-    data.snapshots.par_iter_mut().for_each(|snapshot| {
-        let mut order: Vec<usize> = (0..snapshot.hashes.len()).collect();
-        order.sort_by_key(|row| snapshot.hashes[*row]);
-        snapshot.select(&order);
-        snapshot.lapsed.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    });
+    order_by_hash(&mut data);
     let funnel = funnel(&data);
     check_enough(classifier, &data, &funnel)?;
     let lapsed = lapsed_rate(classifier.spec.label.kind, &data.snapshots);
 
-    let names: Vec<(String, String)> = classifier
-        .inputs
-        .iter()
-        .map(|name| {
-            let group = catalog.get(name).map_or(name.as_str(), |feature| feature.group.as_str());
-            (name.clone(), group.to_owned())
-        })
-        .collect();
+    let spec = &classifier.spec;
     let count = data.schedule.training.len();
     let (training, held_out) = data.snapshots.split_at(count);
     let [calibration, test] = held_out else {
         return Err(Error::Engine { context: "training", message: "snapshots are missing".into() });
     };
-    let (l2, tried) = choose_penalty(classifier, &names, training, &data.schedule.training)?;
-    let (rows, labels) = sample(&training.iter().collect::<Vec<_>>(), classifier.spec.fit.max_rows);
-    let preprocessing = Preprocessing::fit(&names, &rows);
-    let logistic = Logistic::fit(&preprocessing.transform(&rows), &labels, l2, None)?;
-    drop(rows);
+    let inputs = inputs(classifier, catalog, &data.levels);
+    let selection = select(classifier, inputs.clone(), training, &data.schedule.training)?;
+    let inputs = Inputs { candidates: selection.candidates.clone(), ..inputs };
+    let rows = sample(&training.iter().collect::<Vec<_>>(), spec.fit.max_rows);
+    let (ships, other) = match (selection.algorithm, selection.gbdt.clone()) {
+        (Algorithm::Gbdt, Some(gbdt)) => (gbdt, Some(selection.logistic.clone())),
+        (_, gbdt) => (selection.logistic.clone(), gbdt),
+    };
+    let ours = Tested::new(spec, fit(&spec.fit, &inputs, &ships, &rows)?, calibration, test);
+    let other_algorithm = match other.filter(|_| spec.fit.compare) {
+        Some(configuration) => {
+            let fitted = fit(&spec.fit, &inputs, &configuration, &rows)?;
+            let theirs = Tested::new(spec, fitted, calibration, test).probabilities;
+            let name = configuration.describe();
+            let comparison = Baseline::of(&name, &ours.probabilities, &theirs, &test.labels);
+            Some(OtherAlgorithm { configuration, comparison })
+        }
+        None => None,
+    };
 
-    let logits = |snapshot: &Snapshot| logistic.logits(&preprocessing.transform(&snapshot.inputs));
-    let (calibration_logits, test_logits) = (logits(calibration), logits(test));
-    let tested_calibration = Platt::fit(&calibration_logits, &calibration.labels);
-    let tested_offset = offset(&tested_calibration, &calibration_logits, &calibration.labels);
-    let probabilities: Vec<f64> =
-        test_logits.iter().map(|raw| tested_calibration.probability(*raw, tested_offset)).collect();
-    let bins = reliability(&probabilities, &test.labels);
-    let metrics = Metrics { ece: ece(&bins), ..Metrics::of(&probabilities, &test.labels) };
+    let evaluation = Evaluation::of(&ours.probabilities, &test.labels, &spec.evaluation);
+    let recency = recency_alone(spec.label.kind, &ours.probabilities, calibration, test);
+    let champion = champion.and_then(|champion| champion_on(spec, champion, &ours, &data, test));
+    let gate = Gate::of(&spec.promotion, &recency, champion.as_ref());
+    let grade = Grade::of(&evaluation, &recency, champion.as_ref());
+    let rate = positives(calibration) / calibration.labels.len() as f64;
+    let base = Baseline::of(
+        "base rate",
+        &ours.probabilities,
+        &vec![rate; test.labels.len()],
+        &test.labels,
+    );
 
     // What ships has seen the outcomes of the test snapshot too, in its calibration alone; the base
     // rate is that of the latest outcomes there are.
-    let both: Vec<f64> = calibration_logits.iter().chain(&test_logits).copied().collect();
+    let both: Vec<f64> = ours.calibration_logits.iter().chain(&ours.test_logits).copied().collect();
     let outcomes: Vec<bool> = calibration.labels.iter().chain(&test.labels).copied().collect();
-    let shipped = Platt::fit(&both, &outcomes);
-    let offset = offset(&shipped, &test_logits, &test.labels);
+    let refitted = ours.calibrated.calibration.refit(&both, &outcomes);
+    let shipped = with_offset(refitted, &ours.test_logits, &test.labels);
 
-    let sign = if classifier.spec.label.kind == LabelKind::Absence { 1.0 } else { -1.0 };
-    let by_recency: Vec<f64> = test
-        .recency
-        .iter()
-        .map(|days| sign * if days.is_nan() { f64::MAX } else { *days })
-        .collect();
-    let predictions = test
-        .keys
-        .iter()
-        .zip(test_logits.iter().zip(&probabilities))
-        .zip(&test.labels)
-        .map(|((key, (raw, probability)), label)| Prediction {
-            key: key.clone(),
-            raw: *raw,
-            probability: *probability,
-            label: *label,
-        })
-        .collect();
+    let class_weights = spec.fit.class_weight.of(&rows.labels);
+    let l2 = if let Configuration::Logistic { l2, .. } = ships { l2 } else { 0.0 };
+    let fitted = &ours.fitted;
+    let predictions = predictions(test, &ours);
     let metrics = ClassifierMetrics {
         format_version: FORMAT_VERSION,
+        stability: stability(&selection, &ships, &data, &ours),
+        slices: inspection::slices(&classifier.slices, &data, test, &ours.probabilities),
+        drift: inspection::drifts(fitted, &rows.inputs, &test.inputs),
+        importance: inspection::importance(fitted, &ours.calibrated, test),
+        coefficients: inspection::coefficients(fitted, &rows, class_weights, l2),
+        curves: inspection::curves(fitted, &rows.inputs),
+        leak_suspects: inspection::leak_suspects(fitted, &rows),
+        dropped: fitted.preprocessing.dropped.clone(),
+        baselines: [base, recency].into_iter().chain(champion).collect(),
+        tried: selection.tried,
+        shapes: selection.shapes,
+        test: evaluation,
         funnel,
-        tried,
-        recency_alone: Ranking::of(&by_recency, &test.labels),
-        reliability: bins,
-        test: metrics,
-        tested_calibration,
-        tested_offset,
+        grade,
+        gate,
+        other_algorithm,
     };
     let aggregations = data.plan.aggregations.iter().filter(|a| **a != data.recency).cloned();
     let definitions = aggregations
@@ -141,27 +155,185 @@ pub fn train(
         .chain(data.plan.derived.iter().cloned().map(Definition::Derived))
         .collect();
     let artifact = ClassifierArtifact {
-        spec: classifier.spec.clone(),
-        positive_class: classifier.spec.positive.clone(),
+        spec: spec.clone(),
+        positive_class: spec.positive.clone(),
         eligible,
         schedule: data.schedule,
         recency: data.recency,
         definitions,
-        terms: preprocessing.terms().into_iter().map(|(name, _)| name).collect(),
-        preprocessing,
-        logistic,
-        l2,
-        calibration: shipped,
-        offset,
+        terms: ours.fitted.preprocessing.terms().into_iter().map(|(name, _)| name).collect(),
+        preprocessing: ours.fitted.preprocessing,
+        estimator: ours.fitted.estimator,
+        configuration: ships,
+        shipped,
+        tested: ours.calibrated,
         lapsed,
-        metrics: metrics.test.clone(),
+        metrics: metrics.test.metrics.clone(),
     };
     Ok(TrainedClassifier { artifact, metrics, predictions })
 }
 
-fn offset(platt: &Platt, logits: &[f64], labels: &[bool]) -> f64 {
-    let probabilities: Vec<f64> = logits.iter().map(|raw| platt.probability(*raw, 0.0)).collect();
-    base_rate_offset(&probabilities, labels)
+/// A fit with its calibration, applied to the test snapshot.
+struct Tested {
+    fitted: Fitted,
+    calibrated: Calibrated,
+    calibration_logits: Vec<f64>,
+    test_logits: Vec<f64>,
+    probabilities: Vec<f64>,
+}
+
+impl Tested {
+    fn new(spec: &ClassifierSpec, fitted: Fitted, calibration: &Snapshot, test: &Snapshot) -> Self {
+        let calibration_logits = fitted.logits(&calibration.inputs);
+        let test_logits = fitted.logits(&test.inputs);
+        let labels = &calibration.labels;
+        let fit = Calibration::fit(spec.calibration.method, &calibration_logits, labels);
+        let calibrated = with_offset(fit, &calibration_logits, labels);
+        let probabilities = test_logits.iter().map(|raw| calibrated.probability(*raw)).collect();
+        Self { fitted, calibrated, calibration_logits, test_logits, probabilities }
+    }
+}
+
+/// The inputs of a classifier in the order of the gathered columns.
+fn inputs(classifier: &Classifier, catalog: &Catalog, levels: &[Vec<String>]) -> Inputs {
+    let spec = &classifier.spec.inputs;
+    let everywhere = spec.shape.unwrap_or(ShapeChoice::Auto);
+    let numbers = classifier.inputs.iter().map(|name| Candidate {
+        column: name.clone(),
+        group: catalog.get(name).map_or(name.as_str(), |feature| feature.group.as_str()).to_owned(),
+        shape: spec.shapes.get(name).copied().unwrap_or(everywhere),
+        levels: None,
+    });
+    let attributes = spec.attributes.iter().zip(levels).map(|(name, levels)| Candidate {
+        column: name.clone(),
+        group: name.clone(),
+        shape: ShapeChoice::Simple,
+        levels: Some(levels.clone()),
+    });
+    let place = |name: &String| classifier.inputs.iter().position(|input| input == name);
+    let pairs = spec.interactions.iter();
+    Inputs {
+        candidates: numbers.chain(attributes).collect(),
+        interactions: pairs.filter_map(|[a, b]| Some([place(a)?, place(b)?])).collect(),
+    }
+}
+
+/// In the order of a hash: how the events were partitioned, which events of the future can change,
+/// must not reach the sums of a fit.
+fn order_by_hash(data: &mut ClassifierData) {
+    data.snapshots.par_iter_mut().for_each(|snapshot| {
+        let mut order: Vec<usize> = (0..snapshot.hashes.len()).collect();
+        order.sort_by_key(|row| snapshot.hashes[*row]);
+        snapshot.select(&order);
+        snapshot.lapsed.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    });
+}
+
+fn positives(snapshot: &Snapshot) -> f64 {
+    snapshot.labels.iter().filter(|label| **label).count() as f64
+}
+
+fn with_offset(calibration: Calibration, logits: &[f64], labels: &[bool]) -> Calibrated {
+    let p: Vec<f64> = logits.iter().map(|raw| calibration.probability(*raw, 0.0)).collect();
+    Calibrated { offset: base_rate_offset(&p, labels), calibration }
+}
+
+/// Days for those without any past event.
+const LONG_AGO: f64 = 1e6;
+
+/// Recency alone, as a probability by Platt's scaling of its logarithm on the calibration snapshot.
+fn recency_alone(
+    kind: LabelKind,
+    ours: &[f64],
+    calibration: &Snapshot,
+    test: &Snapshot,
+) -> Baseline {
+    let sign = if kind == LabelKind::Absence { 1.0 } else { -1.0 };
+    let scores = |snapshot: &Snapshot| -> Vec<f64> {
+        let days = snapshot.recency.iter();
+        days.map(|days| sign * if days.is_nan() { LONG_AGO } else { *days }.ln_1p()).collect()
+    };
+    let mut platt = Platt::fit(&scores(calibration), &calibration.labels);
+    // Whatever the calibration snapshot has by chance, it ranks as recency does.
+    platt.slope = platt.slope.max(1e-3);
+    let platt = Calibration::Platt(platt);
+    let theirs: Vec<f64> = scores(test).iter().map(|x| platt.probability(*x, 0.0)).collect();
+    Baseline::of("recency alone", ours, &theirs, &test.labels)
+}
+
+/// The version in use on the same rows, before its own refit; None where it predicts something else.
+fn champion_on(
+    spec: &ClassifierSpec,
+    champion: Champion,
+    ours: &Tested,
+    data: &ClassifierData,
+    test: &Snapshot,
+) -> Option<Baseline> {
+    if champion.artifact.spec.label != spec.label {
+        return None;
+    }
+    let logits: Option<Vec<f64>> =
+        test.hashes.iter().map(|hash| data.champion.get(hash).copied()).collect();
+    let theirs: Vec<f64> =
+        logits?.iter().map(|raw| champion.artifact.tested.probability(*raw)).collect();
+    Some(Baseline::of(champion.version, &ours.probabilities, &theirs, &test.labels))
+}
+
+/// The folds of what was chosen, then what was fitted here.
+fn stability(
+    selection: &Selection,
+    ships: &Configuration,
+    data: &ClassifierData,
+    ours: &Tested,
+) -> Vec<Stability> {
+    let folds = selection.tried.iter().find(|tried| tried.configuration == *ships);
+    let rate = |at: Instant| {
+        let place = data.schedule.all().iter().position(|t| *t == at);
+        place.map_or(f64::NAN, |place| {
+            let snapshot = &data.snapshots[place];
+            positives(snapshot) / snapshot.labels.len() as f64
+        })
+    };
+    let of_folds = folds.into_iter().flat_map(|tried| &tried.folds).map(|fold| Stability {
+        as_of: fold.as_of,
+        predicted_as: "fold".into(),
+        rows: fold.rows,
+        base_rate: rate(fold.as_of),
+        roc_auc: fold.roc_auc,
+        average_precision: fold.average_precision,
+        log_loss: fold.log_loss,
+    });
+    let held_out = [
+        (data.schedule.calibration, "calibration", &ours.calibration_logits),
+        (data.schedule.test, "test", &ours.test_logits),
+    ];
+    let held_out = held_out.into_iter().zip(&data.snapshots[data.schedule.training.len()..]);
+    let of_held_out = held_out.map(|((as_of, predicted_as, logits), snapshot)| {
+        let p: Vec<f64> = logits.iter().map(|raw| ours.calibrated.probability(*raw)).collect();
+        let metrics = Metrics::of(&p, &snapshot.labels);
+        Stability {
+            as_of,
+            predicted_as: predicted_as.into(),
+            rows: metrics.rows,
+            base_rate: rate(as_of),
+            roc_auc: metrics.roc_auc,
+            average_precision: metrics.average_precision,
+            log_loss: metrics.log_loss,
+        }
+    });
+    of_folds.chain(of_held_out).collect()
+}
+
+fn predictions(test: &Snapshot, ours: &Tested) -> Vec<Prediction> {
+    let rows = test.keys.iter().zip(&test.labels);
+    rows.zip(ours.test_logits.iter().zip(&ours.probabilities))
+        .map(|((key, label), (raw, probability))| Prediction {
+            key: key.clone(),
+            raw: *raw,
+            probability: *probability,
+            label: *label,
+        })
+        .collect()
 }
 
 /// Chooses the time of `auto` and moves who is beyond it to the lapsed.
@@ -252,90 +424,4 @@ fn lapsed_rate(kind: LabelKind, snapshots: &[Snapshot]) -> Option<Isotonic> {
         let rows = LAPSED_ROWS.max(x.len() / LAPSED_STEPS);
         Isotonic::fit(&x, &labels, rows, 0.5)
     })
-}
-
-/// The rows of some snapshots, sampled by customer above `limit` rows.
-fn sample(snapshots: &[&Snapshot], limit: usize) -> (Matrix, Vec<bool>) {
-    let total: usize = snapshots.iter().map(|snapshot| snapshot.labels.len()).sum();
-    let share = (limit as f64 / total.max(1) as f64).min(1.0);
-    let highest = (share * u64::MAX as f64) as u64;
-    let width = snapshots.first().map_or(0, |snapshot| snapshot.inputs.width);
-    let (mut rows, mut labels) = (Matrix::new(width), Vec::new());
-    for snapshot in snapshots {
-        for (row, hash) in snapshot.hashes.iter().enumerate() {
-            // The key's hash decides parts too; multiplying spreads it anew.
-            if share >= 1.0 || hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) <= highest {
-                rows.push(snapshot.inputs.row(row).iter().copied());
-                labels.push(snapshot.labels[row]);
-            }
-        }
-    }
-    (rows, labels)
-}
-
-/// Tries each penalty on purged folds: each snapshot that has earlier ones whose outcomes had ended
-/// by then is predicted from those.
-fn choose_penalty(
-    classifier: &Classifier,
-    names: &[(String, String)],
-    snapshots: &[Snapshot],
-    instants: &[Instant],
-) -> Result<(f64, Vec<Tried>)> {
-    let outcome = classifier.spec.label.gap.plus(classifier.spec.label.horizon);
-    let mut penalties = classifier.spec.fit.l2.clone();
-    penalties.sort_by(f64::total_cmp);
-    // A choice among penalties needs fewer rows than the fit itself.
-    let limit = classifier.spec.fit.max_rows / FOLD_SHARE;
-    let folds: Vec<Option<Vec<f64>>> = snapshots
-        .par_iter()
-        .zip(instants)
-        .map(|(validation, at)| {
-            let ended = snapshots.iter().zip(instants).filter(|(_, t)| t.plus(outcome) <= *at);
-            let earlier: Vec<&Snapshot> = ended.map(|(snapshot, _)| snapshot).collect();
-            try_penalties(names, &earlier, validation, &penalties, limit)
-        })
-        .collect::<Result<_>>()?;
-    let folds: Vec<Vec<f64>> = folds.into_iter().flatten().collect();
-    let losses = |index: usize| folds.iter().map(|fold| fold[index]).collect();
-    let tried: Vec<Tried> = penalties
-        .iter()
-        .enumerate()
-        .map(|(index, l2)| Tried { l2: *l2, log_loss: losses(index) })
-        .collect();
-    let mean = |tried: &Tried| tried.log_loss.iter().sum::<f64>() / tried.log_loss.len() as f64;
-    // With one training snapshot there is no fold: the middle of the list stands.
-    let middle = tried[tried.len() / 2].l2;
-    let best =
-        tried.iter().filter(|t| !t.log_loss.is_empty()).min_by(|a, b| mean(a).total_cmp(&mean(b)));
-    Ok((best.map_or(middle, |best| best.l2), tried))
-}
-
-/// The log loss on one fold of each penalty, ascending; None where a class is missing.
-fn try_penalties(
-    names: &[(String, String)],
-    earlier: &[&Snapshot],
-    validation: &Snapshot,
-    penalties: &[f64],
-    limit: usize,
-) -> Result<Option<Vec<f64>>> {
-    let (rows, labels) = sample(earlier, limit);
-    let (held_out, outcomes) = sample(&[validation], limit);
-    let both = |labels: &[bool]| labels.contains(&true) && labels.contains(&false);
-    if !both(&labels) || !both(&outcomes) {
-        return Ok(None);
-    }
-    let preprocessing = Preprocessing::fit(names, &rows);
-    let (rows, held_out) = (preprocessing.transform(&rows), preprocessing.transform(&held_out));
-    let mut losses = Vec::new();
-    let mut start: Option<Logistic> = None;
-    // From the strongest penalty down, each solution near the next.
-    for l2 in penalties.iter().rev() {
-        let logistic = Logistic::fit(&rows, &labels, *l2, start.as_ref())?;
-        let probabilities: Vec<f64> =
-            logistic.logits(&held_out).iter().map(|raw| sigmoid(*raw)).collect();
-        losses.push(Metrics::of(&probabilities, &outcomes).log_loss);
-        start = Some(logistic);
-    }
-    losses.reverse();
-    Ok(Some(losses))
 }

@@ -4,22 +4,25 @@
 //! A label is a feature too: the count of label events in the window of length horizon that ends at
 //! t + gap + horizon, known at the training's as-of.
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Decimal128Type, Float64Type, Int64Type};
-use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_schema::DataType;
+use std::collections::HashMap;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type};
+use arrow_array::{Array, RecordBatch};
+
+use super::artifact::ClassifierArtifact;
 use super::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::expression::polars::evaluate;
 use crate::expression::{Expression, Type};
 use crate::features::catalog::{Aggregation, Catalog};
 use crate::features::engine::{BuildReport, Engine, Part};
 use crate::features::plan::{AsOf, FeaturePlan};
+use crate::features::read::{column, numeric, truths};
 use crate::features::spec::Op;
-use crate::models::preprocessing::Matrix;
+use crate::models::matrix::Matrix;
 use crate::models::spec::{Classifier, Eligible, LabelKind, Models};
 use crate::sources::SourcePlan;
+use crate::sources::attributes::{Attribute, Attributes};
 use crate::sources::profile::{Entities, keys};
 use crate::store::part_hash;
 use crate::time::{Duration, Instant, Window};
@@ -69,6 +72,19 @@ struct Waiting {
     rows: Vec<(String, bool, f64)>,
 }
 
+/// What metrics of a test row are shown by.
+#[derive(Debug, Clone, Default)]
+pub struct SliceRow {
+    /// Days since the first event.
+    pub tenure: f64,
+    /// Amount of the label's events over a year, in major units; NaN where events have none.
+    pub value: f64,
+    /// Channel of the last event.
+    pub channel: Option<String>,
+    /// Levels of the attributes that the spec slices by.
+    pub levels: Vec<Option<String>>,
+}
+
 /// What one classifier needs.
 #[derive(Debug)]
 pub struct ClassifierData {
@@ -82,6 +98,12 @@ pub struct ClassifierData {
     pub snapshots: Vec<Snapshot>,
     /// Customers' median gaps between days with a label event, at the last training snapshot.
     pub gaps: Vec<f64>,
+    /// The levels of the attributes that are inputs, in the order of the spec.
+    pub levels: Vec<Vec<String>>,
+    /// Who is there at the test snapshot, by the hash of the key.
+    pub slices: HashMap<u64, SliceRow>,
+    /// The raw logits of the version in use, by the hash of the key, at the test snapshot.
+    pub champion: HashMap<u64, f64>,
 }
 
 /// All that training needs.
@@ -105,6 +127,8 @@ enum Role {
     Features(usize),
     Labels(usize),
     Gaps(usize),
+    Slices(usize),
+    Champion(usize),
     Activity,
     Buyers,
     Interactions,
@@ -139,24 +163,38 @@ fn aggregation(
     }
 }
 
-/// Gathers for all models of a project at `as_of` in one pass.
+/// What is known before the pass over the events.
+#[derive(Debug)]
+pub struct Known<'a> {
+    /// Customers.
+    pub entities: &'a Entities,
+    /// Their attributes, all that models and their slices name.
+    pub attributes: &'a Attributes,
+    /// The versions in use, in the order of the classifiers.
+    pub champions: &'a [Option<ClassifierArtifact>],
+    /// The as-of of the training.
+    pub as_of: AsOf,
+    /// When the events begin.
+    pub history: Instant,
+}
+
+/// Gathers for all models of a project in one pass.
 pub fn gather(
     engine: &dyn Engine,
     source: &SourcePlan,
-    entities: &Entities,
     catalog: &Catalog,
     models: &Models,
-    as_of: AsOf,
-    history: Instant,
+    known: &Known,
 ) -> Result<Gathered> {
+    let Known { entities, attributes, as_of, .. } = *known;
     let mut plans = Vec::new();
     let mut roles = Vec::new();
     let mut classifiers = Vec::new();
     for (index, classifier) in models.classifiers.iter().enumerate() {
         let spec = &classifier.spec;
         // Outcomes count only as far as they can be known.
-        let known = if source.has_ingestion() { as_of.at.min(as_of.known_at) } else { as_of.at };
-        let schedule = Schedule::new(spec, known, history)?;
+        let until = if source.has_ingestion() { as_of.at.min(as_of.known_at) } else { as_of.at };
+        let schedule = Schedule::new(spec, until, known.history)?;
         let instants = schedule.all();
         let mut columns: Vec<&str> = classifier.inputs.iter().map(String::as_str).collect();
         if let Eligible::Where(condition) = &classifier.eligible {
@@ -185,7 +223,14 @@ pub fn gather(
             Window::Lifetime,
             Type::Double,
         ));
-        let width = classifier.inputs.len();
+        let of_test =
+            || FeaturePlan { as_ofs: cuts(&[schedule.test], as_of), ..FeaturePlan::default() };
+        let slices = slices(classifier, source, of_test());
+        let champion = known.champions.get(index).and_then(Option::as_ref);
+        let champion = champion.map(|champion| champion.plan(of_test()));
+        let levels = spec.inputs.attributes.iter().map(|name| attribute(attributes, name));
+        let levels = levels.map(|found| Ok(found?.levels.clone())).collect::<Result<_>>()?;
+        let width = classifier.inputs.len() + spec.inputs.attributes.len();
         let inputs = || Matrix::with_capacity(width, entities.keys.len().min(MOST_RESERVED));
         let empty = || Snapshot { inputs: inputs(), ..Snapshot::default() };
         let snapshots = instants.iter().map(|_| empty()).collect();
@@ -195,9 +240,17 @@ pub fn gather(
             plan: plan.clone(),
             snapshots,
             gaps: Vec::new(),
+            levels,
+            slices: HashMap::new(),
+            champion: HashMap::new(),
         });
-        plans.extend([plan, labels, gaps]);
+        plans.extend([plan, labels, gaps, slices]);
         roles.extend([Role::Features(index), Role::Labels(index), Role::Gaps(index)]);
+        roles.push(Role::Slices(index));
+        if let Some(champion) = champion {
+            plans.push(champion);
+            roles.push(Role::Champion(index));
+        }
     }
     let now = || FeaturePlan { as_ofs: vec![as_of], ..FeaturePlan::default() };
     for (list, role) in [
@@ -236,7 +289,19 @@ pub fn gather(
                 let last = part.as_of + 1 == data.snapshots.len();
                 let snapshot = &mut data.snapshots[part.as_of];
                 waiting[index][part.as_of] =
-                    features(classifier, &part.rows, snapshot, last, source)?;
+                    features(classifier, &part.rows, snapshot, last, source, attributes)?;
+                Ok(())
+            }
+            Role::Slices(index) => {
+                let names = &models.classifiers[index].slices;
+                slice_rows(names, &part.rows, attributes, &mut gathered.classifiers[index].slices)
+            }
+            Role::Champion(index) => {
+                let Some(champion) = &known.champions[index] else { return Ok(()) };
+                let inputs = champion.inputs(&part.rows, attributes)?;
+                let logits = champion.estimator.logits(&champion.preprocessing.transform(&inputs));
+                let hashes = keys(&part.rows)?.iter().flatten().map(part_hash);
+                gathered.classifiers[index].champion.extend(hashes.zip(logits));
                 Ok(())
             }
             Role::Labels(index) => {
@@ -287,6 +352,7 @@ fn features(
     snapshot: &mut Snapshot,
     keep_keys: bool,
     source: &SourcePlan,
+    attributes: &Attributes,
 ) -> Result<Waiting> {
     let recency = column(rows, "label__days_since_last")?;
     let eligible: Vec<bool> = match &classifier.eligible {
@@ -297,11 +363,16 @@ fn features(
     };
     let inputs: Vec<Vec<f64>> =
         classifier.inputs.iter().map(|name| column(rows, name)).collect::<Result<_>>()?;
+    let of_profile = classifier.spec.inputs.attributes.iter();
+    let of_profile: Vec<&Attribute> =
+        of_profile.map(|name| attribute(attributes, name)).collect::<Result<_>>()?;
     let mut waiting = Waiting::default();
     for (i, key) in keys(rows)?.iter().flatten().enumerate() {
         if eligible[i] {
             snapshot.hashes.push(part_hash(key));
-            snapshot.inputs.push(inputs.iter().map(|input| input[i]));
+            let customer = if of_profile.is_empty() { None } else { attributes.find(key) };
+            let levels = of_profile.iter().map(|attribute| attribute.code(customer));
+            snapshot.inputs.push(inputs.iter().map(|input| input[i]).chain(levels));
             snapshot.recency.push(recency[i]);
             if keep_keys {
                 snapshot.keys.push(key.to_owned());
@@ -340,6 +411,71 @@ fn join_labels(
     Ok(())
 }
 
+fn attribute<'a>(attributes: &'a Attributes, name: &str) -> Result<&'a Attribute> {
+    attributes.get(name).ok_or_else(|| Error::Engine {
+        context: "reading attributes",
+        message: format!("{name} was not read"),
+    })
+}
+
+const TENURE: &str = "slice__days_since_first";
+const CHANNEL: &str = "slice__last_channel";
+const VALUE: &str = "slice__amount";
+/// Over how much time the amounts of a customer's label events are summed.
+const VALUE_WINDOW: Duration = Duration::days(365);
+
+/// What the test rows are sliced by, as far as the events have it.
+fn slices(classifier: &Classifier, source: &SourcePlan, mut plan: FeaturePlan) -> FeaturePlan {
+    let of_all = |column: &str, op, input, ty| Aggregation {
+        column: column.to_owned(),
+        op,
+        input,
+        condition: None,
+        window: Window::Lifetime,
+        half_life: None,
+        ty,
+    };
+    plan.give(of_all(TENURE, Op::DaysSinceFirst, None, Type::Double));
+    let columns = source.columns();
+    if columns.get("channel") == Some(Type::Text) {
+        let channel = Some(Expression::column("channel", Type::Text));
+        plan.give(of_all(CHANNEL, Op::Last, channel, Type::Text));
+    }
+    if let Some(ty @ Type::Money) = columns.get("amount") {
+        let mut amount =
+            aggregation(classifier, VALUE, Op::Sum, Window::Trailing(VALUE_WINDOW), ty);
+        amount.input = Some(Expression::column("amount", ty));
+        plan.give(amount);
+    }
+    plan
+}
+
+fn slice_rows(
+    names: &[String],
+    rows: &RecordBatch,
+    attributes: &Attributes,
+    out: &mut HashMap<u64, SliceRow>,
+) -> Result<()> {
+    let tenure = column(rows, TENURE)?;
+    let value = rows.column_by_name(VALUE).map(numeric).transpose()?;
+    let channel = rows.column_by_name(CHANNEL).and_then(|column| column.as_string_opt::<i32>());
+    let of_profile: Vec<&Attribute> =
+        names.iter().map(|name| attribute(attributes, name)).collect::<Result<_>>()?;
+    for (i, key) in keys(rows)?.iter().flatten().enumerate() {
+        let customer = attributes.find(key);
+        let level =
+            |attribute: &&Attribute| attribute.level(attribute.code(customer)).map(str::to_owned);
+        let row = SliceRow {
+            tenure: tenure[i],
+            value: value.as_ref().map_or(f64::NAN, |value| value[i]),
+            channel: channel.filter(|c| c.is_valid(i)).map(|c| c.value(i).to_owned()),
+            levels: of_profile.iter().map(level).collect(),
+        };
+        out.insert(part_hash(key), row);
+    }
+    Ok(())
+}
+
 fn collect_items(rows: &RecordBatch, out: &mut Vec<(String, Vec<(String, f64)>)>) -> Result<()> {
     let (items, weights) =
         (rows.column(1).as_string::<i32>(), rows.column(2).as_primitive::<Float64Type>());
@@ -351,49 +487,4 @@ fn collect_items(rows: &RecordBatch, out: &mut Vec<(String, Vec<(String, f64)>)>
         }
     }
     Ok(())
-}
-
-/// A column as doubles, money in major units; null is NaN.
-pub fn column(rows: &RecordBatch, name: &str) -> Result<Vec<f64>> {
-    let array = rows.column_by_name(name).ok_or_else(|| Error::Engine {
-        context: "reading features",
-        message: format!("there is no column {name}"),
-    })?;
-    numeric(array)
-}
-
-/// An array as doubles, money in major units; null is NaN.
-pub fn numeric(array: &ArrayRef) -> Result<Vec<f64>> {
-    let nan = f64::NAN;
-    Ok(match array.data_type() {
-        DataType::Float64 => {
-            array.as_primitive::<Float64Type>().iter().map(|v| v.unwrap_or(nan)).collect()
-        }
-        DataType::Int64 => {
-            array.as_primitive::<Int64Type>().iter().map(|v| v.map_or(nan, |v| v as f64)).collect()
-        }
-        DataType::Decimal128(_, scale) => {
-            let units = 10_f64.powi(i32::from(*scale));
-            let values = array.as_primitive::<Decimal128Type>().iter();
-            values.map(|v| v.map_or(nan, |v| v as f64 / units)).collect()
-        }
-        DataType::Boolean => {
-            array.as_boolean().iter().map(|v| v.map_or(nan, |v| f64::from(u8::from(v)))).collect()
-        }
-        other => {
-            let message = format!("a {other} is not a number");
-            return Err(Error::Engine { context: "reading features", message });
-        }
-    })
-}
-
-/// Where a condition over feature columns is true.
-pub fn truths(
-    condition: &Expression,
-    rows: &RecordBatch,
-    source: &SourcePlan,
-) -> Result<Vec<bool>> {
-    let named = [("\u{0}condition".to_owned(), condition.clone())];
-    let values = evaluate(&named, rows, source.context.scale)?;
-    Ok(values[0].as_boolean().iter().map(|value| value == Some(true)).collect())
 }

@@ -1,8 +1,12 @@
 //! Training: past snapshots joined with what happened next, fitted, calibrated, evaluated out of
 //! time, and kept as an artifact.
 
+pub mod affinity;
 pub mod artifact;
 pub mod classifier;
 pub mod evaluation;
 pub mod gather;
+mod inspection;
+pub mod promotion;
 pub mod schedule;
+pub mod selection;

@@ -36,21 +36,18 @@ impl Schedule {
         let outcome = spec.label.gap.plus(spec.label.horizon);
         let every = spec.snapshots.every.unwrap_or(outcome);
         let lookback = spec.snapshots.lookback.unwrap_or(LOOKBACK);
-        // Steps of the grid until the outcome of the earlier snapshot has ended.
-        let steps = outcome.0.div_euclid(every.0) + i64::from(outcome.0 % every.0 != 0);
-        let purge = Duration(steps.max(1) * every.0);
         let test = as_of.minus(outcome);
-        let calibration = test.minus(purge);
+        let calibration = test.minus(outcome);
         let first = history.plus(lookback);
         let mut training: Vec<Instant> = Vec::new();
-        let mut next = calibration.minus(purge);
+        let mut next = calibration.minus(outcome);
         while next >= first && training.len() < spec.snapshots.count.unwrap_or(COUNT) {
             training.push(next);
             next = next.minus(every);
         }
         training.reverse();
         if training.is_empty() {
-            let needed = Duration(lookback.0 + 2 * purge.0 + outcome.0);
+            let needed = Duration(lookback.0 + 3 * outcome.0);
             let before = as_of.days_since(history.0).max(0.0);
             return Err(Error::not_enough(
                 format!(
@@ -92,6 +89,10 @@ mod tests {
             snapshots: SnapshotsSpec { every: every.map(Duration::days), ..Default::default() },
             inputs: InputsSpec::default(),
             fit: FitSpec::default(),
+            algorithm: Default::default(),
+            calibration: Default::default(),
+            evaluation: Default::default(),
+            promotion: Default::default(),
         }
     }
 

@@ -145,7 +145,7 @@ fn the_last_trained_of_an_as_of_scores_it() {
     let champion = versions(&["train", "--format", "json"]);
     let june = ["train", "--as-of", "2024-06-01", "--format", "json"];
     let first = versions(&june);
-    edit(&project, "models/churn.toml", "[label]", "fit = { l2 = [0.5] }\n\n[label]");
+    edit(&project, "models/churn.toml", "fit = { ", "fit = { l2 = [0.5], ");
     let second = versions(&june);
     assert!(first != second);
     let scored_with = || {
@@ -158,7 +158,7 @@ fn the_last_trained_of_an_as_of_scores_it() {
         manifest["models"]["churn"].as_str().unwrap().to_owned()
     };
     assert_eq!(scored_with(), second);
-    edit(&project, "models/churn.toml", "fit = { l2 = [0.5] }\n\n", "");
+    edit(&project, "models/churn.toml", "fit = { l2 = [0.5], ", "fit = { ");
     assert_eq!(versions(&june), first);
     assert_eq!(scored_with(), first);
     // One that cannot be read is passed over.
@@ -254,7 +254,7 @@ fn the_future_does_not_leak_into_training() {
     assert_eq!(train(), before);
 }
 
-fn root(project: &Path) -> serde_json::Value {
+pub fn root(project: &Path) -> serde_json::Value {
     let root = std::fs::read_to_string(project.join("store/current.json")).unwrap();
     serde_json::from_str(&root).unwrap()
 }

@@ -337,7 +337,7 @@ fn too_little_data_is_exit_code_4_with_the_counts() {
         4,
         &["the model churn needs", "days of events"],
     );
-    edit(&project, "models/churn.toml", "eligible =", "fit = { minimum_class = 5000 }\neligible =");
+    edit(&project, "models/churn.toml", "fit = { ", "fit = { minimum_class = 5000, ");
     refused(&project, &["train"], 4, &["rows with y = 1 (churned)", "and needs 5000 of each"]);
 }
 
@@ -377,7 +377,7 @@ fn an_edited_artifact_is_refused() {
     let text = std::fs::read_to_string(&path).unwrap();
     let mut model: serde_json::Value = serde_json::from_str(&text).unwrap();
     // One coefficient less than there are columns: linfa would panic on it.
-    let weights = &mut model["model"]["classifier"]["logistic"]["coefficients"];
+    let weights = &mut model["model"]["classifier"]["estimator"]["logistic"]["coefficients"];
     weights.as_array_mut().unwrap().pop();
     std::fs::write(&path, model.to_string()).unwrap();
     let (_, stderr, code) = output(&project, &["score"]);

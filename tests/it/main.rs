@@ -3,6 +3,7 @@
 mod cli;
 mod expressions;
 mod input;
+mod models;
 mod oracle;
 mod support;
 mod written;

@@ -158,8 +158,22 @@ pub fn event_source(
     SourcePlan::events(&spec, &context).unwrap()
 }
 
-/// A copy of this repository's project in a temporary folder; sources stay where they are.
+/// A copy of this repository's project in a temporary folder, fitted without the search for shapes and
+/// without the other algorithm: most tests are about neither, and the search is what takes long.
 pub fn project(folder: &Path) -> PathBuf {
+    let project = whole_project(folder);
+    for model in ["churn", "propensity"] {
+        let path = project.join(format!("models/{model}.toml"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (head, label) = text.split_once("[label]").unwrap();
+        let plain = "inputs = { shape = \"simple\" }\nfit = { compare = false }\n\n[label]";
+        std::fs::write(&path, format!("{head}{plain}{label}")).unwrap();
+    }
+    project
+}
+
+/// A copy of this repository's project in a temporary folder.
+pub fn whole_project(folder: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let copy = folder.join("project");
     for part in ["features", "models", "fixtures/profile", "fixtures/events"] {

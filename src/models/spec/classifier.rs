@@ -1,13 +1,19 @@
 //! Specs of calibrated classifiers: whom they score, what they predict, from what.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::expression::check::check_as;
 use crate::expression::{Expression, Type};
 use crate::features::catalog::Catalog;
-use crate::schema::profile_field;
+use crate::models::calibration::CalibrationChoice;
+use crate::models::preprocessing::shape::ShapeChoice;
+use crate::schema::{Origin, profile_field};
 use crate::sources::SourcePlan;
+use crate::sources::attributes::are_levels;
+use crate::sources::profile::ProfilePlan;
 use crate::time::Duration;
 
 /// Whether the label is that something happens or that it does not.
@@ -73,6 +79,100 @@ pub struct InputsSpec {
     /// Columns to leave out.
     #[serde(default)]
     pub exclude: Vec<String>,
+    /// Static profile attributes, a column per level.
+    #[serde(default)]
+    pub attributes: Vec<String>,
+    /// Sensitive ones among them that are meant to be there.
+    #[serde(default)]
+    pub allow_sensitive: Vec<String>,
+    /// How numbers become columns, where `shapes` says nothing else; default auto.
+    #[serde(default)]
+    pub shape: Option<ShapeChoice>,
+    /// How single columns become columns of the model.
+    #[serde(default)]
+    pub shapes: BTreeMap<String, ShapeChoice>,
+    /// Pairs of columns whose product is an input too.
+    #[serde(default)]
+    pub interactions: Vec<[String; 2]>,
+}
+
+/// Which algorithm fits a classifier.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// Logistic regression.
+    #[default]
+    Logistic,
+    /// Gradient-boosted trees.
+    Gbdt,
+    /// Whichever loses less on the folds.
+    Auto,
+}
+
+/// What the classes weigh in the fit; the calibration takes it back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassWeight {
+    /// All rows the same.
+    #[default]
+    None,
+    /// Both classes the same in sum.
+    Balanced,
+    /// A row of y = 1 as much as so many of y = 0.
+    Positive(f64),
+}
+
+impl ClassWeight {
+    /// What a row of y = 0 and one of y = 1 weigh.
+    pub fn of(self, labels: &[bool]) -> [f64; 2] {
+        let positives = labels.iter().filter(|label| **label).count() as f64;
+        let negatives = labels.len() as f64 - positives;
+        match self {
+            Self::Balanced if positives > 0.0 && negatives > 0.0 => {
+                let rows = labels.len() as f64;
+                [rows / 2.0 / negatives, rows / 2.0 / positives]
+            }
+            Self::None | Self::Balanced => [1.0; 2],
+            Self::Positive(weight) => [1.0, weight],
+        }
+    }
+}
+
+/// How raw logits become probabilities.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CalibrationSpec {
+    /// Platt's line, an isotonic curve, or whichever is better.
+    pub method: CalibrationChoice,
+}
+
+/// What the report tells beside the standard metrics.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluationSpec {
+    /// Profile attributes by whose levels metrics are shown; default those that matter where the
+    /// profile has them.
+    pub slices: Option<Vec<String>>,
+    /// What reaching a customer with y = 1 brings, in the project's currency.
+    pub benefit: Option<f64>,
+    /// What reaching any customer costs, in the project's currency.
+    pub cost: Option<f64>,
+}
+
+/// When a new version takes the place of the one in use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PromotionSpec {
+    /// How much average precision may fall, at least; one standard error where that is more.
+    pub tolerance: f64,
+    /// The age from which scoring with a version warns.
+    pub max_age: Duration,
+}
+
+impl Default for PromotionSpec {
+    fn default() -> Self {
+        Self { tolerance: 0.005, max_age: Duration::days(90) }
+    }
 }
 
 /// How a classifier is fitted.
@@ -85,11 +185,30 @@ pub struct FitSpec {
     pub minimum_class: usize,
     /// At most so many training rows; beyond it a fixed hash of the key samples customers.
     pub max_rows: usize,
+    /// What the classes weigh.
+    pub class_weight: ClassWeight,
+    /// Leaves of a boosted tree to choose from.
+    pub leaves: Vec<usize>,
+    /// Boosted trees at most; folds choose how many.
+    pub trees: usize,
+    /// What boosted trees' leaves are multiplied by.
+    pub learning_rate: f64,
+    /// Whether the other algorithm is fitted too, for the report to compare.
+    pub compare: bool,
 }
 
 impl Default for FitSpec {
     fn default() -> Self {
-        Self { l2: vec![1e-4, 1e-3, 1e-2, 1e-1], minimum_class: 100, max_rows: 100_000 }
+        Self {
+            l2: vec![1e-4, 1e-3, 1e-2, 1e-1],
+            minimum_class: 100,
+            max_rows: 100_000,
+            class_weight: ClassWeight::None,
+            leaves: vec![4, 8],
+            trees: 200,
+            learning_rate: 0.1,
+            compare: true,
+        }
     }
 }
 
@@ -106,6 +225,9 @@ pub struct ClassifierSpec {
     pub description: String,
     /// What y = 1 is called.
     pub positive: String,
+    /// Logistic regression, boosted trees, or whichever the folds prefer.
+    #[serde(default)]
+    pub algorithm: Algorithm,
     /// Who is scored.
     pub eligible: EligibleSpec,
     /// What is predicted.
@@ -119,6 +241,15 @@ pub struct ClassifierSpec {
     /// How.
     #[serde(default)]
     pub fit: FitSpec,
+    /// How logits become probabilities.
+    #[serde(default)]
+    pub calibration: CalibrationSpec,
+    /// What the report tells.
+    #[serde(default)]
+    pub evaluation: EvaluationSpec,
+    /// When it comes into use.
+    #[serde(default)]
+    pub promotion: PromotionSpec,
 }
 
 /// Who is eligible, checked.
@@ -146,6 +277,8 @@ pub struct Classifier {
     pub eligible: Eligible,
     /// Columns of the catalog that the model sees.
     pub inputs: Vec<String>,
+    /// Profile attributes by whose levels metrics are shown.
+    pub slices: Vec<String>,
 }
 
 /// The profile fields that hold a probability.
@@ -157,6 +290,7 @@ impl Classifier {
         spec: ClassifierSpec,
         catalog: &Catalog,
         events: &SourcePlan,
+        profile: &ProfilePlan,
     ) -> Result<Self> {
         let scale = events.context.scale;
         let label = check_as(
@@ -198,18 +332,142 @@ impl Classifier {
                 format!("{file}: label.horizon and snapshots.every must be longer than 0");
             return Err(Error::configuration(message, "horizon = \"30d\""));
         }
-        if spec.fit.l2.is_empty() || spec.fit.l2.iter().any(|l2| !l2.is_finite() || *l2 <= 0.0) {
-            let message = format!("{file}: fit.l2 needs penalties above 0");
-            return Err(Error::configuration(message, "l2 = [0.001, 0.01]"));
-        }
-        if spec.fit.minimum_class == 0 || spec.fit.max_rows == 0 || spec.snapshots.count == Some(0)
-        {
-            let message = format!("{file}: minimum_class, max_rows and count must be at least 1");
-            return Err(Error::configuration(message, "leave them out for the defaults"));
-        }
+        check_numbers(&file, &spec)?;
         let inputs = inputs(&file, &spec.inputs, catalog)?;
-        Ok(Self { spec, file, label, eligible, inputs })
+        check_attributes(&file, &spec.inputs, profile)?;
+        check_shapes(&file, &spec.inputs, &inputs)?;
+        let slices = slices(&file, &spec.evaluation, profile)?;
+        Ok(Self { spec, file, label, eligible, inputs, slices })
     }
+}
+
+fn check_numbers(file: &str, spec: &ClassifierSpec) -> Result<()> {
+    let fault =
+        |message: &str, hint: &str| Err(Error::configuration(format!("{file}: {message}"), hint));
+    let FitSpec { l2, leaves, class_weight, .. } = &spec.fit;
+    if l2.is_empty() || l2.iter().any(|l2| !l2.is_finite() || *l2 <= 0.0) {
+        return fault("fit.l2 needs penalties above 0", "l2 = [0.001, 0.01]");
+    }
+    if spec.fit.minimum_class == 0 || spec.fit.max_rows == 0 || spec.snapshots.count == Some(0) {
+        let message = "minimum_class, max_rows and count must be at least 1";
+        return fault(message, "leave them out for the defaults");
+    }
+    let rate = spec.fit.learning_rate;
+    if leaves.is_empty() || leaves.iter().any(|leaves| *leaves < 2) || spec.fit.trees == 0 {
+        let message = "fit.leaves needs numbers from 2, fit.trees one from 1";
+        return fault(message, "leaves = [4, 8], trees = 300");
+    }
+    if !(rate > 0.0 && rate <= 1.0) {
+        return fault("fit.learning_rate must be above 0 and at most 1", "learning_rate = 0.05");
+    }
+    if let ClassWeight::Positive(weight) = class_weight
+        && !(weight.is_finite() && *weight > 0.0)
+    {
+        return fault("fit.class_weight must be above 0", "class_weight = { positive = 2.0 }");
+    }
+    let EvaluationSpec { benefit, cost, .. } = &spec.evaluation;
+    if [benefit, cost].into_iter().flatten().any(|amount| !amount.is_finite() || *amount < 0.0) {
+        return fault(
+            "evaluation.benefit and cost must not be below 0",
+            "benefit = 20.0, cost = 1.5",
+        );
+    }
+    if benefit.is_some() != cost.is_some() {
+        let hint = "what reaching a customer with y = 1 brings, and what reaching any costs";
+        return fault("evaluation needs benefit and cost together", hint);
+    }
+    let tolerance = spec.promotion.tolerance;
+    if !(tolerance.is_finite() && tolerance >= 0.0) {
+        return fault("promotion.tolerance must not be below 0", "tolerance = 0.005");
+    }
+    Ok(())
+}
+
+/// Raw profile fields that move with behaviour: what they are today was not yet known in the past.
+const MOVING: [&str; 7] = [
+    "updated_at",
+    "preferred_channel",
+    "opt_in_status",
+    "consent_scopes",
+    "interests",
+    "loyalty_tier",
+    "loyalty_points_balance",
+];
+
+/// Fields that are no model input unless a spec means it.
+pub const SENSITIVE: [&str; 13] = [
+    "gender",
+    "date_of_birth",
+    "age",
+    "first_name",
+    "last_name",
+    "full_name",
+    "primary_email",
+    "primary_phone",
+    "emails",
+    "phones",
+    "region",
+    "city",
+    "postal_code",
+];
+
+fn check_attributes(file: &str, spec: &InputsSpec, profile: &ProfilePlan) -> Result<()> {
+    let fault = |message: String, hint: &str| {
+        Err(Error::configuration(format!("{file}: inputs.attributes: {message}"), hint))
+    };
+    for name in &spec.attributes {
+        let Some(ty) = profile.type_of(name) else {
+            let place = format!("{file}: inputs.attributes");
+            return Err(Error::unknown(place, "profile column", name, profile.names()));
+        };
+        let raw = profile_field(name).is_none_or(|field| field.origin == Origin::Raw);
+        if !raw || MOVING.contains(&name.as_str()) {
+            return fault(
+                format!(
+                    "{name} moves with what customers do; its value today was not known in the past"
+                ),
+                "only static attributes can be inputs; declare a feature over events instead",
+            );
+        }
+        if SENSITIVE.contains(&name.as_str()) && !spec.allow_sensitive.contains(name) {
+            return fault(
+                format!("{name} is sensitive"),
+                "if it is meant to be an input, name it in inputs.allow_sensitive too",
+            );
+        }
+        if name == "customer360_id" || !are_levels(&ty) {
+            return fault(
+                format!("the values of {name} are no levels"),
+                "text, whole numbers and booleans can be levels",
+            );
+        }
+    }
+    Ok(())
+}
+
+fn check_shapes(file: &str, spec: &InputsSpec, inputs: &[String]) -> Result<()> {
+    let known = |place: &str, name: &String| match inputs.contains(name) {
+        true => Ok(()),
+        false => Err(Error::unknown(format!("{file}: {place}"), "input", name, inputs)),
+    };
+    spec.shapes.keys().try_for_each(|name| known("inputs.shapes", name))?;
+    spec.interactions.iter().flatten().try_for_each(|name| known("inputs.interactions", name))
+}
+
+/// The attributes that metrics are shown by where a spec names none.
+const SLICES: [&str; 5] = ["country", "loyalty_tier", "gender", "language", "primary_source"];
+
+fn slices(file: &str, spec: &EvaluationSpec, profile: &ProfilePlan) -> Result<Vec<String>> {
+    let levels = |name: &str| profile.type_of(name).is_some_and(|ty| are_levels(&ty));
+    let Some(names) = &spec.slices else {
+        let names = SLICES.into_iter().filter(|name| levels(name));
+        return Ok(names.map(str::to_owned).collect());
+    };
+    if let Some(name) = names.iter().find(|name| !levels(name)) {
+        let valid = profile.names().filter(|name| levels(name));
+        return Err(Error::unknown(format!("{file}: evaluation.slices"), "attribute", name, valid));
+    }
+    Ok(names.clone())
 }
 
 /// The numeric columns of the views that a spec names, less what it excludes.

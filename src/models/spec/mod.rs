@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 pub use affinity::{Affinity, AffinitySpec};
 pub use classifier::{
-    Classifier, ClassifierSpec, Eligible, EligibleSpec, FitSpec, InputsSpec, LabelKind, LabelSpec,
+    Algorithm, CalibrationSpec, ClassWeight, Classifier, ClassifierSpec, Eligible, EligibleSpec,
+    EvaluationSpec, FitSpec, InputsSpec, LabelKind, LabelSpec, PromotionSpec, SENSITIVE,
     SnapshotsSpec,
 };
 pub use engagement::{ENGAGEMENT_COLUMNS, EngagementSpec};
@@ -20,13 +21,14 @@ pub use rfm::{RFM_COLUMNS, RfmSpec};
 use crate::error::{Error, Result};
 use crate::features::catalog::{Aggregation, Catalog};
 use crate::sources::SourcePlan;
+use crate::sources::profile::ProfilePlan;
 
 /// A file of `models/` other than `segments.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ModelSpec {
     /// A calibrated probability of what happens next.
-    Classifier(ClassifierSpec),
+    Classifier(Box<ClassifierSpec>),
     /// The engagement score, 0-100.
     Engagement(EngagementSpec),
     /// Recency, frequency and monetary value in quintiles.
@@ -67,6 +69,7 @@ impl Models {
         specs: Vec<(String, ModelSpec)>,
         catalog: &Catalog,
         events: &SourcePlan,
+        profile: &ProfilePlan,
     ) -> Result<Self> {
         let mut models = Self::default();
         let mut names: Vec<String> = Vec::new();
@@ -87,7 +90,8 @@ impl Models {
             };
             match spec {
                 ModelSpec::Classifier(spec) => {
-                    let classifier = Classifier::check(file.clone(), spec, catalog, events)?;
+                    let classifier =
+                        Classifier::check(file.clone(), *spec, catalog, events, profile)?;
                     if fields.contains(&classifier.spec.writes) {
                         return Err(Error::configuration(
                             format!("{file}: another model writes {}", classifier.spec.writes),

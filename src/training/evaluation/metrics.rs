@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Bins of a reliability table.
+const BINS: usize = 10;
+
 /// How good probabilities (or any scores) are on some rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,25 +113,34 @@ pub struct Bin {
     pub observed: f64,
 }
 
-/// Ten bins of equal count (to one row) in the order of the probabilities.
+/// Ten bins of equal count in the order of the probabilities, ties in the order of the rows.
 pub fn reliability(probabilities: &[f64], labels: &[bool]) -> Vec<Bin> {
     let mut order: Vec<usize> = (0..labels.len()).collect();
-    // Ties are ordered by outcome-free means: rows of one probability may fall into two bins, but
-    // always the same rows.
     order.sort_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]).then(a.cmp(b)));
-    let bounds = |bin: usize| bin * order.len() / 10;
-    (0..10)
-        .map(|bin| &order[bounds(bin)..bounds(bin + 1)])
-        .filter(|rows| !rows.is_empty())
-        .map(|rows| {
-            let count = rows.len() as f64;
-            Bin {
-                rows: rows.len(),
-                predicted: rows.iter().map(|i| probabilities[*i]).sum::<f64>() / count,
-                observed: rows.iter().filter(|i| labels[**i]).count() as f64 / count,
-            }
-        })
-        .collect()
+    reliability_of(order.into_iter().map(|row| (probabilities[row], labels[row], 1.0)))
+}
+
+/// The bins of rows by ascending probability, each of which counts as often as its third value says;
+/// a row goes to the bin in which its middle lies.
+pub fn reliability_of(rows: impl Iterator<Item = (f64, bool, f64)> + Clone) -> Vec<Bin> {
+    let total: f64 = rows.clone().map(|(_, _, times)| times).sum();
+    let mut sums = [[0.0; 3]; BINS];
+    let mut seen = 0.0;
+    for (p, label, times) in rows {
+        let bin = ((seen + times / 2.0) / total * BINS as f64) as usize;
+        let sum = &mut sums[bin.min(BINS - 1)];
+        sum[0] += times;
+        sum[1] += times * p;
+        sum[2] += times * f64::from(u8::from(label));
+        seen += times;
+    }
+    let bins = sums.into_iter().filter(|[rows, ..]| *rows > 0.0);
+    bins.map(|[rows, predicted, positives]| Bin {
+        rows: rows as usize,
+        predicted: predicted / rows,
+        observed: positives / rows,
+    })
+    .collect()
 }
 
 /// Expected calibration error: the mean gap between predicted and observed, weighted by rows.

@@ -1,0 +1,418 @@
+//! Raw feature values to the standardized columns that a linear model sees, and back to names. What
+//! is fitted here is kept in the artifact: training and scoring apply it with the same code.
+
+pub mod shape;
+
+use serde::{Deserialize, Serialize};
+
+use self::shape::{Levels, Shape, ShapeChoice, quantile};
+use super::matrix::Matrix;
+
+/// A column of which the columns before it explain all but this share of the variance repeats them.
+const COLLINEAR: f64 = 1e-6;
+
+/// Mean and standard deviation over the training rows.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Scaling {
+    /// The mean.
+    pub mean: f64,
+    /// The standard deviation (population), above 0.
+    pub deviation: f64,
+}
+
+impl Scaling {
+    fn of(values: &[f64]) -> Option<Self> {
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let variance = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / count;
+        let deviation = variance.sqrt();
+        // Below this the column is constant but for rounding.
+        (deviation > 1e-9 * mean.abs().max(1e-9)).then_some(Self { mean, deviation })
+    }
+
+    fn apply(self, value: f64) -> f64 {
+        (value - self.mean) / self.deviation
+    }
+}
+
+/// What is known of an input before any row is seen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// The feature's or attribute's column.
+    pub column: String,
+    /// The feature's name without its window; contributions are summed by it.
+    pub group: String,
+    /// How it is to become columns.
+    pub shape: ShapeChoice,
+    /// The levels of an attribute; None for a number.
+    pub levels: Option<Vec<String>>,
+}
+
+/// How one input becomes columns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// The feature's or attribute's column.
+    pub column: String,
+    /// The feature's name without its window; contributions are summed by it.
+    pub group: String,
+    /// What stands for a missing value, the median of the training rows; None where the model knows
+    /// what to do with it.
+    pub impute: Option<f64>,
+    /// How.
+    pub shape: Shape,
+    /// Of each column of the shape; None where it is left out.
+    pub scaling: Vec<Option<Scaling>>,
+    /// Of the column that says whether the value was missing; None where it is left out.
+    pub missing: Option<Scaling>,
+}
+
+impl Input {
+    fn fit(candidate: &Candidate, values: &[f64], labels: &[bool]) -> Self {
+        let mut present: Vec<f64> = values.iter().copied().filter(|v| !v.is_nan()).collect();
+        present.sort_by(f64::total_cmp);
+        let impute = present.get(present.len() / 2).copied().unwrap_or(0.0);
+        let shape = match &candidate.levels {
+            Some(levels) => Shape::Levels(Levels::fit(levels, values)),
+            None => Shape::fit(candidate.shape, values, labels)
+                .or_else(|| Shape::fit(ShapeChoice::Simple, values, labels))
+                .unwrap_or(Shape::Linear),
+        };
+        let count = shape.columns("").len();
+        let mut shaped = Vec::with_capacity(values.len() * count);
+        values.iter().for_each(|value| shape.apply(*value, impute, &mut shaped));
+        let scaling = (0..count)
+            .map(|column| {
+                let values: Vec<f64> = shaped.iter().skip(column).step_by(count).copied().collect();
+                Scaling::of(&values)
+            })
+            .collect();
+        let missing: Vec<f64> = values.iter().map(|v| f64::from(u8::from(v.is_nan()))).collect();
+        Self {
+            column: candidate.column.clone(),
+            group: candidate.group.clone(),
+            impute: Some(impute),
+            shape,
+            scaling,
+            missing: Scaling::of(&missing),
+        }
+    }
+
+    /// The names of its columns, those that are left out among them.
+    fn names(&self) -> Vec<String> {
+        let mut names = self.shape.columns(&self.column);
+        names.push(format!("{} is missing", self.column));
+        names
+    }
+
+    fn apply(&self, value: f64, buffer: &mut Vec<f64>, out: &mut Vec<f64>) {
+        buffer.clear();
+        self.shape.apply(value, self.impute.unwrap_or(f64::NAN), buffer);
+        for (scaling, shaped) in self.scaling.iter().zip(buffer) {
+            out.extend(scaling.map(|scaling| scaling.apply(*shaped)));
+        }
+        out.extend(self.missing.map(|missing| missing.apply(f64::from(u8::from(value.is_nan())))));
+    }
+
+    /// The standardized value, a logarithm where it is heavy-tailed: a factor of an interaction.
+    fn factor(&self, value: f64) -> f64 {
+        let mut shaped = Vec::new();
+        self.shape.apply(value, self.impute.unwrap_or(f64::NAN), &mut shaped);
+        match (shaped.first(), self.scaling.first()) {
+            (Some(shaped), Some(Some(scaling))) => scaling.apply(*shaped),
+            _ => 0.0,
+        }
+    }
+}
+
+/// The product of two inputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interaction {
+    /// The numbers of the inputs.
+    pub inputs: [usize; 2],
+    /// The product's name.
+    pub name: String,
+    /// Of the product of the standardized values; None where it is left out.
+    pub scaling: Option<Scaling>,
+}
+
+/// A column that the model does not see.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dropped {
+    /// The column.
+    pub term: String,
+    /// Why.
+    pub because: String,
+}
+
+/// The transformation of all inputs of a model, as fitted on its training rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocessing {
+    /// In the order of the raw matrix's columns.
+    pub inputs: Vec<Input>,
+    /// After the inputs' own columns.
+    pub interactions: Vec<Interaction>,
+    /// What was left out.
+    pub dropped: Vec<Dropped>,
+}
+
+impl Preprocessing {
+    /// Fits the transformation on raw rows with their outcomes, which only weights of evidence look
+    /// at; `interactions` are pairs of inputs.
+    pub fn fit(
+        candidates: &[Candidate],
+        interactions: &[[usize; 2]],
+        rows: &Matrix,
+        labels: &[bool],
+    ) -> Self {
+        let inputs = candidates.iter().enumerate().map(|(column, candidate)| {
+            Input::fit(candidate, &rows.column(column).collect::<Vec<_>>(), labels)
+        });
+        let mut fitted =
+            Self { inputs: inputs.collect(), interactions: Vec::new(), dropped: Vec::new() };
+        for pair in interactions {
+            let factors = pair.map(|input| &fitted.inputs[input]);
+            let products: Vec<f64> = (0..rows.len())
+                .map(|row| {
+                    let values = rows.row(row);
+                    factors[0].factor(values[pair[0]]) * factors[1].factor(values[pair[1]])
+                })
+                .collect();
+            fitted.interactions.push(Interaction {
+                inputs: *pair,
+                name: format!("{} x {}", factors[0].column, factors[1].column),
+                scaling: Scaling::of(&products),
+            });
+        }
+        fitted.drop_constant();
+        fitted.drop_collinear(rows);
+        fitted
+    }
+
+    /// Numbers as they are, missing ones too, and a column per level: what trees see.
+    pub fn plain(candidates: &[Candidate], rows: &Matrix) -> Self {
+        let as_is = Some(Scaling { mean: 0.0, deviation: 1.0 });
+        let inputs = candidates.iter().enumerate().map(|(column, candidate)| {
+            let shape = match &candidate.levels {
+                Some(levels) => {
+                    Shape::Levels(Levels::fit(levels, &rows.column(column).collect::<Vec<_>>()))
+                }
+                None => Shape::Linear,
+            };
+            Input {
+                column: candidate.column.clone(),
+                group: candidate.group.clone(),
+                impute: None,
+                scaling: vec![as_is; shape.columns("").len()],
+                shape,
+                missing: None,
+            }
+        });
+        Self { inputs: inputs.collect(), interactions: Vec::new(), dropped: Vec::new() }
+    }
+
+    /// The names and groups of the columns that [`Preprocessing::apply`] makes.
+    pub fn terms(&self) -> Vec<(String, String)> {
+        let mut terms = Vec::new();
+        self.each(&mut |name, group, scaling| {
+            if scaling.is_some() {
+                terms.push((name, group.to_owned()));
+            }
+        });
+        terms
+    }
+
+    /// Appends the transformed columns of one row to `out`.
+    pub fn apply(&self, row: &[f64], out: &mut Vec<f64>) {
+        let mut buffer = Vec::new();
+        for (input, value) in self.inputs.iter().zip(row) {
+            input.apply(*value, &mut buffer, out);
+        }
+        for interaction in &self.interactions {
+            let [a, b] = interaction.inputs;
+            out.extend(interaction.scaling.map(|scaling| {
+                scaling.apply(self.inputs[a].factor(row[a]) * self.inputs[b].factor(row[b]))
+            }));
+        }
+    }
+
+    /// The transformed matrix.
+    pub fn transform(&self, rows: &Matrix) -> Matrix {
+        let mut values = Vec::with_capacity(rows.values.len());
+        (0..rows.len()).for_each(|row| self.apply(rows.row(row), &mut values));
+        Matrix::of(self.terms().len(), values, rows.len())
+    }
+
+    /// Name, group and scaling of every column, those left out too.
+    fn each(&self, visit: &mut dyn FnMut(String, &str, Option<Scaling>)) {
+        for input in &self.inputs {
+            let scalings = input.scaling.iter().chain([&input.missing]);
+            for (name, scaling) in input.names().into_iter().zip(scalings) {
+                visit(name, &input.group, *scaling);
+            }
+        }
+        for interaction in &self.interactions {
+            visit(interaction.name.clone(), &interaction.name, interaction.scaling);
+        }
+    }
+
+    fn drop_constant(&mut self) {
+        let mut constant: Vec<String> = Vec::new();
+        self.each(&mut |name, _, scaling| {
+            // A flag that never or always is set goes without saying.
+            if scaling.is_none() && !name.ends_with(" is missing") {
+                constant.push(name);
+            }
+        });
+        let because = "constant over the training rows".to_owned();
+        self.dropped
+            .extend(constant.into_iter().map(|term| Dropped { term, because: because.clone() }));
+    }
+
+    /// Leaves out every column that those before it determine, found by a Cholesky decomposition of
+    /// the correlations: what is left of the diagonal is the variance that the others do not explain.
+    fn drop_collinear(&mut self, rows: &Matrix) {
+        let terms = self.terms();
+        let columns = self.transform(rows);
+        let correlations = columns.correlations();
+        let width = terms.len();
+        let mut factor = vec![0.0; width * width];
+        let mut repeated: Vec<(String, String)> = Vec::new();
+        for i in 0..width {
+            let mut rest = correlations[i * width + i];
+            for j in 0..i {
+                let explained: f64 =
+                    (0..j).map(|k| factor[i * width + k] * factor[j * width + k]).sum();
+                let pivot = factor[j * width + j];
+                let value = if pivot == 0.0 {
+                    0.0
+                } else {
+                    (correlations[i * width + j] - explained) / pivot
+                };
+                factor[i * width + j] = value;
+                rest -= value * value;
+            }
+            if rest > COLLINEAR {
+                factor[i * width + i] = rest.sqrt();
+            } else {
+                let twin = (0..i).find(|j| correlations[i * width + j].abs() > 1.0 - COLLINEAR);
+                let because = match twin {
+                    Some(twin) => format!("the same as {} but for scale", terms[twin].0),
+                    None => "determined by the columns before it".to_owned(),
+                };
+                repeated.push((terms[i].0.clone(), because));
+            }
+        }
+        for (term, because) in repeated {
+            self.leave_out(&term);
+            self.dropped.push(Dropped { term, because });
+        }
+    }
+
+    fn leave_out(&mut self, term: &str) {
+        for input in &mut self.inputs {
+            let names = input.names();
+            let scalings = input.scaling.iter_mut().chain([&mut input.missing]);
+            scalings.zip(names).filter(|(_, name)| name == term).for_each(|(s, _)| *s = None);
+        }
+        for interaction in self.interactions.iter_mut().filter(|i| i.name == term) {
+            interaction.scaling = None;
+        }
+    }
+
+    /// The term columns of an input, for the picture of its shape: raw values at shares of the
+    /// training range with the columns of each.
+    pub fn places(&self, input: usize) -> std::ops::Range<usize> {
+        let count = |input: &Input| {
+            input.scaling.iter().flatten().count() + usize::from(input.missing.is_some())
+        };
+        let before: usize = self.inputs[..input].iter().map(count).sum();
+        before..before + count(&self.inputs[input])
+    }
+}
+
+/// Values at which the shape of an input is drawn: quantiles of the training rows without repeats.
+pub fn drawn_at(rows: &Matrix, column: usize) -> Vec<f64> {
+    let mut values: Vec<f64> = rows.column(column).filter(|value| !value.is_nan()).collect();
+    values.sort_by(f64::total_cmp);
+    let mut at: Vec<f64> =
+        (0..=40).map(|i| quantile(&values, 0.01 + 0.98 * f64::from(i) / 40.0)).collect();
+    at.retain(|value| !value.is_nan());
+    at.dedup();
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(column: &str, group: &str) -> Candidate {
+        let (column, group) = (column.to_owned(), group.to_owned());
+        Candidate { column, group, shape: ShapeChoice::Simple, levels: None }
+    }
+
+    fn names(fitted: &Preprocessing) -> Vec<String> {
+        fitted.terms().into_iter().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn standardizes_imputes_and_flags() {
+        let mut rows = Matrix::new(2);
+        [1.0, 3.0, f64::NAN, 5.0].into_iter().for_each(|a| rows.push([a, 5.0]));
+        let candidates = [number("a_30d", "a"), number("b", "b")];
+        let fitted = Preprocessing::fit(&candidates, &[], &rows, &[true, false, true, false]);
+        assert_eq!(names(&fitted), ["a_30d", "a_30d is missing"]);
+        assert_eq!(fitted.dropped[0].term, "b");
+        assert_eq!(fitted.inputs[0].impute, Some(3.0));
+        let transformed = fitted.transform(&rows);
+        for column in 0..transformed.width {
+            let values: Vec<f64> = transformed.column(column).collect();
+            let mean = values.iter().sum::<f64>() / 4.0;
+            let variance = values.iter().map(|v| v * v).sum::<f64>() / 4.0;
+            assert!(mean.abs() < 1e-12 && (variance - 1.0).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn collinear_columns_are_left_out_with_a_word() {
+        let mut rows = Matrix::new(4);
+        for i in 0..100 {
+            let (a, b) = (f64::from(i % 7), f64::from(i % 11));
+            rows.push([a, 3.0 * a + 1.0, b, a - b]);
+        }
+        let candidates = ["a", "twin", "b", "difference"].map(|name| number(name, name));
+        let labels: Vec<bool> = (0..100).map(|i| i % 2 == 0).collect();
+        let fitted = Preprocessing::fit(&candidates, &[[0, 2]], &rows, &labels);
+        assert_eq!(names(&fitted), ["a", "b", "a x b"]);
+        let because: Vec<&str> = fitted.dropped.iter().map(|d| d.because.as_str()).collect();
+        assert_eq!(because, ["the same as a but for scale", "determined by the columns before it"]);
+        assert_eq!(fitted.transform(&rows).width, 3);
+        assert_eq!(fitted.places(2), 1..2);
+    }
+
+    /// An artifact applies the same numbers after a round through JSON.
+    #[test]
+    fn survives_json() {
+        let mut rows = Matrix::new(2);
+        let mut labels = Vec::new();
+        for i in 0..400 {
+            let x = f64::from(i * 37 % 101) / 7.0;
+            rows.push([if i % 13 == 0 { f64::NAN } else { x }, f64::from(i % 3)]);
+            labels.push(i % 5 < 2);
+        }
+        for shape in [ShapeChoice::Spline, ShapeChoice::Bins, ShapeChoice::Log1p] {
+            let mut candidates = vec![number("x", "x"), number("level", "level")];
+            candidates[0].shape = shape;
+            candidates[1].levels = Some(["p", "q", "r"].map(str::to_owned).to_vec());
+            let fitted = Preprocessing::fit(&candidates, &[[0, 1]], &rows, &labels);
+            let text = serde_json::to_string(&fitted).unwrap();
+            let read: Preprocessing = serde_json::from_str(&text).unwrap();
+            assert_eq!(read, fitted);
+            assert_eq!(read.transform(&rows).values, fitted.transform(&rows).values);
+            assert_eq!(fitted.inputs[0].shape.name(), shape.name());
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Drift: whether inputs or scores are distributed as they were in training.
+
+use serde::{Deserialize, Serialize};
+
+/// Quantile bins of the earlier rows; missing values are one more.
+const BINS: usize = 10;
+/// From which stability index a shift is called large (the field's rule of thumb).
+const LARGE: f64 = 0.2;
+/// The normal quantile of 99 %.
+const NORMAL_99: f64 = 2.326_348;
+
+/// How far one column has moved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drift {
+    /// The column.
+    pub column: String,
+    /// The population stability index, sum of (p - q) ln(p / q) over the bins.
+    pub psi: f64,
+    /// What chance exceeds in one of a hundred columns that have not moved, given both numbers of
+    /// rows.
+    pub threshold: f64,
+    /// In a word.
+    pub verdict: Verdict,
+}
+
+/// What a stability index means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// No more than chance.
+    Stable,
+    /// More than chance.
+    Moved,
+    /// More than chance, and large.
+    MovedFar,
+}
+
+impl Verdict {
+    /// As a reader sees it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stable => "stable",
+            Self::Moved => "moved",
+            Self::MovedFar => "moved far",
+        }
+    }
+}
+
+/// The stability of a column from earlier values to later ones, NaN a bin of its own.
+///
+/// Without a shift the index is about (1/n + 1/m) times a chi-squared variable of one fewer degrees
+/// of freedom than bins (Yurdakul, Statistical Properties of Population Stability Index, 2018).
+pub fn drift(column: &str, earlier: &[f64], later: &[f64]) -> Drift {
+    let mut sorted: Vec<f64> = earlier.iter().copied().filter(|value| !value.is_nan()).collect();
+    sorted.sort_by(f64::total_cmp);
+    let mut edges: Vec<f64> =
+        (1..BINS).filter_map(|bin| sorted.get(bin * sorted.len() / BINS).copied()).collect();
+    edges.dedup();
+    let count = |values: &[f64]| {
+        let mut bins = vec![0.0; edges.len() + 2];
+        for value in values {
+            let bin = match value.is_nan() {
+                true => edges.len() + 1,
+                false => edges.partition_point(|edge| edge <= value),
+            };
+            bins[bin] += 1.0;
+        }
+        bins
+    };
+    let (before, after) = (count(earlier), count(later));
+    let (n, m) = (earlier.len().max(1) as f64, later.len().max(1) as f64);
+    let mut psi = 0.0;
+    let mut used = 0;
+    for (a, b) in before.iter().zip(&after).filter(|(a, b)| **a + **b > 0.0) {
+        // Half a row more in either, so that an empty bin has a logarithm.
+        let (p, q) = ((a + 0.5) / (n + 0.5), (b + 0.5) / (m + 0.5));
+        psi += (p - q) * (p / q).ln();
+        used += 1;
+    }
+    let threshold = (1.0 / n + 1.0 / m) * chi_squared_99(f64::from(used - 1).max(1.0));
+    let verdict = match psi > threshold {
+        false => Verdict::Stable,
+        true if psi > LARGE => Verdict::MovedFar,
+        true => Verdict::Moved,
+    };
+    Drift { column: column.to_owned(), psi, threshold, verdict }
+}
+
+/// The 99th percentile of chi-squared (Wilson and Hilferty 1931).
+fn chi_squared_99(freedom: f64) -> f64 {
+    let spread = 2.0 / (9.0 * freedom);
+    freedom * (1.0 - spread + NORMAL_99 * spread.sqrt()).powi(3)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    /// Of columns that have not moved about one in a hundred is said to have, whatever the rows.
+    #[test]
+    fn the_threshold_knows_the_rows() {
+        let mut random = ChaCha8Rng::seed_from_u64(11);
+        for (n, m) in [(400, 300), (5000, 800)] {
+            let mut moved = 0;
+            for _ in 0..1000 {
+                let mut draw = |count: usize| -> Vec<f64> {
+                    (0..count).map(|_| random.random_range(0.0..1.0)).collect()
+                };
+                let (earlier, later) = (draw(n), draw(m));
+                moved += u32::from(drift("x", &earlier, &later).verdict != Verdict::Stable);
+            }
+            assert!((2..=30).contains(&moved), "{moved} of 1000 at {n} and {m} rows");
+        }
+    }
+
+    #[test]
+    fn a_shift_and_missing_values_are_seen() {
+        let earlier: Vec<f64> = (0..2000).map(|i| f64::from(i % 100)).collect();
+        let later: Vec<f64> = (0..2000).map(|i| f64::from(i % 100) + 30.0).collect();
+        assert_eq!(drift("x", &earlier, &later).verdict, Verdict::MovedFar);
+        let holes: Vec<f64> =
+            (0..2000).map(|i| if i % 4 == 0 { f64::NAN } else { f64::from(i % 100) }).collect();
+        assert_eq!(drift("x", &earlier, &holes).verdict, Verdict::MovedFar);
+        assert_eq!(drift("x", &earlier, &earlier).verdict, Verdict::Stable);
+        // R: qchisq(0.99, 9) = 21.66599
+        assert!((chi_squared_99(9.0) - 21.666).abs() < 0.05);
+    }
+}

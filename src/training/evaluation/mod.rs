@@ -1,0 +1,313 @@
+//! How good a version is, out of time: metrics with intervals, beside what is simpler.
+
+pub mod bootstrap;
+pub mod drift;
+pub mod metrics;
+pub mod tables;
+
+use serde::{Deserialize, Serialize};
+
+use self::bootstrap::{Difference, Drawable, Drawn, Interval, draws};
+use self::metrics::{Bin, Metrics, reliability};
+use self::tables::{Bar, Curves, Gain, Threshold};
+use crate::models::logistic::{logit, sigmoid};
+use crate::models::matrix::Matrix;
+use crate::models::newton::Objective;
+use crate::models::spec::EvaluationSpec;
+
+/// The intercept of a recalibration is looked for within so much of zero.
+const FAR: f64 = 20.0;
+
+/// Calibration as a line on the logit scale (Cox 1958): 1 and 0 are perfect.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationLine {
+    /// Of the outcomes on the predicted logit; below 1 where predictions are too extreme.
+    pub slope: f64,
+    /// The slope plus and less 1.96 standard errors.
+    pub slope_interval: Interval,
+    /// With the slope held at 1, calibration in the large: above 0 where too little is predicted.
+    pub intercept: f64,
+    /// The intercept plus and less 1.96 standard errors.
+    pub intercept_interval: Interval,
+}
+
+impl CalibrationLine {
+    /// Fits the line by maximum likelihood.
+    pub fn of(probabilities: &[f64], labels: &[bool]) -> Self {
+        let logits: Vec<f64> = probabilities.iter().map(|p| logit(*p)).collect();
+        let rows = Matrix::of(1, logits.clone(), logits.len());
+        let objective = Objective { rows: &rows, labels, class_weights: [1.0; 2], l2: 1e-12 };
+        let weights = objective.minimize(vec![1.0, 0.0]).weights;
+        let clusters: Vec<u64> = (0..labels.len() as u64).collect();
+        let slope = weights[0];
+        let error = objective.standard_errors(weights, &clusters)[0];
+        // The sum of residuals falls as the intercept grows: halving finds where it is zero.
+        let positives = labels.iter().filter(|label| **label).count() as f64;
+        let (mut low, mut high) = (-FAR, FAR);
+        for _ in 0..60 {
+            let middle = (low + high) / 2.0;
+            let predicted: f64 = logits.iter().map(|z| sigmoid(z + middle)).sum();
+            if predicted < positives { low = middle } else { high = middle }
+        }
+        let information: f64 = logits.iter().map(|z| sigmoid(z + low)).map(|p| p * (1.0 - p)).sum();
+        let around = |value: f64, error: f64| Interval {
+            low: value - 1.96 * error,
+            high: value + 1.96 * error,
+        };
+        Self {
+            slope,
+            slope_interval: around(slope, error),
+            intercept: low,
+            intercept_interval: around(low, 1.0 / information.sqrt()),
+        }
+    }
+}
+
+/// Metrics of one version on the rows of one snapshot, with how far chance may have moved them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// On the rows as they are.
+    pub metrics: Metrics,
+    /// Of the metrics, by drawing the customers again.
+    pub intervals: Intervals,
+    /// Slope and intercept of a recalibration.
+    pub calibration: CalibrationLine,
+    /// The calibration error that chance alone exceeds in one of twenty, were every probability true.
+    pub ece_by_chance: f64,
+    /// Ten bins.
+    pub reliability: Vec<Bin>,
+    /// By decile.
+    pub gains: Vec<Gain>,
+    /// By probability.
+    pub thresholds: Vec<Threshold>,
+    /// Of the probabilities.
+    pub histogram: Vec<Bar>,
+    /// ROC and precision-recall.
+    pub curves: Curves,
+}
+
+/// 95 % intervals of an [`Evaluation`]'s metrics.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Intervals {
+    /// Area under the ROC curve.
+    pub roc_auc: Interval,
+    /// Average precision.
+    pub average_precision: Interval,
+    /// Mean log loss.
+    pub log_loss: Interval,
+    /// Brier score.
+    pub brier: Interval,
+    /// Expected calibration error.
+    pub ece: Interval,
+}
+
+impl Evaluation {
+    /// Evaluates probabilities against what happened.
+    pub fn of(probabilities: &[f64], labels: &[bool], spec: &EvaluationSpec) -> Self {
+        let drawable = Drawable::new(probabilities, labels);
+        let drawn = draws(labels.len(), |times| drawable.metrics(times));
+        let interval = |value: fn(&Drawn) -> f64| Interval::of(drawn.iter().map(value));
+        Self {
+            metrics: Metrics::of(probabilities, labels),
+            intervals: Intervals {
+                roc_auc: interval(|d| d.roc_auc),
+                average_precision: interval(|d| d.average_precision),
+                log_loss: interval(|d| d.log_loss),
+                brier: interval(|d| d.brier),
+                ece: interval(|d| d.ece),
+            },
+            calibration: CalibrationLine::of(probabilities, labels),
+            ece_by_chance: ece_by_chance(probabilities),
+            reliability: reliability(probabilities, labels),
+            gains: tables::gains(probabilities, labels),
+            thresholds: tables::thresholds(probabilities, labels, spec),
+            histogram: tables::histogram(probabilities, labels),
+            curves: tables::curves(probabilities, labels),
+        }
+    }
+}
+
+/// The 95th percentile of the calibration error of outcomes drawn from the probabilities themselves.
+fn ece_by_chance(probabilities: &[f64]) -> f64 {
+    use rand::{Rng, SeedableRng};
+    use rayon::prelude::*;
+    let errors: Vec<f64> = (0..200_u64)
+        .into_par_iter()
+        .map(|draw| {
+            let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0xECE);
+            random.set_stream(draw);
+            let labels: Vec<bool> =
+                probabilities.iter().map(|p| random.random::<f64>() < *p).collect();
+            metrics::ece(&reliability(probabilities, &labels))
+        })
+        .collect();
+    let mut errors = errors;
+    errors.sort_by(f64::total_cmp);
+    crate::models::preprocessing::shape::quantile(&errors, 0.95)
+}
+
+/// Something simpler, or earlier, on the same rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Baseline {
+    /// What it is.
+    pub name: String,
+    /// On the rows as they are.
+    pub metrics: Metrics,
+    /// Ours less its area under the ROC curve.
+    pub roc_auc: Difference,
+    /// Ours less its average precision.
+    pub average_precision: Difference,
+    /// Ours less its Brier score: below 0 where ours is better.
+    pub brier: Difference,
+    /// Ours less its calibration error: below 0 where ours is better.
+    pub ece: Difference,
+}
+
+impl Baseline {
+    /// Compares our probabilities with others on the same rows and the same draws of them.
+    pub fn of(name: &str, ours: &[f64], theirs: &[f64], labels: &[bool]) -> Self {
+        let (a, b) = (Drawable::new(ours, labels), Drawable::new(theirs, labels));
+        let drawn = draws(labels.len(), |times| (a.metrics(times), b.metrics(times)));
+        let once = vec![1; labels.len()];
+        let (ours, theirs) = (a.metrics(&once), b.metrics(&once));
+        let difference = |value: fn(&Drawn) -> f64| {
+            let draws: Vec<f64> = drawn.iter().map(|(a, b)| value(a) - value(b)).collect();
+            Difference::of(value(&ours) - value(&theirs), &draws)
+        };
+        Self {
+            name: name.to_owned(),
+            metrics: Metrics::of(b.scores(), labels),
+            roc_auc: difference(|d| d.roc_auc),
+            average_precision: difference(|d| d.average_precision),
+            brier: difference(|d| d.brier),
+            ece: difference(|d| d.ece),
+        }
+    }
+}
+
+/// The verdict on a version against its baselines, in words.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grade {
+    /// In one or two words.
+    pub grade: String,
+    /// One sentence each on ranking, calibration and the version before.
+    pub sentences: Vec<String>,
+}
+
+impl Grade {
+    /// Grades an evaluation. The measure of ranking is the average precision that the version adds
+    /// to recency alone, as a share of what recency leaves.
+    pub fn of(evaluation: &Evaluation, recency: &Baseline, champion: Option<&Baseline>) -> Self {
+        let metrics = &evaluation.metrics;
+        let gain = &recency.average_precision;
+        let room = (1.0 - recency.metrics.average_precision).max(1e-9);
+        let share = gain.difference / room;
+        let surely = gain.interval.low > 0.0;
+        let span = |interval: &Interval| format!("{:+.4} to {:+.4}", interval.low, interval.high);
+        let (grade, ranking) = if surely && share >= 0.2 {
+            ("strong", "much better than recency alone")
+        } else if surely && share >= 0.05 {
+            ("good", "better than recency alone")
+        } else if surely {
+            ("fair", "a little better than recency alone")
+        } else if gain.difference > 0.0 {
+            ("unproven", "better than recency alone, but chance could have done that")
+        } else {
+            ("poor", "no better than recency alone")
+        };
+        let mut sentences = vec![format!(
+            "It ranks {ranking}: average precision {:.4} against {:.4}, a difference of {:+.4} (95 % interval {}).",
+            metrics.average_precision,
+            recency.metrics.average_precision,
+            gain.difference,
+            span(&gain.interval),
+        )];
+        let error = format!(
+            "calibration error {:.4}, where chance alone stays below {:.4}; slope {:.2}, intercept {:+.2}",
+            metrics.ece,
+            evaluation.ece_by_chance,
+            evaluation.calibration.slope,
+            evaluation.calibration.intercept,
+        );
+        let calibrated = metrics.ece <= evaluation.ece_by_chance;
+        sentences.push(match calibrated {
+            true => format!("Its probabilities can be taken at face value: {error}."),
+            false => format!("Its probabilities are off by more than chance: {error}."),
+        });
+        if let Some(champion) = champion {
+            let change = &champion.average_precision;
+            let word = if change.interval.low > 0.0 {
+                "better than"
+            } else if change.interval.high < 0.0 {
+                "worse than"
+            } else {
+                "not to be told from"
+            };
+            sentences.push(format!(
+                "It is {word} the version in use ({}) on the same rows: average precision {:+.4} (95 % interval {}).",
+                champion.name,
+                change.difference,
+                span(&change.interval),
+            ));
+        }
+        let grade = match calibrated {
+            true => grade.to_owned(),
+            false => format!("{grade}, miscalibrated"),
+        };
+        Self { grade, sentences }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    fn truth(rows: usize) -> (Vec<f64>, Vec<bool>) {
+        let mut random = ChaCha8Rng::seed_from_u64(21);
+        let p: Vec<f64> = (0..rows).map(|_| sigmoid(random.random_range(-3.0..2.0))).collect();
+        let y = p.iter().map(|p| random.random_bool(*p)).collect();
+        (p, y)
+    }
+
+    /// True probabilities have slope 1 and intercept 0; distorted ones what undoes the distortion.
+    #[test]
+    fn the_line_undoes_a_distortion() {
+        let (p, y) = truth(40_000);
+        let line = CalibrationLine::of(&p, &y);
+        assert!((line.slope - 1.0).abs() < 0.05 && line.intercept.abs() < 0.05, "{line:?}");
+        assert!(line.slope_interval.contains(1.0) && line.intercept_interval.contains(0.0));
+        let extreme: Vec<f64> = p.iter().map(|p| sigmoid(2.0 * logit(*p))).collect();
+        assert!((CalibrationLine::of(&extreme, &y).slope - line.slope / 2.0).abs() < 1e-6);
+        let high: Vec<f64> = p.iter().map(|p| sigmoid(logit(*p) + 0.7)).collect();
+        let moved = CalibrationLine::of(&high, &y);
+        assert!((moved.intercept - line.intercept + 0.7).abs() < 1e-6, "{moved:?}");
+    }
+
+    #[test]
+    fn the_grade_follows_the_differences() {
+        let (p, y) = truth(5000);
+        let mut random = ChaCha8Rng::seed_from_u64(5);
+        let noise: Vec<f64> = p.iter().map(|_| random.random_range(0.0..1.0)).collect();
+        let evaluation = Evaluation::of(&p, &y, &EvaluationSpec::default());
+        let recency = Baseline::of("recency alone", &p, &noise, &y);
+        let grade = Grade::of(&evaluation, &recency, Some(&recency));
+        assert_eq!(grade.grade, "strong");
+        assert!(grade.sentences[1].contains("at face value"), "{grade:?}");
+        assert!(grade.sentences[2].contains("better than the version in use"), "{grade:?}");
+        let same = Baseline::of("recency alone", &p, &p, &y);
+        assert_eq!(same.average_precision.difference, 0.0);
+        assert_eq!(Grade::of(&evaluation, &same, None).grade, "poor");
+        let off: Vec<f64> = p.iter().map(|p| p / 2.0).collect();
+        let evaluation = Evaluation::of(&off, &y, &EvaluationSpec::default());
+        let grade = Grade::of(&evaluation, &recency, None).grade;
+        assert!(grade.ends_with("miscalibrated"), "{grade}");
+    }
+}

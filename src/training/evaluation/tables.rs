@@ -1,0 +1,331 @@
+//! What a reader of a model sees beside single numbers: gains by decile, thresholds, curves, slices.
+
+use serde::{Deserialize, Serialize};
+
+use super::bootstrap::{Drawable, Interval, draws};
+use super::metrics::{Metrics, ece, reliability};
+use crate::models::spec::EvaluationSpec;
+
+/// Points of a curve at most.
+const POINTS: usize = 200;
+/// Bars of a histogram.
+const BARS: usize = 20;
+/// Probabilities from which a customer is taken to be positive.
+const THRESHOLDS: [f64; 11] = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95];
+/// The least rows of each class for which metrics of a slice are given.
+const SLICE_CLASS: usize = 10;
+
+/// A tenth of the rows by score, the highest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gain {
+    /// From 1, the highest scores.
+    pub decile: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Rows with y = 1.
+    pub positives: usize,
+    /// Mean probability.
+    pub predicted: f64,
+    /// Share of y = 1, as a multiple of the base rate.
+    pub lift: f64,
+    /// Positives in this decile and those before it, as a share of all.
+    pub gain: f64,
+}
+
+/// What happens if everyone from a probability on is taken to be positive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Threshold {
+    /// The probability.
+    pub probability: f64,
+    /// Share of the rows from there on.
+    pub share: f64,
+    /// Positives among them; None where there is no row.
+    pub precision: Option<f64>,
+    /// Share of all positives among them.
+    pub recall: f64,
+    /// Benefit of the positives less the cost of all, per eligible customer, where the spec names
+    /// both.
+    pub value: Option<f64>,
+}
+
+/// A bar of a histogram of probabilities.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bar {
+    /// Where it begins; its width is one twentieth.
+    pub from: f64,
+    /// Rows with y = 0.
+    pub negatives: usize,
+    /// Rows with y = 1.
+    pub positives: usize,
+}
+
+/// Points of the ROC and precision-recall curves.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Curves {
+    /// (false positive rate, true positive rate), ascending.
+    pub roc: Vec<[f64; 2]>,
+    /// (recall, precision), ascending.
+    pub precision_recall: Vec<[f64; 2]>,
+}
+
+/// Metrics of the rows that share something.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slice {
+    /// By what.
+    pub by: String,
+    /// Which.
+    pub level: String,
+    /// Rows.
+    pub rows: usize,
+    /// Rows with y = 1.
+    pub positives: usize,
+    /// Mean probability.
+    pub predicted: f64,
+    /// Share of y = 1.
+    pub observed: f64,
+    /// None where a class has too few rows.
+    pub metrics: Option<SliceMetrics>,
+}
+
+/// What can be said of a slice with enough rows of both classes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SliceMetrics {
+    /// Area under the ROC curve.
+    pub roc_auc: f64,
+    /// By drawing the slice's rows again.
+    pub roc_auc_interval: Interval,
+    /// Average precision.
+    pub average_precision: f64,
+    /// Expected calibration error.
+    pub ece: f64,
+}
+
+fn descending(probabilities: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..probabilities.len()).collect();
+    order.sort_by(|a, b| probabilities[*b].total_cmp(&probabilities[*a]).then(a.cmp(b)));
+    order
+}
+
+/// Gains by decile.
+pub fn gains(probabilities: &[f64], labels: &[bool]) -> Vec<Gain> {
+    let order = descending(probabilities);
+    let total = labels.iter().filter(|label| **label).count();
+    let base = total as f64 / labels.len() as f64;
+    let mut so_far = 0;
+    (0..10)
+        .map(|decile| {
+            let rows = &order[decile * order.len() / 10..(decile + 1) * order.len() / 10];
+            let positives = rows.iter().filter(|row| labels[**row]).count();
+            so_far += positives;
+            let count = rows.len() as f64;
+            Gain {
+                decile: decile + 1,
+                rows: rows.len(),
+                positives,
+                predicted: rows.iter().map(|row| probabilities[*row]).sum::<f64>() / count,
+                lift: positives as f64 / count / base,
+                gain: so_far as f64 / total as f64,
+            }
+        })
+        .collect()
+}
+
+/// The threshold table; where the spec names benefit and cost, the threshold at which reaching a
+/// customer pays for itself is in it.
+pub fn thresholds(probabilities: &[f64], labels: &[bool], spec: &EvaluationSpec) -> Vec<Threshold> {
+    let worth = spec.benefit.zip(spec.cost);
+    let mut at: Vec<f64> = THRESHOLDS.to_vec();
+    at.extend(worth.map(|(benefit, cost)| cost / benefit).filter(|p| *p > 0.0 && *p < 1.0));
+    at.sort_by(f64::total_cmp);
+    at.dedup();
+    let total = labels.iter().filter(|label| **label).count() as f64;
+    let rows = labels.len() as f64;
+    at.into_iter()
+        .map(|threshold| {
+            let (mut taken, mut hits) = (0.0, 0.0);
+            for (p, label) in probabilities.iter().zip(labels) {
+                if *p >= threshold {
+                    taken += 1.0;
+                    hits += f64::from(u8::from(*label));
+                }
+            }
+            Threshold {
+                probability: threshold,
+                share: taken / rows,
+                precision: (taken > 0.0).then(|| hits / taken),
+                recall: hits / total,
+                value: worth.map(|(benefit, cost)| (hits * benefit - taken * cost) / rows),
+            }
+        })
+        .collect()
+}
+
+/// A histogram of the probabilities by outcome.
+pub fn histogram(probabilities: &[f64], labels: &[bool]) -> Vec<Bar> {
+    let mut bars: Vec<Bar> = (0..BARS)
+        .map(|i| Bar { from: i as f64 / BARS as f64, negatives: 0, positives: 0 })
+        .collect();
+    for (p, label) in probabilities.iter().zip(labels) {
+        let bar = &mut bars[((p * BARS as f64) as usize).min(BARS - 1)];
+        *(if *label { &mut bar.positives } else { &mut bar.negatives }) += 1;
+    }
+    bars
+}
+
+/// ROC and precision-recall curves, thinned to a readable number of points.
+pub fn curves(probabilities: &[f64], labels: &[bool]) -> Curves {
+    let order = descending(probabilities);
+    let total = labels.iter().filter(|label| **label).count() as f64;
+    let negatives = labels.len() as f64 - total;
+    let mut all = Curves { roc: vec![[0.0, 0.0]], precision_recall: Vec::new() };
+    let mut hits = 0.0;
+    for (i, row) in order.iter().enumerate() {
+        hits += f64::from(u8::from(labels[*row]));
+        let seen = (i + 1) as f64;
+        let tied = order.get(i + 1).is_some_and(|next| probabilities[*next] == probabilities[*row]);
+        if !tied {
+            all.roc.push([(seen - hits) / negatives, hits / total]);
+            all.precision_recall.push([hits / total, hits / seen]);
+        }
+    }
+    Curves { roc: thin(all.roc), precision_recall: thin(all.precision_recall) }
+}
+
+/// Points about evenly spaced along the first axis, the outer ones always.
+fn thin(points: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
+    let mut kept: Vec<[f64; 2]> = Vec::new();
+    let last = points.len().saturating_sub(1);
+    for (i, point) in points.into_iter().enumerate() {
+        let far = |before: &[f64; 2]| {
+            (point[0] - before[0]).abs() + (point[1] - before[1]).abs() >= 2.0 / POINTS as f64
+        };
+        if i == last || kept.last().is_none_or(far) {
+            kept.push(point);
+        }
+    }
+    kept
+}
+
+/// Metrics by the levels of something; None is a level too. Levels by size, greatest first.
+pub fn slices(
+    by: &str,
+    levels: &[Option<String>],
+    probabilities: &[f64],
+    labels: &[bool],
+) -> Vec<Slice> {
+    let mut rows: std::collections::BTreeMap<Option<&str>, Vec<usize>> = Default::default();
+    for (row, level) in levels.iter().enumerate() {
+        rows.entry(level.as_deref()).or_default().push(row);
+    }
+    let mut slices: Vec<Slice> = rows
+        .into_iter()
+        .map(|(level, rows)| {
+            let p: Vec<f64> = rows.iter().map(|row| probabilities[*row]).collect();
+            let y: Vec<bool> = rows.iter().map(|row| labels[*row]).collect();
+            let positives = y.iter().filter(|label| **label).count();
+            let enough = positives.min(y.len() - positives) >= SLICE_CLASS;
+            Slice {
+                by: by.to_owned(),
+                level: level.unwrap_or("(missing)").to_owned(),
+                rows: y.len(),
+                positives,
+                predicted: p.iter().sum::<f64>() / y.len() as f64,
+                observed: positives as f64 / y.len() as f64,
+                metrics: enough.then(|| {
+                    let metrics = Metrics::of(&p, &y);
+                    let drawable = Drawable::new(&p, &y);
+                    let drawn = draws(y.len(), |times| drawable.metrics(times).roc_auc);
+                    SliceMetrics {
+                        roc_auc: metrics.roc_auc,
+                        roc_auc_interval: Interval::of(drawn.into_iter()),
+                        average_precision: metrics.average_precision,
+                        ece: ece(&reliability(&p, &y)),
+                    }
+                }),
+            }
+        })
+        .collect();
+    slices.sort_by(|a, b| b.rows.cmp(&a.rows).then(a.level.cmp(&b.level)));
+    slices
+}
+
+/// Names of ranges of numbers cut at thirds; None for a missing one.
+pub fn thirds(values: &[f64], unit: &str) -> Vec<Option<String>> {
+    let mut sorted: Vec<f64> = values.iter().copied().filter(|value| !value.is_nan()).collect();
+    sorted.sort_by(f64::total_cmp);
+    let cut = |share| crate::models::preprocessing::shape::quantile(&sorted, share);
+    let (low, high) = (cut(1.0 / 3.0), cut(2.0 / 3.0));
+    let name = |value: &f64| match *value {
+        value if value.is_nan() => None,
+        value if value < low => Some(format!("under {low:.0}{unit}")),
+        value if value < high => Some(format!("{low:.0} to {high:.0}{unit}")),
+        _ => Some(format!("{high:.0}{unit} and more")),
+    };
+    values.iter().map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_count_what_they_take() {
+        let p = [0.9, 0.6, 0.6, 0.3, 0.02];
+        let y = [true, false, true, false, false];
+        let spec = EvaluationSpec { benefit: Some(10.0), cost: Some(4.0), slices: None };
+        let table = thresholds(&p, &y, &spec);
+        let at = |p: f64| table.iter().find(|row| row.probability == p).unwrap();
+        assert_eq!(at(0.6).precision, Some(2.0 / 3.0));
+        assert_eq!(at(0.6).recall, 1.0);
+        assert_eq!(at(0.6).share, 0.6);
+        // Three are reached at 4 each, two of them bring 10: 8 over 5 customers.
+        assert_eq!(at(0.6).value, Some(1.6));
+        assert_eq!(at(0.95).precision, None);
+        assert_eq!(at(0.4).share, 0.6, "cost over benefit is a threshold of its own");
+    }
+
+    #[test]
+    fn gains_end_with_all_positives() {
+        let p: Vec<f64> = (0..105).map(|i| f64::from(i) / 105.0).collect();
+        let y: Vec<bool> = (0..105).map(|i| i >= 80).collect();
+        let table = gains(&p, &y);
+        assert_eq!(table.iter().map(|row| row.rows).sum::<usize>(), 105);
+        assert!((table[9].gain - 1.0).abs() < 1e-12);
+        assert!((table[0].lift - 105.0 / 25.0).abs() < 1e-12);
+        let bars = histogram(&p, &y);
+        assert_eq!(bars.iter().map(|bar| bar.positives).sum::<usize>(), 25);
+    }
+
+    #[test]
+    fn curves_begin_and_end_where_they_must() {
+        let p: Vec<f64> = (0..5000).map(|i| f64::from(i % 977)).collect();
+        let y: Vec<bool> = (0..5000).map(|i| i % 3 == 0).collect();
+        let curves = curves(&p, &y);
+        assert_eq!(curves.roc.first(), Some(&[0.0, 0.0]));
+        assert_eq!(curves.roc.last(), Some(&[1.0, 1.0]));
+        assert!(curves.roc.len() <= POINTS + 2, "{}", curves.roc.len());
+    }
+
+    #[test]
+    fn a_slice_without_both_classes_has_no_metrics() {
+        let p: Vec<f64> = (0..100).map(|i| f64::from(i) / 100.0).collect();
+        let y: Vec<bool> = (0..100).map(|i| i % 2 == 0 && i < 50).collect();
+        let levels: Vec<Option<String>> =
+            (0..100).map(|i| (i < 60).then(|| "early".to_owned())).collect();
+        let slices = slices("cohort", &levels, &p, &y);
+        assert_eq!((slices[0].level.as_str(), slices[0].rows), ("early", 60));
+        assert!(slices[0].metrics.is_some());
+        assert_eq!((slices[1].level.as_str(), slices[1].positives), ("(missing)", 0));
+        assert!(slices[1].metrics.is_none());
+        // Of 1, 2 and 9 a third lie below 1.67 and two thirds below 4.33.
+        let named = thirds(&[1.0, 2.0, f64::NAN, 9.0], " d");
+        assert_eq!(named[2], None);
+        assert_eq!(named[3].as_deref(), Some("4 d and more"));
+    }
+}

@@ -1,0 +1,224 @@
+//! What a fitted model looks at: importance, coefficients, curves, drift of its inputs, slices, and
+//! inputs that know too much.
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use super::artifact::{Calibrated, Coefficient, Importance, InputCurve, LeakSuspect};
+use super::evaluation::bootstrap::{Drawable, Interval};
+use super::evaluation::drift::{Drift, drift};
+use super::evaluation::metrics::Ranking;
+use super::evaluation::tables::{self, Slice};
+use super::gather::{ClassifierData, SliceRow, Snapshot};
+use super::selection::{Fitted, Rows};
+use crate::models::estimator::Estimator;
+use crate::models::matrix::Matrix;
+use crate::models::newton::Objective;
+use crate::models::preprocessing::drawn_at;
+use crate::models::preprocessing::shape::Shape;
+
+/// Test rows that importance looks at, at most.
+const IMPORTANCE_ROWS: usize = 20_000;
+/// Of every shuffle.
+const SEED: u64 = 0x1397;
+/// Curves shown.
+const CURVES: usize = 12;
+/// A single input that ranks better than this is suspected of knowing the outcome.
+const LEAK_AUC: f64 = 0.95;
+/// Rows for which a leak is looked for, at most.
+const LEAK_ROWS: usize = 20_000;
+
+/// By how much the test predictions get worse where the inputs of one group are shuffled, most first.
+pub fn importance(fitted: &Fitted, calibrated: &Calibrated, test: &Snapshot) -> Vec<Importance> {
+    let rows = test.labels.len().min(IMPORTANCE_ROWS);
+    let some: Vec<usize> = (0..rows).collect();
+    let (inputs, labels) = (test.inputs.select(&some), &test.labels[..rows]);
+    let once = vec![1; rows];
+    let evaluate = |inputs: &Matrix| {
+        let p: Vec<f64> =
+            fitted.logits(inputs).iter().map(|raw| calibrated.probability(*raw)).collect();
+        Drawable::new(&p, labels).metrics(&once)
+    };
+    let whole = evaluate(&inputs);
+    let mut groups: Vec<&str> = Vec::new();
+    for input in &fitted.preprocessing.inputs {
+        if !groups.contains(&input.group.as_str()) {
+            groups.push(&input.group);
+        }
+    }
+    let mut list: Vec<Importance> = groups
+        .par_iter()
+        .enumerate()
+        .map(|(number, group)| {
+            let mut random = ChaCha8Rng::seed_from_u64(SEED);
+            random.set_stream(number as u64);
+            let mut from = some.clone();
+            from.shuffle(&mut random);
+            let mut shuffled = inputs.clone();
+            for (column, input) in fitted.preprocessing.inputs.iter().enumerate() {
+                if input.group == **group {
+                    for (row, other) in from.iter().enumerate() {
+                        shuffled.values[row * inputs.width + column] = inputs.row(*other)[column];
+                    }
+                }
+            }
+            let without = evaluate(&shuffled);
+            Importance {
+                group: (*group).to_owned(),
+                log_loss: without.log_loss - whole.log_loss,
+                average_precision: whole.average_precision - without.average_precision,
+            }
+        })
+        .collect();
+    list.sort_by(|a, b| b.log_loss.total_cmp(&a.log_loss).then_with(|| a.group.cmp(&b.group)));
+    list
+}
+
+/// The terms of a linear model with 95 % intervals, customers as clusters, greatest first.
+pub fn coefficients(
+    fitted: &Fitted,
+    rows: &Rows,
+    class_weights: [f64; 2],
+    l2: f64,
+) -> Vec<Coefficient> {
+    let Estimator::Logistic(model) = &fitted.estimator else { return Vec::new() };
+    let columns = fitted.preprocessing.transform(&rows.inputs);
+    let objective = Objective { rows: &columns, labels: &rows.labels, class_weights, l2 };
+    let weights = [model.coefficients.as_slice(), &[model.intercept]].concat();
+    let errors = objective.standard_errors(weights, &rows.hashes);
+    let terms = fitted.preprocessing.terms().into_iter();
+    let mut list: Vec<Coefficient> = terms
+        .zip(model.coefficients.iter().zip(errors))
+        .map(|((term, group), (coefficient, error))| Coefficient {
+            term,
+            group,
+            coefficient: *coefficient,
+            interval: Interval {
+                low: coefficient - 1.96 * error,
+                high: coefficient + 1.96 * error,
+            },
+        })
+        .collect();
+    list.sort_by(|a, b| b.coefficient.abs().total_cmp(&a.coefficient.abs()));
+    list
+}
+
+/// What the inputs of a linear model add to the logit by value; those whose contribution spreads
+/// most.
+pub fn curves(fitted: &Fitted, rows: &Matrix) -> Vec<InputCurve> {
+    let Estimator::Logistic(model) = &fitted.estimator else { return Vec::new() };
+    let preprocessing = &fitted.preprocessing;
+    // Another input's value does not move this one's columns; interactions are not drawn.
+    let mut row = vec![0.0; preprocessing.inputs.len()];
+    let mut list: Vec<(f64, InputCurve)> = Vec::new();
+    for (number, input) in preprocessing.inputs.iter().enumerate() {
+        let mut contribution = |value: f64| {
+            row[number] = value;
+            let mut columns = Vec::new();
+            preprocessing.apply(&row, &mut columns);
+            let own = preprocessing.places(number);
+            own.map(|column| columns[column] * model.coefficients[column]).sum::<f64>()
+        };
+        let (value, levels) = match &input.shape {
+            Shape::Levels(levels) => {
+                let own = (0..levels.own.len()).filter(|level| levels.own[*level]);
+                let mut places: Vec<f64> = own.clone().map(|level| level as f64).collect();
+                let mut names: Vec<String> = own.map(|level| levels.names[level].clone()).collect();
+                places.push(levels.names.len() as f64);
+                names.push("another".into());
+                (places, names)
+            }
+            _ => (drawn_at(rows, number), Vec::new()),
+        };
+        let contributions: Vec<f64> = value.iter().map(|value| contribution(*value)).collect();
+        let greatest = contributions.iter().copied().fold(f64::MIN, f64::max);
+        let least = contributions.iter().copied().fold(f64::MAX, f64::min);
+        let curve = InputCurve {
+            column: input.column.clone(),
+            shape: input.shape.name().to_owned(),
+            contribution: contributions,
+            value,
+            levels,
+            missing: contribution(f64::NAN),
+        };
+        list.push((greatest - least, curve));
+    }
+    list.retain(|(spread, _)| *spread > 0.0);
+    list.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.column.cmp(&b.1.column)));
+    list.into_iter().take(CURVES).map(|(_, curve)| curve).collect()
+}
+
+/// How far each input of the test rows has moved from the training rows, furthest first.
+pub fn drifts(fitted: &Fitted, training: &Matrix, test: &Matrix) -> Vec<Drift> {
+    let names = fitted.preprocessing.inputs.iter().map(|input| input.column.as_str());
+    let names: Vec<&str> = names.collect();
+    let mut list: Vec<Drift> = names
+        .par_iter()
+        .enumerate()
+        .map(|(column, name)| {
+            let earlier: Vec<f64> = training.column(column).collect();
+            let later: Vec<f64> = test.column(column).collect();
+            drift(name, &earlier, &later)
+        })
+        .collect();
+    list.sort_by(|a, b| b.psi.total_cmp(&a.psi).then_with(|| a.column.cmp(&b.column)));
+    list
+}
+
+/// Inputs that alone rank the training outcomes almost perfectly, missing values last.
+pub fn leak_suspects(fitted: &Fitted, rows: &Rows) -> Vec<LeakSuspect> {
+    let count = rows.labels.len().min(LEAK_ROWS);
+    let labels = &rows.labels[..count];
+    if !(labels.contains(&true) && labels.contains(&false)) {
+        return Vec::new();
+    }
+    let names = fitted.preprocessing.inputs.iter().enumerate();
+    let suspects = names.filter_map(|(column, input)| {
+        let values: Vec<f64> = rows
+            .inputs
+            .column(column)
+            .take(count)
+            .map(|value| if value.is_nan() { f64::MIN } else { value })
+            .collect();
+        let auc = Ranking::of(&values, labels).roc_auc;
+        let roc_auc = auc.max(1.0 - auc);
+        let column = input.column.clone();
+        (roc_auc > LEAK_AUC).then_some(LeakSuspect { column, roc_auc })
+    });
+    suspects.collect()
+}
+
+/// Test rows by tenure, recency, value, channel and the attributes that the spec names.
+pub fn slices(
+    names: &[String],
+    data: &ClassifierData,
+    test: &Snapshot,
+    probabilities: &[f64],
+) -> Vec<Slice> {
+    let unknown = SliceRow { tenure: f64::NAN, value: f64::NAN, ..SliceRow::default() };
+    let rows: Vec<&SliceRow> =
+        test.hashes.iter().map(|hash| data.slices.get(hash).unwrap_or(&unknown)).collect();
+    let numbers = |value: fn(&SliceRow) -> f64| rows.iter().map(|r| value(r)).collect::<Vec<_>>();
+    let mut by: Vec<(String, Vec<Option<String>>)> = vec![
+        ("tenure".into(), tables::thirds(&numbers(|row| row.tenure), " d")),
+        ("recency".into(), tables::thirds(&test.recency, " d")),
+    ];
+    let value = numbers(|row| row.value);
+    if value.iter().any(|value| !value.is_nan()) {
+        by.push(("value over a year".into(), tables::thirds(&value, "")));
+    }
+    if rows.iter().any(|row| row.channel.is_some()) {
+        by.push(("last channel".into(), rows.iter().map(|row| row.channel.clone()).collect()));
+    }
+    for (number, name) in names.iter().enumerate() {
+        let levels = rows.iter().map(|row| row.levels.get(number).cloned().flatten());
+        by.push((name.clone(), levels.collect()));
+    }
+    let sliced = by
+        .iter()
+        .map(|(name, levels)| tables::slices(name, levels, probabilities, &test.labels))
+        .filter(|slices| slices.len() > 1);
+    sliced.flatten().collect()
+}

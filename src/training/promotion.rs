@@ -1,0 +1,113 @@
+//! Whether a new version may take the place of the one in use.
+
+use serde::{Deserialize, Serialize};
+
+use super::evaluation::{Baseline, bootstrap::Difference};
+use crate::models::spec::PromotionSpec;
+
+/// One condition of the gate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// What is asked.
+    pub asks: String,
+    /// What was found, with the numbers.
+    pub found: String,
+    /// Whether it is met.
+    pub passed: bool,
+}
+
+/// All conditions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gate {
+    /// Whether all are met.
+    pub passed: bool,
+    /// Each.
+    pub checks: Vec<Check>,
+}
+
+impl Gate {
+    /// Asks the questions of promotion: better than recency alone; average precision not below the
+    /// champion's by more than the tolerance or one standard error; calibration error not above the
+    /// champion's by more than chance. Without a champion only the first is asked.
+    pub fn of(spec: &PromotionSpec, recency: &Baseline, champion: Option<&Baseline>) -> Self {
+        let mut checks = vec![Check {
+            asks: "average precision above that of recency alone".into(),
+            found: describe(&recency.average_precision),
+            passed: recency.average_precision.difference > 0.0,
+        }];
+        if let Some(champion) = champion {
+            let change = &champion.average_precision;
+            let least = -spec.tolerance.max(change.standard_error);
+            checks.push(Check {
+                asks: format!("average precision within {least:.4} of {}", champion.name),
+                found: describe(change),
+                passed: change.difference >= least,
+            });
+            let change = &champion.ece;
+            checks.push(Check {
+                asks: format!(
+                    "calibration error not above that of {} by more than chance",
+                    champion.name
+                ),
+                found: describe(change),
+                passed: change.interval.low <= 0.0,
+            });
+        }
+        Self { passed: checks.iter().all(|check| check.passed), checks }
+    }
+
+    /// What is not met, in one line.
+    pub fn failures(&self) -> String {
+        let failed = self.checks.iter().filter(|check| !check.passed);
+        let failed: Vec<String> =
+            failed.map(|check| format!("{}: {}", check.asks, check.found)).collect();
+        failed.join("; ")
+    }
+}
+
+fn describe(change: &Difference) -> String {
+    format!(
+        "{:+.4} (95 % interval {:+.4} to {:+.4}, standard error {:.4})",
+        change.difference, change.interval.low, change.interval.high, change.standard_error
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::training::evaluation::bootstrap::Interval;
+    use crate::training::evaluation::metrics::Metrics;
+
+    fn baseline(average_precision: f64, standard_error: f64, ece_low: f64) -> Baseline {
+        let difference = |difference: f64, low: f64| Difference {
+            difference,
+            interval: Interval { low, high: difference + 2.0 * standard_error },
+            standard_error,
+        };
+        Baseline {
+            name: "champion".into(),
+            metrics: Metrics::of(&[0.2, 0.8], &[false, true]),
+            roc_auc: difference(0.0, 0.0),
+            average_precision: difference(average_precision, average_precision - 0.02),
+            brier: difference(0.0, 0.0),
+            ece: difference(0.01, ece_low),
+        }
+    }
+
+    #[test]
+    fn each_condition_can_fail_alone() {
+        let spec = PromotionSpec::default();
+        let recency = baseline(0.1, 0.01, -0.01);
+        let passes =
+            |champion: Option<Baseline>| Gate::of(&spec, &recency, champion.as_ref()).passed;
+        assert!(passes(None));
+        assert!(passes(Some(baseline(-0.004, 0.001, -0.01))), "within the tolerance");
+        assert!(passes(Some(baseline(-0.02, 0.03, -0.01))), "within one standard error");
+        assert!(!passes(Some(baseline(-0.02, 0.01, -0.01))));
+        assert!(!passes(Some(baseline(0.0, 0.01, 0.001))), "worse calibrated");
+        let gate = Gate::of(&spec, &baseline(-0.001, 0.01, 0.0), None);
+        assert!(!gate.passed && gate.failures().contains("recency alone: -0.0010"), "{gate:?}");
+    }
+}

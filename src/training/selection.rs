@@ -1,0 +1,469 @@
+//! Every choice of a fit, made by purged time-ordered folds inside training: how inputs become
+//! columns, how strong the penalty is, how trees grow. The test snapshot has no say.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::evaluation::metrics::Metrics;
+use super::gather::Snapshot;
+use crate::error::Result;
+use crate::models::boosting::{Boosted, Growth};
+use crate::models::estimator::Estimator;
+use crate::models::logistic::{Logistic, sigmoid};
+use crate::models::matrix::Matrix;
+use crate::models::newton::Objective;
+use crate::models::preprocessing::shape::ShapeChoice;
+use crate::models::preprocessing::{Candidate, Preprocessing};
+use crate::models::spec::{Algorithm, Classifier, FitSpec};
+use crate::time::{Duration, Instant};
+
+/// Folds at most, the latest ones.
+const FOLDS: usize = 5;
+/// Folds use at most one in so many of the rows that the fit may use.
+const FOLD_SHARE: usize = 2;
+/// The penalty under which the shapes of a single input are compared.
+const SHAPE_L2: f64 = 1e-4;
+/// The least sum of p (1 - p) of the rows of a leaf.
+const LEAF_WEIGHT: f64 = 10.0;
+
+/// A way to fit a classifier.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "algorithm")]
+pub enum Configuration {
+    /// Logistic regression.
+    Logistic {
+        /// `simple`, `chosen`, or what the spec asks for everywhere.
+        shapes: String,
+        /// The L2 penalty per row.
+        l2: f64,
+    },
+    /// Boosted trees.
+    Gbdt(Growth),
+}
+
+impl Configuration {
+    /// In a few words.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Logistic { shapes, l2 } => format!("logistic, {shapes} shapes, L2 {l2}"),
+            Self::Gbdt(growth) => format!(
+                "{} trees of {} leaves, rate {}",
+                growth.trees, growth.leaves, growth.learning_rate
+            ),
+        }
+    }
+}
+
+/// How a configuration did on one fold.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FoldScore {
+    /// The snapshot that was predicted from those whose outcomes had ended by then.
+    pub as_of: Instant,
+    /// Of the rows that were predicted.
+    pub rows: usize,
+    /// Mean log loss.
+    pub log_loss: f64,
+    /// Area under the ROC curve.
+    pub roc_auc: f64,
+    /// Average precision.
+    pub average_precision: f64,
+}
+
+/// A configuration that was tried.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tried {
+    /// What.
+    pub configuration: Configuration,
+    /// Mean log loss over the folds; None where there was no fold.
+    pub log_loss: Option<f64>,
+    /// In time order.
+    pub folds: Vec<FoldScore>,
+}
+
+/// The shapes of one input that were tried alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TriedShape {
+    /// The input.
+    pub column: String,
+    /// Name and mean log loss over the folds of each.
+    pub log_loss: Vec<(String, f64)>,
+    /// What was chosen.
+    pub chosen: String,
+}
+
+/// What folds have chosen.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// The algorithm that ships.
+    pub algorithm: Algorithm,
+    /// The inputs with their shapes.
+    pub candidates: Vec<Candidate>,
+    /// The best logistic configuration.
+    pub logistic: Configuration,
+    /// The best trees; None where they are not asked for.
+    pub gbdt: Option<Configuration>,
+    /// Everything that was tried.
+    pub tried: Vec<Tried>,
+    /// Shapes that were tried alone.
+    pub shapes: Vec<TriedShape>,
+}
+
+/// A fitted way: raw rows to columns, and columns to logits.
+#[derive(Debug, Clone)]
+pub struct Fitted {
+    /// Raw rows to columns.
+    pub preprocessing: Preprocessing,
+    /// Columns to logits.
+    pub estimator: Estimator,
+}
+
+impl Fitted {
+    /// The logits of raw rows.
+    pub fn logits(&self, rows: &Matrix) -> Vec<f64> {
+        self.estimator.logits(&self.preprocessing.transform(rows))
+    }
+}
+
+/// The inputs of a classifier before any row is seen, and the pairs that interact.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// In the order of the raw columns.
+    pub candidates: Vec<Candidate>,
+    /// Numbers of inputs.
+    pub interactions: Vec<[usize; 2]>,
+}
+
+/// Rows with outcomes, in raw columns.
+#[derive(Debug)]
+pub struct Rows {
+    /// Inputs.
+    pub inputs: Matrix,
+    /// Outcomes.
+    pub labels: Vec<bool>,
+    /// Hashes of the customers.
+    pub hashes: Vec<u64>,
+}
+
+/// The rows of some snapshots, sampled by customer above `limit` rows.
+pub fn sample(snapshots: &[&Snapshot], limit: usize) -> Rows {
+    let total: usize = snapshots.iter().map(|snapshot| snapshot.labels.len()).sum();
+    let share = (limit as f64 / total.max(1) as f64).min(1.0);
+    let highest = (share * u64::MAX as f64) as u64;
+    let width = snapshots.first().map_or(0, |snapshot| snapshot.inputs.width);
+    let mut rows = Rows { inputs: Matrix::new(width), labels: Vec::new(), hashes: Vec::new() };
+    for snapshot in snapshots {
+        for (row, hash) in snapshot.hashes.iter().enumerate() {
+            // The key's hash decides parts too; multiplying spreads it anew.
+            if share >= 1.0 || hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) <= highest {
+                rows.inputs.push(snapshot.inputs.row(row).iter().copied());
+                rows.labels.push(snapshot.labels[row]);
+                rows.hashes.push(*hash);
+            }
+        }
+    }
+    rows
+}
+
+/// Fits one configuration.
+pub fn fit(
+    spec: &FitSpec,
+    inputs: &Inputs,
+    configuration: &Configuration,
+    rows: &Rows,
+) -> Result<Fitted> {
+    let class_weights = spec.class_weight.of(&rows.labels);
+    match configuration {
+        Configuration::Logistic { l2, .. } => {
+            let preprocessing = Preprocessing::fit(
+                &inputs.candidates,
+                &inputs.interactions,
+                &rows.inputs,
+                &rows.labels,
+            );
+            let columns = preprocessing.transform(&rows.inputs);
+            let objective =
+                Objective { rows: &columns, labels: &rows.labels, class_weights, l2: *l2 };
+            let estimator = Estimator::Logistic(Logistic::fit(objective, None)?);
+            Ok(Fitted { preprocessing, estimator })
+        }
+        Configuration::Gbdt(growth) => {
+            let preprocessing = Preprocessing::plain(&inputs.candidates, &rows.inputs);
+            let columns = preprocessing.transform(&rows.inputs);
+            let model = Boosted::fit(&columns, &rows.labels, class_weights, *growth)?;
+            Ok(Fitted { preprocessing, estimator: Estimator::Gbdt(model) })
+        }
+    }
+}
+
+/// One snapshot, predicted from those whose outcomes had ended by then.
+struct Fold {
+    as_of: Instant,
+    earlier: Rows,
+    later: Rows,
+}
+
+/// The latest snapshots whose outcomes do not overlap, each with the rows before it.
+fn folds(classifier: &Classifier, snapshots: &[Snapshot], instants: &[Instant]) -> Vec<Fold> {
+    let spec = &classifier.spec;
+    let outcome: Duration = spec.label.gap.plus(spec.label.horizon);
+    let limit = (spec.fit.max_rows / FOLD_SHARE).max(1);
+    let mut folds: Vec<Fold> = Vec::new();
+    for (snapshot, at) in snapshots.iter().zip(instants).rev() {
+        if folds.len() == FOLDS || folds.last().is_some_and(|next| at.plus(outcome) > next.as_of) {
+            continue;
+        }
+        let ended = snapshots.iter().zip(instants).filter(|(_, t)| t.plus(outcome) <= *at);
+        let earlier: Vec<&Snapshot> = ended.map(|(snapshot, _)| snapshot).collect();
+        let fold = Fold {
+            as_of: *at,
+            earlier: sample(&earlier, limit),
+            later: sample(&[snapshot], limit),
+        };
+        let both = |rows: &Rows| rows.labels.contains(&true) && rows.labels.contains(&false);
+        if both(&fold.earlier) && both(&fold.later) {
+            folds.push(fold);
+        }
+    }
+    folds.reverse();
+    folds
+}
+
+/// Makes every choice on training snapshots, given in time order.
+pub fn select(
+    classifier: &Classifier,
+    mut inputs: Inputs,
+    snapshots: &[Snapshot],
+    instants: &[Instant],
+) -> Result<Selection> {
+    let spec = &classifier.spec;
+    let folds = folds(classifier, snapshots, instants);
+    let shapes = choose_shapes(&mut inputs, &folds)?;
+    let curved = |c: &Candidate| !matches!(c.shape, ShapeChoice::Simple);
+    let chosen = if shapes.is_empty() { "given" } else { "chosen" };
+    let mut tried = try_penalties(&spec.fit, &inputs, chosen, &folds)?;
+    let mut candidates = inputs.candidates.clone();
+    // Where single inputs bend, the whole may still do better without.
+    if !shapes.is_empty() && inputs.candidates.iter().any(curved) {
+        let mut simple = inputs.clone();
+        for shape in &shapes {
+            let found = simple.candidates.iter_mut().find(|c| c.column == shape.column);
+            found.into_iter().for_each(|candidate| candidate.shape = ShapeChoice::Simple);
+        }
+        let others = try_penalties(&spec.fit, &simple, "simple", &folds)?;
+        if loss(best(&others)) <= loss(best(&tried)) {
+            candidates = simple.candidates;
+        }
+        tried.extend(others);
+    }
+    let logistic = best(&tried).configuration.clone();
+    let trees = spec.fit.compare || spec.algorithm != Algorithm::Logistic;
+    let grown = if trees { try_trees(&spec.fit, &inputs, &folds)? } else { Vec::new() };
+    let gbdt = (!grown.is_empty()).then(|| best(&grown).configuration.clone());
+    let algorithm = match spec.algorithm {
+        Algorithm::Auto if !grown.is_empty() && loss(best(&grown)) < loss(best(&tried)) => {
+            Algorithm::Gbdt
+        }
+        Algorithm::Auto => Algorithm::Logistic,
+        named => named,
+    };
+    tried.extend(grown);
+    Ok(Selection { algorithm, candidates, logistic, gbdt, tried, shapes })
+}
+
+fn loss(tried: &Tried) -> f64 {
+    tried.log_loss.unwrap_or(f64::INFINITY)
+}
+
+/// The least loss; without folds the middle of the list.
+fn best(tried: &[Tried]) -> &Tried {
+    let known = tried.iter().filter(|t| t.log_loss.is_some());
+    known.min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap_or(&tried[tried.len() / 2])
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> Option<f64> {
+    let count = values.len() as f64;
+    (count > 0.0).then(|| values.sum::<f64>() / count)
+}
+
+fn log_loss(logits: &[f64], labels: &[bool]) -> f64 {
+    let losses = logits.iter().zip(labels).map(|(z, label)| {
+        // ln(1 + e^z) - y z, without overflow.
+        z.max(0.0) + (-z.abs()).exp().ln_1p() - f64::from(u8::from(*label)) * z
+    });
+    losses.sum::<f64>() / labels.len() as f64
+}
+
+/// Tries the shapes of each input that has the choice, alone, and keeps the simple one unless another
+/// loses less by more than one standard error of the folds' differences.
+fn choose_shapes(inputs: &mut Inputs, folds: &[Fold]) -> Result<Vec<TriedShape>> {
+    const SHAPES: [ShapeChoice; 3] = [ShapeChoice::Simple, ShapeChoice::Spline, ShapeChoice::Bins];
+    let tried: Vec<Option<TriedShape>> = inputs
+        .candidates
+        .par_iter_mut()
+        .enumerate()
+        .map(|(column, candidate)| {
+            if candidate.shape != ShapeChoice::Auto || candidate.levels.is_some() {
+                return Ok(None);
+            }
+            let mut losses: Vec<(ShapeChoice, Vec<f64>)> = Vec::new();
+            for shape in SHAPES {
+                let alone = [Candidate { shape, ..candidate.clone() }];
+                let of_folds = folds.iter().map(|fold| alone_loss(&alone, column, fold));
+                losses.push((shape, of_folds.collect::<Result<_>>()?));
+            }
+            let simple = losses[0].1.clone();
+            let better = losses.iter().filter(|(_, losses)| surely_less(losses, &simple));
+            let sum = |losses: &[f64]| losses.iter().sum::<f64>();
+            let chosen = better.min_by(|a, b| sum(&a.1).total_cmp(&sum(&b.1)));
+            candidate.shape = chosen.map_or(ShapeChoice::Simple, |(shape, _)| *shape);
+            let means = losses.iter().filter_map(|(shape, losses)| {
+                Some((shape.name().to_owned(), mean(losses.iter().copied())?))
+            });
+            Ok(Some(TriedShape {
+                column: candidate.column.clone(),
+                log_loss: means.collect(),
+                chosen: candidate.shape.name().to_owned(),
+            }))
+        })
+        .collect::<Result<_>>()?;
+    Ok(tried.into_iter().flatten().collect())
+}
+
+/// The log loss on a fold of a model of one input.
+fn alone_loss(alone: &[Candidate], column: usize, fold: &Fold) -> Result<f64> {
+    let (earlier, later) =
+        (fold.earlier.inputs.columns(&[column]), fold.later.inputs.columns(&[column]));
+    let preprocessing = Preprocessing::fit(alone, &[], &earlier, &fold.earlier.labels);
+    let rows = preprocessing.transform(&earlier);
+    let labels = &fold.earlier.labels;
+    let objective = Objective { rows: &rows, labels, class_weights: [1.0; 2], l2: SHAPE_L2 };
+    let start = vec![0.0; rows.width + 1];
+    let mut weights = if rows.width == 0 { start } else { objective.minimize(start).weights };
+    let intercept = weights.pop().unwrap_or_default();
+    let model = Logistic { intercept, coefficients: weights };
+    Ok(log_loss(&model.logits(&preprocessing.transform(&later)), &fold.later.labels))
+}
+
+/// Whether the mean of the differences is below zero by more than its standard error.
+fn surely_less(losses: &[f64], others: &[f64]) -> bool {
+    let differences: Vec<f64> = losses.iter().zip(others).map(|(a, b)| a - b).collect();
+    let count = differences.len() as f64;
+    if count < 2.0 {
+        return false;
+    }
+    let mean = differences.iter().sum::<f64>() / count;
+    let squares = differences.iter().map(|d| (d - mean) * (d - mean)).sum::<f64>();
+    mean + (squares / (count - 1.0) / count).sqrt() < 0.0
+}
+
+/// Tries each penalty on each fold, from the strongest down, each solution near the next.
+fn try_penalties(
+    spec: &FitSpec,
+    inputs: &Inputs,
+    shapes: &str,
+    folds: &[Fold],
+) -> Result<Vec<Tried>> {
+    let mut penalties = spec.l2.clone();
+    penalties.sort_by(|a, b| b.total_cmp(a));
+    let scores: Vec<Vec<FoldScore>> = folds
+        .par_iter()
+        .map(|fold| {
+            let (rows, labels) = (&fold.earlier.inputs, &fold.earlier.labels);
+            let preprocessing =
+                Preprocessing::fit(&inputs.candidates, &inputs.interactions, rows, labels);
+            let rows = preprocessing.transform(rows);
+            let later = preprocessing.transform(&fold.later.inputs);
+            let class_weights = spec.class_weight.of(labels);
+            let mut start: Option<Logistic> = None;
+            let mut scores = Vec::new();
+            for l2 in &penalties {
+                let objective = Objective { rows: &rows, labels, class_weights, l2: *l2 };
+                let model = Logistic::fit(objective, start.as_ref())?;
+                scores.push(fold_score(fold, &model.logits(&later), class_weights));
+                start = Some(model);
+            }
+            Ok(scores)
+        })
+        .collect::<Result<_>>()?;
+    Ok(penalties
+        .iter()
+        .enumerate()
+        .map(|(i, l2)| {
+            let folds: Vec<FoldScore> = scores.iter().map(|fold| fold[i]).collect();
+            let shapes = shapes.to_owned();
+            Tried {
+                configuration: Configuration::Logistic { shapes, l2: *l2 },
+                log_loss: mean(folds.iter().map(|fold| fold.log_loss)),
+                folds,
+            }
+        })
+        .collect())
+}
+
+/// The scores of a fold's logits, what class weights add to them taken back.
+fn fold_score(fold: &Fold, logits: &[f64], class_weights: [f64; 2]) -> FoldScore {
+    let added = (class_weights[1] / class_weights[0]).ln();
+    let probabilities: Vec<f64> = logits.iter().map(|z| sigmoid(z - added)).collect();
+    let metrics = Metrics::of(&probabilities, &fold.later.labels);
+    FoldScore {
+        as_of: fold.as_of,
+        rows: metrics.rows,
+        log_loss: metrics.log_loss,
+        roc_auc: metrics.roc_auc,
+        average_precision: metrics.average_precision,
+    }
+}
+
+/// Tries each number of leaves with the number of trees at which the folds together lose least.
+fn try_trees(spec: &FitSpec, inputs: &Inputs, folds: &[Fold]) -> Result<Vec<Tried>> {
+    let columns: Vec<(Matrix, Matrix)> = folds
+        .par_iter()
+        .map(|fold| {
+            let plain = Preprocessing::plain(&inputs.candidates, &fold.earlier.inputs);
+            (plain.transform(&fold.earlier.inputs), plain.transform(&fold.later.inputs))
+        })
+        .collect();
+    let try_leaves = |leaves: &usize| {
+        let growth = Growth {
+            trees: spec.trees,
+            leaves: *leaves,
+            learning_rate: spec.learning_rate,
+            leaf_weight: LEAF_WEIGHT,
+        };
+        let grown: Vec<(Boosted, Vec<f64>)> = folds
+            .par_iter()
+            .zip(&columns)
+            .map(|(fold, (earlier, later))| {
+                let (earlier, later) =
+                    ((earlier, &*fold.earlier.labels), (later, &*fold.later.labels));
+                Boosted::grow(earlier, later, spec.class_weight.of(earlier.1), growth)
+            })
+            .collect::<Result<_>>()?;
+        let trees = least_loss(grown.iter().map(|(_, losses)| losses.as_slice()));
+        let growth = Growth { trees: trees.unwrap_or(spec.trees), ..growth };
+        let of_folds = folds.iter().zip(&columns).zip(grown);
+        let scores: Vec<FoldScore> = of_folds
+            .map(|((fold, (_, later)), (model, _))| {
+                let weights = spec.class_weight.of(&fold.earlier.labels);
+                fold_score(fold, &model.first(growth.trees).logits(later), weights)
+            })
+            .collect();
+        Ok(Tried {
+            configuration: Configuration::Gbdt(growth),
+            log_loss: mean(scores.iter().map(|fold| fold.log_loss)),
+            folds: scores,
+        })
+    };
+    spec.leaves.par_iter().map(try_leaves).collect()
+}
+
+/// The number of trees at which folds together lose least, among those that all of them have grown.
+fn least_loss<'a>(folds: impl Iterator<Item = &'a [f64]> + Clone) -> Option<usize> {
+    let grown = folds.clone().map(<[f64]>::len).min()?;
+    let sum = |tree: usize| folds.clone().map(|losses| losses[tree]).sum::<f64>();
+    let sums = (0..grown).map(sum).enumerate();
+    sums.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(tree, _)| tree + 1)
+}

@@ -1,0 +1,142 @@
+//! Classifiers end to end: what a spec asks for, what the gate lets through, what is kept.
+
+use c360_ml::training::artifact::{Artifact, ClassifierMetrics, Trained};
+
+use crate::cli::{output, root};
+use crate::support::{edit, project};
+
+fn version(project: &std::path::Path, name: &str) -> Option<String> {
+    root(project)["champions"][name].as_str().map(str::to_owned)
+}
+
+fn read<T: serde::de::DeserializeOwned>(project: &std::path::Path, path: &str) -> T {
+    let text = std::fs::read_to_string(project.join("store/models").join(path)).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Training twice from the same inputs gives the same bytes, also once there is a champion.
+#[test]
+fn training_again_gives_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let train = |as_of: &str| assert_eq!(output(&project, &["train", "--as-of", as_of]).2, 0);
+    train("2024-06-01");
+    edit(&project, "models/churn.toml", "fit = { ", "promotion = { tolerance = 1.0 }\nfit = { ");
+    train("2024-07-01");
+    let files = || {
+        let root = root(&project);
+        let files = root["files"].as_object().unwrap().clone();
+        let models = files.into_iter().filter(|(path, _)| path.starts_with("models/"));
+        models.collect::<Vec<_>>()
+    };
+    let before = files();
+    train("2024-07-01");
+    assert_eq!(files(), before);
+    let churn = version(&project, "churn").unwrap();
+    let metrics: ClassifierMetrics = read(&project, &format!("churn/{churn}/metrics.json"));
+    let names: Vec<&str> = metrics.baselines.iter().map(|b| b.name.as_str()).collect();
+    assert!(names[2].starts_with("2024-06-01-"), "compared with the one before: {names:?}");
+}
+
+/// A version that is worse than the one in use is kept, not promoted, and train says so with exit
+/// code 4; the other models come into use.
+#[test]
+fn a_failed_gate_keeps_the_champion() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    assert_eq!(output(&project, &["train", "--as-of", "2024-06-01"]).2, 0);
+    let champion = version(&project, "churn");
+    // From recency and a constant one model can hardly rank as well as from everything.
+    let only = "inputs = { views = [\"support\"], ";
+    edit(&project, "models/churn.toml", "inputs = { ", only);
+    let (stdout, stderr, code) = output(&project, &["train"]);
+    assert_eq!(code, 4, "{stdout}{stderr}");
+    assert!(stdout.contains("was kept, not put in use, and 2024-06-01-"), "{stdout}");
+    assert!(stdout.contains("gate, not met: average precision"), "{stdout}");
+    assert_eq!(version(&project, "churn"), champion);
+    assert!(version(&project, "propensity").unwrap().starts_with("2024-07-01-"));
+    let trained = root(&project)["trained"]["churn"].as_array().unwrap().len();
+    assert_eq!(trained, 2, "the version is there to be looked at and promoted by hand");
+}
+
+/// Boosted trees, class weights, an isotonic curve, bins, an interaction and an attribute with levels,
+/// trained, scored and explained.
+#[test]
+fn every_kind_of_spec_scores() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let inputs = "inputs = { attributes = [\"country\", \"language\"], \
+        interactions = [[\"orders_90d\", \"total_sessions\"]], \
+        shapes = { orders_90d = \"bins\", days_since_last_purchase = \"spline\" }, ";
+    edit(&project, "models/churn.toml", "inputs = { ", inputs);
+    let more = "calibration = { method = \"isotonic\" }\n\
+        evaluation = { benefit = 20.0, cost = 2.0, slices = [\"country\", \"gender\"] }\n\
+        fit = { class_weight = \"balanced\", ";
+    edit(&project, "models/churn.toml", "fit = { ", more);
+    edit(&project, "models/propensity.toml", "fit = { ", "algorithm = \"gbdt\"\nfit = { ");
+    let (stdout, stderr, code) = output(&project, &["run"]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    let load = |name: &str| -> (Artifact, ClassifierMetrics) {
+        let folder = format!("{name}/{}", version(&project, name).unwrap());
+        (
+            read(&project, &format!("{folder}/model.json")),
+            read(&project, &format!("{folder}/metrics.json")),
+        )
+    };
+    let (churn, metrics) = load("churn");
+    let Trained::Classifier(churn) = churn.model else { panic!("churn is a classifier") };
+    for term in ["country = DE", "evidence of orders_90d", "orders_90d x total_sessions"] {
+        assert!(churn.terms.iter().any(|found| found == term), "{term}: {:?}", churn.terms);
+    }
+    assert!(churn.shipped.calibration.describe().starts_with("isotonic"));
+    // Half of the classes' weight is of either, and the calibration takes it back.
+    let observed = metrics.test.metrics.positives as f64 / metrics.test.metrics.rows as f64;
+    assert!((metrics.test.metrics.mean_predicted - observed).abs() < 0.06, "{observed}");
+    assert!(metrics.test.thresholds.iter().any(|row| row.probability == 0.1));
+    assert!(metrics.test.thresholds.iter().all(|row| row.value.is_some()));
+    for by in ["country", "gender", "tenure", "last channel", "value over a year"] {
+        assert!(metrics.slices.iter().any(|slice| slice.by == by), "{by}");
+    }
+    let (propensity, metrics) = load("propensity");
+    let Trained::Classifier(propensity) = propensity.model else { panic!("a classifier") };
+    assert!(propensity.configuration.describe().contains(" trees of "));
+    assert!(metrics.coefficients.is_empty() && !metrics.importance.is_empty());
+    let (stdout, _, code) = output(&project, &["explain", "c360_0000195"]);
+    assert_eq!(code, 0);
+    assert!(stdout.contains("propensity 0."), "{stdout}");
+}
+
+/// What a spec must not ask for is named, with what to do instead.
+#[test]
+fn specs_of_inputs_are_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let path = project.join("models/churn.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (from, to, message) in [
+        ("inputs = { ", "inputs = { attributes = [\"gender\"], ", "gender is sensitive"),
+        (
+            "inputs = { ",
+            "inputs = { attributes = [\"loyalty_tier\"], ",
+            "moves with what customers do",
+        ),
+        ("inputs = { ", "inputs = { attributes = [\"countri\"], ", "did you mean `country`"),
+        ("inputs = { ", "inputs = { attributes = [\"consent_scopes\"], ", "moves with what"),
+        (
+            "inputs = { ",
+            "inputs = { shapes = { orders_9d = \"bins\" }, ",
+            "did you mean `orders_7d`",
+        ),
+        ("inputs = { ", "inputs = { interactions = [[\"orders_90d\", \"nobody\"]], ", "nobody"),
+        ("fit = { ", "evaluation = { benefit = 3.0 }\nfit = { ", "benefit and cost together"),
+        ("fit = { ", "evaluation = { slices = [\"consent_scopes\"] }\nfit = { ", "consent_scopes"),
+        ("fit = { ", "fit = { class_weight = { positive = 0.0 }, ", "class_weight must be above 0"),
+        ("fit = { ", "fit = { leaves = [1], ", "fit.leaves needs numbers from 2"),
+    ] {
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+        let (_, stderr, code) = output(&project, &["train"]);
+        assert_eq!(code, 2, "{to}: {stderr}");
+        assert!(stderr.contains(message) && stderr.contains("churn.toml"), "{to}: {stderr}");
+        assert!(stderr.contains("hint: "), "{to}: {stderr}");
+    }
+}
