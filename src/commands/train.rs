@@ -13,6 +13,7 @@ use crate::features::plan::AsOf;
 use crate::models::engagement::Ecdf;
 use crate::models::rfm::{Quintiles, Rfm};
 use crate::models::spec::Classifier;
+use crate::report::html::model::{ModelReport, render};
 use crate::report::text::describe;
 use crate::report::{Output, Progress};
 use crate::sources::attributes::Attributes;
@@ -55,7 +56,8 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
     let mut outcome = Outcome::default();
     for (name, model, classifier) in fitted {
         let artifact = Artifact::new(&name, as_of, &data, model);
-        keep(&mut transaction, &artifact, classifier, &mut outcome)?;
+        let name = &project.settings.project.name;
+        keep(&mut transaction, name, &artifact, classifier, &mut outcome)?;
     }
     let inputs = json!({ "versions": outcome.versions });
     write_manifest(&mut transaction, project, "train", &data, &report, inputs, progress)?;
@@ -82,6 +84,7 @@ struct Outcome {
 /// as of a later instant.
 fn keep(
     transaction: &mut Transaction,
+    project: &str,
     artifact: &Artifact,
     classifier: Option<(ClassifierMetrics, Vec<Prediction>)>,
     outcome: &mut Outcome,
@@ -95,6 +98,11 @@ fn keep(
         let path = transaction.stage(&format!("{folder}/predictions.parquet"))?;
         let rows = prediction_rows(&predictions)?;
         crate::store::parquet::write(&path, &rows.schema(), [&rows])?;
+        if let Trained::Classifier(model) = &artifact.model {
+            let report = ModelReport { project, artifact, model, metrics: &metrics };
+            let path = transaction.stage(&format!("{folder}/report.html"))?;
+            std::fs::write(&path, render(&report)).map_err(Error::io("write", &path))?;
+        }
         outcome.text += &describe(name, version, &metrics);
         outcome.metrics.insert(name.clone(), json!(metrics));
         gate = Some(metrics.gate);

@@ -1,5 +1,6 @@
 //! What people see: aligned text tables, and the progress of a run on a terminal.
 
+pub mod html;
 pub mod text;
 
 use std::time::Instant;

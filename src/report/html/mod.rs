@@ -1,0 +1,5 @@
+//! Reports as single HTML files.
+
+pub mod chart;
+pub mod model;
+pub mod page;

@@ -1,0 +1,49 @@
+"use strict";
+(function () {
+  var charts = Array.prototype.slice.call(document.querySelectorAll(".chart"));
+  var dark = window.matchMedia("(prefers-color-scheme: dark)");
+  function colour(name) {
+    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  }
+  function axis(given) {
+    return Object.assign({ automargin: true }, given, {
+      gridcolor: colour("--grid"), linecolor: colour("--line"), zerolinecolor: colour("--line")
+    });
+  }
+  function draw(element) {
+    var plot = JSON.parse(document.getElementById(element.id + "-data").textContent);
+    var layout = Object.assign({}, plot.layout, {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: colour("--text"), size: 12 },
+      margin: { l: 48, r: 12, t: 12, b: 44 },
+      xaxis: axis(plot.layout.xaxis), yaxis: axis(plot.layout.yaxis)
+    });
+    if (plot.layout.yaxis2) { layout.yaxis2 = axis(plot.layout.yaxis2); }
+    return Plotly.react(element, plot.data, layout, { responsive: true, displayModeBar: false });
+  }
+  function drawAll() { charts.forEach(draw); }
+  drawAll();
+  dark.addEventListener("change", drawAll);
+
+  document.querySelectorAll("table.sortable").forEach(function (table) {
+    var heads = Array.prototype.slice.call(table.tHead.rows[0].cells);
+    heads.forEach(function (head, column) {
+      head.querySelector("button").addEventListener("click", function () {
+        var up = head.getAttribute("aria-sort") !== "ascending";
+        heads.forEach(function (other) { other.removeAttribute("aria-sort"); });
+        head.setAttribute("aria-sort", up ? "ascending" : "descending");
+        var rows = Array.prototype.slice.call(table.tBodies[0].rows);
+        function key(row) {
+          var cell = row.cells[column];
+          return cell.hasAttribute("data-value") ? Number(cell.getAttribute("data-value")) : cell.textContent;
+        }
+        rows.sort(function (a, b) {
+          var x = key(a), y = key(b);
+          var order = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y));
+          return up ? order : -order;
+        });
+        rows.forEach(function (row) { table.tBodies[0].appendChild(row); });
+      });
+    });
+  });
+})();

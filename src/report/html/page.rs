@@ -1,0 +1,147 @@
+//! The frame of every report: one file without any link to a network, light and dark, readable on a
+//! phone and on paper.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use plotly::Plot;
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// A section of a page with a place in its table of contents.
+pub struct Section {
+    /// Its anchor.
+    pub id: &'static str,
+    /// Its heading.
+    pub title: &'static str,
+    /// What it shows.
+    pub body: Markup,
+}
+
+/// A whole page. Charts need `plots`, which is the plotting library itself.
+pub fn page(title: &str, subtitle: &str, sections: &[Section]) -> String {
+    let markup = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                a.skip href="#content" { "Skip to the content" }
+                header {
+                    h1 { (title) }
+                    p.subtitle { (subtitle) }
+                    nav aria-label="Sections" {
+                        ul { @for section in sections {
+                            li { a href={ "#" (section.id) } { (section.title) } }
+                        } }
+                    }
+                }
+                main id="content" {
+                    @for section in sections {
+                        section id=(section.id) aria-labelledby={ (section.id) "-title" } {
+                            h2 id={ (section.id) "-title" } { (section.title) }
+                            (section.body)
+                        }
+                    }
+                }
+                (PreEscaped(library()))
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
+    };
+    markup.into_string()
+}
+
+/// The script element of the plotting library alone; the crate gives MathJax after it.
+fn library() -> String {
+    let sources = Plot::offline_js_sources();
+    match sources.split_once("</script>") {
+        Some((library, _)) => format!("{}</script>", library.trim_start()),
+        None => sources,
+    }
+}
+
+/// A table whose columns sort; cells of numbers are right-aligned by the style.
+pub fn table(caption: &str, head: &[&str], rows: &[Vec<Cell>]) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="region" aria-label=(caption) {
+            table.sortable {
+                caption { (caption) }
+                thead { tr { @for name in head {
+                    th scope="col" { button type="button" { (name) } }
+                } } }
+                tbody { @for row in rows { tr { @for cell in row { (cell.markup()) } } } }
+            }
+        }
+    }
+}
+
+/// A cell of a table.
+#[derive(Debug, Clone)]
+pub enum Cell {
+    /// Text.
+    Text(String),
+    /// A number by which the column sorts, as it is shown.
+    Number(f64, String),
+    /// A number with a note below it.
+    Noted(f64, String, String),
+    /// Nothing to tell.
+    Empty,
+}
+
+impl Cell {
+    /// Text.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Text(text.into())
+    }
+
+    /// A number with so many decimals.
+    pub fn number(value: f64, decimals: usize) -> Self {
+        if value.is_finite() {
+            Self::Number(value, format!("{value:.decimals$}"))
+        } else {
+            Self::Empty
+        }
+    }
+
+    /// A count, thousands separated.
+    pub fn count(value: usize) -> Self {
+        Self::Number(value as f64, crate::report::thousands(value as u64))
+    }
+
+    /// A share as a percentage.
+    pub fn percent(value: f64) -> Self {
+        if value.is_finite() {
+            Self::Number(value, format!("{:.1} %", 100.0 * value))
+        } else {
+            Self::Empty
+        }
+    }
+
+    /// A number with its interval.
+    pub fn interval(value: f64, low: f64, high: f64) -> Self {
+        Self::Noted(value, format!("{value:.4}"), format!("{low:.4} to {high:.4}"))
+    }
+
+    fn markup(&self) -> Markup {
+        html! {
+            @match self {
+                Self::Text(text) => td { (text) },
+                Self::Number(value, text) => td.number data-value=(value) { (text) },
+                Self::Noted(value, text, note) => td.number data-value=(value) {
+                    (text) span.note { (note) }
+                },
+                Self::Empty => td.number { "–" },
+            }
+        }
+    }
+}
+
+/// Pairs of a name and a value.
+pub fn facts(pairs: &[(&str, String)]) -> Markup {
+    html! { dl.facts { @for (name, value) in pairs { div { dt { (name) } dd { (value) } } } } }
+}
