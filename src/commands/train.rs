@@ -17,14 +17,14 @@ use crate::report::html::model::{ModelReport, render};
 use crate::report::text::describe;
 use crate::report::{Output, Progress};
 use crate::sources::attributes::Attributes;
-use crate::sources::contract::first_event;
+use crate::sources::contract::history;
 use crate::store::{Root, Store, Transaction};
-use crate::training::affinity;
 use crate::training::artifact::{
     Artifact, ClassifierArtifact, ClassifierMetrics, EngagementArtifact, RfmArtifact, Trained,
 };
-use crate::training::classifier::{self, Champion, Prediction};
+use crate::training::classifier::{self, Champion, Past, Prediction};
 use crate::training::gather::{Gathered, Known, gather};
+use crate::training::{affinity, matured};
 
 /// Trains all models, keeps them as new versions and puts in use those that may be; gives whether
 /// every gate was passed.
@@ -34,23 +34,35 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
     let mut transaction = store.begin("train")?;
     progress.stage("fingerprinting the data");
     let data = data_fingerprint(project)?;
-    let history = first_event(&project.events, as_of.at, as_of.known_at)?.ok_or_else(|| {
+    let history = history(&project.events, as_of.at, as_of.known_at)?.ok_or_else(|| {
         Error::not_enough("there are no events to train on", "check sources.events.path")
     })?;
     let champions = champions(project, &store, &transaction.root, as_of, &data);
     progress.stage("gathering snapshots and labels");
-    let (known, versions): (Vec<_>, Vec<_>) = champions.into_iter().unzip();
+    let (artifacts, versions): (Vec<_>, Vec<_>) = champions.into_iter().unzip();
+    let models = &project.models.classifiers;
+    let scored = |model: &Classifier| matured::scored(&transaction.root, &model.spec, as_of.at);
     let known = Known {
         entities: &project.profile.entities()?,
-        attributes: &attributes(project, &known)?,
-        champions: &known,
+        attributes: &attributes(project, &artifacts)?,
+        champions: &artifacts,
+        scored: &models.iter().map(scored).collect::<Vec<_>>(),
         as_of,
-        history,
+        history: history.first,
     };
     let engine = engine(project, &transaction);
     let gathered = gather(&engine, &project.events, &project.catalog, &project.models, &known)?;
     let report = gathered.report.clone();
-    let fitted = fit(project, gathered, known.champions, &versions, progress)?;
+    let mut pasts = Vec::new();
+    for (i, (model, data)) in models.iter().zip(&gathered.classifiers).enumerate() {
+        let artifact = artifacts[i].as_ref();
+        pasts.push(Past {
+            champion: artifact.map(|artifact| Champion { version: &versions[i], artifact }),
+            matured: matured::matured(&store, &transaction.root, &model.spec, &data.happened)?,
+            history: history.clone(),
+        });
+    }
+    let fitted = fit(project, gathered, pasts, progress)?;
 
     progress.stage("writing");
     let mut outcome = Outcome::default();
@@ -200,19 +212,15 @@ type Fitted = (String, Trained, Option<(ClassifierMetrics, Vec<Prediction>)>);
 fn fit(
     project: &Project,
     gathered: Gathered,
-    champions: &[Option<ClassifierArtifact>],
-    versions: &[String],
+    pasts: Vec<Past>,
     progress: &mut Progress,
 ) -> Result<Vec<Fitted>> {
     let models = &project.models;
     let mut fitted = Vec::new();
     progress.stage("fitting classifiers");
-    let compared = champions.iter().zip(versions);
-    for ((model, data), (artifact, version)) in
-        models.classifiers.iter().zip(gathered.classifiers).zip(compared)
-    {
-        let champion = artifact.as_ref().map(|artifact| Champion { version, artifact });
-        let trained = classifier::train(model, data, &project.catalog, champion)?;
+    let data = models.classifiers.iter().zip(gathered.classifiers);
+    for ((model, data), past) in data.zip(pasts) {
+        let trained = classifier::train(model, data, &project.catalog, past)?;
         let artifact = Trained::Classifier(Box::new(trained.artifact));
         let extra = Some((trained.metrics, trained.predictions));
         fitted.push((model.spec.name.clone(), artifact, extra));

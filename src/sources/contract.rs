@@ -1,5 +1,7 @@
 //! The contract of the sources, checked on footers and data: what `validate` reports.
 
+use std::collections::BTreeMap;
+
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
 use polars::prelude::{DataFrame, DataType, Engine as PolarsEngine, Expr, col, len, lit};
@@ -73,9 +75,28 @@ impl Checks {
     }
 }
 
-/// The time of the first event before `at` that can be used and was ingested before `known_at`, or
-/// None without events.
-pub fn first_event(source: &SourcePlan, at: Instant, known_at: Instant) -> Result<Option<Instant>> {
+/// Points of a series of events over time, at most.
+const POINTS: i64 = 400;
+/// Event types with a series of their own; the others share one.
+const SERIES: usize = 8;
+
+/// When events happened.
+#[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct History {
+    /// The first event.
+    pub first: Instant,
+    /// Midnight before it, UTC: where the series begin.
+    pub from: Instant,
+    /// Days of each point.
+    pub step: i64,
+    /// Events of each type by time, the most frequent types first; what is rarer is `other`.
+    pub events: Vec<(String, Vec<u64>)>,
+}
+
+/// When the usable events before `at` happened that were known by `known_at`; None where there are
+/// none. Usable is what a build reads: all required columns are there.
+pub fn history(source: &SourcePlan, at: Instant, known_at: Instant) -> Result<Option<History>> {
     let names = ["customer360_id", "event_id", "event_type", "event_ts", "ingested_at"];
     let known = |name: &str| name != "ingested_at" || source.has_ingestion();
     let columns: Vec<(String, Expression)> = names
@@ -92,9 +113,43 @@ pub fn first_event(source: &SourcePlan, at: Instant, known_at: Instant) -> Resul
             name => col(name).is_not_null(),
         });
     }
-    let frame = scan(source, &columns)?.filter(usable).select([micros("event_ts").min()]);
+    let day = micros("event_ts").floor_div(lit(DAY)).alias("day");
+    let frame = scan(source, &columns)?
+        .filter(usable)
+        .group_by([col("event_type"), day])
+        .agg([micros("event_ts").min(), len().cast(DataType::Int64).alias("events")]);
     let frame = collect(source, frame)?;
-    Ok(integer(&frame, "event_ts").map(Instant))
+    let failed = "reading the history of events";
+    let integers = |name: &str| -> Result<Vec<i64>> {
+        let column = frame.column(name).map_err(Error::engine(failed))?;
+        let column = column.i64().map_err(Error::engine(failed))?;
+        Ok(column.into_no_null_iter().collect())
+    };
+    let (days, firsts, counts) = (integers("day")?, integers("event_ts")?, integers("events")?);
+    let types = frame.column("event_type").map_err(Error::engine(failed))?;
+    let types: Vec<&str> = types.str().map_err(Error::engine(failed))?.iter().flatten().collect();
+    let (Some(first), Some(from), Some(to)) =
+        (firsts.iter().min(), days.iter().min(), days.iter().max())
+    else {
+        return Ok(None);
+    };
+    let step = (to - from + 1 + POINTS - 1) / POINTS;
+    let mut totals: BTreeMap<&str, i64> = BTreeMap::new();
+    types.iter().zip(&counts).for_each(|(ty, count)| *totals.entry(ty).or_default() += count);
+    let mut order: Vec<(&str, i64)> = totals.into_iter().collect();
+    order.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+    let mut names: Vec<&str> = order.iter().map(|(ty, _)| *ty).take(SERIES).collect();
+    if order.len() > SERIES {
+        names.push("other");
+    }
+    let points = ((to - from) / step + 1) as usize;
+    let mut events: Vec<(String, Vec<u64>)> =
+        names.iter().map(|name| ((*name).to_owned(), vec![0; points])).collect();
+    for ((ty, day), count) in types.iter().zip(&days).zip(&counts) {
+        let series = names.iter().position(|name| name == ty).unwrap_or(names.len() - 1);
+        events[series].1[((day - from) / step) as usize] += *count as u64;
+    }
+    Ok(Some(History { first: Instant(*first), from: Instant(from * DAY), step, events }))
 }
 
 fn collect(source: &SourcePlan, frame: polars::prelude::LazyFrame) -> Result<DataFrame> {

@@ -11,6 +11,7 @@ use super::evaluation::drift::Drift;
 use super::evaluation::metrics::Metrics;
 use super::evaluation::tables::Slice;
 use super::evaluation::{Baseline, Evaluation, Grade};
+use super::matured::Matured;
 use super::promotion::Gate;
 use super::schedule::Schedule;
 use super::selection::{Configuration, Tried, TriedShape};
@@ -29,6 +30,7 @@ use crate::models::preprocessing::{Dropped, Preprocessing};
 use crate::models::rfm::Rfm;
 use crate::models::spec::{AffinitySpec, ClassifierSpec, EngagementSpec, RfmSpec};
 use crate::sources::attributes::Attributes;
+use crate::sources::contract::History;
 use crate::sources::profile::keys;
 use crate::store::{FORMAT_VERSION, Root, Store};
 use crate::time::{Duration, Instant};
@@ -100,6 +102,10 @@ pub struct ClassifierMetrics {
     pub curves: Vec<InputCurve>,
     /// Inputs that alone tell the outcome almost surely.
     pub leak_suspects: Vec<LeakSuspect>,
+    /// Past scoring runs beside what happened since.
+    pub matured: Vec<Matured>,
+    /// Events over time by type.
+    pub history: History,
 }
 
 /// The algorithm that does not ship, on the same test rows.

@@ -14,6 +14,7 @@ use super::evaluation::metrics::Metrics;
 use super::evaluation::{Baseline, Evaluation, Grade};
 use super::gather::{ClassifierData, LONGEST_AUTO, Snapshot};
 use super::inspection;
+use super::matured::Matured;
 use super::promotion::Gate;
 use super::selection::{Configuration, Fitted, Inputs, Selection, fit, sample, select};
 use crate::error::{Error, Result};
@@ -22,6 +23,7 @@ use crate::models::calibration::{Calibration, Isotonic, Platt, base_rate_offset}
 use crate::models::preprocessing::Candidate;
 use crate::models::preprocessing::shape::ShapeChoice;
 use crate::models::spec::{Algorithm, Classifier, ClassifierSpec, Eligible, LabelKind};
+use crate::sources::contract::History;
 use crate::store::FORMAT_VERSION;
 use crate::time::{Duration, Instant};
 
@@ -64,6 +66,17 @@ pub struct Champion<'a> {
     pub artifact: &'a ClassifierArtifact,
 }
 
+/// What happened before this training.
+#[derive(Debug)]
+pub struct Past<'a> {
+    /// The version to compare with.
+    pub champion: Option<Champion<'a>>,
+    /// Past scores beside what happened since.
+    pub matured: Vec<Matured>,
+    /// Events over time.
+    pub history: History,
+}
+
 /// Trains on gathered data.
 ///
 /// # Errors
@@ -72,7 +85,7 @@ pub fn train(
     classifier: &Classifier,
     mut data: ClassifierData,
     catalog: &Catalog,
-    champion: Option<Champion>,
+    past: Past,
 ) -> Result<TrainedClassifier> {
     let eligible = resolve_eligible(classifier, &mut data);
     order_by_hash(&mut data);
@@ -108,7 +121,8 @@ pub fn train(
 
     let evaluation = Evaluation::of(&ours.probabilities, &test.labels, &spec.evaluation);
     let recency = recency_alone(spec.label.kind, &ours.probabilities, calibration, test);
-    let champion = champion.and_then(|champion| champion_on(spec, champion, &ours, &data, test));
+    let champion =
+        past.champion.and_then(|champion| champion_on(spec, champion, &ours, &data, test));
     let gate = Gate::of(&spec.promotion, &recency, champion.as_ref());
     let grade = Grade::of(&evaluation, &recency, champion.as_ref());
     let rate = positives(calibration) / calibration.labels.len() as f64;
@@ -148,6 +162,8 @@ pub fn train(
         grade,
         gate,
         other_algorithm,
+        matured: past.matured,
+        history: past.history,
     };
     let aggregations = data.plan.aggregations.iter().filter(|a| **a != data.recency).cloned();
     let definitions = aggregations

@@ -4,7 +4,7 @@
 //! A label is a feature too: the count of label events in the window of length horizon that ends at
 //! t + gap + horizon, known at the training's as-of.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type};
@@ -104,6 +104,8 @@ pub struct ClassifierData {
     pub slices: HashMap<u64, SliceRow>,
     /// The raw logits of the version in use, by the hash of the key, at the test snapshot.
     pub champion: HashMap<u64, f64>,
+    /// As-ofs of past scores, each with the hashes of those who had an event of the label since.
+    pub happened: Vec<(Instant, HashSet<u64>)>,
 }
 
 /// All that training needs.
@@ -129,6 +131,7 @@ enum Role {
     Gaps(usize),
     Slices(usize),
     Champion(usize),
+    Happened(usize),
     Activity,
     Buyers,
     Interactions,
@@ -172,6 +175,8 @@ pub struct Known<'a> {
     pub attributes: &'a Attributes,
     /// The versions in use, in the order of the classifiers.
     pub champions: &'a [Option<ClassifierArtifact>],
+    /// As-ofs of past scores whose outcomes have ended, in the order of the classifiers.
+    pub scored: &'a [Vec<Instant>],
     /// The as-of of the training.
     pub as_of: AsOf,
     /// When the events begin.
@@ -209,10 +214,18 @@ pub fn gather(
         let recency = recency(classifier);
         plan.give(recency.clone());
         let outcome = spec.label.gap.plus(spec.label.horizon);
-        let ends = instants.iter().map(|t| AsOf { at: t.plus(outcome), known_at: as_of.known_at });
-        let mut labels = FeaturePlan { as_ofs: ends.collect(), ..FeaturePlan::default() };
-        let horizon = Window::Trailing(spec.label.horizon);
-        labels.give(aggregation(classifier, "label__events", Op::Count, horizon, Type::Integer));
+        let outcomes = |instants: &[Instant]| {
+            let ends =
+                instants.iter().map(|t| AsOf { at: t.plus(outcome), known_at: as_of.known_at });
+            let mut labels = FeaturePlan { as_ofs: ends.collect(), ..FeaturePlan::default() };
+            let horizon = Window::Trailing(spec.label.horizon);
+            let events =
+                aggregation(classifier, "label__events", Op::Count, horizon, Type::Integer);
+            labels.give(events);
+            labels
+        };
+        let labels = outcomes(&instants);
+        let scored = known.scored.get(index).map_or(&[][..], Vec::as_slice);
         let last_training = schedule.training.last().copied().unwrap_or(schedule.calibration);
         let mut gaps =
             FeaturePlan { as_ofs: cuts(&[last_training], as_of), ..FeaturePlan::default() };
@@ -243,10 +256,15 @@ pub fn gather(
             levels,
             slices: HashMap::new(),
             champion: HashMap::new(),
+            happened: scored.iter().map(|at| (*at, HashSet::new())).collect(),
         });
         plans.extend([plan, labels, gaps, slices]);
         roles.extend([Role::Features(index), Role::Labels(index), Role::Gaps(index)]);
         roles.push(Role::Slices(index));
+        if !scored.is_empty() {
+            plans.push(outcomes(scored));
+            roles.push(Role::Happened(index));
+        }
         if let Some(champion) = champion {
             plans.push(champion);
             roles.push(Role::Champion(index));
@@ -295,6 +313,14 @@ pub fn gather(
             Role::Slices(index) => {
                 let names = &models.classifiers[index].slices;
                 slice_rows(names, &part.rows, attributes, &mut gathered.classifiers[index].slices)
+            }
+            Role::Happened(index) => {
+                let counts = part.rows.column(1).as_primitive::<Int64Type>();
+                let hashes = keys(&part.rows)?.iter().flatten().map(part_hash);
+                let there = hashes.zip(counts.values()).filter(|(_, count)| **count > 0);
+                let (_, happened) = &mut gathered.classifiers[index].happened[part.as_of];
+                happened.extend(there.map(|(hash, _)| hash));
+                Ok(())
             }
             Role::Champion(index) => {
                 let Some(champion) = &known.champions[index] else { return Ok(()) };

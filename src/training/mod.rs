@@ -7,6 +7,7 @@ pub mod classifier;
 pub mod evaluation;
 pub mod gather;
 mod inspection;
+pub mod matured;
 pub mod promotion;
 pub mod schedule;
 pub mod selection;

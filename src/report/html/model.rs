@@ -11,6 +11,8 @@ use crate::training::artifact::{
 };
 use crate::training::evaluation::bootstrap::Interval;
 use crate::training::evaluation::drift::Verdict;
+use crate::training::evaluation::metrics::Metrics;
+use crate::training::evaluation::tables::Gain;
 
 /// Rows shown of long lists of terms, importance and drift.
 const SHOWN: usize = 25;
@@ -40,7 +42,9 @@ pub fn render(report: &ModelReport) -> String {
         section("inputs", "What moves the score", inputs(report)),
         section("slices", "Slices", slices(metrics)),
         section("stability", "Stability over time", stability(metrics)),
+        section("matured", "Past scores and what happened", matured(metrics)),
         section("drift", "Drift and leaks", drift(metrics)),
+        section("events", "Events over time", events(metrics)),
         section("choices", "How it was chosen", choices(report)),
         section("card", "Model card", card(report)),
     ];
@@ -70,7 +74,7 @@ fn verdict(report: &ModelReport) -> Markup {
     let (test, intervals) = (&metrics.test.metrics, &metrics.test.intervals);
     let passed = metrics.gate.passed;
     let recency = metrics.baselines.iter().find(|baseline| baseline.name == "recency alone");
-    let against = |value: fn(&crate::training::evaluation::metrics::Metrics) -> f64| {
+    let against = |value: fn(&Metrics) -> f64| {
         recency.map_or(String::new(), |r| format!("recency alone {:.4}", value(&r.metrics)))
     };
     let cards = [
@@ -109,10 +113,8 @@ fn verdict(report: &ModelReport) -> Markup {
         let m = &baseline.metrics;
         let cell = |value: f64, change: &crate::training::evaluation::bootstrap::Difference| {
             let Interval { low, high } = change.interval;
-            Cell::Number(
-                value,
-                format!("{value:.4} (ours {:+.4}, {low:+.4} to {high:+.4})", change.difference),
-            )
+            let note = format!("ours {:+.4}, {low:+.4} to {high:+.4}", change.difference);
+            Cell::Noted(value, four(value), note)
         };
         rows.push(vec![
             Cell::text(baseline.name.clone()),
@@ -249,7 +251,7 @@ fn ranking(metrics: &ClassifierMetrics) -> Markup {
             "Precision by recall; average precision {:.4}, base rate {base:.4}.",
             test.metrics.average_precision
         ));
-    let tenth = |gain: &crate::training::evaluation::tables::Gain| format!("{}.", gain.decile);
+    let tenth = |gain: &Gain| format!("{}.", gain.decile);
     let deciles: Vec<String> = test.gains.iter().map(tenth).collect();
     let lift = Chart::new("lift", "Lift by decile, highest scores first", "decile", "lift")
         .bars("lift", BLUE, deciles, test.gains.iter().map(|gain| gain.lift).collect())
@@ -622,6 +624,91 @@ fn stability(metrics: &ClassifierMetrics) -> Markup {
         }
         (ranking.render())
         (table("Metrics of each snapshot", &head, &cells))
+    }
+}
+
+fn matured(metrics: &ClassifierMetrics) -> Markup {
+    if metrics.matured.is_empty() {
+        return html! { p.soft {
+            "No past scoring run's outcome window has closed yet. Here its predictions will stand beside what happened."
+        } };
+    }
+    let at: Vec<String> = metrics.matured.iter().map(|row| day(row.scored)).collect();
+    let share = |m: &Metrics| m.positives as f64 / m.rows as f64;
+    let rows = || metrics.matured.iter().map(|row| &row.metrics);
+    let chart = Chart::new(
+        "matured-chart",
+        "Mean predicted and what happened, by scored as-of",
+        "",
+        "share",
+    )
+    .legend()
+    .series("mean predicted", BLUE, at.clone(), rows().map(|m| m.mean_predicted).collect())
+    .series("what happened", ORANGE, at, rows().map(share).collect())
+    .says("Mean predicted probability of past scoring runs beside the share that happened.".into());
+    let head = [
+        "scored",
+        "version",
+        "customers",
+        "predicted",
+        "happened",
+        "ROC AUC",
+        "average precision",
+        "ECE",
+    ];
+    let cells: Vec<Vec<Cell>> = metrics
+        .matured
+        .iter()
+        .map(|row| {
+            let m = &row.metrics;
+            vec![
+                Cell::text(day(row.scored)),
+                Cell::text(row.version.clone()),
+                Cell::count(m.rows),
+                Cell::number(m.mean_predicted, 4),
+                Cell::number(share(m), 4),
+                Cell::number(m.roc_auc, 4),
+                Cell::number(m.average_precision, 4),
+                Cell::number(m.ece, 4),
+            ]
+        })
+        .collect();
+    html! {
+        (chart.render())
+        (table("Every past scoring run whose outcome window has closed", &head, &cells))
+    }
+}
+
+fn events(metrics: &ClassifierMetrics) -> Markup {
+    const COLOURS: [&str; 9] =
+        [BLUE, ORANGE, GREY, "#2e9e6b", "#b05bb5", "#c9a227", "#4aa3a2", "#c2544f", "#7a6fd0"];
+    let history = &metrics.history;
+    let points = history.events.first().map_or(0, |(_, counts)| counts.len());
+    let at: Vec<String> = (0..points)
+        .map(|i| day(history.from.plus(Duration::days(i as i64 * history.step))))
+        .collect();
+    let per = if history.step == 1 { "day".to_owned() } else { format!("{} days", history.step) };
+    let mut chart = Chart::new("events-chart", &format!("Events per {per} by type"), "", "events")
+        .legend()
+        .says(format!(
+            "Events per {per} since {}, a line per type: a gap here looks like churn.",
+            day(history.from)
+        ));
+    for ((name, counts), colour) in history.events.iter().zip(COLOURS) {
+        let y: Vec<f64> = counts.iter().map(|count| *count as f64).collect();
+        let line = plotly::common::Line::new().color(colour).width(1.5);
+        let trace = plotly::Scatter::new(at.clone(), y).name(name);
+        chart = chart.with(trace.mode(plotly::common::Mode::Lines).line(line));
+    }
+    let total = |counts: &[u64]| counts.iter().sum::<u64>() as usize;
+    let empty = |counts: &[u64]| counts.iter().filter(|count| **count == 0).count();
+    let rows = history.events.iter().map(|(name, counts)| {
+        vec![Cell::text(name.clone()), Cell::count(total(counts)), Cell::count(empty(counts))]
+    });
+    html! {
+        p.soft { "A tracking outage looks like customers who have left: look for gaps before trusting a fall." }
+        (chart.render())
+        (table("Events by type", &["type", "events", "points without any"], &rows.collect::<Vec<_>>()))
     }
 }
 

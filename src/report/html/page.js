@@ -15,7 +15,7 @@
     var layout = Object.assign({}, plot.layout, {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: colour("--text"), size: 12 },
-      margin: { l: 48, r: 12, t: 12, b: 44 },
+      margin: { l: 48, r: 12, t: !plot.layout.showlegend ? 12 : element.clientWidth < 600 ? 76 : 36, b: 44 },
       xaxis: axis(plot.layout.xaxis), yaxis: axis(plot.layout.yaxis)
     });
     if (plot.layout.yaxis2) { layout.yaxis2 = axis(plot.layout.yaxis2); }

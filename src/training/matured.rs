@@ -1,0 +1,90 @@
+//! Matured scores: what past scoring runs predicted, beside what happened since.
+
+use std::collections::{BTreeMap, HashSet};
+
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use serde::{Deserialize, Serialize};
+
+use super::evaluation::metrics::Metrics;
+use crate::error::{Error, Result};
+use crate::models::spec::{ClassifierSpec, LabelKind};
+use crate::sources::profile::keys;
+use crate::store::{Root, Store, part_hash};
+use crate::time::Instant;
+
+/// Past scoring runs looked at, the latest ones.
+const RUNS: usize = 12;
+
+/// A past scoring run of one version whose outcome window has closed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Matured {
+    /// The as-of that was scored.
+    pub scored: Instant,
+    /// The version that scored.
+    pub version: String,
+    /// Of the scores by the model as they were written; what has one class only ranks nothing.
+    pub metrics: Metrics,
+}
+
+/// The as-ofs that have been scored and whose outcomes have ended by `until`.
+pub fn scored(root: &Root, spec: &ClassifierSpec, until: Instant) -> Vec<Instant> {
+    let outcome = spec.label.gap.plus(spec.label.horizon);
+    let all = root.as_ofs("scores").into_iter().filter_map(Instant::from_folder);
+    let mut ended: Vec<Instant> = all.filter(|at| at.plus(outcome) <= until).collect();
+    ended.sort();
+    ended.split_off(ended.len().saturating_sub(RUNS))
+}
+
+/// Joins the scores of past runs with outcomes: `happened` has, per as-of, the hashes of the
+/// customers with at least one event of the label.
+pub fn matured(
+    store: &Store,
+    root: &Root,
+    spec: &ClassifierSpec,
+    happened: &[(Instant, HashSet<u64>)],
+) -> Result<Vec<Matured>> {
+    let columns = ["customer360_id", "model", "version", "score", "basis"];
+    let mut list = Vec::new();
+    for (at, happened) in happened {
+        let mut by_version: BTreeMap<String, (Vec<f64>, Vec<bool>)> = BTreeMap::new();
+        let folder = format!("scores/as_of={}", at.folder());
+        for file in root.below(&folder) {
+            for rows in crate::store::parquet::read(&store.file(file), Some(&columns))? {
+                let text = |name: &str| {
+                    rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>())
+                };
+                let score = rows
+                    .column_by_name("score")
+                    .and_then(|column| column.as_primitive_opt::<Float64Type>());
+                let (Some(model), Some(version), Some(basis), Some(score)) =
+                    (text("model"), text("version"), text("basis"), score)
+                else {
+                    return Err(Error::contract(
+                        format!("{} is not a table of scores", store.file(file).display()),
+                        "it was changed after it was written",
+                    ));
+                };
+                for (row, key) in keys(&rows)?.iter().enumerate() {
+                    let ours = model.value(row) == spec.name && basis.value(row) == "model";
+                    if let Some(key) = key.filter(|_| ours && score.is_valid(row)) {
+                        let there = happened.contains(&part_hash(key));
+                        let of_version =
+                            by_version.entry(version.value(row).to_owned()).or_default();
+                        of_version.0.push(score.value(row));
+                        of_version.1.push(there == (spec.label.kind == LabelKind::Presence));
+                    }
+                }
+            }
+        }
+        for (version, (scores, labels)) in by_version {
+            let metrics = Metrics::of(&scores, &labels);
+            if metrics.positives > 0 && metrics.positives < metrics.rows {
+                list.push(Matured { scored: *at, version, metrics });
+            }
+        }
+    }
+    Ok(list)
+}
