@@ -25,3 +25,13 @@ complete-journey:
 # Time features at one and at eight as-ofs on the project in FOLDER
 bench FOLDER:
     cargo bench --bench features -- {{FOLDER}}
+
+# Time a logistic fit beside scikit-learn's
+bench-logistic:
+    python3 benches/logistic.py /tmp/c360-logistic.bin
+    cargo bench --bench logistic -- /tmp/c360-logistic.bin
+
+# Fetch the CDNOW sample and train on it
+cdnow:
+    python3 examples/cdnow/fetch.py
+    cargo run --release -- --project examples/cdnow train

@@ -76,7 +76,7 @@ enum Command {
     /// List, describe or build features
     #[command(subcommand)]
     Features(Features),
-    /// Train every model and put the new versions in use
+    /// Train every model and put in use the versions that pass their gate; exit 4 where one does not
     Train,
     /// Score every customer and write the profile
     Score {
@@ -97,6 +97,15 @@ enum Command {
     Explain {
         /// The customer360_id
         id: String,
+    },
+    /// Render all reports and the page over them
+    Report {
+        /// Open that page in the browser
+        #[arg(long)]
+        open: bool,
+        /// Serve the reports on this port of 127.0.0.1 until interrupted; 0 for any that is free
+        #[arg(long, value_name = "PORT")]
+        serve: Option<u16>,
     },
     /// Generate customers and events with a known truth
     Simulate(Simulate),
@@ -125,6 +134,15 @@ enum Models {
         name: String,
         /// The version; default the one in use
         version: Option<String>,
+    },
+    /// Two versions side by side, paired where both were tested on the same rows
+    Compare {
+        /// The model
+        name: String,
+        /// One version
+        ours: String,
+        /// The other
+        theirs: String,
     },
     /// Put a version in use
     Promote {
@@ -230,11 +248,27 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
         Command::Models(Models::Show { name, version }) => {
             commands::models::show(&project()?, name, version.as_deref())?
         }
+        Command::Models(Models::Compare { name, ours, theirs }) => {
+            commands::models::compare(&project()?, name, ours, theirs)?
+        }
         Command::Models(Models::Promote { name, version }) => {
             commands::models::promote(&project()?, name, version)?
         }
         Command::Models(Models::Rollback { name }) => {
             commands::models::roll_back(&project()?, name)?
+        }
+        Command::Report { open, serve } => {
+            let project = project()?;
+            let (output, index) = commands::report::report(&project, &mut progress)?;
+            if *open {
+                open::that(&index).map_err(Error::io("open", &index))?;
+            }
+            if let Some(port) = serve {
+                print(&output, global.format);
+                commands::report::serve(&project, *port)?;
+                return Ok((Output { text: String::new(), json: serde_json::Value::Null }, 0));
+            }
+            output
         }
         Command::Explain { id } => commands::explain::explain(&project()?, id)?,
         Command::Simulate(arguments) => {

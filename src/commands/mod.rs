@@ -4,6 +4,7 @@ pub mod explain;
 pub mod features;
 pub mod models;
 mod previous;
+pub mod report;
 pub mod run;
 pub mod schema;
 pub mod score;

@@ -1,13 +1,22 @@
-//! `models list | show | promote | rollback`.
+//! `models list | show | compare | promote | rollback`.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
 use serde_json::json;
 
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::report::text::{describe, makeup};
 use crate::report::{Output, Table};
+use crate::sources::profile::keys;
 use crate::store::Root;
-use crate::training::artifact::{Artifact, ClassifierMetrics, Trained};
+use crate::training::artifact::{Artifact, ClassifierArtifact, ClassifierMetrics, Trained};
+use crate::training::evaluation::Baseline;
+use crate::training::evaluation::bootstrap::Difference;
+use crate::training::evaluation::metrics::Metrics;
 
 /// Every version of every model.
 pub fn list(project: &Project) -> Result<Output> {
@@ -106,6 +115,104 @@ pub fn roll_back(project: &Project, name: &str) -> Result<Output> {
     Artifact::load(&store, name, &version)?;
     transaction.commit()?;
     Ok(in_use(name, &version, Some(before)))
+}
+
+/// Two versions side by side; paired, where both were tested on the same rows.
+pub fn compare(project: &Project, name: &str, ours: &str, theirs: &str) -> Result<Output> {
+    let store = project.store()?;
+    let root = store.root()?;
+    let load = |version: &str| -> Result<(ClassifierArtifact, ClassifierMetrics, Tested)> {
+        let version = pick(&root, name, Some(version))?;
+        let Trained::Classifier(model) = Artifact::load(&store, name, &version)?.model else {
+            return Err(Error::configuration(
+                format!("{name} is no classifier"),
+                "only versions of classifiers have metrics to compare",
+            ));
+        };
+        let folder = format!("models/{name}/{version}");
+        let metrics = store.read_json(&format!("{folder}/metrics.json"))?;
+        let predictions = predictions(&store.file(&format!("{folder}/predictions.parquet")))?;
+        Ok((*model, metrics, predictions))
+    };
+    let ((a, a_metrics, a_rows), (b, b_metrics, b_rows)) = (load(ours)?, load(theirs)?);
+    let same = a.schedule.test == b.schedule.test && a.spec.label == b.spec.label;
+    let (mut p, mut q, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+    for (key, (probability, label)) in a_rows.iter().filter(|_| same) {
+        if let Some((other, _)) = b_rows.get(key) {
+            p.push(*probability);
+            q.push(*other);
+            labels.push(*label);
+        }
+    }
+    let both = labels.contains(&true) && labels.contains(&false);
+    let paired = both.then(|| Baseline::of(theirs, &p, &q, &labels));
+    let mut table = Table::new(&["metric", ours, theirs, "difference", "95 % interval"]);
+    let mut row = |metric: &str, value: fn(&Metrics) -> f64, change: Option<&Difference>| {
+        let number = |value: f64| format!("{value:.4}");
+        let metrics = [&a_metrics, &b_metrics].map(|m| value(&m.test.metrics));
+        let (difference, interval) = match change {
+            Some(Difference { difference, interval, .. }) => (
+                format!("{difference:+.4}"),
+                format!("{:+.4} to {:+.4}", interval.low, interval.high),
+            ),
+            None => ("-".to_owned(), "-".to_owned()),
+        };
+        table.row([
+            metric.to_owned(),
+            number(metrics[0]),
+            number(metrics[1]),
+            difference,
+            interval,
+        ]);
+    };
+    let change = |pick: fn(&Baseline) -> &Difference| paired.as_ref().map(pick);
+    row("ROC AUC", |m| m.roc_auc, change(|b| &b.roc_auc));
+    row("average precision", |m| m.average_precision, change(|b| &b.average_precision));
+    row("Brier", |m| m.brier, change(|b| &b.brier));
+    row("ECE", |m| m.ece, change(|b| &b.ece));
+    row("log loss", |m| m.log_loss, None);
+    let told = match &paired {
+        Some(_) => format!("differences are paired, on {} rows that both were tested on", p.len()),
+        None => format!(
+            "not paired: {ours} was tested at {}, {theirs} at {}, or their labels differ",
+            a.schedule.test, b.schedule.test
+        ),
+    };
+    let text = format!(
+        "{}\n{told}\n{ours}: {}\n{theirs}: {}\n",
+        table.render(),
+        a.configuration.describe(),
+        b.configuration.describe()
+    );
+    let json = json!({
+        "model": name, "ours": ours, "theirs": theirs,
+        "metrics": [a_metrics.test.metrics, b_metrics.test.metrics], "paired": paired,
+    });
+    Ok(Output { text, json })
+}
+
+/// Probability and outcome by customer.
+type Tested = BTreeMap<String, (f64, bool)>;
+
+fn predictions(path: &Path) -> Result<Tested> {
+    let changed = || {
+        Error::contract(
+            format!("{} is not a table of predictions", path.display()),
+            "it was changed after it was written",
+        )
+    };
+    let mut tested = Tested::new();
+    for rows in crate::store::parquet::read(path, None)? {
+        let p =
+            rows.column_by_name("probability").and_then(|c| c.as_primitive_opt::<Float64Type>());
+        let label = rows.column_by_name("label").and_then(|column| column.as_boolean_opt());
+        let (p, label) = p.zip(label).ok_or_else(changed)?;
+        for (row, key) in keys(&rows)?.iter().enumerate() {
+            let key = key.ok_or_else(changed)?;
+            tested.insert(key.to_owned(), (p.value(row), label.value(row)));
+        }
+    }
+    Ok(tested)
 }
 
 fn in_use(name: &str, version: &str, before: Option<String>) -> Output {

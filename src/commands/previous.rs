@@ -11,6 +11,7 @@ use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::plan::AsOf;
 use crate::scoring::Champions;
+use crate::scoring::summary::scores_by_model;
 use crate::segments::PreviousState;
 use crate::sources::profile::keys;
 use crate::store::parquet::read_all;
@@ -114,4 +115,17 @@ pub fn states(
         }
     }
     Ok(customers.iter().flatten().map(|key| by_key.remove(key)).collect())
+}
+
+/// The scores of an earlier as-of by model; empty where there is none.
+pub fn scores(
+    store: &Store,
+    root: &Root,
+    as_of: Option<Instant>,
+) -> Result<BTreeMap<String, Vec<f64>>> {
+    let Some(as_of) = as_of else { return Ok(BTreeMap::new()) };
+    let folder = format!("scores/as_of={}", as_of.folder());
+    let paths: Vec<_> = root.below(&folder).map(|file| store.file(file)).collect();
+    let rows = read_all(paths.iter().map(|path| path.as_path()), Some(&["model", "score"]))?;
+    rows.as_ref().map_or(Ok(BTreeMap::new()), scores_by_model)
 }

@@ -16,15 +16,17 @@ use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::plan::AsOf;
 use crate::profile::{Computed, MergeContext, merge};
+use crate::report::html::run::render;
 use crate::report::{Output, Progress, Table, thousands};
 use crate::schema::profile_field;
+use crate::scoring::summary::{self, RunMetrics};
 use crate::scoring::{Champions, Scored, score as score_customers, tables};
 use crate::segments::{Assigned, assign};
 use crate::sources::Orphans;
 use crate::sources::attributes::Attributes;
 use crate::sources::profile::{ProfilePlan, keys};
 use crate::store::parquet::read_all;
-use crate::store::{CurrentProfile, Root, Store, Transaction};
+use crate::store::{CurrentProfile, FORMAT_VERSION, Root, Store, Transaction};
 use crate::time::Instant;
 use crate::training::artifact::Artifact;
 
@@ -72,6 +74,12 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     progress.stage("writing");
     write(&mut transaction, project, as_of, &champions, &scored, &assigned, &profile)?;
     let run = run_id(&transaction, "score");
+    let before = previous::scores(&store, &transaction.root, earlier_as_of)?;
+    let metrics = metrics(project, &run, as_of.at, earlier_as_of, &scored, &assigned, &before);
+    transaction.write_json(&format!("runs/{run}/metrics.json"), &metrics)?;
+    let path = transaction.stage(&format!("runs/{run}/report.html"))?;
+    let report = render(&project.settings.project.name, &metrics);
+    std::fs::write(&path, report).map_err(Error::io("write", &path))?;
     if moves {
         transaction.root.profile = Some(CurrentProfile { as_of: as_of.at, run });
     }
@@ -85,7 +93,39 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
         progress,
     )?;
     transaction.commit()?;
-    Ok(summary(project, as_of, &run, &scored, &assigned, moves))
+    Ok(printed(project, as_of, &run, &scored, &assigned, moves))
+}
+
+/// Every number of the run's report.
+fn metrics(
+    project: &Project,
+    run: &str,
+    as_of: Instant,
+    previous: Option<Instant>,
+    scored: &Scored,
+    assigned: &[Assigned],
+    before: &BTreeMap<String, Vec<f64>>,
+) -> RunMetrics {
+    let rules = project.segments.rules.iter().map(|rule| rule.spec.name.as_str());
+    let names: Vec<&str> = rules.chain([project.segments.otherwise.as_str()]).collect();
+    let mut features = project.catalog.features.iter();
+    let seen = features.find(|feature| feature.writes.as_deref() == Some("last_seen_at"));
+    let models = scored.models.iter().map(|model| {
+        let before = before.get(&model.model).map_or(&[][..], Vec::as_slice);
+        summary::model(model, Artifact::trained_at(&model.version), before)
+    });
+    RunMetrics {
+        format_version: FORMAT_VERSION,
+        run: run.to_owned(),
+        as_of,
+        previous,
+        customers: assigned.len(),
+        events: scored.report.clone(),
+        last_event: summary::last_event(scored, seen.map(|feature| feature.column())),
+        models: models.collect(),
+        segments: summary::segments(&names, assigned),
+        flows: summary::flows(assigned),
+    }
 }
 
 /// Stages all tables of the run.
@@ -281,7 +321,7 @@ fn modeled(scored: &Scored, assigned: &[Assigned]) -> Result<Vec<(&'static str, 
 }
 
 /// Customers, score distributions, segment sizes and where everything is.
-fn summary(
+fn printed(
     project: &Project,
     as_of: AsOf,
     run: &str,
@@ -350,6 +390,7 @@ fn summary(
     }
     written.row(["features".to_owned(), format!("{store}/features/<view>/as_of={date}/")]);
     written.row(["manifest".to_owned(), format!("{store}/runs/{run}/manifest.json")]);
+    written.row(["report".to_owned(), format!("{store}/runs/{run}/report.html")]);
     text += &written.render();
     if !moves {
         text += "\nthe current profile is of a later as-of and was not moved\n";

@@ -1,7 +1,7 @@
 //! The contract between the job and whatever computes its features.
 
 use arrow_array::RecordBatch;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::plan::FeaturePlan;
 use crate::error::Result;
@@ -21,7 +21,7 @@ pub struct Part {
 }
 
 /// What a build read and left out.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildReport {
     /// Event rows read.
     pub events: u64,

@@ -12,6 +12,8 @@ use crate::schema::profile_field;
 use crate::sources::SourcePlan;
 use crate::sources::attributes::Attributes;
 use crate::training::artifact::{ClassifierArtifact, ResolvedEligible};
+use crate::training::evaluation::drift::Distribution;
+use crate::training::inspection::by_distance;
 
 /// Reasons kept per score.
 const REASONS: usize = 3;
@@ -39,22 +41,33 @@ pub fn score(
     let groups: Vec<String> =
         artifact.preprocessing.terms().into_iter().map(|(_, group)| group).collect();
     let starts: Vec<usize> = (0..rows.num_rows()).step_by(CHUNK).collect();
-    let scored: Vec<Vec<Row>> = starts
+    let chunks: Vec<(Vec<Row>, Vec<Distribution>)> = starts
         .into_par_iter()
         .map(|start| {
             let count = CHUNK.min(rows.num_rows() - start);
             let inputs = artifact.inputs(&rows.slice(start, count), attributes)?;
             let of_model: Vec<usize> = (0..count).filter(|i| eligible[start + i]).collect();
-            let mut of_model = by_model(artifact, &groups, &inputs.select(&of_model)).into_iter();
+            let inputs = inputs.select(&of_model);
+            let mut bins: Vec<Distribution> =
+                artifact.reference.iter().map(Distribution::empty).collect();
+            for row in 0..inputs.len() {
+                bins.iter_mut().zip(inputs.row(row)).for_each(|(bins, value)| bins.add(*value));
+            }
+            let mut of_model = by_model(artifact, &groups, &inputs).into_iter();
             let row = |i: usize| match (eligible[i], recency[i].is_nan()) {
                 (true, _) => of_model.next().unwrap_or_default(),
                 (false, false) => lapsed(artifact, recency[i]),
                 (false, true) => Row::default(),
             };
-            Ok((start..start + count).map(row).collect())
+            Ok(((start..start + count).map(row).collect(), bins))
         })
         .collect::<Result<_>>()?;
-    let scored: Vec<Row> = scored.into_iter().flatten().collect();
+    let mut bins: Vec<Distribution> = artifact.reference.iter().map(Distribution::empty).collect();
+    let mut scored: Vec<Row> = Vec::with_capacity(rows.num_rows());
+    for (rows, of_chunk) in chunks {
+        bins.iter_mut().zip(&of_chunk).for_each(|(sum, more)| sum.merge(more));
+        scored.extend(rows);
+    }
     let of_model: Vec<Option<f64>> =
         scored.iter().map(|row| row.score.filter(|_| row.basis == Basis::Model)).collect();
     Ok(ModelScores {
@@ -66,6 +79,7 @@ pub fn score(
         raw: scored.iter().map(|row| row.raw).collect(),
         basis: scored.iter().map(|row| row.basis).collect(),
         reasons: scored.into_iter().map(|row| row.reasons).collect(),
+        drift: by_distance(&artifact.preprocessing, &artifact.reference, &bins),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Scoring: the champions' features computed anew at the as-of, and every customer scored by them.
 
 pub mod classifier;
+pub mod summary;
 pub mod tables;
 
 use std::collections::{BTreeMap, HashMap};
@@ -30,6 +31,7 @@ use crate::time::Window;
 use crate::training::artifact::{
     AffinityArtifact, Artifact, ClassifierArtifact, EngagementArtifact, RfmArtifact, Trained,
 };
+use crate::training::evaluation::drift::Drift;
 
 /// Why a score is what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +74,8 @@ pub struct ModelScores {
     pub basis: Vec<Basis>,
     /// Named contributions, greatest first; without a model basis a sentence that says why, with 0.
     pub reasons: Vec<Vec<(String, f64)>>,
+    /// How far the model's inputs have moved since its training; empty for what has none.
+    pub drift: Vec<Drift>,
 }
 
 /// A recommended item.
@@ -301,6 +305,7 @@ fn engagement(
         field: "engagement_score",
         percentile: percentiles(&score),
         reasons: reasons.collect(),
+        drift: Vec::new(),
         basis: vec![Basis::Model; score.len()],
         raw: activity.into_iter().map(Some).collect(),
         score,
@@ -334,6 +339,7 @@ fn rfm_scores(name: &str, version: &str, scores: &[[u8; 3]]) -> ModelScores {
         percentile: vec![None; scores.len()],
         basis: scores.iter().map(|s| if bought(s) { Basis::Model } else { Basis::None }).collect(),
         reasons: scores.iter().map(parts).collect(),
+        drift: Vec::new(),
     }
 }
 
@@ -364,6 +370,7 @@ fn lifetime_value(
         field: "lifetime_value",
         percentile: percentiles(&buyers),
         reasons: reasons.collect(),
+        drift: Vec::new(),
         basis: vec![Basis::Model; net.len()],
         raw: net.iter().copied().map(Some).collect(),
         score: net.into_iter().map(Some).collect(),

@@ -7,7 +7,7 @@ use arrow_array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
 use super::evaluation::bootstrap::Interval;
-use super::evaluation::drift::Drift;
+use super::evaluation::drift::{Distribution, Drift};
 use super::evaluation::metrics::Metrics;
 use super::evaluation::tables::Slice;
 use super::evaluation::{Baseline, Evaluation, Grade};
@@ -240,6 +240,8 @@ pub struct ClassifierArtifact {
     /// For those with a past event outside eligibility: the observed rate of y = 1 by recency (in
     /// days, negative where the label is presence); None where training saw none.
     pub lapsed: Option<Isotonic>,
+    /// How each raw input is distributed over the training rows: what drift is measured against.
+    pub reference: Vec<Distribution>,
     /// On the test snapshot, as tested.
     pub metrics: Metrics,
 }

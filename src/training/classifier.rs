@@ -144,11 +144,12 @@ pub fn train(
     let l2 = if let Configuration::Logistic { l2, .. } = ships { l2 } else { 0.0 };
     let fitted = &ours.fitted;
     let predictions = predictions(test, &ours);
+    let reference = inspection::reference(&rows.inputs);
     let metrics = ClassifierMetrics {
         format_version: FORMAT_VERSION,
         stability: stability(&selection, &ships, &data, &ours),
         slices: inspection::slices(&classifier.slices, &data, test, &ours.probabilities),
-        drift: inspection::drifts(fitted, &rows.inputs, &test.inputs),
+        drift: inspection::drifts(fitted, &reference, &test.inputs),
         importance: inspection::importance(fitted, &ours.calibrated, test),
         coefficients: inspection::coefficients(fitted, &rows, class_weights, l2),
         curves: inspection::curves(fitted, &rows.inputs),
@@ -184,6 +185,7 @@ pub fn train(
         shipped,
         tested: ours.calibrated,
         lapsed,
+        reference,
         metrics: metrics.test.metrics.clone(),
     };
     Ok(TrainedClassifier { artifact, metrics, predictions })

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::artifact::{Calibrated, Coefficient, Importance, InputCurve, LeakSuspect};
 use super::evaluation::bootstrap::{Drawable, Interval};
-use super::evaluation::drift::{Drift, drift};
+use super::evaluation::drift::{Distribution, Drift, drift};
 use super::evaluation::metrics::Ranking;
 use super::evaluation::tables::{self, Slice};
 use super::gather::{ClassifierData, SliceRow, Snapshot};
@@ -16,8 +16,8 @@ use super::selection::{Fitted, Rows};
 use crate::models::estimator::Estimator;
 use crate::models::matrix::Matrix;
 use crate::models::newton::Objective;
-use crate::models::preprocessing::drawn_at;
 use crate::models::preprocessing::shape::Shape;
+use crate::models::preprocessing::{Preprocessing, drawn_at};
 
 /// Test rows that importance looks at, at most.
 const IMPORTANCE_ROWS: usize = 20_000;
@@ -150,19 +150,31 @@ pub fn curves(fitted: &Fitted, rows: &Matrix) -> Vec<InputCurve> {
     list.into_iter().take(CURVES).map(|(_, curve)| curve).collect()
 }
 
+/// How each raw input is distributed over the training rows.
+pub fn reference(training: &Matrix) -> Vec<Distribution> {
+    let columns = (0..training.width).into_par_iter();
+    columns.map(|column| Distribution::of(&training.column(column).collect::<Vec<_>>())).collect()
+}
+
 /// How far each input of the test rows has moved from the training rows, furthest first.
-pub fn drifts(fitted: &Fitted, training: &Matrix, test: &Matrix) -> Vec<Drift> {
-    let names = fitted.preprocessing.inputs.iter().map(|input| input.column.as_str());
-    let names: Vec<&str> = names.collect();
-    let mut list: Vec<Drift> = names
-        .par_iter()
-        .enumerate()
-        .map(|(column, name)| {
-            let earlier: Vec<f64> = training.column(column).collect();
-            let later: Vec<f64> = test.column(column).collect();
-            drift(name, &earlier, &later)
-        })
-        .collect();
+pub fn drifts(fitted: &Fitted, reference: &[Distribution], test: &Matrix) -> Vec<Drift> {
+    let mut later: Vec<Distribution> = reference.iter().map(Distribution::empty).collect();
+    for row in 0..test.len() {
+        later.iter_mut().zip(test.row(row)).for_each(|(bins, value)| bins.add(*value));
+    }
+    by_distance(&fitted.preprocessing, reference, &later)
+}
+
+/// The drift of each input of a preprocessing, furthest first.
+pub fn by_distance(
+    preprocessing: &Preprocessing,
+    earlier: &[Distribution],
+    later: &[Distribution],
+) -> Vec<Drift> {
+    let bins = earlier.iter().zip(later);
+    let inputs = preprocessing.inputs.iter().zip(bins);
+    let mut list: Vec<Drift> =
+        inputs.map(|(input, (earlier, later))| drift(&input.column, earlier, later)).collect();
     list.sort_by(|a, b| b.psi.total_cmp(&a.psi).then_with(|| a.column.cmp(&b.column)));
     list
 }

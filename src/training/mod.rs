@@ -6,7 +6,7 @@ pub mod artifact;
 pub mod classifier;
 pub mod evaluation;
 pub mod gather;
-mod inspection;
+pub mod inspection;
 pub mod matured;
 pub mod promotion;
 pub mod schedule;

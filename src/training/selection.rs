@@ -443,7 +443,8 @@ fn try_trees(spec: &FitSpec, inputs: &Inputs, folds: &[Fold]) -> Result<Vec<Trie
             })
             .collect::<Result<_>>()?;
         let trees = least_loss(grown.iter().map(|(_, losses)| losses.as_slice()));
-        let growth = Growth { trees: trees.unwrap_or(spec.trees), ..growth };
+        // Without folds nothing says when to stop, and too few trees cost less than too many.
+        let growth = Growth { trees: trees.unwrap_or(spec.trees.div_ceil(4)), ..growth };
         let of_folds = folds.iter().zip(&columns).zip(grown);
         let scores: Vec<FoldScore> = of_folds
             .map(|((fold, (_, later)), (model, _))| {

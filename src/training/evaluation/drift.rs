@@ -47,34 +47,65 @@ impl Verdict {
     }
 }
 
-/// The stability of a column from earlier values to later ones, NaN a bin of its own.
+/// How the values of a column are distributed over quantile bins, missing ones in a bin of their own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distribution {
+    /// Where each bin but the first begins, ascending.
+    pub edges: Vec<f64>,
+    /// Rows of each bin, those of missing values last.
+    pub rows: Vec<u64>,
+}
+
+impl Distribution {
+    /// The distribution of values over their own quantiles; NaN is missing.
+    pub fn of(values: &[f64]) -> Self {
+        let mut sorted: Vec<f64> = values.iter().copied().filter(|value| !value.is_nan()).collect();
+        sorted.sort_by(f64::total_cmp);
+        let mut edges: Vec<f64> =
+            (1..BINS).filter_map(|bin| sorted.get(bin * sorted.len() / BINS).copied()).collect();
+        edges.dedup();
+        let mut empty = Self { rows: vec![0; edges.len() + 2], edges };
+        values.iter().for_each(|value| empty.add(*value));
+        empty
+    }
+
+    /// The same bins without any row.
+    pub fn empty(&self) -> Self {
+        Self { edges: self.edges.clone(), rows: vec![0; self.rows.len()] }
+    }
+
+    /// Counts a value.
+    pub fn add(&mut self, value: f64) {
+        let bin = match value.is_nan() {
+            true => self.edges.len() + 1,
+            false => self.edges.partition_point(|edge| *edge <= value),
+        };
+        self.rows[bin] += 1;
+    }
+
+    /// Counts the rows of another of the same bins.
+    pub fn merge(&mut self, other: &Self) {
+        self.rows.iter_mut().zip(&other.rows).for_each(|(rows, more)| *rows += more);
+    }
+
+    /// Rows in all.
+    pub fn total(&self) -> u64 {
+        self.rows.iter().sum()
+    }
+}
+
+/// The stability of a column from earlier rows to later ones of the same bins.
 ///
 /// Without a shift the index is about (1/n + 1/m) times a chi-squared variable of one fewer degrees
 /// of freedom than bins (Yurdakul, Statistical Properties of Population Stability Index, 2018).
-pub fn drift(column: &str, earlier: &[f64], later: &[f64]) -> Drift {
-    let mut sorted: Vec<f64> = earlier.iter().copied().filter(|value| !value.is_nan()).collect();
-    sorted.sort_by(f64::total_cmp);
-    let mut edges: Vec<f64> =
-        (1..BINS).filter_map(|bin| sorted.get(bin * sorted.len() / BINS).copied()).collect();
-    edges.dedup();
-    let count = |values: &[f64]| {
-        let mut bins = vec![0.0; edges.len() + 2];
-        for value in values {
-            let bin = match value.is_nan() {
-                true => edges.len() + 1,
-                false => edges.partition_point(|edge| edge <= value),
-            };
-            bins[bin] += 1.0;
-        }
-        bins
-    };
-    let (before, after) = (count(earlier), count(later));
-    let (n, m) = (earlier.len().max(1) as f64, later.len().max(1) as f64);
+pub fn drift(column: &str, earlier: &Distribution, later: &Distribution) -> Drift {
+    let (n, m) = (earlier.total().max(1) as f64, later.total().max(1) as f64);
     let mut psi = 0.0;
     let mut used = 0;
-    for (a, b) in before.iter().zip(&after).filter(|(a, b)| **a + **b > 0.0) {
+    for (a, b) in earlier.rows.iter().zip(&later.rows).filter(|(a, b)| **a + **b > 0) {
         // Half a row more in either, so that an empty bin has a logarithm.
-        let (p, q) = ((a + 0.5) / (n + 0.5), (b + 0.5) / (m + 0.5));
+        let (p, q) = ((*a as f64 + 0.5) / (n + 0.5), (*b as f64 + 0.5) / (m + 0.5));
         psi += (p - q) * (p / q).ln();
         used += 1;
     }
@@ -100,6 +131,13 @@ mod tests {
 
     use super::*;
 
+    fn between(earlier: &[f64], later: &[f64]) -> Drift {
+        let earlier = Distribution::of(earlier);
+        let mut counted = earlier.empty();
+        later.iter().for_each(|value| counted.add(*value));
+        drift("x", &earlier, &counted)
+    }
+
     /// Of columns that have not moved about one in a hundred is said to have, whatever the rows.
     #[test]
     fn the_threshold_knows_the_rows() {
@@ -111,7 +149,7 @@ mod tests {
                     (0..count).map(|_| random.random_range(0.0..1.0)).collect()
                 };
                 let (earlier, later) = (draw(n), draw(m));
-                moved += u32::from(drift("x", &earlier, &later).verdict != Verdict::Stable);
+                moved += u32::from(between(&earlier, &later).verdict != Verdict::Stable);
             }
             assert!((2..=30).contains(&moved), "{moved} of 1000 at {n} and {m} rows");
         }
@@ -121,11 +159,11 @@ mod tests {
     fn a_shift_and_missing_values_are_seen() {
         let earlier: Vec<f64> = (0..2000).map(|i| f64::from(i % 100)).collect();
         let later: Vec<f64> = (0..2000).map(|i| f64::from(i % 100) + 30.0).collect();
-        assert_eq!(drift("x", &earlier, &later).verdict, Verdict::MovedFar);
+        assert_eq!(between(&earlier, &later).verdict, Verdict::MovedFar);
         let holes: Vec<f64> =
             (0..2000).map(|i| if i % 4 == 0 { f64::NAN } else { f64::from(i % 100) }).collect();
-        assert_eq!(drift("x", &earlier, &holes).verdict, Verdict::MovedFar);
-        assert_eq!(drift("x", &earlier, &earlier).verdict, Verdict::Stable);
+        assert_eq!(between(&earlier, &holes).verdict, Verdict::MovedFar);
+        assert_eq!(between(&earlier, &earlier).verdict, Verdict::Stable);
         // R: qchisq(0.99, 9) = 21.66599
         assert!((chi_squared_99(9.0) - 21.666).abs() < 0.05);
     }

@@ -1,0 +1,152 @@
+//! `report`: every report rendered anew from its numbers, with a page over all of them.
+
+use std::io::Cursor;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::config::Project;
+use crate::error::{Error, Result};
+use crate::report::html::index::{self, Version};
+use crate::report::html::model::{self, ModelReport};
+use crate::report::html::run;
+use crate::report::{Output, Progress, Table};
+use crate::scoring::summary::RunMetrics;
+use crate::store::{Store, Transaction};
+use crate::training::artifact::{Artifact, ClassifierMetrics, Trained};
+
+/// The page over all reports, in the store's folder.
+const INDEX: &str = "reports.html";
+
+/// Renders the reports of all versions and runs, and the page over them.
+pub fn report(project: &Project, progress: &mut Progress) -> Result<(Output, PathBuf)> {
+    let store = project.store()?;
+    let mut transaction = store.begin("report")?;
+    progress.stage("rendering reports");
+    let versions = versions(project, &store, &mut transaction)?;
+    let runs = runs(project, &store, &mut transaction)?;
+    let page = index::render(&project.settings.project.name, &versions, &runs);
+    stage(&mut transaction, INDEX, &page)?;
+    transaction.commit()?;
+    progress.finish();
+    let path = store.file(INDEX);
+    let mut table = Table::new(&["report", "in"]);
+    table.row(["all versions and runs".to_owned(), path.display().to_string()]);
+    let folder = &project.settings.project.store;
+    for version in versions.iter().filter(|version| version.champion) {
+        let (name, version) = (&version.model, &version.version);
+        let file = format!("{folder}/models/{name}/{version}/report.html");
+        table.row([format!("{name}, in use"), file]);
+    }
+    if let Some(run) = runs.last() {
+        table.row([run.run.clone(), format!("{folder}/runs/{}/report.html", run.run)]);
+    }
+    let json = json!({ "index": path, "versions": versions.len(), "runs": runs.len() });
+    Ok((Output { text: table.render(), json }, path))
+}
+
+fn stage(transaction: &mut Transaction, relative: &str, page: &str) -> Result<()> {
+    let path = transaction.stage(relative)?;
+    std::fs::write(&path, page).map_err(Error::io("write", &path))
+}
+
+fn versions(
+    project: &Project,
+    store: &Store,
+    transaction: &mut Transaction,
+) -> Result<Vec<Version>> {
+    let all: Vec<(String, String)> = transaction
+        .root
+        .versions()
+        .into_iter()
+        .map(|(name, version)| (name.to_owned(), version.to_owned()))
+        .collect();
+    let mut versions = Vec::new();
+    for (name, version) in all {
+        let artifact = Artifact::load(store, &name, &version)?;
+        let Trained::Classifier(classifier) = &artifact.model else { continue };
+        let folder = format!("models/{name}/{version}");
+        let metrics: ClassifierMetrics = store.read_json(&format!("{folder}/metrics.json"))?;
+        let name_of_project = &project.settings.project.name;
+        let (model, metrics_of) = (classifier.as_ref(), &metrics);
+        let report = ModelReport {
+            project: name_of_project,
+            artifact: &artifact,
+            model,
+            metrics: metrics_of,
+        };
+        stage(transaction, &format!("{folder}/report.html"), &model::render(&report))?;
+        let champion = transaction.root.champions.get(&name) == Some(&version);
+        versions.push(Version {
+            champion,
+            as_of: artifact.as_of,
+            grade: metrics.grade.grade,
+            metrics: metrics.test.metrics,
+            model: name,
+            version,
+        });
+    }
+    Ok(versions)
+}
+
+/// The runs in the order in which they were published; one from before there were reports has none.
+fn runs(
+    project: &Project,
+    store: &Store,
+    transaction: &mut Transaction,
+) -> Result<Vec<RunMetrics>> {
+    let files: Vec<String> = transaction
+        .root
+        .below("runs")
+        .filter(|path| path.ends_with("-score/metrics.json"))
+        .map(str::to_owned)
+        .collect();
+    let mut runs = Vec::new();
+    for file in files {
+        let metrics: RunMetrics = store.read_json(&file)?;
+        let page = run::render(&project.settings.project.name, &metrics);
+        stage(transaction, &format!("runs/{}/report.html", metrics.run), &page)?;
+        runs.push(metrics);
+    }
+    Ok(runs)
+}
+
+/// Serves the live HTML files of the store on loopback until the process ends.
+///
+/// # Errors
+/// That the port cannot be had.
+pub fn serve(project: &Project, port: u16) -> Result<()> {
+    let store = project.store()?;
+    let fault = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Error::configuration(
+            format!("cannot serve on 127.0.0.1:{port}: {error}"),
+            "name another port, or 0 for any that is free",
+        )
+    };
+    let server = tiny_http::Server::http(("127.0.0.1", port)).map_err(fault)?;
+    eprintln!("serving on http://{}/ until interrupted", server.server_addr());
+    for request in server.incoming_requests() {
+        // Only what the root names: nothing else of the disk can be asked for.
+        let path = request.url().split('?').next().unwrap_or_default().trim_start_matches('/');
+        let path = if path.is_empty() { INDEX } else { path };
+        let root = store.root()?;
+        let live = path.ends_with(".html") && root.files.contains_key(path);
+        let body = live.then(|| std::fs::read(store.file(path)).ok()).flatten();
+        let (code, body) = match body {
+            Some(body) => (200, body),
+            None => (404, b"not found".to_vec()),
+        };
+        let length = body.len();
+        let header = tiny_http::Header::from_bytes("Content-Type", "text/html; charset=utf-8");
+        let response = tiny_http::Response::new(
+            code.into(),
+            header.into_iter().collect(),
+            Cursor::new(body),
+            Some(length),
+            None,
+        );
+        // A reader that has gone away is no fault of ours.
+        let _ = request.respond(response);
+    }
+    Ok(())
+}

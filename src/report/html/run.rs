@@ -1,0 +1,278 @@
+//! The report of one scoring run: what has changed since the last one.
+
+use maud::{Markup, html};
+use plotly::Sankey;
+use plotly::sankey::{Link, Node};
+
+use super::chart::{BLUE, Chart, ORANGE};
+use super::page::{Cell, Section, facts, page, table};
+use crate::report::thousands;
+use crate::scoring::summary::{ModelSummary, RunMetrics};
+use crate::time::Instant;
+use crate::training::evaluation::drift::Verdict;
+
+/// Of flows, on white and on black.
+const LINK: &str = "rgba(130, 145, 160, 0.4)";
+/// Moved inputs shown of each model.
+const SHOWN: usize = 15;
+
+fn day(at: Instant) -> String {
+    at.to_string().chars().take(10).collect()
+}
+
+/// The whole file.
+pub fn render(project: &str, metrics: &RunMetrics) -> String {
+    let section = |id, title, body| Section { id, title, body };
+    let sections = [
+        section("summary", "Summary", summary(metrics)),
+        section("scores", "Scores", scores(metrics)),
+        section("segments", "Segments", segments(metrics)),
+        section("reasons", "Top reasons", reasons(metrics)),
+        section("drift", "Drift of inputs", drift(metrics)),
+        section("contract", "Contract and freshness", contract(metrics)),
+    ];
+    let title = format!("Scoring run {}", metrics.run);
+    let against = match metrics.previous {
+        Some(previous) => format!("as of {}, against {}", metrics.as_of, day(previous)),
+        None => format!("as of {}, the first one", metrics.as_of),
+    };
+    page(&title, &format!("{project}: {against}"), &sections)
+}
+
+fn summary(metrics: &RunMetrics) -> Markup {
+    let moved = |model: &&ModelSummary| {
+        model.moved.as_ref().is_some_and(|drift| drift.verdict != Verdict::Stable)
+    };
+    let names = |models: &mut dyn Iterator<Item = &ModelSummary>| {
+        models.map(|model| model.model.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let moved = names(&mut metrics.models.iter().filter(moved));
+    let changed: usize = metrics
+        .flows
+        .iter()
+        .filter(|f| f.from != f.to && f.from != "new")
+        .map(|f| f.customers)
+        .sum();
+    html! {
+        div.verdict {
+            strong { (thousands(metrics.customers as u64)) " customers scored" }
+            ul {
+                li { @if moved.is_empty() { "No score's distribution has moved by more than chance since the last run." }
+                    @else { "Moved by more than chance since the last run: " (moved) "." } }
+                @if metrics.previous.is_some() {
+                    li { (thousands(changed as u64)) " customers have changed their primary segment." }
+                }
+            }
+        }
+    }
+}
+
+fn scores(metrics: &RunMetrics) -> Markup {
+    let head = [
+        "score",
+        "version",
+        "by model",
+        "lapsed",
+        "none",
+        "mean",
+        "p10",
+        "median",
+        "p90",
+        "mean before",
+        "PSI",
+    ];
+    let rows: Vec<Vec<Cell>> = metrics
+        .models
+        .iter()
+        .map(|model| {
+            let mut cells =
+                vec![Cell::text(model.model.clone()), Cell::text(model.version.clone())];
+            cells.extend(model.basis.map(Cell::count));
+            match model.scores {
+                Some(s) => cells.extend([s.mean, s.p10, s.p50, s.p90].map(|x| Cell::number(x, 4))),
+                None => cells.extend([Cell::Empty, Cell::Empty, Cell::Empty, Cell::Empty]),
+            }
+            cells.push(model.before.map_or(Cell::Empty, |before| Cell::number(before.mean, 4)));
+            cells.push(model.moved.as_ref().map_or(Cell::Empty, |drift| {
+                Cell::Noted(drift.psi, format!("{:.4}", drift.psi), drift.verdict.name().into())
+            }));
+            cells
+        })
+        .collect();
+    html! {
+        (table("Scores of this run", &head, &rows))
+        div.grid { @for model in metrics.models.iter().filter(|model| model.scores.is_some()) {
+            (histogram(model).render())
+        } }
+    }
+}
+
+fn histogram(model: &ModelSummary) -> Chart {
+    let from: Vec<f64> = model.from.clone();
+    let points = |shares: &[f64]| -> Vec<[f64; 2]> {
+        from.iter().zip(shares).map(|(from, share)| [*from, *share]).collect()
+    };
+    let mean = model.scores.map_or(f64::NAN, |scores| scores.mean);
+    let chart = Chart::new(
+        &format!("scores-{}", model.model),
+        &format!("{}: share of customers by score", model.model),
+        "score from",
+        "share",
+    )
+    .legend()
+    .says(format!("Distribution of {}, mean {mean:.4}, beside that of the last run.", model.model))
+    .line("this run", BLUE, &points(&model.shares[0]));
+    let rows = from.iter().enumerate().map(|(bar, from)| {
+        let share = |shares: &[f64]| shares.get(bar).map_or(Cell::Empty, |s| Cell::percent(*s));
+        vec![Cell::number(*from, 2), share(&model.shares[0]), share(&model.shares[1])]
+    });
+    let chart = chart.numbers(&["from", "this run", "last run"], rows.collect());
+    match model.shares[1].is_empty() {
+        true => chart,
+        false => chart.reference("last run", &points(&model.shares[1])),
+    }
+}
+
+fn segments(metrics: &RunMetrics) -> Markup {
+    let head = ["segment", "members", "as primary", "as primary before", "change"];
+    let rows: Vec<Vec<Cell>> = metrics
+        .segments
+        .iter()
+        .map(|size| {
+            let change = size.primary as f64 - size.primary_before as f64;
+            let mut cells = vec![Cell::text(size.segment.clone()), Cell::count(size.members)];
+            cells.push(Cell::count(size.primary));
+            match metrics.previous {
+                Some(_) => cells.extend([
+                    Cell::count(size.primary_before),
+                    Cell::Number(change, format!("{change:+}")),
+                ]),
+                None => cells.extend([Cell::Empty, Cell::Empty]),
+            }
+            cells
+        })
+        .collect();
+    let names = || metrics.segments.iter().filter(|size| size.primary > 0);
+    let chart = Chart::new("segments-chart", "Primary segments", "customers", "")
+        .lying(
+            "customers",
+            BLUE,
+            names().map(|size| size.segment.clone()).collect(),
+            names().map(|size| size.primary as f64).collect(),
+        )
+        .says("Customers by primary segment; the table has the numbers.".into());
+    html! {
+        (chart.render())
+        (table("Segments", &head, &rows))
+        @if metrics.previous.is_some() { (flows(metrics).render()) }
+    }
+}
+
+/// The flows as a Sankey diagram: before on the left, now on the right.
+fn flows(metrics: &RunMetrics) -> Chart {
+    let mut left: Vec<&str> = metrics.flows.iter().map(|flow| flow.from.as_str()).collect();
+    let mut right: Vec<&str> = metrics.flows.iter().map(|flow| flow.to.as_str()).collect();
+    for side in [&mut left, &mut right] {
+        side.sort_unstable();
+        side.dedup();
+    }
+    let place = |side: &[&str], name: &str| side.iter().position(|n| *n == name).unwrap_or(0);
+    let source = metrics.flows.iter().map(|flow| place(&left, &flow.from)).collect();
+    let target = metrics.flows.iter().map(|flow| left.len() + place(&right, &flow.to)).collect();
+    let value = metrics.flows.iter().map(|flow| flow.customers).collect();
+    let labels: Vec<&str> = left.iter().chain(&right).copied().collect();
+    let sankey = Sankey::new()
+        .node(Node::new().label(labels).pad(14).thickness(14).color(BLUE))
+        .link(Link::new().source(source).target(target).value(value).color(LINK));
+    let rows = metrics.flows.iter().map(|flow| {
+        vec![Cell::text(&*flow.from), Cell::text(&*flow.to), Cell::count(flow.customers)]
+    });
+    Chart::new("flows-chart", "Flows between primary segments since the last run", "", "")
+        .tall()
+        .with(sankey)
+        .says("How many customers went from which primary segment to which; the numbers are in the table below it.".into())
+        .numbers(&["from", "to", "customers"], rows.collect())
+}
+
+fn reasons(metrics: &RunMetrics) -> Markup {
+    let known = || metrics.models.iter().filter(|model| !model.drift.is_empty());
+    html! {
+        p.soft { "How often a group of inputs is what moves a customer's score most, with its mean contribution to the logit there." }
+        div.grid { @for model in known() {
+            (Chart::new(&format!("reasons-{}", model.model), &format!("{}: first reasons", model.model), "customers", "")
+                .lying(
+                    "customers",
+                    ORANGE,
+                    model.reasons.iter().map(|(group, ..)| group.clone()).collect(),
+                    model.reasons.iter().map(|(_, count, _)| *count as f64).collect(),
+                )
+                .says(format!(
+                    "Most often first: {}.",
+                    model.reasons.iter().take(3).map(|(group, ..)| group.as_str()).collect::<Vec<_>>().join(", ")
+                ))
+                .numbers(
+                    &["group", "customers", "mean contribution"],
+                    model.reasons.iter().map(|(group, count, mean)| {
+                        vec![Cell::text(group.clone()), Cell::count(*count), Cell::number(*mean, 3)]
+                    }).collect(),
+                )
+                .render())
+        } }
+    }
+}
+
+fn drift(metrics: &RunMetrics) -> Markup {
+    let known = || metrics.models.iter().filter(|model| !model.drift.is_empty());
+    html! {
+        @for model in known() {
+            @let moved = model.drift.iter().filter(|d| d.verdict != Verdict::Stable).count();
+            p { (model.model) ": " (moved) " of " (model.drift.len())
+                " inputs have moved by more than chance since training." }
+            (table(
+                &format!("{}: inputs that have moved most", model.model),
+                &["input", "PSI", "threshold", "verdict"],
+                &model.drift.iter().take(SHOWN).map(|row| vec![
+                    Cell::text(row.column.clone()),
+                    Cell::number(row.psi, 4),
+                    Cell::number(row.threshold, 4),
+                    Cell::text(row.verdict.name()),
+                ]).collect::<Vec<_>>(),
+            ))
+        }
+    }
+}
+
+fn contract(metrics: &RunMetrics) -> Markup {
+    let events = &metrics.events;
+    let count = |number: u64| thousands(number);
+    let age = metrics.last_event.map(|at| metrics.as_of.days_since(at.0));
+    let mut list = vec![
+        ("events read", count(events.events)),
+        ("events left out as duplicates", count(events.duplicates)),
+        ("events of unknown customers", count(events.orphans)),
+        ("latest event", metrics.last_event.map_or("none".into(), |at| at.to_string())),
+        ("its age at the as-of", age.map_or("–".into(), |days| format!("{days:.1} days"))),
+    ];
+    let reasons: Vec<(String, String)> = events
+        .rejected
+        .iter()
+        .map(|(reason, rows)| (format!("rows rejected: {reason}"), count(*rows)))
+        .collect();
+    list.extend(reasons.iter().map(|(reason, rows)| (reason.as_str(), rows.clone())));
+    let ages: Vec<Vec<Cell>> = metrics
+        .models
+        .iter()
+        .filter_map(|model| {
+            let trained = model.trained?;
+            Some(vec![
+                Cell::text(model.model.clone()),
+                Cell::text(model.version.clone()),
+                Cell::number(metrics.as_of.days_since(trained.0), 0),
+            ])
+        })
+        .collect();
+    html! {
+        (facts(&list))
+        (table("Age of the versions in use", &["model", "version", "days since its as-of"], &ages))
+    }
+}

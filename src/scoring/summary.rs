@@ -1,0 +1,294 @@
+//! What a scoring run did, in numbers: distributions against the last run, flows between segments,
+//! reasons, drift, freshness.
+
+use std::collections::BTreeMap;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use arrow_array::{Array, RecordBatch};
+use serde::{Deserialize, Serialize};
+
+use super::{Basis, ModelScores, Scored};
+use crate::error::{Error, Result};
+use crate::features::engine::BuildReport;
+use crate::models::preprocessing::shape::quantile;
+use crate::segments::Assigned;
+use crate::time::Instant;
+use crate::training::evaluation::drift::{Distribution, Drift, drift};
+
+/// Bars of a histogram of scores.
+const BARS: usize = 20;
+/// Reasons shown of each model.
+const REASONS: usize = 12;
+
+/// `metrics.json` of a scoring run: every number of its report.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunMetrics {
+    /// Of this file.
+    pub format_version: u32,
+    /// The run.
+    pub run: String,
+    /// The as-of that was scored.
+    pub as_of: Instant,
+    /// The as-of that it is compared with.
+    pub previous: Option<Instant>,
+    /// Customers scored.
+    pub customers: usize,
+    /// What was read and left out.
+    pub events: BuildReport,
+    /// The latest event that counts.
+    pub last_event: Option<Instant>,
+    /// By model.
+    pub models: Vec<ModelSummary>,
+    /// By segment, in the order of the rules.
+    pub segments: Vec<SegmentSize>,
+    /// Between primary segments; `new` for who was not there at the last as-of.
+    pub flows: Vec<Flow>,
+}
+
+/// The scores of one model.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSummary {
+    /// The model.
+    pub model: String,
+    /// Its version.
+    pub version: String,
+    /// The as-of of its training; None for what is not trained.
+    pub trained: Option<Instant>,
+    /// Customers by basis: model, lapsed, none.
+    pub basis: [usize; 3],
+    /// Mean and the 10th, 50th and 90th percentile of the scores; None without any.
+    pub scores: Option<ScoreSummary>,
+    /// The same of the last as-of.
+    pub before: Option<ScoreSummary>,
+    /// How far the scores have moved since the last as-of.
+    pub moved: Option<Drift>,
+    /// Where each bar begins.
+    pub from: Vec<f64>,
+    /// Share of the scores in each bar, now and at the last as-of.
+    pub shares: [Vec<f64>; 2],
+    /// Groups by how often they are the first reason, with their mean contribution there.
+    pub reasons: Vec<(String, usize, f64)>,
+    /// Inputs against training.
+    pub drift: Vec<Drift>,
+}
+
+/// A distribution in four numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScoreSummary {
+    /// The mean.
+    pub mean: f64,
+    /// The 10th percentile.
+    pub p10: f64,
+    /// The median.
+    pub p50: f64,
+    /// The 90th percentile.
+    pub p90: f64,
+}
+
+/// How many are in a segment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentSize {
+    /// The segment.
+    pub segment: String,
+    /// Members.
+    pub members: usize,
+    /// For whom it is the primary one.
+    pub primary: usize,
+    /// For whom it was the primary one at the last as-of.
+    pub primary_before: usize,
+}
+
+/// Customers who went from one primary segment to another, or stayed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flow {
+    /// From.
+    pub from: String,
+    /// To.
+    pub to: String,
+    /// How many.
+    pub customers: usize,
+}
+
+/// The scores of the last as-of by model, read from its table.
+pub fn scores_by_model(rows: &RecordBatch) -> Result<BTreeMap<String, Vec<f64>>> {
+    let model = rows.column_by_name("model").and_then(|column| column.as_string_opt::<i32>());
+    let score =
+        rows.column_by_name("score").and_then(|column| column.as_primitive_opt::<Float64Type>());
+    let (Some(model), Some(score)) = (model, score) else {
+        return Err(Error::contract(
+            "the scores of the last as-of are not a table of scores",
+            "it was changed after it was written",
+        ));
+    };
+    let mut by_model: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for row in (0..rows.num_rows()).filter(|row| score.is_valid(*row)) {
+        by_model.entry(model.value(row).to_owned()).or_default().push(score.value(row));
+    }
+    Ok(by_model)
+}
+
+/// Summarizes the scores of one model beside those of the last as-of.
+pub fn model(scores: &ModelScores, trained: Option<Instant>, before: &[f64]) -> ModelSummary {
+    let now: Vec<f64> = scores.score.iter().flatten().copied().collect();
+    let count = |basis: Basis| scores.basis.iter().filter(|b| **b == basis).count();
+    let edge = |values: &[f64], seed: f64, pick: fn(f64, f64) -> f64| {
+        values.iter().copied().fold(seed, pick)
+    };
+    let low = edge(before, edge(&now, f64::MAX, f64::min), f64::min);
+    let high = edge(before, edge(&now, f64::MIN, f64::max), f64::max);
+    let probability = low >= 0.0 && high <= 1.0;
+    let (low, high) = if probability { (0.0, 1.0) } else { (low, high) };
+    let whole = now.iter().chain(before).all(|score| score.fract() == 0.0);
+    let width = match whole && high - low < BARS as f64 {
+        // A bar per whole number, else some bars hold two of them and others none.
+        true => 1.0,
+        false => ((high - low) / BARS as f64).max(f64::MIN_POSITIVE),
+    };
+    let shares = |values: &[f64]| {
+        let mut bars = vec![0.0; if values.is_empty() { 0 } else { BARS }];
+        for value in values {
+            bars[(((value - low) / width) as usize).min(BARS - 1)] += 1.0 / values.len() as f64;
+        }
+        bars
+    };
+    let moved = (!before.is_empty() && !now.is_empty()).then(|| {
+        let earlier = Distribution::of(before);
+        let mut later = earlier.empty();
+        now.iter().for_each(|score| later.add(*score));
+        drift(&scores.model, &earlier, &later)
+    });
+    let mut reasons: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
+    let of_model = scores.reasons.iter().zip(&scores.basis).filter(|(_, b)| **b == Basis::Model);
+    for (group, contribution) in of_model.filter_map(|(reasons, _)| reasons.first()) {
+        let entry = reasons.entry(group).or_default();
+        (entry.0, entry.1) = (entry.0 + 1, entry.1 + contribution);
+    }
+    let mut reasons: Vec<(String, usize, f64)> = reasons
+        .into_iter()
+        .map(|(group, (count, sum))| (group.to_owned(), count, sum / count as f64))
+        .collect();
+    reasons.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    reasons.truncate(REASONS);
+    ModelSummary {
+        model: scores.model.clone(),
+        version: scores.version.clone(),
+        trained,
+        basis: [count(Basis::Model), count(Basis::Lapsed), count(Basis::None)],
+        from: (0..BARS).map(|bar| low + width * bar as f64).collect(),
+        shares: [shares(&now), shares(before)],
+        scores: summary(&now),
+        before: summary(before),
+        moved,
+        reasons,
+        drift: scores.drift.clone(),
+    }
+}
+
+fn summary(values: &[f64]) -> Option<ScoreSummary> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |share| quantile(&sorted, share);
+    (!sorted.is_empty()).then(|| ScoreSummary {
+        mean: sorted.iter().sum::<f64>() / sorted.len() as f64,
+        p10: at(0.1),
+        p50: at(0.5),
+        p90: at(0.9),
+    })
+}
+
+/// Sizes of segments, in the order of `names`.
+pub fn segments(names: &[&str], assigned: &[Assigned]) -> Vec<SegmentSize> {
+    let size = |name: &&str| {
+        let is = |segment: &str| segment == *name;
+        SegmentSize {
+            segment: (*name).to_owned(),
+            members: assigned
+                .iter()
+                .filter(|a| a.memberships.iter().any(|m| is(&m.segment)))
+                .count(),
+            primary: assigned.iter().filter(|a| is(&a.primary)).count(),
+            primary_before: assigned
+                .iter()
+                .filter(|a| a.previous.as_deref().is_some_and(is))
+                .count(),
+        }
+    };
+    names.iter().map(size).collect()
+}
+
+/// Flows between primary segments since the last as-of, greatest first.
+pub fn flows(assigned: &[Assigned]) -> Vec<Flow> {
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for assigned in assigned {
+        let from = assigned.previous.as_deref().unwrap_or("new");
+        *counts.entry((from, &assigned.primary)).or_default() += 1;
+    }
+    let mut flows: Vec<Flow> = counts
+        .into_iter()
+        .map(|((from, to), customers)| Flow { from: from.into(), to: to.into(), customers })
+        .collect();
+    flows.sort_by(|a, b| b.customers.cmp(&a.customers).then_with(|| a.from.cmp(&b.from)));
+    flows
+}
+
+/// The latest event of anyone, by the feature that writes `last_seen_at`.
+pub fn last_event(scored: &Scored, column: Option<&str>) -> Option<Instant> {
+    use arrow_array::types::TimestampMicrosecondType;
+    let column = scored.features.column_by_name(column?)?;
+    column.as_primitive_opt::<TimestampMicrosecondType>()?.iter().flatten().max().map(Instant)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assigned(primary: &str, previous: Option<&str>) -> Assigned {
+        Assigned {
+            memberships: Vec::new(),
+            primary: primary.into(),
+            previous: previous.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn flows_count_everyone_once() {
+        let all = [
+            assigned("lost", Some("active")),
+            assigned("active", Some("active")),
+            assigned("active", Some("active")),
+            assigned("active", None),
+        ];
+        let flows = flows(&all);
+        assert_eq!(flows[0], Flow { from: "active".into(), to: "active".into(), customers: 2 });
+        assert_eq!(flows.iter().map(|flow| flow.customers).sum::<usize>(), 4);
+        assert!(flows.iter().any(|flow| flow.from == "new" && flow.to == "active"));
+        let sizes = segments(&["active", "lost"], &all);
+        assert_eq!((sizes[0].primary, sizes[0].primary_before), (3, 3));
+    }
+
+    #[test]
+    fn distributions_share_their_bars() {
+        let scores = ModelScores {
+            model: "m".into(),
+            version: "v".into(),
+            field: "churn_risk_score",
+            score: vec![Some(0.1), Some(0.9), None],
+            raw: vec![None; 3],
+            percentile: vec![None; 3],
+            basis: vec![Basis::Model, Basis::Lapsed, Basis::None],
+            reasons: vec![vec![("a".into(), 0.5)], vec![("b".into(), 0.0)], Vec::new()],
+            drift: Vec::new(),
+        };
+        let summary = model(&scores, None, &[0.1, 0.1]);
+        assert_eq!(summary.basis, [1, 1, 1]);
+        assert_eq!((summary.shares[0][2], summary.shares[0][18]), (0.5, 0.5));
+        assert_eq!(summary.shares[1][2], 1.0);
+        assert_eq!(summary.reasons, [("a".to_owned(), 1, 0.5)]);
+    }
+}
