@@ -4,16 +4,25 @@ use serde_json::json;
 
 use super::{score, train};
 use crate::config::Project;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::report::{Output, Progress};
 
 /// Trains if needed, scores, and gives both outputs.
 pub fn run(project: &Project, force: bool, progress: &mut Progress) -> Result<Output> {
     let mut output = Output { text: String::new(), json: json!({}) };
     if !score::has_champions(project, &project.store()?)? {
-        let (trained, _) = train::train(project, progress)?;
+        let (trained, passed) = train::train(project, progress)?;
         output.text = trained.text;
         output.json["train"] = trained.json;
+        if !passed && !score::has_champions(project, &project.store()?)? {
+            return Err(Error::not_enough(
+                format!(
+                    "a new version did not pass its gate, and there is no other:\n{}",
+                    output.text
+                ),
+                "look at its report below models/ of the store; `c360-ml models promote` puts it in use all the same",
+            ));
+        }
     }
     let scored = score::score(project, force, progress)?;
     output.text += &scored.text;

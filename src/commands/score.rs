@@ -168,7 +168,7 @@ fn champions(project: &Project, store: &Store, root: &Root, as_of: AsOf) -> Resu
             None => missing.push(name),
         }
     }
-    warn_of_moved_definitions(project, &champions);
+    warn_of_old_versions(project, &champions, as_of.at);
     if missing.is_empty() {
         return Ok(champions);
     }
@@ -189,8 +189,9 @@ fn champions(project: &Project, store: &Store, root: &Root, as_of: AsOf) -> Resu
     ))
 }
 
-/// Scoring uses the definitions that a version was trained with; says where the files differ by now.
-fn warn_of_moved_definitions(project: &Project, champions: &Champions) {
+/// Scoring uses the definitions that a version was trained with; says where the files differ by now,
+/// and which versions are older than their specs allow.
+fn warn_of_old_versions(project: &Project, champions: &Champions, as_of: Instant) {
     for (name, version, artifact) in &champions.classifiers {
         let now = project.models.classifiers.iter().find(|model| model.spec.name == *name);
         let moved: Vec<&str> = artifact.moved_definitions(&project.catalog).collect();
@@ -202,6 +203,13 @@ fn warn_of_moved_definitions(project: &Project, champions: &Champions) {
         }
         if now.is_some_and(|now| now.spec != artifact.spec) {
             moved_spec(name, version);
+        }
+        let age = Artifact::trained_at(version).map(|trained| as_of.days_since(trained.0));
+        let most = artifact.spec.promotion.max_age.as_days();
+        if let Some(age) = age.filter(|age| *age > most) {
+            tracing::warn!(
+                "{name} {version} was trained as of {age:.0} days ago, more than {most:.0}; train again"
+            );
         }
     }
     let models = &project.models;

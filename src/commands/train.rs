@@ -131,6 +131,7 @@ fn keep(
     outcome.text += &match (gate.filter(|gate| !gate.passed), later) {
         (Some(gate), _) => {
             outcome.failed.push(name.clone());
+            root.hold_back(name, version);
             let stays = champion.map_or("no version is in use".to_owned(), |champion| {
                 format!("{champion} stays in use")
             });
@@ -140,6 +141,7 @@ fn keep(
             )
         }
         (None, Some(at)) if at > artifact.as_of => {
+            root.release(name, version);
             let champion = champion.unwrap_or_default();
             format!("{name} {champion} stays champion: it was trained as of {at}\n\n")
         }
@@ -152,7 +154,8 @@ fn keep(
 }
 
 /// For each classifier the version to compare a new one with: the one in use, or the one before it
-/// where that was trained from the very same inputs, so that training again gives the same again.
+/// where that knew more than is known now, or was trained from the very same inputs, so that training
+/// again gives the same again.
 fn champions(
     project: &Project,
     store: &Store,
@@ -177,6 +180,7 @@ fn champions(
                 && artifact.data_fingerprint == data;
             if let Trained::Classifier(trained) = artifact.model
                 && artifact.as_of <= as_of.at
+                && artifact.known_at <= as_of.known_at
                 && !(same && trained.spec == model.spec && !moved(&trained, &project.catalog))
             {
                 return (Some(*trained), version.clone());

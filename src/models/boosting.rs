@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 const CONTEXT: &str = "fitting boosted trees";
 /// Histogram bins of a column at most.
-const BINS: u16 = 128;
+const BINS: u16 = 64;
 /// Trees without a gain on other rows after which no more are grown.
 const PATIENCE: usize = 20;
 

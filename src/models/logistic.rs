@@ -62,6 +62,18 @@ impl Logistic {
     /// [`Error::NotEnough`] for labels of one class; an engine error for widths that differ, values
     /// that are not finite, or a fit that does not converge.
     pub fn fit(objective: Objective, start: Option<&Self>) -> Result<Self> {
+        Self::fit_to(objective, start, None)
+    }
+
+    /// A fit that is good enough to be compared with others: no further than convergence asks for.
+    ///
+    /// # Errors
+    /// As [`Logistic::fit`].
+    pub fn roughly(objective: Objective, start: Option<&Self>) -> Result<Self> {
+        Self::fit_to(objective, start, Some(TOLERANCE))
+    }
+
+    fn fit_to(objective: Objective, start: Option<&Self>, tolerance: Option<f64>) -> Result<Self> {
         let Objective { rows, labels, class_weights, l2 } = objective;
         let count = labels.len();
         if rows.len() != count {
@@ -87,7 +99,10 @@ impl Logistic {
             Some(start) => [start.coefficients.as_slice(), &[start.intercept]].concat(),
             None => [vec![0.0; rows.width], vec![prior]].concat(),
         };
-        let least = objective.minimize(weights);
+        let least = match tolerance {
+            Some(tolerance) => objective.minimize_to(weights, tolerance),
+            None => objective.minimize(weights),
+        };
         if least.gradient <= TOLERANCE {
             let (coefficients, intercept) = least.weights.split_at(rows.width);
             return Ok(Self { intercept: intercept[0], coefficients: coefficients.to_vec() });

@@ -71,8 +71,13 @@ impl Objective<'_> {
     /// The least of the objective from `start`, coefficients and then the intercept, in the same
     /// order. They are the best that was found, converged or not.
     pub fn minimize(&self, start: Vec<f64>) -> Least {
+        self.minimize_to(start, TOLERANCE)
+    }
+
+    /// The same, but only until no component of the gradient is above `tolerance`.
+    pub fn minimize_to(&self, start: Vec<f64>, tolerance: f64) -> Least {
         let start = if self.labels.len() > COARSE_FROM { self.coarse(start) } else { start };
-        self.descend(start, TOLERANCE)
+        self.descend(start, tolerance)
     }
 
     /// The greatest component of the gradient at some weights, in absolute value.

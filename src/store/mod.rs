@@ -58,6 +58,9 @@ pub struct Root {
     /// The versions of each model that were in use before, the latest last.
     #[serde(default)]
     pub former: BTreeMap<String, Vec<String>>,
+    /// The versions of each model that did not pass their gate and that nobody has put in use since.
+    #[serde(default)]
+    pub held_back: BTreeMap<String, Vec<String>>,
     /// The current profile.
     pub profile: Option<CurrentProfile>,
     /// Every live file by its path in the store.
@@ -72,6 +75,7 @@ impl Default for Root {
             champions: BTreeMap::new(),
             trained: BTreeMap::new(),
             former: BTreeMap::new(),
+            held_back: BTreeMap::new(),
             profile: None,
             files: BTreeMap::new(),
         }
@@ -102,10 +106,29 @@ impl Root {
 
     /// Puts a version of a model in use and gives the one that was.
     pub fn promote(&mut self, name: &str, version: &str) -> Option<String> {
+        self.release(name, version);
         let before = self.champions.insert(name.to_owned(), version.to_owned());
         let replaced = before.clone().filter(|before| before != version);
         self.former.entry(name.to_owned()).or_default().extend(replaced);
         before
+    }
+
+    /// Keeps a version from scoring until it is put in use by hand or passes its gate.
+    pub fn hold_back(&mut self, name: &str, version: &str) {
+        self.release(name, version);
+        self.held_back.entry(name.to_owned()).or_default().push(version.to_owned());
+    }
+
+    /// Lets a version score.
+    pub fn release(&mut self, name: &str, version: &str) {
+        if let Some(held) = self.held_back.get_mut(name) {
+            held.retain(|other| other != version);
+        }
+    }
+
+    /// Whether a version may not score.
+    pub fn is_held_back(&self, name: &str, version: &str) -> bool {
+        self.held_back.get(name).is_some_and(|held| held.iter().any(|other| other == version))
     }
 
     /// Puts the version of a model in use that was before the present one; gives the one that was in

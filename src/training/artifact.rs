@@ -433,8 +433,8 @@ impl Artifact {
     }
 
     /// The version to score `as_of` with: the champion if it was trained by then and with no more
-    /// than was known then, else the latest version that was. A later one knows outcomes from after
-    /// the as-of.
+    /// than was known then, else the latest version that was and is not held back. A later one knows
+    /// outcomes from after the as-of.
     ///
     /// # Errors
     /// That the champion, if it is the one, cannot be read; another version is passed over.
@@ -451,6 +451,7 @@ impl Artifact {
         }
         let mut versions: Vec<&String> =
             root.trained.get(name).into_iter().flatten().filter(by_then).collect();
+        versions.retain(|version| !root.is_held_back(name, version));
         // Of one as-of the last one trained, because sorting keeps its place.
         versions.sort_by_key(|version| Self::trained_at(version));
         let mut others = versions.into_iter().rev().filter_map(|v| Self::load(store, name, v).ok());

@@ -1,7 +1,8 @@
 //! One classifier from gathered snapshots to an artifact.
 //!
-//! Every choice is made by purged time-ordered folds inside training; the calibration snapshot fits
-//! the calibration; the test snapshot is scored once. Then the calibration alone is fitted
+//! Every choice is made by purged time-ordered folds inside training; the calibration snapshot,
+//! predicted by a fit of those rows, fits the calibration; then the model is fitted again on all rows
+//! whose outcomes had ended by the test snapshot, and that is scored once. Then the calibration alone is fitted
 //! again, on calibration and test rows, for what ships.
 
 use rayon::prelude::*;
@@ -16,7 +17,9 @@ use super::gather::{ClassifierData, LONGEST_AUTO, Snapshot};
 use super::inspection;
 use super::matured::Matured;
 use super::promotion::Gate;
-use super::selection::{Configuration, Fitted, Inputs, Selection, fit, sample, select};
+use super::selection::{
+    Configuration, Fitted, Inputs, Rows, Selection, compared, fit, per_row, sample, select,
+};
 use crate::error::{Error, Result};
 use crate::features::catalog::{Catalog, Definition};
 use crate::models::calibration::{Calibration, Isotonic, Platt, base_rate_offset};
@@ -94,24 +97,31 @@ pub fn train(
     let lapsed = lapsed_rate(classifier.spec.label.kind, &data.snapshots);
 
     let spec = &classifier.spec;
-    let count = data.schedule.training.len();
-    let (training, held_out) = data.snapshots.split_at(count);
-    let [calibration, test] = held_out else {
+    let (training, held_out) = data.snapshots.split_at(data.schedule.training.len());
+    let [.., calibration, test] = held_out else {
         return Err(Error::Engine { context: "training", message: "snapshots are missing".into() });
     };
     let inputs = inputs(classifier, catalog, &data.levels);
     let selection = select(classifier, inputs.clone(), training, &data.schedule.training)?;
     let inputs = Inputs { candidates: selection.candidates.clone(), ..inputs };
-    let rows = sample(&training.iter().collect::<Vec<_>>(), spec.fit.max_rows);
+    // The calibration snapshot is predicted by a model that has not seen it; what is tested has
+    // learnt from everything whose outcome had ended by the test snapshot.
+    let split = |limit: usize| {
+        let before = |snapshots: &[Snapshot]| sample(&snapshots.iter().collect::<Vec<_>>(), limit);
+        let all = &data.snapshots[..data.snapshots.len() - 1];
+        Split { chosen_on: before(training), rows: before(all), calibration, test }
+    };
     let (ships, other) = match (selection.algorithm, selection.gbdt.clone()) {
         (Algorithm::Gbdt, Some(gbdt)) => (gbdt, Some(selection.logistic.clone())),
         (_, gbdt) => (selection.logistic.clone(), gbdt),
     };
-    let ours = Tested::new(spec, fit(&spec.fit, &inputs, &ships, &rows)?, calibration, test);
+    let of_ours = split(spec.fit.max_rows);
+    let ours = Tested::new(spec, &inputs, &ships, &of_ours)?;
+    let rows = of_ours.rows;
     let other_algorithm = match other.filter(|_| spec.fit.compare) {
         Some(configuration) => {
-            let fitted = fit(&spec.fit, &inputs, &configuration, &rows)?;
-            let theirs = Tested::new(spec, fitted, calibration, test).probabilities;
+            let split = split(compared(&spec.fit));
+            let theirs = Tested::new(spec, &inputs, &configuration, &split)?.probabilities;
             let name = configuration.describe();
             let comparison = Baseline::of(&name, &ours.probabilities, &theirs, &test.labels);
             Some(OtherAlgorithm { configuration, comparison })
@@ -141,7 +151,7 @@ pub fn train(
     let shipped = with_offset(refitted, &ours.test_logits, &test.labels);
 
     let class_weights = spec.fit.class_weight.of(&rows.labels);
-    let l2 = if let Configuration::Logistic { l2, .. } = ships { l2 } else { 0.0 };
+    let l2 = if let Configuration::Logistic { l2, .. } = ships { per_row(l2, &rows) } else { 0.0 };
     let fitted = &ours.fitted;
     let predictions = predictions(test, &ours);
     let reference = inspection::reference(&rows.inputs);
@@ -191,6 +201,16 @@ pub fn train(
     Ok(TrainedClassifier { artifact, metrics, predictions })
 }
 
+/// Rows by what they are for.
+struct Split<'a> {
+    /// Of the training snapshots.
+    chosen_on: Rows,
+    /// Of all snapshots whose outcomes had ended by the test snapshot.
+    rows: Rows,
+    calibration: &'a Snapshot,
+    test: &'a Snapshot,
+}
+
 /// A fit with its calibration, applied to the test snapshot.
 struct Tested {
     fitted: Fitted,
@@ -201,14 +221,22 @@ struct Tested {
 }
 
 impl Tested {
-    fn new(spec: &ClassifierSpec, fitted: Fitted, calibration: &Snapshot, test: &Snapshot) -> Self {
-        let calibration_logits = fitted.logits(&calibration.inputs);
-        let test_logits = fitted.logits(&test.inputs);
+    fn new(
+        spec: &ClassifierSpec,
+        inputs: &Inputs,
+        configuration: &Configuration,
+        split: &Split,
+    ) -> Result<Self> {
+        let (calibration, test) = (split.calibration, split.test);
+        let earlier = fit(&spec.fit, inputs, configuration, &split.chosen_on)?;
+        let calibration_logits = earlier.logits(&calibration.inputs);
         let labels = &calibration.labels;
-        let fit = Calibration::fit(spec.calibration.method, &calibration_logits, labels);
-        let calibrated = with_offset(fit, &calibration_logits, labels);
+        let calibrated = Calibration::fit(spec.calibration.method, &calibration_logits, labels);
+        let calibrated = with_offset(calibrated, &calibration_logits, labels);
+        let fitted = fit(&spec.fit, inputs, configuration, &split.rows)?;
+        let test_logits = fitted.logits(&test.inputs);
         let probabilities = test_logits.iter().map(|raw| calibrated.probability(*raw)).collect();
-        Self { fitted, calibrated, calibration_logits, test_logits, probabilities }
+        Ok(Self { fitted, calibrated, calibration_logits, test_logits, probabilities })
     }
 }
 
@@ -325,7 +353,7 @@ fn stability(
         (data.schedule.calibration, "calibration", &ours.calibration_logits),
         (data.schedule.test, "test", &ours.test_logits),
     ];
-    let held_out = held_out.into_iter().zip(&data.snapshots[data.schedule.training.len()..]);
+    let held_out = held_out.into_iter().zip(&data.snapshots[data.snapshots.len() - 2..]);
     let of_held_out = held_out.map(|((as_of, predicted_as, logits), snapshot)| {
         let p: Vec<f64> = logits.iter().map(|raw| ours.calibrated.probability(*raw)).collect();
         let metrics = Metrics::of(&p, &snapshot.labels);
@@ -382,7 +410,9 @@ fn resolve_eligible(classifier: &Classifier, data: &mut ClassifierData) -> Resol
 }
 
 fn funnel(data: &ClassifierData) -> Vec<Funnel> {
-    let uses = data.schedule.training.iter().map(|_| "training").chain(["calibration", "test"]);
+    let schedule = &data.schedule;
+    let uses = schedule.training.iter().map(|_| "training");
+    let uses = uses.chain(schedule.later.iter().map(|_| "refit")).chain(["calibration", "test"]);
     let instants = data.schedule.all();
     instants
         .iter()
@@ -408,8 +438,8 @@ fn check_enough(classifier: &Classifier, data: &ClassifierData, funnel: &[Funnel
     let count = data.schedule.training.len();
     let spans = [
         ("training", &funnel[..count]),
-        ("calibration", &funnel[count..count + 1]),
-        ("test", &funnel[count + 1..]),
+        ("calibration", &funnel[funnel.len() - 2..funnel.len() - 1]),
+        ("test", &funnel[funnel.len() - 1..]),
     ];
     for (name, rows) in spans {
         let positives: usize = rows.iter().map(|row| row.positives).sum();

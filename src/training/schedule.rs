@@ -2,7 +2,8 @@
 //!
 //! Every label must have ended by the as-of. The test snapshot is the latest such instant; the
 //! calibration label ends by the test snapshot, training labels by the calibration snapshot, so no
-//! model ever sees an outcome from after the moment it is evaluated at.
+//! model ever sees an outcome from after the moment it is evaluated at. What is tested is fitted again
+//! on all snapshots whose outcomes have ended by the test snapshot.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,9 +20,13 @@ const LOOKBACK: Duration = Duration::days(90);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
-    /// Ascending.
+    /// Ascending; their outcomes end by the calibration snapshot. Every choice is made on them.
     pub training: Vec<Instant>,
-    /// Platt scaling and the base rate are fitted here.
+    /// Ascending; after the training snapshots and before the calibration snapshot. Their outcomes end
+    /// by the test snapshot, so that what is tested may learn from them.
+    #[serde(default)]
+    pub later: Vec<Instant>,
+    /// Calibration and base rate are fitted here, by a model that has not seen it.
     pub calibration: Instant,
     /// Scored once, for the report.
     pub test: Instant,
@@ -39,8 +44,13 @@ impl Schedule {
         let test = as_of.minus(outcome);
         let calibration = test.minus(outcome);
         let first = history.plus(lookback);
-        let mut training: Vec<Instant> = Vec::new();
-        let mut next = calibration.minus(outcome);
+        let (mut training, mut later): (Vec<Instant>, Vec<Instant>) = Default::default();
+        let mut next = calibration.minus(every);
+        while next.plus(outcome) > calibration {
+            later.push(next);
+            next = next.minus(every);
+        }
+        later.reverse();
         while next >= first && training.len() < spec.snapshots.count.unwrap_or(COUNT) {
             training.push(next);
             next = next.minus(every);
@@ -59,12 +69,13 @@ impl Schedule {
                 "train at a later as-of, or set a shorter snapshots.lookback or label.horizon",
             ));
         }
-        Ok(Self { training, calibration, test })
+        Ok(Self { training, later, calibration, test })
     }
 
     /// All snapshots in time order.
     pub fn all(&self) -> Vec<Instant> {
-        self.training.iter().copied().chain([self.calibration, self.test]).collect()
+        let before = self.training.iter().chain(&self.later).copied();
+        before.chain([self.calibration, self.test]).collect()
     }
 }
 
@@ -119,6 +130,9 @@ mod tests {
             assert!(schedule.test.plus(outcome) <= day("2020-01-01"));
             assert!(schedule.calibration.plus(outcome) <= schedule.test);
             assert!(schedule.training.iter().all(|t| t.plus(outcome) <= schedule.calibration));
+            assert!(schedule.later.iter().all(|t| t.plus(outcome) <= schedule.test));
+            assert_eq!(schedule.later.len(), if every < 31 { (30 / every) as usize } else { 0 });
+            assert!(schedule.all().is_sorted());
         }
     }
 

@@ -20,9 +20,13 @@ use crate::time::{Duration, Instant};
 /// Folds at most, the latest ones.
 const FOLDS: usize = 5;
 /// Folds use at most one in so many of the rows that the fit may use.
-const FOLD_SHARE: usize = 2;
+const FOLD_SHARE: usize = 5;
+/// Rows that trees see where they are there to be compared with only: at most one in so many.
+const COMPARED_SHARE: usize = 3;
 /// The penalty under which the shapes of a single input are compared.
-const SHAPE_L2: f64 = 1e-4;
+const SHAPE_L2: f64 = 1.0;
+/// The gradient at which the fit of a single input is good enough to be compared.
+const SHAPE_TOLERANCE: f64 = 1e-5;
 /// The least sum of p (1 - p) of the rows of a leaf.
 const LEAF_WEIGHT: f64 = 10.0;
 
@@ -34,7 +38,7 @@ pub enum Configuration {
     Logistic {
         /// `simple`, `chosen`, or what the spec asks for everywhere.
         shapes: String,
-        /// The L2 penalty per row.
+        /// The L2 penalty, scikit-learn's 1 / C.
         l2: f64,
     },
     /// Boosted trees.
@@ -167,6 +171,17 @@ pub fn sample(snapshots: &[&Snapshot], limit: usize) -> Rows {
     rows
 }
 
+/// The penalty on the mean loss that stands for one on the sum. Folds have fewer rows than the fit:
+/// what a penalty is worth against them all must not depend on how many there are.
+pub fn per_row(l2: f64, rows: &Rows) -> f64 {
+    l2 / rows.labels.len().max(1) as f64
+}
+
+/// The rows that the algorithm which does not ship is fitted on.
+pub fn compared(spec: &FitSpec) -> usize {
+    (spec.max_rows / COMPARED_SHARE).max(1)
+}
+
 /// Fits one configuration.
 pub fn fit(
     spec: &FitSpec,
@@ -184,8 +199,12 @@ pub fn fit(
                 &rows.labels,
             );
             let columns = preprocessing.transform(&rows.inputs);
-            let objective =
-                Objective { rows: &columns, labels: &rows.labels, class_weights, l2: *l2 };
+            let objective = Objective {
+                rows: &columns,
+                labels: &rows.labels,
+                class_weights,
+                l2: per_row(*l2, rows),
+            };
             let estimator = Estimator::Logistic(Logistic::fit(objective, None)?);
             Ok(Fitted { preprocessing, estimator })
         }
@@ -339,9 +358,11 @@ fn alone_loss(alone: &[Candidate], column: usize, fold: &Fold) -> Result<f64> {
     let preprocessing = Preprocessing::fit(alone, &[], &earlier, &fold.earlier.labels);
     let rows = preprocessing.transform(&earlier);
     let labels = &fold.earlier.labels;
-    let objective = Objective { rows: &rows, labels, class_weights: [1.0; 2], l2: SHAPE_L2 };
+    let l2 = per_row(SHAPE_L2, &fold.earlier);
+    let objective = Objective { rows: &rows, labels, class_weights: [1.0; 2], l2 };
     let start = vec![0.0; rows.width + 1];
-    let mut weights = if rows.width == 0 { start } else { objective.minimize(start).weights };
+    let mut weights =
+        if rows.width == 0 { start } else { objective.minimize_to(start, SHAPE_TOLERANCE).weights };
     let intercept = weights.pop().unwrap_or_default();
     let model = Logistic { intercept, coefficients: weights };
     Ok(log_loss(&model.logits(&preprocessing.transform(&later)), &fold.later.labels))
@@ -380,8 +401,9 @@ fn try_penalties(
             let mut start: Option<Logistic> = None;
             let mut scores = Vec::new();
             for l2 in &penalties {
-                let objective = Objective { rows: &rows, labels, class_weights, l2: *l2 };
-                let model = Logistic::fit(objective, start.as_ref())?;
+                let l2 = per_row(*l2, &fold.earlier);
+                let objective = Objective { rows: &rows, labels, class_weights, l2 };
+                let model = Logistic::roughly(objective, start.as_ref())?;
                 scores.push(fold_score(fold, &model.logits(&later), class_weights));
                 start = Some(model);
             }

@@ -67,7 +67,8 @@ fn run_trains_scores_and_publishes() {
     let funnel: String = stdout
         .lines()
         .filter(|line| {
-            ["training", "calibration", "test", "customers scored"].iter().any(|w| line.contains(w))
+            let words = ["training", "calibration", "test", "customers scored"];
+            line.starts_with(|c: char| c.is_ascii_digit()) && words.iter().any(|w| line.contains(w))
         })
         .map(|line| format!("{}\n", line.trim_end()))
         .collect();
@@ -145,7 +146,7 @@ fn the_last_trained_of_an_as_of_scores_it() {
     let champion = versions(&["train", "--format", "json"]);
     let june = ["train", "--as-of", "2024-06-01", "--format", "json"];
     let first = versions(&june);
-    edit(&project, "models/churn.toml", "fit = { ", "fit = { l2 = [0.5], ");
+    edit(&project, "models/churn.toml", "fit = { ", "fit = { l2 = [500.0], ");
     let second = versions(&june);
     assert!(first != second);
     let scored_with = || {
@@ -158,7 +159,7 @@ fn the_last_trained_of_an_as_of_scores_it() {
         manifest["models"]["churn"].as_str().unwrap().to_owned()
     };
     assert_eq!(scored_with(), second);
-    edit(&project, "models/churn.toml", "fit = { l2 = [0.5], ", "fit = { ");
+    edit(&project, "models/churn.toml", "fit = { l2 = [500.0], ", "fit = { ");
     assert_eq!(versions(&june), first);
     assert_eq!(scored_with(), first);
     // One that cannot be read is passed over.

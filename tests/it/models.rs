@@ -59,6 +59,86 @@ fn a_failed_gate_keeps_the_champion() {
     assert_eq!(trained, 2, "the version is there to be looked at and promoted by hand");
 }
 
+/// Where the only version there is fails its gate, run ends with exit code 4 and scores nobody; by hand
+/// the version can be put in use.
+#[test]
+fn without_a_champion_a_failed_gate_stops_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    // Tickets of a month, which few have, rank nobody as recency does.
+    let only = "inputs = { views = [\"support\"], exclude = [\"days_since_last_support\", \
+        \"support_contacts_90d\", \"support_contacts_365d\", \"support_tickets\", \
+        \"tickets_90d\", \"tickets_365d\"], ";
+    edit(&project, "models/churn.toml", "inputs = { ", only);
+    let (_, stderr, code) = output(&project, &["run"]);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(stderr.contains("no version is in use: average precision"), "{stderr}");
+    assert!(stderr.contains("models promote"), "{stderr}");
+    assert!(root(&project)["profile"].is_null());
+    let version = root(&project)["trained"]["churn"][0].as_str().unwrap().to_owned();
+    assert_eq!(output(&project, &["models", "promote", "churn", &version]).2, 0);
+    assert_eq!(output(&project, &["score"]).2, 0);
+    // Promoted again by nobody, it grows old: scoring half a year later says so.
+    let (_, stderr, code) = output(&project, &["score", "--as-of", "2025-01-01"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("days ago, more than 90; train again"), "{stderr}");
+}
+
+/// Reports need no network, have every chart's data and alternative, and can be rendered again.
+#[test]
+fn reports_stand_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    assert_eq!(output(&project, &["run", "--as-of", "2024-06-01"]).2, 0);
+    assert_eq!(output(&project, &["run"]).2, 0);
+    let model = format!("models/churn/{}", version(&project, "churn").unwrap());
+    let run = "runs/000003-score";
+    let page = |path: &str| std::fs::read_to_string(project.join("store").join(path)).unwrap();
+    for (path, charts) in [(&*model, 17), (run, 9)] {
+        let html = page(&format!("{path}/report.html"));
+        let (own, _) = html.split_once("<script type=\"text/javascript\">").unwrap();
+        for outside in ["http://", "https://", "src=\"", "@import"] {
+            assert!(!own.contains(outside), "{path} refers to {outside}");
+        }
+        let found = own.matches("role=\"img\" aria-label=\"").count();
+        assert!(found >= charts, "{path}: {found} charts");
+        assert_eq!(own.matches("-data\">{").count(), found, "each has its data");
+        assert!(!own.contains("NaN") && !own.contains("inf,"), "{path}");
+    }
+    let before = page(&format!("{model}/report.html"));
+    let (stdout, stderr, code) = output(&project, &["report"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("reports.html") && stdout.contains("churn, in use"), "{stdout}");
+    assert!(page(&format!("{model}/report.html")) == before, "the same numbers give the same file");
+    let index = page("reports.html");
+    assert!(index.contains(&format!("href=\"{model}/report.html\"")));
+    assert!(index.contains("href=\"runs/000003-score/report.html\""));
+}
+
+/// Two versions side by side: paired where they were tested on the same rows, else not.
+#[test]
+fn versions_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let train = |as_of: &str| {
+        let (stdout, ..) = output(&project, &["train", "--as-of", as_of, "--format", "json"]);
+        let trained: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        trained["versions"]["churn"].as_str().unwrap().to_owned()
+    };
+    let (june, july) = (train("2024-06-01"), train("2024-07-01"));
+    edit(&project, "models/churn.toml", "fit = { ", "fit = { l2 = [500.0], ");
+    let again = train("2024-07-01");
+    let compare = |a: &str, b: &str| output(&project, &["models", "compare", "churn", a, b]);
+    let (stdout, stderr, code) = compare(&july, &again);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("paired, on 790 rows"), "{stdout}");
+    let (stdout, _, code) = compare(&july, &june);
+    assert_eq!(code, 0);
+    assert!(stdout.contains("not paired: "), "{stdout}");
+    assert_eq!(compare(&july, "nothing").2, 2);
+    assert_eq!(output(&project, &["models", "compare", "rfm", &july, &july]).2, 2);
+}
+
 /// Boosted trees, class weights, an isotonic curve, bins, an interaction and an attribute with levels,
 /// trained, scored and explained.
 #[test]

@@ -3,6 +3,7 @@
 
 pub mod shape;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use self::shape::{Levels, Shape, ShapeChoice, quantile};
@@ -10,6 +11,8 @@ use super::matrix::Matrix;
 
 /// A column of which the columns before it explain all but this share of the variance repeats them.
 const COLLINEAR: f64 = 1e-6;
+/// Rows that are transformed together.
+const CHUNK: usize = 1 << 12;
 
 /// Mean and standard deviation over the training rows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -239,11 +242,19 @@ impl Preprocessing {
         }
     }
 
-    /// The transformed matrix.
+    /// The transformed matrix, some rows beside others.
     pub fn transform(&self, rows: &Matrix) -> Matrix {
-        let mut values = Vec::with_capacity(rows.values.len());
-        (0..rows.len()).for_each(|row| self.apply(rows.row(row), &mut values));
-        Matrix::of(self.terms().len(), values, rows.len())
+        let starts: Vec<usize> = (0..rows.len()).step_by(CHUNK).collect();
+        let chunks: Vec<Vec<f64>> = starts
+            .into_par_iter()
+            .map(|start| {
+                let mut values = Vec::new();
+                let end = (start + CHUNK).min(rows.len());
+                (start..end).for_each(|row| self.apply(rows.row(row), &mut values));
+                values
+            })
+            .collect();
+        Matrix::of(self.terms().len(), chunks.concat(), rows.len())
     }
 
     /// Name, group and scaling of every column, those left out too.

@@ -179,7 +179,8 @@ impl Default for PromotionSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FitSpec {
-    /// Strengths of the L2 penalty per training row to choose from.
+    /// Strengths of the L2 penalty to choose from: half of it times the squared coefficients is added
+    /// to the sum of the log loss, as by scikit-learn with C = 1 / l2.
     pub l2: Vec<f64>,
     /// The least number of rows of each class.
     pub minimum_class: usize,
@@ -200,7 +201,7 @@ pub struct FitSpec {
 impl Default for FitSpec {
     fn default() -> Self {
         Self {
-            l2: vec![1e-4, 1e-3, 1e-2, 1e-1],
+            l2: vec![1.0, 10.0, 100.0, 1000.0],
             minimum_class: 100,
             max_rows: 100_000,
             class_weight: ClassWeight::None,
@@ -346,7 +347,7 @@ fn check_numbers(file: &str, spec: &ClassifierSpec) -> Result<()> {
         |message: &str, hint: &str| Err(Error::configuration(format!("{file}: {message}"), hint));
     let FitSpec { l2, leaves, class_weight, .. } = &spec.fit;
     if l2.is_empty() || l2.iter().any(|l2| !l2.is_finite() || *l2 <= 0.0) {
-        return fault("fit.l2 needs penalties above 0", "l2 = [0.001, 0.01]");
+        return fault("fit.l2 needs penalties above 0", "l2 = [1, 10, 100]");
     }
     if spec.fit.minimum_class == 0 || spec.fit.max_rows == 0 || spec.snapshots.count == Some(0) {
         let message = "minimum_class, max_rows and count must be at least 1";

@@ -620,7 +620,7 @@ fn stability(metrics: &ClassifierMetrics) -> Markup {
     html! {
         p.soft {
             "A fold is predicted by the same configuration fitted on the snapshots before it, not yet calibrated; "
-            "the calibration snapshot has fitted the calibration, the test snapshot nothing."
+            "the calibration snapshot by a fit that has not seen it, and it has fitted the calibration; the test snapshot has fitted nothing."
         }
         (ranking.render())
         (table("Metrics of each snapshot", &head, &cells))

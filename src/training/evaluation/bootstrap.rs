@@ -10,7 +10,7 @@ use super::metrics::{ece, reliability_of};
 /// Draws of the rows where there are few, and at least; drawn rows in all are bounded in between.
 const MOST_DRAWS: usize = 1000;
 const LEAST_DRAWS: usize = 200;
-const DRAWN_ROWS: usize = 100_000_000;
+const DRAWN_ROWS: usize = 20_000_000;
 /// Of every bootstrap: the same rows give the same intervals.
 const SEED: u64 = 0xB007;
 
