@@ -93,7 +93,8 @@ enum Command {
     /// List or show trained models
     #[command(subcommand)]
     Models(Models),
-    /// Print one customer: profile, scores with reasons, segments, recommendations
+    /// Print one customer as of the current profile, or of --as-of: profile, scores with reasons,
+    /// segments, recommendations
     Explain {
         /// The customer360_id
         id: String,
@@ -270,7 +271,7 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
             }
             output
         }
-        Command::Explain { id } => commands::explain::explain(&project()?, id)?,
+        Command::Explain { id } => commands::explain::explain(&project()?, id, global.as_of)?,
         Command::Simulate(arguments) => {
             let truth_at = match arguments.truth_at.as_slice() {
                 [] => vec![arguments.end],

@@ -1,4 +1,4 @@
-//! `explain`: one customer as the current profile has them, with the reasons for their scores.
+//! `explain`: one customer as a profile has them, with the reasons for their scores.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -17,27 +17,26 @@ use crate::store::parquet::{concat, take};
 use crate::store::{Root, Store};
 use crate::time::Instant;
 
-/// Profile, scores with reasons, segments and recommendations of one customer.
-pub fn explain(project: &Project, id: &str) -> Result<Output> {
+/// Profile, scores with reasons, segments and recommendations of one customer, as of the current profile
+/// or as of an instant that was scored.
+pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Output> {
     let store = project.store()?;
     let root = store.root()?;
-    let profile = root.profile.as_ref().ok_or_else(|| {
-        Error::not_enough("the store has no profile yet", "run `c360-ml run` first")
-    })?;
-    let date = profile.as_of.folder();
+    let as_of = scored_at(&root, at)?;
+    let date = as_of.folder();
     let table = |name: &str| rows_of(&store, &root, &format!("{name}/as_of={date}"), id);
     let Some(row) = table("profile")? else {
         return Err(Error::configuration(
-            format!("the profile as of {} has no customer {id}", profile.as_of),
+            format!("the profile as of {as_of} has no customer {id}"),
             "keys are case-sensitive; look one up in the written profile",
         ));
     };
     let (scores, segments, items) =
         (table("scores")?, table("segments")?, table("recommendations")?);
-    let mut text = format!("{id} as of {}\n\n", profile.as_of);
+    let mut text = format!("{id} as of {as_of}\n\n");
     text += &profile_text(&row);
     let mut json = Map::new();
-    json.insert("as_of".into(), json!(profile.as_of));
+    json.insert("as_of".into(), json!(as_of));
     json.insert("profile".into(), json!(objects(&row).pop()));
     if let Some(scores) = &scores {
         text += &scores_text(scores);
@@ -53,6 +52,25 @@ pub fn explain(project: &Project, id: &str) -> Result<Output> {
         json.insert("recommendations".into(), json!(objects(items)));
     }
     Ok(Output { text, json: Value::Object(json) })
+}
+
+/// The instant that is asked for, if it was scored; without one that of the current profile.
+fn scored_at(root: &Root, at: Option<Instant>) -> Result<Instant> {
+    let scored = root.as_ofs("profile");
+    match (at, &root.profile) {
+        (Some(at), _) if scored.contains(at.folder().as_str()) => Ok(at),
+        (Some(at), _) => {
+            let known: Vec<&str> = scored.into_iter().collect();
+            Err(Error::not_enough(
+                format!("{at} was not scored"),
+                format!("run `c360-ml score --as-of {at}` first; scored are: {}", known.join(", ")),
+            ))
+        }
+        (None, Some(profile)) => Ok(profile.as_of),
+        (None, None) => {
+            Err(Error::not_enough("the store has no profile yet", "run `c360-ml run` first"))
+        }
+    }
 }
 
 /// The rows of one customer in a table of the store; None where it has none.

@@ -229,11 +229,16 @@ impl Tested {
     ) -> Result<Self> {
         let (calibration, test) = (split.calibration, split.test);
         let earlier = fit(&spec.fit, inputs, configuration, &split.chosen_on)?;
-        let calibration_logits = earlier.logits(&calibration.inputs);
+        let fitted = fit(&spec.fit, inputs, configuration, &split.rows)?;
+        // What is calibrated is what ships: the logits of the fit that has not seen these rows, moved
+        // to the mean of the one that has, which knows later base rates.
+        let mean = |logits: &[f64]| logits.iter().sum::<f64>() / logits.len() as f64;
+        let mut calibration_logits = earlier.logits(&calibration.inputs);
+        let moved = mean(&fitted.logits(&calibration.inputs)) - mean(&calibration_logits);
+        calibration_logits.iter_mut().for_each(|logit| *logit += moved);
         let labels = &calibration.labels;
         let calibrated = Calibration::fit(spec.calibration.method, &calibration_logits, labels);
         let calibrated = with_offset(calibrated, &calibration_logits, labels);
-        let fitted = fit(&spec.fit, inputs, configuration, &split.rows)?;
         let test_logits = fitted.logits(&test.inputs);
         let probabilities = test_logits.iter().map(|raw| calibrated.probability(*raw)).collect();
         Ok(Self { fitted, calibrated, calibration_logits, test_logits, probabilities })

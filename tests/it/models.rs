@@ -91,6 +91,11 @@ fn reports_stand_alone() {
     let project = project(folder.path());
     assert_eq!(output(&project, &["run", "--as-of", "2024-06-01"]).2, 0);
     assert_eq!(output(&project, &["run"]).2, 0);
+    let (stdout, ..) = output(&project, &["explain", "c360_0000195", "--as-of", "2024-06-01"]);
+    assert!(stdout.starts_with("c360_0000195 as of 2024-06-01T00:00:00Z"), "{stdout}");
+    let (_, stderr, code) = output(&project, &["explain", "c360_0000195", "--as-of", "2024-05-01"]);
+    assert_eq!(code, 4);
+    assert!(stderr.contains("was not scored") && stderr.contains("2024-06-01"), "{stderr}");
     let model = format!("models/churn/{}", version(&project, "churn").unwrap());
     let run = "runs/000003-score";
     let page = |path: &str| std::fs::read_to_string(project.join("store").join(path)).unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 
 use super::chart::{BLUE, Chart, GREY, ORANGE};
-use super::page::{Section, page};
+use super::page::{Section, day, page};
 use crate::report::thousands;
 use crate::scoring::summary::RunMetrics;
 use crate::time::Instant;
@@ -43,10 +43,6 @@ pub fn render(project: &str, versions: &[Version], runs: &[RunMetrics]) -> Strin
         Section { id: "runs", title: "Scoring runs", body: of_runs(runs) },
     ];
     page(&format!("{project}: models and runs"), "Every version and every scoring run", &sections)
-}
-
-fn day(at: Instant) -> String {
-    at.to_string().chars().take(10).collect()
 }
 
 fn of_model(model: &str, versions: &[&Version]) -> Markup {

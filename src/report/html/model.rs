@@ -3,9 +3,9 @@
 use maud::{Markup, html};
 
 use super::chart::{BLUE, Chart, GREY, ORANGE};
-use super::page::{Cell, Section, facts, page, table};
+use super::page::{Cell, Section, day, facts, page, table};
 use crate::models::spec::{LabelKind, SENSITIVE};
-use crate::time::{Duration, Instant};
+use crate::time::Duration;
 use crate::training::artifact::{
     Artifact, ClassifierArtifact, ClassifierMetrics, InputCurve, ResolvedEligible,
 };
@@ -63,10 +63,6 @@ fn four(value: f64) -> String {
 
 fn span(interval: &Interval) -> String {
     format!("95 % interval {:.4} to {:.4}", interval.low, interval.high)
-}
-
-fn day(at: Instant) -> String {
-    at.to_string().chars().take(10).collect()
 }
 
 fn verdict(report: &ModelReport) -> Markup {

@@ -4,6 +4,8 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use plotly::Plot;
 
+use crate::time::Instant;
+
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
@@ -139,6 +141,11 @@ impl Cell {
             }
         }
     }
+}
+
+/// The calendar day of an instant, UTC.
+pub fn day(at: Instant) -> String {
+    at.to_string().chars().take(10).collect()
 }
 
 /// Pairs of a name and a value.

@@ -5,20 +5,15 @@ use plotly::Sankey;
 use plotly::sankey::{Link, Node};
 
 use super::chart::{BLUE, Chart, ORANGE};
-use super::page::{Cell, Section, facts, page, table};
+use super::page::{Cell, Section, day, facts, page, table};
 use crate::report::thousands;
 use crate::scoring::summary::{ModelSummary, RunMetrics};
-use crate::time::Instant;
 use crate::training::evaluation::drift::Verdict;
 
 /// Of flows, on white and on black.
 const LINK: &str = "rgba(130, 145, 160, 0.4)";
 /// Moved inputs shown of each model.
 const SHOWN: usize = 15;
-
-fn day(at: Instant) -> String {
-    at.to_string().chars().take(10).collect()
-}
 
 /// The whole file.
 pub fn render(project: &str, metrics: &RunMetrics) -> String {
