@@ -247,31 +247,32 @@ fn ranking(metrics: &ClassifierMetrics) -> Markup {
             "Precision by recall; average precision {:.4}, base rate {base:.4}.",
             test.metrics.average_precision
         ));
-    let tenth = |gain: &Gain| format!("{}.", gain.decile);
+    let tenth = |gain: &Gain| format!("{} %", 10 * gain.decile);
     let deciles: Vec<String> = test.gains.iter().map(tenth).collect();
-    let lift = Chart::new("lift", "Lift by decile, highest scores first", "decile", "lift")
-        .bars("lift", BLUE, deciles, test.gains.iter().map(|gain| gain.lift).collect())
-        .says(format!(
-            "The top tenth has {:.2} times the base rate, the last {:.2} times.",
-            test.gains[0].lift,
-            test.gains.last().map_or(f64::NAN, |gain| gain.lift)
-        ))
-        .numbers(
-            &["decile", "rows", "positives", "predicted", "lift", "gain"],
-            test.gains
-                .iter()
-                .map(|gain| {
-                    vec![
-                        Cell::count(gain.decile),
-                        Cell::count(gain.rows),
-                        Cell::count(gain.positives),
-                        Cell::number(gain.predicted, 4),
-                        Cell::number(gain.lift, 2),
-                        Cell::percent(gain.gain),
-                    ]
-                })
-                .collect(),
-        );
+    let lift =
+        Chart::new("lift", "Lift by decile, highest scores first", "up to this share", "lift")
+            .bars("lift", BLUE, deciles, test.gains.iter().map(|gain| gain.lift).collect())
+            .says(format!(
+                "The top tenth has {:.2} times the base rate, the last {:.2} times.",
+                test.gains[0].lift,
+                test.gains.last().map_or(f64::NAN, |gain| gain.lift)
+            ))
+            .numbers(
+                &["decile", "rows", "positives", "predicted", "lift", "gain"],
+                test.gains
+                    .iter()
+                    .map(|gain| {
+                        vec![
+                            Cell::count(gain.decile),
+                            Cell::count(gain.rows),
+                            Cell::count(gain.positives),
+                            Cell::number(gain.predicted, 4),
+                            Cell::number(gain.lift, 2),
+                            Cell::percent(gain.gain),
+                        ]
+                    })
+                    .collect(),
+            );
     let points = test.gains.iter().map(|gain| [gain.decile as f64 / 10.0, gain.gain]);
     let points: Vec<[f64; 2]> = std::iter::once([0.0, 0.0]).chain(points).collect();
     let gains = Chart::new("gains", "Gains", "share of customers", "share of positives reached")
