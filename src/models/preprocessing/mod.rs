@@ -334,8 +334,7 @@ impl Preprocessing {
         }
     }
 
-    /// The term columns of an input, for the picture of its shape: raw values at shares of the
-    /// training range with the columns of each.
+    /// Which of the transformed columns are those of an input.
     pub fn places(&self, input: usize) -> std::ops::Range<usize> {
         let count = |input: &Input| {
             input.scaling.iter().flatten().count() + usize::from(input.missing.is_some())

@@ -1,0 +1,345 @@
+//! How good a version is: the sections on ranking, calibration, thresholds, slices and time.
+
+use maud::{Markup, html};
+
+use super::super::chart::{BLUE, Chart, GREY, ORANGE};
+use super::super::page::{Cell, day, facts, table};
+use super::{ModelReport, SHOWN, span};
+use crate::training::artifact::ClassifierMetrics;
+use crate::training::evaluation::bootstrap::Interval;
+use crate::training::evaluation::metrics::Metrics;
+use crate::training::evaluation::tables::Gain;
+
+/// ROC, precision and recall, lift and gains.
+pub fn ranking(metrics: &ClassifierMetrics) -> Markup {
+    let test = &metrics.test;
+    let base = test.metrics.positives as f64 / test.metrics.rows as f64;
+    let roc = Chart::new("roc", "ROC curve", "false positive rate", "true positive rate")
+        .within(Some([0.0, 1.0]), Some([0.0, 1.02]))
+        .line("model", BLUE, &test.curves.roc)
+        .reference("chance", &[[0.0, 0.0], [1.0, 1.0]])
+        .says(format!("ROC curve; the area under it is {:.4}.", test.metrics.roc_auc));
+    let precision = Chart::new("precision-recall", "Precision and recall", "recall", "precision")
+        .within(Some([0.0, 1.0]), Some([0.0, 1.02]))
+        .line("model", BLUE, &test.curves.precision_recall)
+        .reference("base rate", &[[0.0, base], [1.0, base]])
+        .says(format!(
+            "Precision by recall; average precision {:.4}, base rate {base:.4}.",
+            test.metrics.average_precision
+        ));
+    let tenth = |gain: &Gain| format!("{} %", 10 * gain.decile);
+    let deciles: Vec<String> = test.gains.iter().map(tenth).collect();
+    let lift =
+        Chart::new("lift", "Lift by decile, highest scores first", "up to this share", "lift")
+            .bars("lift", BLUE, deciles, test.gains.iter().map(|gain| gain.lift).collect())
+            .says(format!(
+                "The top tenth has {:.2} times the base rate, the last {:.2} times.",
+                test.gains[0].lift,
+                test.gains.last().map_or(f64::NAN, |gain| gain.lift)
+            ))
+            .numbers(
+                &["decile", "rows", "positives", "predicted", "lift", "gain"],
+                test.gains
+                    .iter()
+                    .map(|gain| {
+                        vec![
+                            Cell::count(gain.decile),
+                            Cell::count(gain.rows),
+                            Cell::count(gain.positives),
+                            Cell::number(gain.predicted, 4),
+                            Cell::number(gain.lift, 2),
+                            Cell::percent(gain.gain),
+                        ]
+                    })
+                    .collect(),
+            );
+    let points = test.gains.iter().map(|gain| [gain.decile as f64 / 10.0, gain.gain]);
+    let points: Vec<[f64; 2]> = std::iter::once([0.0, 0.0]).chain(points).collect();
+    let gains = Chart::new("gains", "Gains", "share of customers", "share of positives reached")
+        .within(Some([0.0, 1.0]), Some([0.0, 1.02]))
+        .line("model", BLUE, &points)
+        .reference("at random", &[[0.0, 0.0], [1.0, 1.0]])
+        .says(format!(
+            "The three tenths with the highest scores hold {:.0} % of the positives.",
+            100.0 * test.gains[2].gain
+        ));
+    html! { div.grid { (roc.render()) (precision.render()) (lift.render()) (gains.render()) } }
+}
+
+/// Reliability, histogram, slope and intercept.
+pub fn calibration(report: &ModelReport) -> Markup {
+    let (metrics, model) = (report.metrics, report.model);
+    let test = &metrics.test;
+    let points: Vec<[f64; 2]> =
+        test.reliability.iter().map(|bin| [bin.predicted, bin.observed]).collect();
+    let top = points.iter().flatten().copied().fold(0.0, f64::max) * 1.08;
+    let reliability = Chart::new(
+        "reliability",
+        "Reliability: ten bins of equal count",
+        "mean predicted",
+        "observed share",
+    )
+    .within(Some([0.0, top]), Some([0.0, top]))
+    .reference("perfect", &[[0.0, 0.0], [top, top]])
+    .with(
+        plotly::Scatter::new(
+            points.iter().map(|p| p[0]).collect(),
+            points.iter().map(|p| p[1]).collect(),
+        )
+        .name("model")
+        .mode(plotly::common::Mode::LinesMarkers)
+        .line(plotly::common::Line::new().color(BLUE))
+        .marker(plotly::common::Marker::new().color(BLUE).size(9)),
+    )
+    .says(format!(
+        "Observed share by mean predicted probability; expected calibration error {:.4}.",
+        test.metrics.ece
+    ))
+    .numbers(
+        &["rows", "mean predicted", "observed"],
+        test.reliability
+            .iter()
+            .map(|bin| {
+                vec![
+                    Cell::count(bin.rows),
+                    Cell::number(bin.predicted, 4),
+                    Cell::number(bin.observed, 4),
+                ]
+            })
+            .collect(),
+    );
+    let from: Vec<String> = test.histogram.iter().map(|bar| format!("{:.2}", bar.from)).collect();
+    let histogram = Chart::new(
+        "histogram",
+        "Probabilities of the test rows by outcome",
+        "probability from",
+        "customers",
+    )
+    .stacked()
+    .legend()
+    .bars(
+        "y = 0",
+        GREY,
+        from.clone(),
+        test.histogram.iter().map(|bar| bar.negatives as f64).collect(),
+    )
+    .bars("y = 1", ORANGE, from, test.histogram.iter().map(|bar| bar.positives as f64).collect())
+    .says("How many customers have which probability, by what happened.".into())
+    .numbers(
+        &["from", "y = 0", "y = 1"],
+        test.histogram
+            .iter()
+            .map(|bar| {
+                let counts = [bar.negatives, bar.positives].map(Cell::count);
+                std::iter::once(Cell::number(bar.from, 2)).chain(counts).collect()
+            })
+            .collect(),
+    );
+    let line = &test.calibration;
+    html! {
+        (facts(&[
+            ("slope (1 is perfect)", format!("{:.3} ({})", line.slope, span(&line.slope_interval))),
+            ("intercept (0 is perfect)", format!("{:+.3} ({})", line.intercept, span(&line.intercept_interval))),
+            ("mean predicted, observed", format!(
+                "{:.4}, {:.4}",
+                test.metrics.mean_predicted,
+                test.metrics.positives as f64 / test.metrics.rows as f64,
+            )),
+            ("tested", format!("{}, offset {:+.4}", model.tested.calibration.describe(), model.tested.offset)),
+            ("shipped, refitted with the test rows", format!("{}, offset {:+.4}", model.shipped.calibration.describe(), model.shipped.offset)),
+        ]))
+        div.grid { (reliability.render()) (histogram.render()) }
+    }
+}
+
+/// What taking everyone from a probability on gives.
+pub fn thresholds(report: &ModelReport) -> Markup {
+    let rows = &report.metrics.test.thresholds;
+    let spec = &report.model.spec.evaluation;
+    let value = spec.benefit.is_some();
+    let mut head = vec!["probability from", "share of customers", "precision", "recall"];
+    if value {
+        head.push("value per customer");
+    }
+    let cells = rows.iter().map(|row| {
+        let mut cells = vec![
+            Cell::number(row.probability, 2),
+            Cell::percent(row.share),
+            row.precision.map_or(Cell::Empty, Cell::percent),
+            Cell::percent(row.recall),
+        ];
+        cells.extend(row.value.map(|value| Cell::number(value, 3)));
+        cells
+    });
+    html! {
+        @match (spec.benefit, spec.cost) {
+            (Some(benefit), Some(cost)) => p {
+                "Reaching a customer costs " (cost) " and brings " (benefit)
+                " where y = 1; it pays for itself from a probability of " (format!("{:.3}", cost / benefit)) "."
+            },
+            _ => p.soft { "With benefit and cost under [evaluation] of the spec this table has the value of each threshold." },
+        }
+        (table("Taking everyone from a probability on", &head, &cells.collect::<Vec<_>>()))
+    }
+}
+
+/// Metrics of test rows that share something.
+pub fn slices(metrics: &ClassifierMetrics) -> Markup {
+    let known: Vec<_> = metrics
+        .slices
+        .iter()
+        .filter_map(|slice| Some((slice, slice.metrics.as_ref()?)))
+        .take(2 * SHOWN)
+        .collect();
+    let chart = Chart::new("slices-chart", "ROC AUC by slice with 95 % intervals", "ROC AUC", "")
+        .tall()
+        .dots(
+            "ROC AUC",
+            BLUE,
+            known.iter().map(|(slice, _)| format!("{}: {}", slice.by, slice.level)).collect(),
+            &known
+                .iter()
+                .map(|(_, m)| (m.roc_auc, m.roc_auc_interval.low, m.roc_auc_interval.high))
+                .collect::<Vec<_>>(),
+        )
+        .says(
+            "How well the model ranks within each slice; the table has the same and more.".into(),
+        );
+    let head =
+        ["by", "slice", "rows", "predicted", "observed", "ROC AUC", "average precision", "ECE"];
+    let rows: Vec<Vec<Cell>> = metrics
+        .slices
+        .iter()
+        .map(|slice| {
+            let mut cells = vec![
+                Cell::text(slice.by.clone()),
+                Cell::text(slice.level.clone()),
+                Cell::count(slice.rows),
+                Cell::number(slice.predicted, 4),
+                Cell::number(slice.observed, 4),
+            ];
+            match &slice.metrics {
+                Some(m) => {
+                    let Interval { low, high } = m.roc_auc_interval;
+                    cells.push(Cell::interval(m.roc_auc, low, high));
+                    cells.push(Cell::number(m.average_precision, 4));
+                    cells.push(Cell::number(m.ece, 4));
+                }
+                None => cells.extend([Cell::Empty, Cell::Empty, Cell::Empty]),
+            }
+            cells
+        })
+        .collect();
+    html! {
+        @if rows.is_empty() { p { "There is nothing to slice by." } } @else {
+            (chart.render())
+            (table("Metrics of test rows that share something; too few of a class give none", &head, &rows))
+        }
+    }
+}
+
+/// Metrics snapshot by snapshot.
+pub fn stability(metrics: &ClassifierMetrics) -> Markup {
+    let rows = &metrics.stability;
+    let at: Vec<String> = rows.iter().map(|row| day(row.as_of)).collect();
+    let ranking = Chart::new("stability-chart", "Out of time, snapshot by snapshot", "", "")
+        .legend()
+        .series("ROC AUC", BLUE, at.clone(), rows.iter().map(|row| row.roc_auc).collect())
+        .series(
+            "average precision",
+            ORANGE,
+            at.clone(),
+            rows.iter().map(|row| row.average_precision).collect(),
+        )
+        .series("base rate", GREY, at, rows.iter().map(|row| row.base_rate).collect())
+        .says(format!(
+            "ROC AUC from {:.4} to {:.4} over {} snapshots.",
+            rows.iter().map(|row| row.roc_auc).fold(f64::MAX, f64::min),
+            rows.iter().map(|row| row.roc_auc).fold(f64::MIN, f64::max),
+            rows.len()
+        ));
+    let head = [
+        "snapshot",
+        "predicted as",
+        "rows",
+        "base rate",
+        "ROC AUC",
+        "average precision",
+        "log loss",
+    ];
+    let cells: Vec<Vec<Cell>> = rows
+        .iter()
+        .map(|row| {
+            vec![
+                Cell::text(day(row.as_of)),
+                Cell::text(row.predicted_as.clone()),
+                Cell::count(row.rows),
+                Cell::percent(row.base_rate),
+                Cell::number(row.roc_auc, 4),
+                Cell::number(row.average_precision, 4),
+                Cell::number(row.log_loss, 4),
+            ]
+        })
+        .collect();
+    html! {
+        p.soft {
+            "A fold is predicted by the same configuration fitted on the snapshots before it, not yet calibrated; "
+            "the calibration snapshot by a fit that has not seen it, and it has fitted the calibration; the test snapshot has fitted nothing."
+        }
+        (ranking.render())
+        (table("Metrics of each snapshot", &head, &cells))
+    }
+}
+
+/// Past scores beside what happened.
+pub fn matured(metrics: &ClassifierMetrics) -> Markup {
+    if metrics.matured.is_empty() {
+        return html! { p.soft {
+            "No past scoring run's outcome window has closed yet. Here its predictions will stand beside what happened."
+        } };
+    }
+    let at: Vec<String> = metrics.matured.iter().map(|row| day(row.scored)).collect();
+    let share = |m: &Metrics| m.positives as f64 / m.rows as f64;
+    let rows = || metrics.matured.iter().map(|row| &row.metrics);
+    let chart = Chart::new(
+        "matured-chart",
+        "Mean predicted and what happened, by scored as-of",
+        "",
+        "share",
+    )
+    .legend()
+    .series("mean predicted", BLUE, at.clone(), rows().map(|m| m.mean_predicted).collect())
+    .series("what happened", ORANGE, at, rows().map(share).collect())
+    .says("Mean predicted probability of past scoring runs beside the share that happened.".into());
+    let head = [
+        "scored",
+        "version",
+        "customers",
+        "predicted",
+        "happened",
+        "ROC AUC",
+        "average precision",
+        "ECE",
+    ];
+    let cells: Vec<Vec<Cell>> = metrics
+        .matured
+        .iter()
+        .map(|row| {
+            let m = &row.metrics;
+            vec![
+                Cell::text(day(row.scored)),
+                Cell::text(row.version.clone()),
+                Cell::count(m.rows),
+                Cell::number(m.mean_predicted, 4),
+                Cell::number(share(m), 4),
+                Cell::number(m.roc_auc, 4),
+                Cell::number(m.average_precision, 4),
+                Cell::number(m.ece, 4),
+            ]
+        })
+        .collect();
+    html! {
+        (chart.render())
+        (table("Every past scoring run whose outcome window has closed", &head, &cells))
+    }
+}
