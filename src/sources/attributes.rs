@@ -40,9 +40,11 @@ impl Attributes {
     /// An engine error for a column whose values are no levels; specs are checked against that.
     pub fn of(rows: &RecordBatch, names: &[&str]) -> Result<Self> {
         let columns = names.iter().map(|name| {
-            let values = levels_of(rows, name)?;
+            let text = levels_of(rows, name)?;
+            // An empty text says no more than a null does.
+            let values = || text.iter().map(|level| level.filter(|level| !level.is_empty()));
             let mut counts: HashMap<&str, usize> = HashMap::new();
-            values.iter().flatten().for_each(|level| *counts.entry(level).or_default() += 1);
+            values().flatten().for_each(|level| *counts.entry(level).or_default() += 1);
             let mut by_count: Vec<(&str, usize)> = counts.into_iter().collect();
             by_count.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
             by_count.truncate(LEVELS);
@@ -54,7 +56,7 @@ impl Attributes {
                     .unwrap_or(levels.len()) as f32,
                 None => f32::NAN,
             };
-            let codes = values.iter().map(code).collect();
+            let codes = values().map(code).collect();
             Ok(Attribute { name: (*name).to_owned(), levels, codes })
         });
         let columns = columns.collect::<Result<_>>()?;
@@ -108,8 +110,9 @@ mod tests {
 
     #[test]
     fn codes_are_places_among_the_levels() {
-        let keys: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "c"]));
-        let country: ArrayRef = Arc::new(StringArray::from(vec![Some("fr"), None, Some("de")]));
+        let keys: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "c", "d"]));
+        let country = vec![Some("fr"), None, Some("de"), Some("")];
+        let country: ArrayRef = Arc::new(StringArray::from(country));
         let rows =
             RecordBatch::try_from_iter([("customer360_id", keys), ("country", country)]).unwrap();
         let attributes = Attributes::of(&rows, &["country"]).unwrap();
@@ -117,6 +120,7 @@ mod tests {
         assert_eq!(country.levels, ["de", "fr"]);
         assert_eq!(country.code(attributes.find("a")), 1.0);
         assert!(country.code(attributes.find("b")).is_nan());
+        assert!(country.code(attributes.find("d")).is_nan(), "an empty text is missing");
         assert!(country.code(attributes.find("zz")).is_nan());
         assert_eq!(country.level(2.0), Some("another"));
     }

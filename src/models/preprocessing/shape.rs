@@ -124,6 +124,15 @@ impl Shape {
         }
     }
 
+    /// Whether it is one of ln(1 + value).
+    pub fn is_log(&self) -> bool {
+        match self {
+            Self::Log1p => true,
+            Self::Spline(spline) => spline.log1p,
+            Self::Linear | Self::Bins(_) | Self::Levels(_) => false,
+        }
+    }
+
     /// The names of the columns of an input called `name`.
     pub fn columns(&self, name: &str) -> Vec<String> {
         match self {
@@ -232,19 +241,61 @@ impl Spline {
     }
 
     /// The basis of Harrell, Regression Modeling Strategies (2015), section 2.4.5, over the squared
-    /// distance of the outer knots.
+    /// distance of the outer knots. Beyond the last knot, where the cubes of far values would cancel
+    /// to nothing but rounding, the basis goes on along its tangent there, which is the same line.
     fn apply(&self, value: f64, out: &mut Vec<f64>) {
         let x = if self.log1p { log1p(value) } else { value };
-        let cube = |knot: f64| (x - knot).max(0.0).powi(3);
         out.push(x);
-        if let [first, middle @ .., before_last, last] = self.knots.as_slice() {
-            let (gap, scale) = (last - before_last, (last - first) * (last - first));
-            for knot in std::iter::once(first).chain(middle) {
-                let tail = cube(*before_last) * (last - knot) - cube(*last) * (before_last - knot);
-                out.push((cube(*knot) - tail / gap) / scale);
-            }
+        let within = x.min(self.last());
+        let cube = |knot: f64| (within - knot).max(0.0).powi(3);
+        for curve in self.curves() {
+            out.push(
+                curve.rising * cube(curve.knot)
+                    + curve.falling * cube(curve.before_last)
+                    + curve.tangent * (x - within),
+            );
         }
     }
+
+    /// The last knot.
+    pub fn last(&self) -> f64 {
+        self.knots.last().copied().unwrap_or(f64::INFINITY)
+    }
+
+    /// What the curved columns are made of.
+    pub fn curves(&self) -> impl Iterator<Item = Curve> {
+        let parts = match self.knots.as_slice() {
+            [curved @ .., before_last, last] => Some((curved, *before_last, *last)),
+            _ => None,
+        };
+        parts.into_iter().flat_map(move |(curved, before_last, last)| {
+            let span = last - curved.first().copied().unwrap_or(before_last);
+            let scale = span * span;
+            curved.iter().map(move |knot| Curve {
+                knot: *knot,
+                rising: 1.0 / scale,
+                before_last,
+                falling: -(last - knot) / (last - before_last) / scale,
+                tangent: 3.0 * (last - knot) * (before_last - knot) / scale,
+            })
+        })
+    }
+}
+
+/// A curved column of a natural spline: rising x (x - knot)+^3 + falling x (x - before_last)+^3 up to
+/// the last knot, and beyond it as much more as the tangent there.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Curve {
+    /// Where it begins to rise.
+    pub knot: f64,
+    /// Of the cube from there.
+    pub rising: f64,
+    /// The last knot but one.
+    pub before_last: f64,
+    /// Of the cube from there.
+    pub falling: f64,
+    /// Per unit beyond the last knot.
+    pub tangent: f64,
 }
 
 impl Levels {
@@ -311,6 +362,17 @@ mod tests {
             assert!((c[i] - 2.0 * b[i] + a[i]).abs() < 1e-9, "column {i} bends");
         }
         assert_eq!(shape.columns("x").len(), 3);
+    }
+
+    /// The cubes of a value that is a million times as far as the knots cancel to rounding errors
+    /// that are larger than what they should leave.
+    #[test]
+    fn a_spline_is_exact_far_beyond_its_knots() {
+        let shape = Shape::Spline(Spline { log1p: false, knots: vec![0.0, 1.0, 3.0, 4.0] });
+        let (slope, at) = (3.0 * 4.0 * 3.0 / 16.0, columns(&shape, 4.0)[1]);
+        let far = columns(&shape, 4e6)[1];
+        assert!((far - (at + slope * (4e6 - 4.0))).abs() < 1e-6, "{far}");
+        assert_eq!(columns(&shape, 4e6 + 1.0)[1] - far, slope);
     }
 
     #[test]
