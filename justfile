@@ -35,3 +35,9 @@ bench-logistic:
 cdnow:
     python3 examples/cdnow/fetch.py
     cargo run --release -- --project examples/cdnow train
+
+# Check exports and reports against ONNX Runtime, MLflow and Chromium
+outside:
+    tests/outside/run.sh onnx
+    tests/outside/run.sh mlflow
+    tests/outside/run.sh reports

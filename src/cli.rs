@@ -93,6 +93,9 @@ enum Command {
     /// List or show trained models
     #[command(subcommand)]
     Models(Models),
+    /// Write a version of a model in another program's format
+    #[command(subcommand)]
+    Export(Export),
     /// Print one customer as of the current profile, or of --as-of: profile, scores with reasons,
     /// segments, recommendations
     Explain {
@@ -156,6 +159,34 @@ enum Models {
     Rollback {
         /// The model
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Export {
+    /// Preprocessing, model and calibration as one ONNX graph
+    Onnx {
+        /// The model
+        name: String,
+        /// The version; default the one in use
+        version: Option<String>,
+        /// The file to write
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Params, metrics and files as a run of an MLflow tracking server; a name and password or a
+    /// token are taken from MLFLOW_TRACKING_USERNAME, _PASSWORD and _TOKEN
+    Mlflow {
+        /// The model
+        name: String,
+        /// The version; default the one in use
+        version: Option<String>,
+        /// The server's address, such as http://127.0.0.1:5000
+        #[arg(long, env = "MLFLOW_TRACKING_URI", hide_env_values = true)]
+        tracking_uri: String,
+        /// The experiment, created where there is none; default the project's name
+        #[arg(long, env = "MLFLOW_EXPERIMENT_NAME")]
+        experiment: Option<String>,
     },
 }
 
@@ -270,6 +301,13 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
                 return Ok((Output { text: String::new(), json: serde_json::Value::Null }, 0));
             }
             output
+        }
+        Command::Export(Export::Onnx { name, version, out }) => {
+            commands::export::onnx(&project()?, name, version.as_deref(), out)?
+        }
+        Command::Export(Export::Mlflow { name, version, tracking_uri, experiment }) => {
+            let (version, experiment) = (version.as_deref(), experiment.as_deref());
+            commands::export::mlflow(&project()?, name, version, tracking_uri, experiment)?
         }
         Command::Explain { id } => commands::explain::explain(&project()?, id, global.as_of)?,
         Command::Simulate(arguments) => {

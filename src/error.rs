@@ -32,6 +32,9 @@ pub enum Error {
     /// A Parquet file that cannot be decoded. Exit code 3.
     #[error("{path} is not a readable Parquet file")]
     Parquet { path: PathBuf, source: parquet::errors::ParquetError },
+    /// Another program's server that cannot be reached or refuses. Exit code 1.
+    #[error("{service}: {message}")]
+    Service { service: String, message: String, hint: String },
     /// A computation of Arrow, Parquet or Polars failed in a way no input should cause. Exit code 1.
     #[error("{context}: {message}")]
     Engine { context: &'static str, message: String },
@@ -84,7 +87,7 @@ impl Error {
             Self::Contract { .. } | Self::Parquet { .. } => 3,
             Self::NotEnough { .. } => 4,
             Self::Locked { .. } => 5,
-            Self::Io { .. } | Self::Engine { .. } => 1,
+            Self::Io { .. } | Self::Service { .. } | Self::Engine { .. } => 1,
         }
     }
 
@@ -93,6 +96,7 @@ impl Error {
         match self {
             Self::Configuration { hint, .. }
             | Self::Contract { hint, .. }
+            | Self::Service { hint, .. }
             | Self::NotEnough { hint, .. } => (!hint.is_empty()).then(|| hint.clone()),
             Self::UnknownName { name, valid, .. } => Some(hint_for_unknown(name, valid)),
             Self::Locked { .. } => {

@@ -1,5 +1,7 @@
 //! `explain`: one customer as a profile has them, with the reasons for their scores.
 
+use std::collections::BTreeMap;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
     Float32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType,
@@ -11,11 +13,21 @@ use serde_json::{Map, Value, json};
 
 use crate::config::Project;
 use crate::error::{Error, Result};
-use crate::report::{Output, Table};
-use crate::sources::profile::keys;
+use crate::features::embedded::EmbeddedEngine;
+use crate::features::engine::Engine;
+use crate::features::plan::{AsOf, FeaturePlan};
+use crate::report::{Output, Table, text};
+use crate::scoring::Champions;
+use crate::scoring::waterfall::Waterfall;
+use crate::sources::attributes::Attributes;
+use crate::sources::profile::{Entities, keys};
 use crate::store::parquet::{concat, take};
 use crate::store::{Root, Store};
 use crate::time::Instant;
+use crate::training::artifact::Artifact;
+
+/// Scores that differ by no more are one.
+const SAME: f64 = 1e-9;
 
 /// Profile, scores with reasons, segments and recommendations of one customer, as of the current profile
 /// or as of an instant that was scored.
@@ -39,8 +51,10 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
     json.insert("as_of".into(), json!(as_of));
     json.insert("profile".into(), json!(objects(&row).pop()));
     if let Some(scores) = &scores {
-        text += &scores_text(scores);
+        let waterfalls = waterfalls(project, &store, id, as_of, scores)?;
+        text += &scores_text(scores, &waterfalls);
         json.insert("scores".into(), json!(objects(scores)));
+        json.insert("waterfalls".into(), json!(waterfalls));
     }
     if let Some(segments) = &segments {
         let names = ["segment", "is_primary", "since", "reason", "previous_primary"];
@@ -88,6 +102,49 @@ fn rows_of(store: &Store, root: &Root, folder: &str, id: &str) -> Result<Option<
     concat(&found)
 }
 
+/// By model how the logits of one customer came about: their features are computed anew from the
+/// events, by the versions that scored. A version that is gone has none.
+fn waterfalls(
+    project: &Project,
+    store: &Store,
+    id: &str,
+    at: Instant,
+    scores: &RecordBatch,
+) -> Result<BTreeMap<String, Waterfall>> {
+    let text = |name: &str, row: usize| {
+        scores.column_by_name(name).map_or_else(String::new, |column| cell(column, row))
+    };
+    let mut champions = Champions::default();
+    for row in (0..scores.num_rows()).filter(|row| text("basis", *row) == "model") {
+        if let Ok(artifact) = Artifact::load(store, &text("model", row), &text("version", row)) {
+            champions.add(artifact);
+        }
+    }
+    let of = champions.attributes(&project.profile);
+    let attributes = match of.is_empty() {
+        true => Attributes::default(),
+        false => Attributes::of(&project.profile.read()?, &of)?,
+    };
+    let as_of = AsOf { at, known_at: project.known_at.unwrap_or(at) };
+    let classifiers = champions.classifiers.iter();
+    let now = || FeaturePlan { as_ofs: vec![as_of], ..FeaturePlan::default() };
+    let plans: Vec<FeaturePlan> =
+        classifiers.map(|(_, _, artifact)| artifact.plan(now())).collect();
+    let entities = Entities { keys: vec![id.to_owned()], created_at: vec![None] };
+    let scratch = tempfile::tempdir().map_err(Error::io("write", std::env::temp_dir()))?;
+    let engine = EmbeddedEngine::new(project.memory, scratch.path().to_owned());
+    let mut waterfalls = BTreeMap::new();
+    if !plans.is_empty() {
+        engine.build(&project.events.of_customer(id), &entities, &plans, &mut |part| {
+            let (name, _, artifact) = &champions.classifiers[part.plan];
+            let waterfall = Waterfall::of(artifact, &part.rows, &attributes)?;
+            waterfalls.extend(waterfall.map(|waterfall| (name.clone(), waterfall)));
+            Ok(())
+        })?;
+    }
+    Ok(waterfalls)
+}
+
 fn cell(array: &ArrayRef, row: usize) -> String {
     if let Some(times) = array.as_primitive_opt::<TimestampMicrosecondType>() {
         let instant = (!times.is_null(row)).then(|| Instant(times.value(row)).to_string());
@@ -116,7 +173,7 @@ fn profile_text(row: &RecordBatch) -> String {
     table.render()
 }
 
-fn scores_text(scores: &RecordBatch) -> String {
+fn scores_text(scores: &RecordBatch, waterfalls: &BTreeMap<String, Waterfall>) -> String {
     let value = |name: &str, row: usize| {
         scores.column_by_name(name).map_or_else(|| "-".to_owned(), |column| cell(column, row))
     };
@@ -130,8 +187,20 @@ fn scores_text(scores: &RecordBatch) -> String {
             value("percentile", row),
             value("version", row)
         );
-        for (feature, contribution) in reasons(scores, row) {
-            text += &format!("    {contribution:+.3}  {feature}\n");
+        match waterfalls.get(&value("model", row)) {
+            Some(waterfall) => {
+                text += &text::waterfall(waterfall);
+                let score = scores.column_by_name("score");
+                let score = score.and_then(|column| column.as_primitive_opt::<Float64Type>());
+                if score.is_some_and(|s| (s.value(row) - waterfall.probability).abs() > SAME) {
+                    text += "    the events or the profile have changed since they were scored, or --known-at was another\n";
+                }
+            }
+            None => {
+                for (feature, contribution) in reasons(scores, row) {
+                    text += &format!("    {contribution:+.3}  {feature}\n");
+                }
+            }
         }
     }
     text

@@ -1,6 +1,7 @@
 //! The verbs of the command line, one file each; every function reads as its data flow.
 
 pub mod explain;
+pub mod export;
 pub mod features;
 pub mod models;
 mod previous;

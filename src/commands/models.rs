@@ -224,7 +224,8 @@ fn in_use(name: &str, version: &str, before: Option<String>) -> Output {
     Output { text, json: json!({ "model": name, "version": version, "before": before }) }
 }
 
-fn pick(root: &Root, name: &str, version: Option<&str>) -> Result<String> {
+/// A version of a model that there is, by default its champion.
+pub(super) fn pick(root: &Root, name: &str, version: Option<&str>) -> Result<String> {
     let all = root.versions();
     let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
     if !names.contains(&name) {

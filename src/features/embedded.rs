@@ -219,8 +219,12 @@ fn read(
     } else {
         visible
     };
+    let wanted = match &source.only {
+        Some(key) => visible.and(col(KEY).eq(lit(key.as_str()))),
+        None => visible,
+    };
     let frame = scan(source, &select)?
-        .filter(visible)
+        .filter(wanted)
         .with_column(reason.cast(DataType::UInt8).alias(REASON))
         .with_columns([col(TIME).cast(DataType::Int64)]);
     let frame = if layout.ingestion {

@@ -125,6 +125,45 @@ impl Boosted {
     pub fn trees(&self) -> usize {
         self.booster.trees.len()
     }
+
+    /// What every row's logit begins with.
+    pub fn base_score(&self) -> f64 {
+        self.booster.base_score
+    }
+
+    /// The nodes of each tree, the root first.
+    pub fn nodes(&self) -> impl Iterator<Item = Vec<Node>> {
+        self.booster.trees.iter().map(|tree| {
+            let nodes = tree.nodes.iter().map(|node| match node.is_leaf {
+                true => Node::Leaf(f64::from(node.weight_value)),
+                false => Node::Split {
+                    column: node.split_feature,
+                    below: node.split_value,
+                    children: [node.left_child, node.right_child],
+                    missing_is_below: node.missing_node == node.left_child,
+                },
+            });
+            nodes.collect()
+        })
+    }
+}
+
+/// A node of a tree.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Node {
+    /// What is added to the logit.
+    Leaf(f64),
+    /// Where rows part.
+    Split {
+        /// The column that they are parted by.
+        column: usize,
+        /// The first child has what is below this.
+        below: f64,
+        /// The numbers of the nodes that follow.
+        children: [usize; 2],
+        /// Whether a missing value goes to the first child.
+        missing_is_below: bool,
+    },
 }
 
 fn grown(growth: Growth) -> GradientBooster {

@@ -1,11 +1,19 @@
-//! Versions of models as text.
+//! Versions of models, and what one customer's score is made of, as text.
 
 use super::{Table, thousands};
+use crate::scoring::waterfall::Waterfall;
 use crate::training::artifact::{ClassifierArtifact, ClassifierMetrics, ResolvedEligible};
 use crate::training::evaluation::bootstrap::Interval;
 
 /// Coefficients shown at most.
 const SHOWN: usize = 20;
+
+/// Steps of a waterfall shown at most, and the least contribution of one that is shown.
+const STEPS: usize = 25;
+const LEAST_STEP: f64 = 0.005;
+/// Characters of a waterfall's axis, and of the values of one group.
+const AXIS: usize = 40;
+const VALUES: usize = 60;
 
 fn number(value: f64) -> String {
     format!("{value:.4}")
@@ -106,4 +114,55 @@ pub fn makeup(model: &ClassifierArtifact, metrics: &ClassifierMetrics) -> String
         text += &format!("left out: {}, {}\n", dropped.term, dropped.because);
     }
     text
+}
+
+/// From the mean of the training rows down to one customer's logit, a bar for each step: full where it
+/// raises the score, shaded where it lowers it.
+pub fn waterfall(waterfall: &Waterfall) -> String {
+    let shown = |contribution: f64| contribution.abs() >= LEAST_STEP;
+    let count = waterfall.steps.iter().filter(|step| shown(step.contribution)).count().min(STEPS);
+    let (steps, rest) = waterfall.steps.split_at(count);
+    let mut lines: Vec<(f64, String)> = steps
+        .iter()
+        .map(|step| {
+            let values = step.values.iter().map(|(column, value)| {
+                let window = column.strip_prefix(&format!("{}_", step.feature));
+                let value = value.as_deref().unwrap_or("missing");
+                window.map_or_else(|| value.to_owned(), |window| format!("{window}: {value}"))
+            });
+            let mut values = values.collect::<Vec<_>>().join(", ");
+            if values.chars().count() > VALUES {
+                values = values.chars().take(VALUES - 1).chain(['…']).collect();
+            }
+            (step.contribution, format!("{}  {values}", step.feature).trim_end().to_owned())
+        })
+        .collect();
+    if !rest.is_empty() {
+        let sum = rest.iter().map(|step| step.contribution).sum();
+        lines.push((sum, format!("{} others together", rest.len())));
+    }
+    let mut levels = vec![waterfall.base];
+    for (contribution, _) in &lines {
+        levels.push(levels[levels.len() - 1] + contribution);
+    }
+    let low = levels.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = levels.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let span = (high - low).max(1e-9);
+    let place = |level: f64| ((level - low) / span * (AXIS - 1) as f64).round() as usize;
+    let line = |number: &str, from: usize, to: usize, mark: char, told: &str| {
+        let bar: String = std::iter::repeat_n(mark, to - from + 1).collect();
+        let bar = " ".repeat(from) + &bar;
+        format!("    {number:>7} {bar:AXIS$}  {told}\n")
+    };
+    let end = |level: f64, probability: f64, told: &str| {
+        let told = format!("{told}, probability {probability:.4}");
+        line(&format!("{level:.3}"), place(level), place(level), '|', &told)
+    };
+    let mut text = end(waterfall.base, waterfall.base_probability, "mean of the training rows");
+    for ((contribution, told), level) in lines.iter().zip(levels.windows(2)) {
+        let (a, b) = (place(level[0]), place(level[1]));
+        let mark = if *contribution < 0.0 { '░' } else { '█' };
+        text += &line(&format!("{contribution:+.3}"), a.min(b), a.max(b), mark, told);
+    }
+    text + &end(waterfall.raw, waterfall.probability, "this customer")
 }

@@ -3,6 +3,7 @@
 pub mod classifier;
 pub mod summary;
 pub mod tables;
+pub mod waterfall;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -138,6 +138,8 @@ pub struct SourcePlan {
     pub event_types: Vec<String>,
     /// The share of rows that may be rejected.
     pub max_rejected_share: f64,
+    /// The customer whose events alone are read; None for all.
+    pub only: Option<String>,
     /// Zone, scale and currency.
     pub context: SourceContext,
 }
@@ -160,6 +162,11 @@ const EVENT_COLUMNS: [(&str, Option<Type>, bool); 13] = [
 ];
 
 impl SourcePlan {
+    /// The same source, of which only the events of one customer are read.
+    pub fn of_customer(&self, key: &str) -> Self {
+        Self { only: Some(key.to_owned()), ..self.clone() }
+    }
+
     /// Reads footers and checks every mapping of an event source.
     pub fn events(spec: &EventsSpec, context: &SourceContext) -> Result<Self> {
         let place = "c360.toml [sources.events]";
@@ -184,6 +191,7 @@ impl SourcePlan {
             orphans: spec.orphans,
             event_types: standard.chain(spec.event_types.iter().cloned()).collect(),
             max_rejected_share: spec.max_rejected_share,
+            only: None,
             context: context.clone(),
         })
     }

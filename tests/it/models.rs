@@ -3,7 +3,7 @@
 use c360_ml::training::artifact::{Artifact, ClassifierMetrics, Trained};
 
 use crate::cli::{output, root};
-use crate::support::{edit, project};
+use crate::support::{EVENTS_FILE, edit, project, rewrite};
 
 fn version(project: &std::path::Path, name: &str) -> Option<String> {
     root(project)["champions"][name].as_str().map(str::to_owned)
@@ -186,9 +186,63 @@ fn every_kind_of_spec_scores() {
     let Trained::Classifier(propensity) = propensity.model else { panic!("a classifier") };
     assert!(propensity.configuration.describe().contains(" trees of "));
     assert!(metrics.coefficients.is_empty() && !metrics.importance.is_empty());
-    let (stdout, _, code) = output(&project, &["explain", "c360_0000195"]);
+    // Both are explained step by step, by the versions that scored.
+    let (stdout, _, code) = output(&project, &["explain", "c360_0000122", "--format", "json"]);
     assert_eq!(code, 0);
-    assert!(stdout.contains("propensity 0."), "{stdout}");
+    let explained: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    for row in explained["scores"].as_array().unwrap() {
+        let Some(waterfall) = explained["waterfalls"].get(row["model"].as_str().unwrap()) else {
+            continue;
+        };
+        let number = |value: &serde_json::Value| value.as_f64().unwrap();
+        let steps = waterfall["steps"].as_array().unwrap();
+        let sum: f64 = steps.iter().map(|step| number(&step["contribution"])).sum();
+        assert!((number(&waterfall["base"]) + sum - number(&row["raw"])).abs() < 1e-9, "{row}");
+        assert!((number(&waterfall["probability"]) - number(&row["score"])).abs() < 1e-9, "{row}");
+        for (reason, step) in row["reasons"].as_array().unwrap().iter().zip(steps) {
+            assert_eq!(reason["feature"], step["feature"], "{row}");
+            let difference = number(&reason["contribution"]) - number(&step["contribution"]);
+            assert!(difference.abs() < 1e-9, "{row}");
+        }
+    }
+    assert_eq!(explained["waterfalls"].as_object().unwrap().len(), 2);
+    let (stdout, _, _) = output(&project, &["explain", "c360_0000122"]);
+    assert!(stdout.contains("mean of the training rows, probability 0."), "{stdout}");
+    assert!(!stdout.contains("have changed"), "{stdout}");
+    // Events that have gone since make another sum, and that is said.
+    rewrite(&project, EVENTS_FILE, |rows| rows.slice(0, rows.num_rows() / 2));
+    let (stdout, _, _) = output(&project, &["explain", "c360_0000122"]);
+    assert!(stdout.contains("have changed since they were scored"), "{stdout}");
+}
+
+/// A version of a classifier, and nothing else, becomes an ONNX file; what is there is replaced whole.
+#[test]
+fn versions_are_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    assert_eq!(output(&project, &["train"]).2, 0);
+    let out = folder.path().join("churn.onnx");
+    let out = out.to_str().unwrap();
+    let (stdout, stderr, code) = output(&project, &["export", "onnx", "churn", "--out", out]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("outputs: logit, probability (double)"), "{stdout}");
+    let graph = std::fs::read(out).unwrap();
+    let (_, _, code) = output(&project, &["export", "onnx", "churn", "--out", out]);
+    assert_eq!((code, std::fs::read(out).unwrap()), (0, graph), "the same bytes again");
+    let nowhere = folder.path().join("no/such/folder.onnx");
+    for (arguments, expected, message) in [
+        (["onnx", "engagement", "--out", out], 2, "engagement is no classifier"),
+        (["onnx", "churm", "--out", out], 2, "did you mean `churn`"),
+        (["onnx", "churn", "--out", nowhere.to_str().unwrap()], 1, "no/such/folder.onnx"),
+        (["mlflow", "churn", "--tracking-uri", "runs"], 2, "`runs` is no address"),
+        // Nobody listens on the port of the discard service.
+        (["mlflow", "churn", "--tracking-uri", "http://u:pw@127.0.0.1:9"], 1, "//127.0.0.1:9: "),
+    ] {
+        let (_, stderr, code) = output(&project, &[&["export"], &arguments[..]].concat());
+        assert_eq!(code, expected, "{stderr}");
+        assert!(stderr.contains(message) && stderr.contains("hint: "), "{stderr}");
+        assert!(!stderr.contains("pw"), "a password is told: {stderr}");
+    }
 }
 
 /// What a spec must not ask for is named, with what to do instead.

@@ -1,0 +1,4 @@
+//! Trained models in the formats of other programs.
+
+pub mod mlflow;
+pub mod onnx;

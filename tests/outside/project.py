@@ -1,0 +1,40 @@
+"""The fixtures as a project in a folder of its own, with other models where a check needs them."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+import pyarrow.dataset as ds
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+
+def project(**models):
+    """A copy of the fixtures' project; each keyword is a model and what its spec has beside."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="c360-"))
+    for name in ["features", "models", "fixtures"]:
+        shutil.copytree(REPOSITORY / name, folder / name)
+    shutil.copy(REPOSITORY / "c360.toml", folder)
+    for model, (top, tables) in models.items():
+        path = folder / "models" / f"{model}.toml"
+        path.write_text(f"{top}\n{path.read_text()}\n{tables}\n")
+    return folder
+
+
+def run(binary, folder, *arguments, code=0, **environment):
+    """Runs the binary in a project and gives what it printed, its error where it must fail."""
+    command = [binary, "--project", str(folder), "--quiet", *map(str, arguments)]
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == code, f"{command}\nexit {done.returncode}\n{done.stderr}"
+    return done.stdout if code == 0 else done.stderr
+
+
+def table(folder, prefix):
+    """The live rows of a table of the store."""
+    root = json.loads((folder / "store" / "current.json").read_text())
+    files = [str(folder / "store" / name) for name in root["files"] if name.startswith(prefix)]
+    return ds.dataset(files).to_table()
