@@ -24,7 +24,8 @@ use crate::scoring::{Champions, Scored, score as score_customers, tables};
 use crate::segments::{Assigned, assign};
 use crate::sources::Orphans;
 use crate::sources::attributes::Attributes;
-use crate::sources::profile::{ProfilePlan, keys};
+use crate::sources::contract::{Check, Checks, check_events, check_profile};
+use crate::sources::profile::{KeyFaults, ProfilePlan, keys};
 use crate::store::parquet::read_all;
 use crate::store::{CurrentProfile, FORMAT_VERSION, Root, Store, Transaction};
 use crate::time::Instant;
@@ -61,6 +62,8 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
         &champions,
         as_of,
     )?;
+    progress.stage("checking the contract");
+    let checks = contract(project, as_of.at, &source, &scored)?;
     progress.stage("assigning segments");
     let customers = keys(&scored.features)?.clone();
     let states = previous::states(&store, earlier, &customers)?;
@@ -75,7 +78,8 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     write(&mut transaction, project, as_of, &champions, &scored, &assigned, &profile)?;
     let run = run_id(&transaction, "score");
     let before = previous::scores(&store, &transaction.root, earlier_as_of)?;
-    let metrics = metrics(project, &run, as_of.at, earlier_as_of, &scored, &assigned, &before);
+    let mut metrics = metrics(project, &run, as_of.at, earlier_as_of, &scored, &assigned, &before);
+    metrics.checks = checks;
     transaction.write_json(&format!("runs/{run}/metrics.json"), &metrics)?;
     let path = transaction.stage(&format!("runs/{run}/report.html"))?;
     let report = render(&project.settings.project.name, &metrics);
@@ -94,6 +98,21 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     )?;
     transaction.commit()?;
     Ok(printed(project, as_of, &run, &scored, &assigned, moves))
+}
+
+/// What `validate` would say, without reading anything twice that the run has read.
+fn contract(
+    project: &Project,
+    as_of: Instant,
+    profile: &RecordBatch,
+    scored: &Scored,
+) -> Result<Vec<Check>> {
+    let (mut of_profile, mut of_events) = (Checks::new("profile"), Checks::new("events"));
+    // Rows without a key of their own would have ended the run.
+    check_profile(&project.profile, profile, &KeyFaults::default(), &mut of_profile);
+    check_events(&project.events, Some(as_of), &mut of_events)?;
+    scored.report.check(&project.events, &mut of_events);
+    Ok(of_profile.list.into_iter().chain(of_events.list).collect())
 }
 
 /// Every number of the run's report.
@@ -121,6 +140,7 @@ fn metrics(
         previous,
         customers: assigned.len(),
         events: scored.report.clone(),
+        checks: Vec::new(),
         last_event: summary::last_event(scored, seen.map(|feature| feature.column())),
         models: models.collect(),
         segments: summary::segments(&names, assigned),

@@ -24,6 +24,7 @@ use crate::training::artifact::{
 };
 use crate::training::classifier::{self, Champion, Past, Prediction};
 use crate::training::gather::{Gathered, Known, gather};
+use crate::training::skew::Served;
 use crate::training::{affinity, matured};
 
 /// Trains all models, keeps them as new versions and puts in use those that may be; gives whether
@@ -38,6 +39,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
         Error::not_enough("there are no events to train on", "check sources.events.path")
     })?;
     let champions = champions(project, &store, &transaction.root, as_of, &data);
+    let served = Served::latest(&store, &transaction.root, &project.catalog, as_of)?;
     progress.stage("gathering snapshots and labels");
     let (artifacts, versions): (Vec<_>, Vec<_>) = champions.into_iter().unzip();
     let models = &project.models.classifiers;
@@ -47,6 +49,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
         attributes: &attributes(project, &artifacts)?,
         champions: &artifacts,
         scored: &models.iter().map(scored).collect::<Vec<_>>(),
+        served: served.as_ref(),
         as_of,
         history: history.first,
     };
@@ -58,6 +61,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
         let artifact = artifacts[i].as_ref();
         pasts.push(Past {
             champion: artifact.map(|artifact| Champion { version: &versions[i], artifact }),
+            skew: served.as_ref().map(|served| gathered.skew.of(served, &model.inputs)),
             matured: matured::matured(&store, &transaction.root, &model.spec, &data.happened)?,
             history: history.clone(),
         });

@@ -35,7 +35,7 @@ pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, b
     for check in &list {
         let status = format!("{:?}", check.status).to_lowercase();
         let found = check.found.parse().map_or_else(|_| check.found.clone(), thousands);
-        table.row([check.source, &check.check, &found, &status, &check.hint]);
+        table.row([&check.source, &check.check, &found, &status, &check.hint]);
     }
     let verdict = if kept { "the contract is kept" } else { "the contract is violated" };
     let text = format!("{}\n{verdict}\n", table.render());
@@ -57,25 +57,6 @@ fn check_keys(project: &Project, entities: &Entities, checks: &mut Checks) -> Re
         ..project.events.clone()
     };
     let report = engine.build(&tolerant, entities, &[plan], &mut |_| Ok(()))?;
-    checks.count(
-        "duplicate events",
-        report.duplicates,
-        Status::Warning,
-        "the first that was ingested counts",
-    );
-    let (status, hint) = match project.events.orphans {
-        Orphans::Skip => {
-            (Status::Warning, "they are left out; sources.events.orphans = \"create\" makes rows")
-        }
-        Orphans::Create => (Status::Ok, ""),
-        Orphans::Fail => (Status::Violation, "sources.events.orphans is \"fail\""),
-    };
-    checks.count("events of unknown customers", report.orphans, status, hint);
-    let rejected: u64 = report.rejected.values().sum();
-    let share = rejected as f64 / report.events.max(1) as f64;
-    let status =
-        if share > project.events.max_rejected_share { Status::Violation } else { Status::Ok };
-    let hint = "repair them upstream, or raise sources.events.max_rejected_share";
-    checks.add("rows that cannot be used", rejected, status, hint);
+    report.check(&project.events, checks);
     Ok(())
 }

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::FeaturePlan;
 use crate::error::Result;
-use crate::sources::SourcePlan;
+use crate::sources::contract::{Checks, Status};
 use crate::sources::profile::Entities;
+use crate::sources::{Orphans, SourcePlan};
 
 /// Some rows of one plan at one of its as-ofs: `customer360_id`, then the plan's outputs (or item
 /// and weight); sorted by key within the part. Each customer is in exactly one part.
@@ -33,6 +34,32 @@ pub struct BuildReport {
     pub duplicates: u64,
     /// Bytes written to disk because the memory budget was reached.
     pub spilled_bytes: u64,
+}
+
+impl BuildReport {
+    /// Adds what was found of duplicates, unknown customers and unusable rows.
+    pub fn check(&self, source: &SourcePlan, checks: &mut Checks) {
+        checks.count(
+            "duplicate events",
+            self.duplicates,
+            Status::Warning,
+            "the first that was ingested counts",
+        );
+        let (status, hint) = match source.orphans {
+            Orphans::Skip => {
+                let hint = "they are left out; sources.events.orphans = \"create\" makes rows";
+                (Status::Warning, hint)
+            }
+            Orphans::Create => (Status::Ok, ""),
+            Orphans::Fail => (Status::Violation, "sources.events.orphans is \"fail\""),
+        };
+        checks.count("events of unknown customers", self.orphans, status, hint);
+        let rejected: u64 = self.rejected.values().sum();
+        let share = rejected as f64 / self.events.max(1) as f64;
+        let status = if share > source.max_rejected_share { Status::Violation } else { Status::Ok };
+        let hint = "repair them upstream, or raise sources.events.max_rejected_share";
+        checks.add("rows that cannot be used", rejected, status, hint);
+    }
 }
 
 /// Computes feature plans over an event source.

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::features::engine::BuildReport;
 use crate::models::preprocessing::shape::quantile;
 use crate::segments::Assigned;
+use crate::sources::contract::Check;
 use crate::time::Instant;
 use crate::training::evaluation::drift::{Distribution, Drift, drift};
 
@@ -37,6 +38,9 @@ pub struct RunMetrics {
     pub customers: usize,
     /// What was read and left out.
     pub events: BuildReport,
+    /// The contract of profile and events, as `validate` checks it; empty in runs before there was this.
+    #[serde(default)]
+    pub checks: Vec<Check>,
     /// The latest event that counts.
     pub last_event: Option<Instant>,
     /// By model.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
 use polars::prelude::{DataFrame, DataType, Engine as PolarsEngine, Expr, col, len, lit};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::profile::{KeyFaults, ProfilePlan};
 use super::scan::scan;
@@ -15,7 +15,7 @@ use crate::expression::Expression;
 use crate::time::{DAY, Instant};
 
 /// How a check came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Nothing to say.
@@ -27,10 +27,11 @@ pub enum Status {
 }
 
 /// One line of the report.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Check {
     /// `profile` or `events`.
-    pub source: &'static str,
+    pub source: String,
     /// What was checked.
     pub check: String,
     /// What was found.
@@ -38,7 +39,7 @@ pub struct Check {
     /// How it came out.
     pub status: Status,
     /// What can be done.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hint: String,
 }
 
@@ -65,7 +66,7 @@ impl Checks {
     ) {
         let hint = if status == Status::Ok { String::new() } else { hint.to_owned() };
         let (check, found) = (check.into(), found.to_string());
-        self.list.push(Check { source: self.source, check, found, status, hint });
+        self.list.push(Check { source: self.source.to_owned(), check, found, status, hint });
     }
 
     /// Adds a count that should be zero.
@@ -81,12 +82,13 @@ const POINTS: i64 = 400;
 const SERIES: usize = 8;
 
 /// When events happened.
-#[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct History {
     /// The first event.
     pub first: Instant,
-    /// Midnight before it, UTC: where the series begin.
+    /// The midnight, UTC, at or before it where the series begin: a whole number of steps before the
+    /// instant that they are told up to.
     pub from: Instant,
     /// Days of each point.
     pub step: i64,
@@ -128,12 +130,14 @@ pub fn history(source: &SourcePlan, at: Instant, known_at: Instant) -> Result<Op
     let (days, firsts, counts) = (integers("day")?, integers("event_ts")?, integers("events")?);
     let types = frame.column("event_type").map_err(Error::engine(failed))?;
     let types: Vec<&str> = types.str().map_err(Error::engine(failed))?.iter().flatten().collect();
-    let (Some(first), Some(from), Some(to)) =
-        (firsts.iter().min(), days.iter().min(), days.iter().max())
-    else {
+    let (Some(first), Some(earliest)) = (firsts.iter().min(), days.iter().min()) else {
         return Ok(None);
     };
-    let step = (to - from + 1 + POINTS - 1) / POINTS;
+    // Up to the instant itself, so that nothing at its end looks like a fall or hides an outage.
+    let end = (at.0 - 1).div_euclid(DAY) + 1;
+    let step = (end - earliest + POINTS - 1) / POINTS;
+    let points = (end - earliest + step - 1) / step;
+    let from = end - points * step;
     let mut totals: BTreeMap<&str, i64> = BTreeMap::new();
     types.iter().zip(&counts).for_each(|(ty, count)| *totals.entry(ty).or_default() += count);
     let mut order: Vec<(&str, i64)> = totals.into_iter().collect();
@@ -142,9 +146,8 @@ pub fn history(source: &SourcePlan, at: Instant, known_at: Instant) -> Result<Op
     if order.len() > SERIES {
         names.push("other");
     }
-    let points = ((to - from) / step + 1) as usize;
     let mut events: Vec<(String, Vec<u64>)> =
-        names.iter().map(|name| ((*name).to_owned(), vec![0; points])).collect();
+        names.iter().map(|name| ((*name).to_owned(), vec![0; points as usize])).collect();
     for ((ty, day), count) in types.iter().zip(&days).zip(&counts) {
         let series = names.iter().position(|name| name == ty).unwrap_or(names.len() - 1);
         events[series].1[((day - from) / step) as usize] += *count as u64;

@@ -15,6 +15,7 @@ use super::matured::Matured;
 use super::promotion::Gate;
 use super::schedule::Schedule;
 use super::selection::{Configuration, Tried, TriedShape};
+use super::skew::Skew;
 use crate::error::{Error, Result};
 use crate::expression::Expression;
 use crate::features::catalog::{Aggregation, Catalog, Definition};
@@ -102,6 +103,8 @@ pub struct ClassifierMetrics {
     pub curves: Vec<InputCurve>,
     /// Inputs that alone tell the outcome almost surely.
     pub leak_suspects: Vec<LeakSuspect>,
+    /// Inputs beside what they were when customers were scored last; None where they never were.
+    pub skew: Option<Skew>,
     /// Past scoring runs beside what happened since.
     pub matured: Vec<Matured>,
     /// Events over time by type.

@@ -20,6 +20,7 @@ use super::promotion::Gate;
 use super::selection::{
     Configuration, Fitted, Inputs, Rows, Selection, compared, fit, per_row, sample, select,
 };
+use super::skew::Skew;
 use crate::error::{Error, Result};
 use crate::features::catalog::{Catalog, Definition};
 use crate::models::calibration::{Calibration, Isotonic, Platt, base_rate_offset};
@@ -74,6 +75,8 @@ pub struct Champion<'a> {
 pub struct Past<'a> {
     /// The version to compare with.
     pub champion: Option<Champion<'a>>,
+    /// Inputs beside what they were when customers were scored; None where they never were.
+    pub skew: Option<Skew>,
     /// Past scores beside what happened since.
     pub matured: Vec<Matured>,
     /// Events over time.
@@ -173,6 +176,7 @@ pub fn train(
         grade,
         gate,
         other_algorithm,
+        skew: past.skew,
         matured: past.matured,
         history: past.history,
     };

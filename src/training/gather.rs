@@ -12,6 +12,7 @@ use arrow_array::{Array, RecordBatch};
 
 use super::artifact::ClassifierArtifact;
 use super::schedule::Schedule;
+use super::skew::{Differences, Served};
 use crate::error::{Error, Result};
 use crate::expression::{Expression, Type};
 use crate::features::catalog::{Aggregation, Catalog};
@@ -119,6 +120,8 @@ pub struct Gathered {
     pub buyers: Vec<[f64; 3]>,
     /// Customer by customer: (item, weight).
     pub interactions: Vec<(String, Vec<(String, f64)>)>,
+    /// Features that are others than when they were served.
+    pub skew: Differences,
     /// What was read.
     pub report: BuildReport,
 }
@@ -132,6 +135,7 @@ enum Role {
     Slices(usize),
     Champion(usize),
     Happened(usize),
+    Served,
     Activity,
     Buyers,
     Interactions,
@@ -177,6 +181,8 @@ pub struct Known<'a> {
     pub champions: &'a [Option<ClassifierArtifact>],
     /// As-ofs of past scores whose outcomes have ended, in the order of the classifiers.
     pub scored: &'a [Vec<Instant>],
+    /// Features as they were when customers were scored.
+    pub served: Option<&'a Served>,
     /// The as-of of the training.
     pub as_of: AsOf,
     /// When the events begin.
@@ -287,11 +293,18 @@ pub fn gather(
         roles.push(Role::Interactions);
     }
 
+    if let Some(served) = known.served {
+        let names = served.columns.iter().map(String::as_str);
+        plans.push(FeaturePlan::of_catalog(catalog, names, vec![served.as_of]));
+        roles.push(Role::Served);
+    }
+
     let mut gathered = Gathered {
         classifiers,
         activity: Vec::new(),
         buyers: Vec::new(),
         interactions: Vec::new(),
+        skew: Differences::default(),
         report: BuildReport::default(),
     };
     let mut waiting: Vec<Vec<Waiting>> = gathered
@@ -330,6 +343,10 @@ pub fn gather(
                 gathered.classifiers[index].champion.extend(hashes.zip(logits));
                 Ok(())
             }
+            Role::Served => match known.served {
+                Some(served) => gathered.skew.count(served, &part.rows),
+                None => Ok(()),
+            },
             Role::Labels(index) => {
                 let kind = models.classifiers[index].spec.label.kind;
                 let waiting = std::mem::take(&mut waiting[index][part.as_of]);

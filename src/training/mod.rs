@@ -11,3 +11,4 @@ pub mod matured;
 pub mod promotion;
 pub mod schedule;
 pub mod selection;
+pub mod skew;

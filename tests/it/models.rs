@@ -279,3 +279,40 @@ fn specs_of_inputs_are_checked() {
         assert!(stderr.contains("hint: "), "{to}: {stderr}");
     }
 }
+
+/// What scoring had is compared with what the events say of the same day now: the same as long as
+/// nothing is rewritten, and named where something was.
+#[test]
+fn skew_between_scoring_and_training_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let metrics = || -> ClassifierMetrics {
+        let churn = version(&project, "churn").unwrap();
+        read(&project, &format!("churn/{churn}/metrics.json"))
+    };
+    assert_eq!(output(&project, &["run", "--as-of", "2024-06-01"]).2, 0);
+    assert_eq!(metrics().skew, None, "nobody had been scored");
+    let accept = "promotion = { tolerance = 1.0 }\nfit = { ";
+    edit(&project, "models/churn.toml", "fit = { ", accept);
+    edit(&project, "models/propensity.toml", "fit = { ", accept);
+    assert_eq!(output(&project, &["train", "--as-of", "2024-06-15"]).2, 0);
+    let skew = metrics().skew.unwrap();
+    assert_eq!(skew.scored.to_string(), "2024-06-01T00:00:00Z");
+    assert!(skew.compared > 80 && skew.customers > 1500, "{skew:?}");
+    assert_eq!(skew.inputs, []);
+    rewrite(&project, EVENTS_FILE, |rows| {
+        let kept: Vec<u32> = (0..rows.num_rows() as u32).filter(|row| row % 10 > 0).collect();
+        c360_ml::store::parquet::take(&rows, &kept.into()).unwrap()
+    });
+    let (stdout, stderr, code) = output(&project, &["train", "--as-of", "2024-06-16"]);
+    assert!(code == 0 || code == 4, "{stdout}{stderr}");
+    let trained = root(&project)["trained"]["churn"].clone();
+    let last = trained.as_array().unwrap().last().unwrap().as_str().unwrap().to_owned();
+    let metrics: ClassifierMetrics = read(&project, &format!("churn/{last}/metrics.json"));
+    let skew = metrics.skew.unwrap();
+    let interactions = skew.inputs.iter().find(|i| i.column == "total_interactions").unwrap();
+    assert!(interactions.share > 0.5 && interactions.served > interactions.now, "{skew:?}");
+    let report = project.join(format!("store/models/churn/{last}/report.html"));
+    let report = std::fs::read_to_string(report).unwrap();
+    assert!(report.contains("training sees what scoring could not know"));
+}

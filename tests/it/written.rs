@@ -4,14 +4,19 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::*;
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::DataType;
+use c360_ml::features::reference::Event;
 use c360_ml::schema::{Origin, PROFILE};
+use c360_ml::sources::Ingestion;
+use c360_ml::sources::contract::history;
 use c360_ml::store::Store;
 use c360_ml::store::parquet::{concat, read};
+use c360_ml::time::{DAY, Instant};
 use std::path::Path;
 
 use crate::cli::output;
 use crate::support::{
-    EVENTS_FILE, PROFILE_FILE, edit, project, rewrite, with_column, without_column,
+    EVENTS_FILE, PROFILE_FILE, edit, event_source, instant, project, random, random_events,
+    rewrite, with_column, without_column,
 };
 
 fn table(project: &Path, folder: &str) -> RecordBatch {
@@ -325,4 +330,30 @@ fn derived_fields_of_the_source_are_typed() {
     let (_, stderr, code) = output(&project, &["score"]);
     assert_eq!(code, 3, "{stderr}");
     assert!(stderr.contains("column orders_count has type utf8, not int64"), "{stderr}");
+}
+
+/// The series of events end where the training's instant is, not where the last event is: an outage
+/// of the last days is a row of zeros, and no half-filled point at the end looks like a fall.
+#[test]
+fn the_history_of_events_reaches_up_to_the_as_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = random();
+    let at = instant("2024-07-01");
+    let events: Vec<Event> = random_events(&mut random, &[at], 400);
+    let source = event_source(folder.path(), &events, "UTC", Ingestion::Ignore);
+    for days in [0, 1, 10, 900] {
+        let until = Instant(at.0 + days * DAY);
+        let history = history(&source, until, until).unwrap().unwrap();
+        let visible: Vec<&Event> = events.iter().filter(|event| event.time < until.0).collect();
+        let last = visible.iter().map(|event| event.time).max().unwrap();
+        let total: u64 = history.events.iter().flat_map(|(_, counts)| counts).sum();
+        assert_eq!(total as usize, visible.len());
+        for (name, counts) in &history.events {
+            let end = history.from.0 + counts.len() as i64 * history.step * DAY;
+            assert_eq!(end, until.0, "{name}");
+            let empty = counts.iter().rev().take_while(|count| **count == 0).count() as i64;
+            let quiet = (until.0 - last) / DAY;
+            assert!((empty + 1) * history.step >= quiet, "{name} {days}: {empty}, {quiet}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use maud::{Markup, PreEscaped, html};
 use plotly::common::{DashType, ErrorData, ErrorType, Line, Marker, Mode, Orientation};
-use plotly::layout::{Axis, BarMode, Legend};
+use plotly::layout::{Axis, AxisType, BarMode, Legend};
 use plotly::{Bar, Layout, Plot, Scatter, Trace};
 
 use super::page::{Cell, table};
@@ -96,6 +96,12 @@ impl Chart {
         self
     }
 
+    fn categories(mut self) -> Self {
+        let (x_title, _) = self.titles();
+        self.layout = self.layout.x_axis(Axis::new().title(x_title).type_(AxisType::Category));
+        self
+    }
+
     fn titles(&self) -> (String, String) {
         let layout = serde_json::to_value(&self.layout).unwrap_or_default();
         let title = |axis: &str| {
@@ -134,8 +140,10 @@ impl Chart {
     /// Adds a line with points along categories or dates.
     pub fn series(self, name: &str, colour: &'static str, x: Vec<String>, y: Vec<f64>) -> Self {
         let line = Line::new().color(colour).width(2.0);
+        // An axis of dates around a single one would tell its microseconds.
+        let chart = if x.len() < 2 { self.categories() } else { self };
         let points = Scatter::new(x, y).name(name).mode(Mode::LinesMarkers);
-        self.with(points.line(line).marker(Marker::new().color(colour).size(7)))
+        chart.with(points.line(line).marker(Marker::new().color(colour).size(7)))
     }
 
     /// Adds upright bars.

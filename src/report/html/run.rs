@@ -8,6 +8,7 @@ use super::chart::{BLUE, Chart, ORANGE};
 use super::page::{Cell, Section, day, facts, page, table};
 use crate::report::thousands;
 use crate::scoring::summary::{ModelSummary, RunMetrics};
+use crate::sources::contract::Status;
 use crate::training::evaluation::drift::Verdict;
 
 /// Of flows, on white and on black.
@@ -266,8 +267,30 @@ fn contract(metrics: &RunMetrics) -> Markup {
             ])
         })
         .collect();
+    let mut checks: Vec<_> = metrics.checks.iter().collect();
+    checks.sort_by_key(|check| std::cmp::Reverse(check.status));
+    let rows = checks.iter().map(|check| {
+        let status = match check.status {
+            Status::Ok => "✓ kept",
+            Status::Warning => "! look at it",
+            Status::Violation => "✗ violated",
+        };
+        let found = check.found.parse().map_or_else(|_| check.found.clone(), thousands);
+        [status, &check.source, &check.check, &found, &check.hint].map(Cell::text).to_vec()
+    });
+    let mut rows: Vec<Vec<Cell>> = rows.collect();
+    let kept = rows.split_off(checks.partition_point(|check| check.status != Status::Ok));
+    let head = ["result", "source", "check", "found", "hint"];
     html! {
         (facts(&list))
+        @if !checks.is_empty() {
+            p { (checks.len()) " checks of the contract, " (rows.len()) " of them worth a look." }
+            @if !rows.is_empty() { (table("Worth a look in profile and events", &head, &rows)) }
+            details {
+                summary { "What is as it should be" }
+                (table("Kept by profile and events", &head, &kept))
+            }
+        }
         (table("Age of the versions in use", &["model", "version", "days since its as-of"], &ages))
     }
 }

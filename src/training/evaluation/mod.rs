@@ -15,6 +15,9 @@ use crate::models::matrix::Matrix;
 use crate::models::newton::Objective;
 use crate::models::spec::EvaluationSpec;
 
+/// A mean calibration error below this, one percentage point, changes no decision.
+const NOTICEABLE: f64 = 0.01;
+
 /// The intercept of a recalibration is looked for within so much of zero.
 const FAR: f64 = 20.0;
 
@@ -201,13 +204,15 @@ pub struct Grade {
 
 impl Grade {
     /// Grades an evaluation. The measure of ranking is the average precision that the version adds
-    /// to recency alone, as a share of what recency leaves.
+    /// to recency alone, as a share of what recency leaves; it is sure where the interval of that or of
+    /// the area under the ROC curve lies above zero. Calibration is off where chance does not explain
+    /// the error and a reader would notice it.
     pub fn of(evaluation: &Evaluation, recency: &Baseline, champion: Option<&Baseline>) -> Self {
         let metrics = &evaluation.metrics;
         let gain = &recency.average_precision;
         let room = (1.0 - recency.metrics.average_precision).max(1e-9);
         let share = gain.difference / room;
-        let surely = gain.interval.low > 0.0;
+        let surely = gain.interval.low > 0.0 || recency.roc_auc.interval.low > 0.0;
         let span = |interval: &Interval| format!("{:+.4} to {:+.4}", interval.low, interval.high);
         let (grade, ranking) = if surely && share >= 0.2 {
             ("strong", "much better than recency alone")
@@ -221,11 +226,13 @@ impl Grade {
             ("poor", "no better than recency alone")
         };
         let mut sentences = vec![format!(
-            "It ranks {ranking}: average precision {:.4} against {:.4}, a difference of {:+.4} (95 % interval {}).",
+            "It ranks {ranking}: average precision {:.4} against {:.4}, a difference of {:+.4} (95 % interval {}); ROC AUC {:+.4} ({}).",
             metrics.average_precision,
             recency.metrics.average_precision,
             gain.difference,
             span(&gain.interval),
+            recency.roc_auc.difference,
+            span(&recency.roc_auc.interval),
         )];
         let error = format!(
             "calibration error {:.4}, where chance alone stays below {:.4}; slope {:.2}, intercept {:+.2}",
@@ -234,11 +241,14 @@ impl Grade {
             evaluation.calibration.slope,
             evaluation.calibration.intercept,
         );
-        let calibrated = metrics.ece <= evaluation.ece_by_chance;
-        sentences.push(match calibrated {
-            true => format!("Its probabilities can be taken at face value: {error}."),
-            false => format!("Its probabilities are off by more than chance: {error}."),
-        });
+        let by_chance = metrics.ece <= evaluation.ece_by_chance;
+        let calibrated = by_chance || metrics.ece < NOTICEABLE;
+        let verdict = match (by_chance, calibrated) {
+            (true, _) => "can be taken at face value",
+            (false, true) => "are off by more than chance, but by less than a reader would notice",
+            (false, false) => "are off by more than chance",
+        };
+        sentences.push(format!("Its probabilities {verdict}: {error}."));
         if let Some(champion) = champion {
             let change = &champion.average_precision;
             let word = if change.interval.low > 0.0 {

@@ -8,6 +8,7 @@ use super::{ModelReport, SHOWN, four};
 use crate::time::Duration;
 use crate::training::artifact::{ClassifierMetrics, InputCurve};
 use crate::training::evaluation::drift::Verdict;
+use crate::training::skew::SUSPECT;
 
 /// Importance, coefficients and curves.
 pub fn inputs(report: &ModelReport) -> Markup {
@@ -182,6 +183,40 @@ pub fn drift(metrics: &ClassifierMetrics) -> Markup {
                 ": does it know what happens after the snapshot?"
             } } }
         }
+        (skew(metrics))
+    }
+}
+
+/// Inputs that are others today than when customers were scored.
+fn skew(metrics: &ClassifierMetrics) -> Markup {
+    let Some(skew) = &metrics.skew else {
+        return html! {
+            p.soft { "Nobody had been scored before this training, so inputs cannot be compared with what was served." }
+        };
+    };
+    let head = ["input", "customers for whom it differs", "mean when served", "mean today"];
+    let rows = skew.inputs.iter().take(SHOWN).map(|input| {
+        vec![
+            Cell::text(input.column.clone()),
+            Cell::percent(input.share),
+            Cell::number(input.served, 4),
+            Cell::number(input.now, 4),
+        ]
+    });
+    let rows: Vec<Vec<Cell>> = rows.collect();
+    let suspects = skew.inputs.iter().filter(|input| input.share >= SUSPECT).count();
+    let scored = day(skew.scored);
+    html! {
+        @if suspects == 0 {
+            p { span.good { "✓ " } "Of " (skew.compared) " inputs of " (skew.customers)
+                " customers none differs for one in a hundred between what scoring had on " (scored)
+                " and what the events say of that day now." }
+        } @else {
+            p.bad { (suspects) " of " (skew.compared) " inputs differ between what scoring had on "
+                (scored) " and what the events say of that day now: training sees what scoring could not know. "
+                "Do events arrive late without ingested_at, or are they rewritten?" }
+        }
+        @if !rows.is_empty() { (table("Offline/online skew", &head, &rows)) }
     }
 }
 

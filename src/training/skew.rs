@@ -1,0 +1,239 @@
+//! Offline/online skew: features as they were when customers were scored, beside what the events say of
+//! the same instant today. Where the two differ, training sees what scoring could not know.
+
+use std::collections::{BTreeSet, HashMap};
+
+use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use serde::{Deserialize, Serialize};
+
+use super::artifact::{Artifact, ClassifierArtifact, Trained};
+use crate::error::{Error, Result};
+use crate::features::catalog::Catalog;
+use crate::features::plan::AsOf;
+use crate::features::read::column;
+use crate::sources::profile::keys;
+use crate::store::parquet::read;
+use crate::store::{Root, Store, part_hash};
+use crate::time::Instant;
+
+/// Customers compared at most, about: those whose hash is a multiple.
+const CUSTOMERS: usize = 20_000;
+/// Values that differ by no more of themselves are one.
+const SAME: f64 = 1e-9;
+/// The share of customers from which an input that differs is suspect.
+pub const SUSPECT: f64 = 0.01;
+
+/// How far inputs were others when they were served.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Skew {
+    /// The as-of that was scored.
+    pub scored: Instant,
+    /// Customers compared.
+    pub customers: usize,
+    /// Inputs compared: numbers whose definition is still that of the version that scored.
+    pub compared: usize,
+    /// Those that differ for any customer, the most frequent first.
+    pub inputs: Vec<SkewedInput>,
+}
+
+/// An input that was another when it was served.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SkewedInput {
+    /// The input.
+    pub column: String,
+    /// The share of customers for whom it differs.
+    pub share: f64,
+    /// What it was on average for these, where it was there.
+    pub served: f64,
+    /// What the events say of them today.
+    pub now: f64,
+}
+
+/// What was served at one as-of.
+#[derive(Debug)]
+pub struct Served {
+    /// The as-of, and up to when what had been ingested was used.
+    pub as_of: AsOf,
+    /// The columns that are compared.
+    pub columns: Vec<String>,
+    /// Values in the order of the columns, by the hash of the key.
+    values: HashMap<u64, Vec<f64>>,
+}
+
+impl Served {
+    /// The features of the latest as-of that was scored and that no more was known of than `until`; of
+    /// them those inputs of a version that scored which have its definition still. None where there
+    /// are none.
+    ///
+    /// # Errors
+    /// That a file of the store cannot be read.
+    pub fn latest(
+        store: &Store,
+        root: &Root,
+        catalog: &Catalog,
+        until: AsOf,
+    ) -> Result<Option<Self>> {
+        let folders = root.as_ofs("scores").into_iter().rev();
+        let Some(at) = folders.filter_map(Instant::from_folder).find(|at| *at <= until.at) else {
+            return Ok(None);
+        };
+        let scored = versions(store, root, at)?;
+        let same = |name: &str, artifact: &ClassifierArtifact| {
+            let now = catalog.get(name).map(|feature| &feature.definition);
+            artifact.definitions.iter().any(|d| d.column() == name && Some(d) == now)
+        };
+        let mut wanted: Vec<&str> = scored
+            .iter()
+            .flat_map(|artifact| {
+                let inputs = artifact.preprocessing.inputs.iter().map(|i| i.column.as_str());
+                inputs.filter(|name| same(name, artifact))
+            })
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut served = Self { as_of: AsOf::at(at), columns: Vec::new(), values: HashMap::new() };
+        for view in &catalog.views {
+            let own: Vec<&str> = catalog
+                .of_view(&view.name)
+                .map(|feature| feature.column())
+                .filter(|name| wanted.contains(name))
+                .collect();
+            served.add(store, root, &view.name, &own)?;
+        }
+        let usable = served.as_of.known_at <= until.known_at && !served.columns.is_empty();
+        Ok(usable.then_some(served))
+    }
+
+    /// Adds the columns of one view, if it was written at the as-of with all of them.
+    fn add(&mut self, store: &Store, root: &Root, view: &str, own: &[&str]) -> Result<()> {
+        let folder = format!("features/{view}/as_of={}", self.as_of.at.folder());
+        let mut batches: Vec<RecordBatch> = Vec::new();
+        for file in root.below(&folder) {
+            batches.extend(read(&store.file(file), None)?);
+        }
+        let Some(first) = batches.first() else { return Ok(()) };
+        if own.is_empty() || own.iter().any(|name| first.column_by_name(name).is_none()) {
+            return Ok(());
+        }
+        let customers: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        let every = customers.div_ceil(CUSTOMERS) as u64;
+        for rows in &batches {
+            let columns: Vec<Vec<f64>> =
+                own.iter().map(|name| column(rows, name)).collect::<Result<_>>()?;
+            for (row, key) in keys(rows)?.iter().enumerate() {
+                let hash = key.map(part_hash).filter(|hash| hash % every == 0);
+                if let Some(hash) = hash {
+                    let values = self.values.entry(hash).or_default();
+                    values.resize(self.columns.len(), f64::NAN);
+                    values.extend(columns.iter().map(|column| column[row]));
+                }
+            }
+            let known = rows.column_by_name("created_timestamp").and_then(|column| {
+                let known = column.as_primitive_opt::<TimestampMicrosecondType>()?;
+                known.values().first().copied()
+            });
+            let known = known.ok_or_else(|| {
+                Error::contract(
+                    format!("{folder} in the store has no created_timestamp"),
+                    "it was changed after it was written; run `c360-ml features build` again",
+                )
+            })?;
+            self.as_of.known_at = Instant(known);
+        }
+        self.columns.extend(own.iter().map(|name| (*name).to_owned()));
+        Ok(())
+    }
+}
+
+/// The classifiers that scored an as-of, as far as they are still there.
+fn versions(store: &Store, root: &Root, at: Instant) -> Result<Vec<ClassifierArtifact>> {
+    let mut names: BTreeSet<(String, String)> = BTreeSet::new();
+    for file in root.below(&format!("scores/as_of={}", at.folder())) {
+        for rows in read(&store.file(file), Some(&["model", "version"]))? {
+            let text = |name: &str| {
+                rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>())
+            };
+            let (models, versions) = (text("model"), text("version"));
+            let pairs = models.into_iter().flatten().zip(versions.into_iter().flatten());
+            let pairs = pairs.filter_map(|(model, version)| model.zip(version));
+            let distinct: BTreeSet<(&str, &str)> = pairs.collect();
+            names.extend(distinct.into_iter().map(|(a, b)| (a.to_owned(), b.to_owned())));
+        }
+    }
+    let artifacts = names.iter().filter_map(|(name, version)| {
+        match Artifact::load(store, name, version).ok()?.model {
+            Trained::Classifier(artifact) => Some(*artifact),
+            _ => None,
+        }
+    });
+    Ok(artifacts.collect())
+}
+
+/// Differences counted so far.
+#[derive(Debug, Default)]
+pub struct Differences {
+    customers: usize,
+    /// By column: how many differ, and the sums and counts of what was served and of what is there now.
+    columns: Vec<(usize, [(f64, usize); 2])>,
+}
+
+impl Differences {
+    /// Compares rows that were computed today for the as-of of `served`.
+    pub fn count(&mut self, served: &Served, rows: &RecordBatch) -> Result<()> {
+        self.columns.resize(served.columns.len(), Default::default());
+        let now: Vec<Vec<f64>> =
+            served.columns.iter().map(|name| column(rows, name)).collect::<Result<_>>()?;
+        for (row, key) in keys(rows)?.iter().enumerate() {
+            let Some(then) = key.and_then(|key| served.values.get(&part_hash(key))) else {
+                continue;
+            };
+            self.customers += 1;
+            for (number, (now, then)) in now.iter().zip(then).enumerate() {
+                let pair = [*then, now[row]];
+                if differ(pair) {
+                    let (count, sums) = &mut self.columns[number];
+                    *count += 1;
+                    for ((sum, count), value) in sums.iter_mut().zip(pair) {
+                        if !value.is_nan() {
+                            (*sum, *count) = (*sum + value, *count + 1);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was found of some inputs.
+    pub fn of(&self, served: &Served, inputs: &[String]) -> Skew {
+        let columns = served.columns.iter().zip(&self.columns);
+        let own = columns.filter(|(column, _)| inputs.contains(column));
+        let mean = |(sum, count): (f64, usize)| sum / count.max(1) as f64;
+        let mut compared = 0;
+        let mut list = Vec::new();
+        for (column, (count, [then, now])) in own {
+            compared += 1;
+            if *count > 0 {
+                list.push(SkewedInput {
+                    column: column.clone(),
+                    share: *count as f64 / self.customers as f64,
+                    served: mean(*then),
+                    now: mean(*now),
+                });
+            }
+        }
+        list.sort_by(|a, b| b.share.total_cmp(&a.share).then_with(|| a.column.cmp(&b.column)));
+        Skew { scored: served.as_of.at, customers: self.customers, compared, inputs: list }
+    }
+}
+
+fn differ([then, now]: [f64; 2]) -> bool {
+    match (then.is_nan(), now.is_nan()) {
+        (false, false) => (then - now).abs() > SAME * then.abs().max(now.abs()),
+        (a, b) => a != b,
+    }
+}
