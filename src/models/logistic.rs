@@ -219,6 +219,83 @@ mod tests {
         }
     }
 
+    /// scikit-learn 1.9.1: LogisticRegression(C=1/l2, tol=1e-12, solver="newton-cholesky") on a
+    /// thousand rows of eight columns of unequal scale that a formula gives, without and with
+    /// class_weight="balanced"; the intercept comes first.
+    #[test]
+    fn equals_scikit_learn_on_many_rows() {
+        const BETA: [f64; 8] = [0.8, -0.5, 0.3, 0.0, -0.2, 0.1, 0.05, -0.15];
+        let (mut rows, mut labels) = (Matrix::new(8), Vec::new());
+        for i in 0..1000_u32 {
+            let x: [f64; 8] = std::array::from_fn(|j| {
+                let j = j as f64;
+                ((f64::from(i) + 1.0) * (j + 1.0) * 0.7 + j * j * 0.3).sin() * (1.0 + j)
+            });
+            let z = x.iter().zip(BETA).map(|(x, b)| x * b).sum::<f64>() - 0.7;
+            rows.push(x);
+            labels.push((f64::from(i * 7919 % 1009) + 0.5) / 1009.0 < sigmoid(z));
+        }
+        let balanced = {
+            let positives = labels.iter().filter(|label| **label).count() as f64;
+            [500.0 / (1000.0 - positives), 500.0 / positives]
+        };
+        for (l2, class_weights, expected) in [
+            (
+                1.0,
+                [1.0; 2],
+                [
+                    -0.6790831407,
+                    0.7619835522,
+                    -0.4770956999,
+                    0.2996146961,
+                    -0.0063029599,
+                    -0.1956612836,
+                    0.0791999877,
+                    0.0411732098,
+                    -0.1527648336,
+                ],
+            ),
+            (
+                100.0,
+                [1.0; 2],
+                [
+                    -0.6255150903,
+                    0.3467238986,
+                    -0.3531657539,
+                    0.2508448677,
+                    -0.0103073157,
+                    -0.1790713472,
+                    0.0717512328,
+                    0.0364419329,
+                    -0.1374568370,
+                ],
+            ),
+            (
+                10.0,
+                balanced,
+                [
+                    -0.2367006082,
+                    0.6885067413,
+                    -0.4580157084,
+                    0.2938098449,
+                    -0.0063228290,
+                    -0.1941097640,
+                    0.0771896740,
+                    0.0406146754,
+                    -0.1499771947,
+                ],
+            ),
+        ] {
+            let l2 = l2 / 1000.0;
+            let objective = Objective { rows: &rows, labels: &labels, class_weights, l2 };
+            let model = Logistic::fit(objective, None).unwrap();
+            let found = std::iter::once(&model.intercept).chain(&model.coefficients);
+            for (found, expected) in found.zip(expected) {
+                assert!((found - expected).abs() < 1e-6, "L2 {l2}: {found} {expected}");
+            }
+        }
+    }
+
     /// linfa's positive class is the majority; ours is `true` in either case.
     #[test]
     fn the_positive_class_is_true_whatever_its_share() {

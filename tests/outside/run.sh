@@ -4,6 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 name=$1
+if [ "$name" = reports ] && ! [ -x "${CHROMIUM:-/usr/bin/chromium}" ]; then
+  apt-get update -q && apt-get install -y -q chromium
+fi
 folder="${CARGO_TARGET_DIR:-target}/outside"
 mkdir -p "$folder"
 if [ ! -x "$folder/$name/bin/python" ]; then
