@@ -146,10 +146,15 @@ pub fn compare(project: &Project, name: &str, ours: &str, theirs: &str) -> Resul
     }
     let both = labels.contains(&true) && labels.contains(&false);
     let paired = both.then(|| Baseline::of(theirs, &p, &q, &labels));
+    // Of the same rows, so that the columns differ by the difference.
+    let paired_metrics = both.then(|| [Metrics::of(&p, &labels), Metrics::of(&q, &labels)]);
     let mut table = Table::new(&["metric", ours, theirs, "difference", "95 % interval"]);
     let mut row = |metric: &str, value: fn(&Metrics) -> f64, change: Option<&Difference>| {
         let number = |value: f64| format!("{value:.4}");
-        let metrics = [&a_metrics, &b_metrics].map(|m| value(&m.test.metrics));
+        let metrics = match &paired_metrics {
+            Some(metrics) => metrics.each_ref().map(value),
+            None => [&a_metrics, &b_metrics].map(|m| value(&m.test.metrics)),
+        };
         let (difference, interval) = match change {
             Some(Difference { difference, interval, .. }) => (
                 format!("{difference:+.4}"),
@@ -172,7 +177,7 @@ pub fn compare(project: &Project, name: &str, ours: &str, theirs: &str) -> Resul
     row("ECE", |m| m.ece, change(|b| &b.ece));
     row("log loss", |m| m.log_loss, None);
     let told = match &paired {
-        Some(_) => format!("differences are paired, on {} rows that both were tested on", p.len()),
+        Some(_) => format!("all of it on the {} rows that both were tested on", p.len()),
         None => format!(
             "not paired: {ours} was tested at {}, {theirs} at {}, or their labels differ",
             a.schedule.test, b.schedule.test
@@ -186,7 +191,8 @@ pub fn compare(project: &Project, name: &str, ours: &str, theirs: &str) -> Resul
     );
     let json = json!({
         "model": name, "ours": ours, "theirs": theirs,
-        "metrics": [a_metrics.test.metrics, b_metrics.test.metrics], "paired": paired,
+        "metrics": paired_metrics.unwrap_or([a_metrics.test.metrics, b_metrics.test.metrics]),
+        "paired": paired,
     });
     Ok(Output { text, json })
 }

@@ -31,6 +31,9 @@ use crate::store::{CurrentProfile, FORMAT_VERSION, Root, Store, Transaction};
 use crate::time::Instant;
 use crate::training::artifact::Artifact;
 
+/// Days without any event before the as-of from which a run warns.
+const STALE_DAYS: f64 = 2.0;
+
 /// Scores all customers with the champions and publishes profile, scores and segments; with the same
 /// inputs as last time only if `force`.
 pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<Output> {
@@ -80,6 +83,13 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let before = previous::scores(&store, &transaction.root, earlier_as_of)?;
     let mut metrics = metrics(project, &run, as_of.at, earlier_as_of, &scored, &assigned, &before);
     metrics.checks = checks;
+    if let Some(days) = metrics.last_event.map(|last| as_of.at.days_since(last.0))
+        && days > STALE_DAYS
+    {
+        tracing::warn!(
+            "the latest event is {days:.1} days before the as-of: missing events look like silent customers"
+        );
+    }
     transaction.write_json(&format!("runs/{run}/metrics.json"), &metrics)?;
     let path = transaction.stage(&format!("runs/{run}/report.html"))?;
     let report = render(&project.settings.project.name, &metrics);

@@ -24,6 +24,7 @@ use crate::training::artifact::{
 };
 use crate::training::classifier::{self, Champion, Past, Prediction};
 use crate::training::gather::{Gathered, Known, gather};
+use crate::training::schedule::check_fresh;
 use crate::training::skew::Served;
 use crate::training::{affinity, matured};
 
@@ -38,6 +39,11 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
     let history = history(&project.events, as_of.at, as_of.known_at)?.ok_or_else(|| {
         Error::not_enough("there are no events to train on", "check sources.events.path")
     })?;
+    let until =
+        if project.events.has_ingestion() { as_of.at.min(as_of.known_at) } else { as_of.at };
+    for model in &project.models.classifiers {
+        check_fresh(&model.spec, &history, until)?;
+    }
     let champions = champions(project, &store, &transaction.root, as_of, &data);
     let served = Served::latest(&store, &transaction.root, &project.catalog, as_of)?;
     progress.stage("gathering snapshots and labels");
@@ -73,7 +79,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
     for (name, model, classifier) in fitted {
         let artifact = Artifact::new(&name, as_of, &data, model);
         let name = &project.settings.project.name;
-        keep(&mut transaction, name, &artifact, classifier, &mut outcome)?;
+        keep(&store, &mut transaction, name, &artifact, classifier, &mut outcome)?;
     }
     let inputs = json!({ "versions": outcome.versions });
     write_manifest(&mut transaction, project, "train", &data, &report, inputs, progress)?;
@@ -99,6 +105,7 @@ struct Outcome {
 /// Stages a version, and puts it in use unless its gate has failed or the version in use was trained
 /// as of a later instant.
 fn keep(
+    store: &Store,
     transaction: &mut Transaction,
     project: &str,
     artifact: &Artifact,
@@ -110,6 +117,7 @@ fn keep(
     transaction.write_json(&format!("{folder}/model.json"), artifact)?;
     let mut gate = None;
     if let Some((metrics, predictions)) = classifier {
+        let metrics = as_it_was(store, &transaction.root, &folder, metrics);
         transaction.write_json(&format!("{folder}/metrics.json"), &metrics)?;
         let path = transaction.stage(&format!("{folder}/predictions.parquet"))?;
         let rows = prediction_rows(&predictions)?;
@@ -133,6 +141,11 @@ fn keep(
     let champion = root.champions.get(name).cloned();
     let later = champion.as_ref().and_then(|champion| Artifact::trained_at(champion));
     outcome.text += &match (gate.filter(|gate| !gate.passed), later) {
+        (Some(gate), _) if champion.as_ref() == Some(version) => {
+            outcome.failed.push(name.clone());
+            let failures = gate.failures();
+            format!("{name} {version} is in use, put there by hand, though {failures}\n\n")
+        }
         (Some(gate), _) => {
             outcome.failed.push(name.clone());
             root.hold_back(name, version);
@@ -155,6 +168,26 @@ fn keep(
         }
     };
     Ok(())
+}
+
+/// The metrics that a version has already, where they are these but for what has been scored since: the
+/// files of a version do not change.
+fn as_it_was(
+    store: &Store,
+    root: &Root,
+    folder: &str,
+    metrics: ClassifierMetrics,
+) -> ClassifierMetrics {
+    let path = format!("{folder}/metrics.json");
+    if !root.files.contains_key(&path) {
+        return metrics;
+    }
+    let Ok(before) = store.read_json::<ClassifierMetrics>(&path) else {
+        return metrics;
+    };
+    let (skew, matured) = (before.skew.clone(), before.matured.clone());
+    let same = before == ClassifierMetrics { skew, matured, ..metrics.clone() };
+    if same { before } else { metrics }
 }
 
 /// For each classifier the version to compare a new one with: the one in use, or the one before it

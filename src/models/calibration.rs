@@ -100,6 +100,8 @@ pub enum CalibrationChoice {
 const ISOTONIC_ROWS: usize = 1000;
 /// Parts of the rows, each of which is predicted by a calibration of the others.
 const PARTS: usize = 5;
+/// An offset is looked for within so much of zero.
+const FARTHEST_OFFSET: f64 = 20.0;
 /// Logits nearer than this are one.
 const SAME_LOGIT: f64 = 1e-9;
 
@@ -191,11 +193,15 @@ impl Calibration {
 
     /// The calibrated probability of a raw logit, moved by `offset` on the logit scale.
     pub fn probability(&self, raw: f64, offset: f64) -> f64 {
-        let calibrated = match self {
+        sigmoid(self.logit(raw) + offset)
+    }
+
+    /// The calibrated logit of a raw one.
+    pub fn logit(&self, raw: f64) -> f64 {
+        match self {
             Self::Platt(platt) => platt.logit(raw),
             Self::Isotonic(curve) => curve.logit(raw),
-        };
-        sigmoid(calibrated + offset)
+        }
     }
 
     /// In a few words.
@@ -240,11 +246,17 @@ fn isotonic_is_better(logits: &[f64], labels: &[bool]) -> bool {
     mean > (variance / count).sqrt()
 }
 
-/// What moves the mean prediction to the observed rate: logit(observed) - logit(mean predicted).
-pub fn base_rate_offset(probabilities: &[f64], labels: &[bool]) -> f64 {
-    let count = labels.len() as f64;
-    let observed = labels.iter().filter(|label| **label).count() as f64 / count;
-    logit(observed) - logit(probabilities.iter().sum::<f64>() / count)
+/// What must be added to logits for their mean probability to be the observed rate, by halving: the mean
+/// only rises with it. Within 20 of zero, where all outcomes are the same.
+pub fn base_rate_offset(logits: &[f64], labels: &[bool]) -> f64 {
+    let positives = labels.iter().filter(|label| **label).count() as f64;
+    let (mut low, mut high) = (-FARTHEST_OFFSET, FARTHEST_OFFSET);
+    for _ in 0..60 {
+        let middle = (low + high) / 2.0;
+        let predicted: f64 = logits.iter().map(|z| sigmoid(z + middle)).sum();
+        if predicted < positives { low = middle } else { high = middle }
+    }
+    low
 }
 
 /// A step function that never falls, fitted by pooling adjacent violators.
@@ -359,8 +371,14 @@ mod tests {
         let platt = Platt::fit(&logits, &labels);
         assert!((platt.slope - 0.5).abs() < 1e-3, "{platt:?}");
         assert!((platt.intercept + 1.0).abs() < 1e-3, "{platt:?}");
-        let probabilities: Vec<f64> = logits.iter().map(|x| sigmoid(platt.logit(*x))).collect();
-        assert!(base_rate_offset(&probabilities, &labels).abs() < 1e-3);
+        let calibrated: Vec<f64> = logits.iter().map(|x| platt.logit(*x)).collect();
+        assert!(base_rate_offset(&calibrated, &labels).abs() < 1e-3);
+        // With half of the slope the mean is another, and the offset makes it that of the outcomes.
+        let flat: Vec<f64> = logits.iter().map(|x| 0.25 * x).collect();
+        let offset = base_rate_offset(&flat, &labels);
+        let mean = flat.iter().map(|z| sigmoid(z + offset)).sum::<f64>() / flat.len() as f64;
+        let observed = labels.iter().filter(|label| **label).count() as f64 / flat.len() as f64;
+        assert!((mean - observed).abs() < 1e-9, "{mean} {observed}");
     }
 
     /// Outcomes of a line on the logit scale choose Platt's; those of a bent curve choose isotonic,

@@ -87,6 +87,12 @@ const SERIES: usize = 8;
 pub struct History {
     /// The first event.
     pub first: Instant,
+    /// The last event.
+    #[serde(default)]
+    pub last: Option<Instant>,
+    /// Days from one day with events to the next, of which 19 in 20 are no longer.
+    #[serde(default)]
+    pub usual_gap: i64,
     /// The midnight, UTC, at or before it where the series begin: a whole number of steps before the
     /// instant that they are told up to.
     pub from: Instant,
@@ -116,10 +122,11 @@ pub fn history(source: &SourcePlan, at: Instant, known_at: Instant) -> Result<Op
         });
     }
     let day = micros("event_ts").floor_div(lit(DAY)).alias("day");
-    let frame = scan(source, &columns)?
-        .filter(usable)
-        .group_by([col("event_type"), day])
-        .agg([micros("event_ts").min(), len().cast(DataType::Int64).alias("events")]);
+    let frame = scan(source, &columns)?.filter(usable).group_by([col("event_type"), day]).agg([
+        micros("event_ts").min(),
+        micros("event_ts").max().alias("last"),
+        len().cast(DataType::Int64).alias("events"),
+    ]);
     let frame = collect(source, frame)?;
     let failed = "reading the history of events";
     let integers = |name: &str| -> Result<Vec<i64>> {
@@ -128,6 +135,7 @@ pub fn history(source: &SourcePlan, at: Instant, known_at: Instant) -> Result<Op
         Ok(column.into_no_null_iter().collect())
     };
     let (days, firsts, counts) = (integers("day")?, integers("event_ts")?, integers("events")?);
+    let last = integers("last")?.into_iter().max().map(Instant);
     let types = frame.column("event_type").map_err(Error::engine(failed))?;
     let types: Vec<&str> = types.str().map_err(Error::engine(failed))?.iter().flatten().collect();
     let (Some(first), Some(earliest)) = (firsts.iter().min(), days.iter().min()) else {
@@ -152,7 +160,18 @@ pub fn history(source: &SourcePlan, at: Instant, known_at: Instant) -> Result<Op
         let series = names.iter().position(|name| name == ty).unwrap_or(names.len() - 1);
         events[series].1[((day - from) / step) as usize] += *count as u64;
     }
-    Ok(Some(History { first: Instant(*first), from: Instant(from * DAY), step, events }))
+    let (first, from) = (Instant(*first), Instant(from * DAY));
+    Ok(Some(History { first, last, usual_gap: usual_gap(&days), from, step, events }))
+}
+
+/// The 95th percentile of the days from one day with events to the next; 1 of a single day.
+fn usual_gap(days: &[i64]) -> i64 {
+    let mut days = days.to_vec();
+    days.sort_unstable();
+    days.dedup();
+    let mut gaps: Vec<i64> = days.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    gaps.sort_unstable();
+    gaps.get(gaps.len() * 19 / 20).or(gaps.last()).copied().unwrap_or(1)
 }
 
 fn collect(source: &SourcePlan, frame: polars::prelude::LazyFrame) -> Result<DataFrame> {

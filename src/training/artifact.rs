@@ -88,8 +88,7 @@ pub struct ClassifierMetrics {
     pub baselines: Vec<Baseline>,
     /// The other algorithm on the same rows: what linearity costs, or spares.
     pub other_algorithm: Option<OtherAlgorithm>,
-    /// Out of time, per snapshot: folds by the same configuration fitted before them, then what was
-    /// fitted here.
+    /// Out of time, per snapshot: what was chosen, fitted and calibrated on what had ended by then.
     pub stability: Vec<Stability>,
     /// Test rows by what they share.
     pub slices: Vec<Slice>,
@@ -117,6 +116,8 @@ pub struct ClassifierMetrics {
 pub struct OtherAlgorithm {
     /// What folds chose for it.
     pub configuration: Configuration,
+    /// Rows that this version was fitted on, and rows that it was.
+    pub fitted_on: [usize; 2],
     /// Its metrics, and ours less theirs.
     pub comparison: Baseline,
 }
@@ -127,7 +128,7 @@ pub struct OtherAlgorithm {
 pub struct Stability {
     /// The snapshot.
     pub as_of: Instant,
-    /// What predicted it: `fold`, `calibration` or `test`.
+    /// What it is used for: `fold`, `calibration` or `test`.
     pub predicted_as: String,
     /// Rows.
     pub rows: usize,
@@ -137,8 +138,14 @@ pub struct Stability {
     pub roc_auc: f64,
     /// Average precision.
     pub average_precision: f64,
-    /// Mean log loss; of folds before any calibration.
-    pub log_loss: f64,
+    /// Mean log loss; None where no snapshot before it could calibrate it, as below.
+    pub log_loss: Option<f64>,
+    /// Expected calibration error.
+    pub ece: Option<f64>,
+    /// Of a recalibration; 1 is perfect.
+    pub slope: Option<f64>,
+    /// Of a recalibration with that slope held at 1; 0 is perfect.
+    pub intercept: Option<f64>,
 }
 
 /// What a group of inputs is worth.

@@ -1,29 +1,29 @@
 //! One classifier from gathered snapshots to an artifact.
 //!
-//! Every choice is made by purged time-ordered folds inside training; the calibration snapshot,
-//! predicted by a fit of those rows, fits the calibration; then the model is fitted again on all rows
-//! whose outcomes had ended by the test snapshot, and that is scored once. Then the calibration alone is fitted
-//! again, on calibration and test rows, for what ships.
+//! Every choice is made by purged time-ordered folds inside training. The folds' snapshots and the
+//! calibration snapshot, each predicted by a fit of what had ended by then, fit the calibration; what it
+//! is applied to is fitted on all rows whose outcomes had ended by the test snapshot, and that is scored
+//! once. Then the calibration alone is fitted again, with the test rows, for what ships.
 
 use rayon::prelude::*;
 
 use super::artifact::{
     Calibrated, ClassifierArtifact, ClassifierMetrics, Funnel, OtherAlgorithm, ResolvedEligible,
-    Stability,
 };
-use super::evaluation::metrics::Metrics;
+use super::backtest::{Kind, OutOfTime, backtest, calibrate, on_the_scale_of, stability};
 use super::evaluation::{Baseline, Evaluation, Grade};
 use super::gather::{ClassifierData, LONGEST_AUTO, Snapshot};
 use super::inspection;
 use super::matured::Matured;
 use super::promotion::Gate;
+use super::schedule::Schedule;
 use super::selection::{
-    Configuration, Fitted, Inputs, Rows, Selection, compared, fit, per_row, sample, select,
+    Configuration, Fitted, Inputs, Rows, compared, fit, per_row, sample, select,
 };
 use super::skew::Skew;
 use crate::error::{Error, Result};
 use crate::features::catalog::{Catalog, Definition};
-use crate::models::calibration::{Calibration, Isotonic, Platt, base_rate_offset};
+use crate::models::calibration::{Calibration, Isotonic, Platt};
 use crate::models::preprocessing::Candidate;
 use crate::models::preprocessing::shape::ShapeChoice;
 use crate::models::spec::{Algorithm, Classifier, ClassifierSpec, Eligible, LabelKind};
@@ -112,22 +112,24 @@ pub fn train(
     let split = |limit: usize| {
         let before = |snapshots: &[Snapshot]| sample(&snapshots.iter().collect::<Vec<_>>(), limit);
         let all = &data.snapshots[..data.snapshots.len() - 1];
-        Split { chosen_on: before(training), rows: before(all), calibration, test }
+        let (chosen_on, rows) = (before(training), before(all));
+        Split { schedule: &data.schedule, training, chosen_on, rows, calibration, test }
     };
     let (ships, other) = match (selection.algorithm, selection.gbdt.clone()) {
         (Algorithm::Gbdt, Some(gbdt)) => (gbdt, Some(selection.logistic.clone())),
         (_, gbdt) => (selection.logistic.clone(), gbdt),
     };
     let of_ours = split(spec.fit.max_rows);
-    let ours = Tested::new(spec, &inputs, &ships, &of_ours)?;
+    let ours = Tested::new(classifier, &inputs, &ships, &of_ours)?;
     let rows = of_ours.rows;
     let other_algorithm = match other.filter(|_| spec.fit.compare) {
         Some(configuration) => {
             let split = split(compared(&spec.fit));
-            let theirs = Tested::new(spec, &inputs, &configuration, &split)?.probabilities;
+            let theirs = Tested::new(classifier, &inputs, &configuration, &split)?.probabilities;
             let name = configuration.describe();
             let comparison = Baseline::of(&name, &ours.probabilities, &theirs, &test.labels);
-            Some(OtherAlgorithm { configuration, comparison })
+            let fitted_on = [rows.labels.len(), split.rows.labels.len()];
+            Some(OtherAlgorithm { configuration, fitted_on, comparison })
         }
         None => None,
     };
@@ -136,8 +138,17 @@ pub fn train(
     let recency = recency_alone(spec.label.kind, &ours.probabilities, calibration, test);
     let champion =
         past.champion.and_then(|champion| champion_on(spec, champion, &ours, &data, test));
-    let gate = Gate::of(&spec.promotion, &recency, champion.as_ref());
-    let grade = Grade::of(&evaluation, &recency, champion.as_ref());
+    let other_label = past.champion.filter(|champion| champion.artifact.spec.label != spec.label);
+    let other_label = other_label.map(|champion| champion.version);
+    let gate = Gate::of(&spec.promotion, &recency, champion.as_ref(), other_label);
+    let mut grade = Grade::of(&evaluation, &recency, champion.as_ref());
+    if selection.tried.iter().all(|tried| tried.folds.is_empty()) {
+        grade.sentences.push(
+            "Nothing was chosen: no training snapshot's outcome had ended before another, so there is \
+             no fold; inputs are simple, and penalty and trees are the spec's middle ones."
+                .into(),
+        );
+    }
     let rate = positives(calibration) / calibration.labels.len() as f64;
     let base = Baseline::of(
         "base rate",
@@ -148,19 +159,22 @@ pub fn train(
 
     // What ships has seen the outcomes of the test snapshot too, in its calibration alone; the base
     // rate is that of the latest outcomes there are.
-    let both: Vec<f64> = ours.calibration_logits.iter().chain(&ours.test_logits).copied().collect();
-    let outcomes: Vec<bool> = calibration.labels.iter().chain(&test.labels).copied().collect();
-    let refitted = ours.calibrated.calibration.refit(&both, &outcomes);
-    let shipped = with_offset(refitted, &ours.test_logits, &test.labels);
+    let predicted: Vec<&OutOfTime> = ours.past.iter().collect();
+    let all: Vec<&OutOfTime> = ours.past.iter().chain([&ours.test]).collect();
+    let shipped = calibrate(&all, Kind::Same(&ours.calibrated.calibration));
 
     let class_weights = spec.fit.class_weight.of(&rows.labels);
-    let l2 = if let Configuration::Logistic { l2, .. } = ships { per_row(l2, &rows) } else { 0.0 };
+    let l2 = if let Configuration::Logistic { l2, .. } = ships {
+        per_row(l2, &rows, class_weights)
+    } else {
+        0.0
+    };
     let fitted = &ours.fitted;
     let predictions = predictions(test, &ours);
     let reference = inspection::reference(&rows.inputs);
     let metrics = ClassifierMetrics {
         format_version: FORMAT_VERSION,
-        stability: stability(&selection, &ships, &data, &ours),
+        stability: stability(&predicted, spec.calibration.method, (&ours.test, &ours.calibrated)),
         slices: inspection::slices(&classifier.slices, &data, test, &ours.probabilities),
         drift: inspection::drifts(fitted, &reference, &test.inputs),
         importance: inspection::importance(fitted, &ours.calibrated, test),
@@ -207,6 +221,8 @@ pub fn train(
 
 /// Rows by what they are for.
 struct Split<'a> {
+    schedule: &'a Schedule,
+    training: &'a [Snapshot],
     /// Of the training snapshots.
     chosen_on: Rows,
     /// Of all snapshots whose outcomes had ended by the test snapshot.
@@ -219,33 +235,40 @@ struct Split<'a> {
 struct Tested {
     fitted: Fitted,
     calibrated: Calibrated,
-    calibration_logits: Vec<f64>,
-    test_logits: Vec<f64>,
+    /// The folds' snapshots and the calibration snapshot, which the calibration is fitted on.
+    past: Vec<OutOfTime>,
+    test: OutOfTime,
     probabilities: Vec<f64>,
 }
 
 impl Tested {
     fn new(
-        spec: &ClassifierSpec,
+        classifier: &Classifier,
         inputs: &Inputs,
         configuration: &Configuration,
         split: &Split,
     ) -> Result<Self> {
+        let spec = &classifier.spec;
         let (calibration, test) = (split.calibration, split.test);
         let earlier = fit(&spec.fit, inputs, configuration, &split.chosen_on)?;
         let fitted = fit(&spec.fit, inputs, configuration, &split.rows)?;
-        // What is calibrated is what ships: the logits of the fit that has not seen these rows, moved
-        // to the mean of the one that has, which knows later base rates.
-        let mean = |logits: &[f64]| logits.iter().sum::<f64>() / logits.len() as f64;
-        let mut calibration_logits = earlier.logits(&calibration.inputs);
-        let moved = mean(&fitted.logits(&calibration.inputs)) - mean(&calibration_logits);
-        calibration_logits.iter_mut().for_each(|logit| *logit += moved);
-        let labels = &calibration.labels;
-        let calibrated = Calibration::fit(spec.calibration.method, &calibration_logits, labels);
-        let calibrated = with_offset(calibrated, &calibration_logits, labels);
-        let test_logits = fitted.logits(&test.inputs);
-        let probabilities = test_logits.iter().map(|raw| calibrated.probability(*raw)).collect();
-        Ok(Self { fitted, calibrated, calibration_logits, test_logits, probabilities })
+        let training = (split.training, split.schedule.training.as_slice());
+        let mut past = backtest(classifier, inputs, configuration, training, &fitted)?;
+        let out_of_time = |as_of: Instant, logits: Vec<f64>, snapshot: &Snapshot| OutOfTime {
+            as_of,
+            logits,
+            labels: snapshot.labels.clone(),
+        };
+        let logits = on_the_scale_of(
+            earlier.logits(&calibration.inputs),
+            &fitted.logits(&calibration.inputs),
+        );
+        past.push(out_of_time(split.schedule.calibration, logits, calibration));
+        let method = Kind::Chosen(spec.calibration.method);
+        let calibrated = calibrate(&past.iter().collect::<Vec<_>>(), method);
+        let test = out_of_time(split.schedule.test, fitted.logits(&test.inputs), test);
+        let probabilities = test.logits.iter().map(|raw| calibrated.probability(*raw)).collect();
+        Ok(Self { fitted, calibrated, past, test, probabilities })
     }
 }
 
@@ -286,11 +309,6 @@ fn order_by_hash(data: &mut ClassifierData) {
 
 fn positives(snapshot: &Snapshot) -> f64 {
     snapshot.labels.iter().filter(|label| **label).count() as f64
-}
-
-fn with_offset(calibration: Calibration, logits: &[f64], labels: &[bool]) -> Calibrated {
-    let p: Vec<f64> = logits.iter().map(|raw| calibration.probability(*raw, 0.0)).collect();
-    Calibrated { offset: base_rate_offset(&p, labels), calibration }
 }
 
 /// Days for those without any past event.
@@ -334,54 +352,9 @@ fn champion_on(
     Some(Baseline::of(champion.version, &ours.probabilities, &theirs, &test.labels))
 }
 
-/// The folds of what was chosen, then what was fitted here.
-fn stability(
-    selection: &Selection,
-    ships: &Configuration,
-    data: &ClassifierData,
-    ours: &Tested,
-) -> Vec<Stability> {
-    let folds = selection.tried.iter().find(|tried| tried.configuration == *ships);
-    let rate = |at: Instant| {
-        let place = data.schedule.all().iter().position(|t| *t == at);
-        place.map_or(f64::NAN, |place| {
-            let snapshot = &data.snapshots[place];
-            positives(snapshot) / snapshot.labels.len() as f64
-        })
-    };
-    let of_folds = folds.into_iter().flat_map(|tried| &tried.folds).map(|fold| Stability {
-        as_of: fold.as_of,
-        predicted_as: "fold".into(),
-        rows: fold.rows,
-        base_rate: rate(fold.as_of),
-        roc_auc: fold.roc_auc,
-        average_precision: fold.average_precision,
-        log_loss: fold.log_loss,
-    });
-    let held_out = [
-        (data.schedule.calibration, "calibration", &ours.calibration_logits),
-        (data.schedule.test, "test", &ours.test_logits),
-    ];
-    let held_out = held_out.into_iter().zip(&data.snapshots[data.snapshots.len() - 2..]);
-    let of_held_out = held_out.map(|((as_of, predicted_as, logits), snapshot)| {
-        let p: Vec<f64> = logits.iter().map(|raw| ours.calibrated.probability(*raw)).collect();
-        let metrics = Metrics::of(&p, &snapshot.labels);
-        Stability {
-            as_of,
-            predicted_as: predicted_as.into(),
-            rows: metrics.rows,
-            base_rate: rate(as_of),
-            roc_auc: metrics.roc_auc,
-            average_precision: metrics.average_precision,
-            log_loss: metrics.log_loss,
-        }
-    });
-    of_folds.chain(of_held_out).collect()
-}
-
 fn predictions(test: &Snapshot, ours: &Tested) -> Vec<Prediction> {
     let rows = test.keys.iter().zip(&test.labels);
-    rows.zip(ours.test_logits.iter().zip(&ours.probabilities))
+    rows.zip(ours.test.logits.iter().zip(&ours.probabilities))
         .map(|((key, label), (raw, probability))| Prediction {
             key: key.clone(),
             raw: *raw,

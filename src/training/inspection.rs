@@ -27,8 +27,9 @@ const SEED: u64 = 0x1397;
 const CURVES: usize = 12;
 /// A single input that ranks better than this is suspected of knowing the outcome.
 const LEAK_AUC: f64 = 0.95;
-/// Rows for which a leak is looked for, at most.
+/// Rows for which a leak is looked for, about, from all snapshots; and bins of a number.
 const LEAK_ROWS: usize = 20_000;
+const LEAK_BINS: usize = 20;
 
 /// By how much the test predictions get worse where the inputs of one group are shuffled, most first.
 pub fn importance(fitted: &Fitted, calibrated: &Calibrated, test: &Snapshot) -> Vec<Importance> {
@@ -179,27 +180,58 @@ pub fn by_distance(
     list
 }
 
-/// Inputs that alone rank the training outcomes almost perfectly, missing values last.
+/// Inputs that alone rank the training outcomes almost perfectly: by their value, missing ones last, or
+/// by the rate of their level or quantile bin in the other half of the rows.
 pub fn leak_suspects(fitted: &Fitted, rows: &Rows) -> Vec<LeakSuspect> {
-    let count = rows.labels.len().min(LEAK_ROWS);
-    let labels = &rows.labels[..count];
+    let every = rows.labels.len().div_ceil(LEAK_ROWS).max(1);
+    let some: Vec<usize> = (0..rows.labels.len()).step_by(every).collect();
+    let labels: Vec<bool> = some.iter().map(|row| rows.labels[*row]).collect();
     if !(labels.contains(&true) && labels.contains(&false)) {
         return Vec::new();
     }
     let names = fitted.preprocessing.inputs.iter().enumerate();
     let suspects = names.filter_map(|(column, input)| {
-        let values: Vec<f64> = rows
-            .inputs
-            .column(column)
-            .take(count)
-            .map(|value| if value.is_nan() { f64::MIN } else { value })
-            .collect();
-        let auc = Ranking::of(&values, labels).roc_auc;
-        let roc_auc = auc.max(1.0 - auc);
+        let values: Vec<f64> = some.iter().map(|row| rows.inputs.row(*row)[column]).collect();
+        let last: Vec<f64> =
+            values.iter().map(|value| if value.is_nan() { f64::MIN } else { *value }).collect();
+        let auc = Ranking::of(&last, &labels).roc_auc;
+        let levels = matches!(input.shape, Shape::Levels(_));
+        let roc_auc = auc.max(1.0 - auc).max(auc_by_group(&values, &labels, levels));
         let column = input.column.clone();
         (roc_auc > LEAK_AUC).then_some(LeakSuspect { column, roc_auc })
     });
     suspects.collect()
+}
+
+/// How well the rates of groups in one half of the rows rank the other, for both halves on average.
+fn auc_by_group(values: &[f64], labels: &[bool], levels: bool) -> f64 {
+    let mut sorted: Vec<f64> = values.iter().copied().filter(|value| !value.is_nan()).collect();
+    sorted.sort_by(f64::total_cmp);
+    let mut edges: Vec<f64> = if levels {
+        sorted.clone()
+    } else {
+        (1..LEAK_BINS).filter_map(|i| sorted.get(i * sorted.len() / LEAK_BINS).copied()).collect()
+    };
+    edges.dedup();
+    // Missing values are a group of their own, the last.
+    let group = |value: f64| match value.is_nan() {
+        true => edges.len() + 1,
+        false => edges.partition_point(|edge| *edge <= value),
+    };
+    let groups: Vec<usize> = values.iter().map(|value| group(*value)).collect();
+    let half = |fitted: usize| {
+        let mut counts = vec![[1.0, 0.5]; edges.len() + 2];
+        for row in (0..labels.len()).filter(|row| row % 2 == fitted) {
+            let [rows, positives] = &mut counts[groups[row]];
+            *rows += 1.0;
+            *positives += f64::from(u8::from(labels[row]));
+        }
+        let others = || (0..labels.len()).filter(|row| row % 2 != fitted);
+        let rates: Vec<f64> =
+            others().map(|row| counts[groups[row]][1] / counts[groups[row]][0]).collect();
+        Ranking::of(&rates, &others().map(|row| labels[row]).collect::<Vec<_>>()).roc_auc
+    };
+    (half(0) + half(1)) / 2.0
 }
 
 /// Test rows by tenure, recency, value, channel and the attributes that the spec names.
@@ -233,4 +265,24 @@ pub fn slices(
         .map(|(name, levels)| tables::slices(name, levels, probabilities, &test.labels))
         .filter(|slices| slices.len() > 1);
     sliced.flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Levels or values in the middle that tell everything, though in no order.
+    #[test]
+    fn a_leak_need_not_be_in_order() {
+        let labels: Vec<bool> = (0..3000).map(|i| i % 3 == 1).collect();
+        let levels: Vec<f64> = (0..3000).map(|i| f64::from(i % 3)).collect();
+        assert!(auc_by_group(&levels, &labels, true) > 0.99);
+        let hump: Vec<f64> = (0..3000).map(|i| f64::from(i % 3) + f64::from(i) / 1e5).collect();
+        assert!(auc_by_group(&hump, &labels, false) > 0.95);
+        let missing: Vec<f64> =
+            labels.iter().map(|label| if *label { f64::NAN } else { 1.0 }).collect();
+        assert!(auc_by_group(&missing, &labels, false) > 0.99);
+        let noise: Vec<f64> = (0..3000).map(|i| f64::from(i * 7919 % 3001)).collect();
+        assert!(auc_by_group(&noise, &labels, false) < 0.6);
+    }
 }

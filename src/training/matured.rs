@@ -7,6 +7,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use serde::{Deserialize, Serialize};
 
+use super::artifact::{Artifact, Trained};
 use super::evaluation::metrics::Metrics;
 use crate::error::{Error, Result};
 use crate::models::spec::{ClassifierSpec, LabelKind};
@@ -39,7 +40,7 @@ pub fn scored(root: &Root, spec: &ClassifierSpec, until: Instant) -> Vec<Instant
 }
 
 /// Joins the scores of past runs with outcomes: `happened` has, per as-of, the hashes of the
-/// customers with at least one event of the label.
+/// customers with at least one event of the label. Versions that predicted something else are left out.
 pub fn matured(
     store: &Store,
     root: &Root,
@@ -80,6 +81,13 @@ pub fn matured(
             }
         }
         for (version, (scores, labels)) in by_version {
+            let same = match Artifact::load(store, &spec.name, &version).map(|a| a.model) {
+                Ok(Trained::Classifier(artifact)) => artifact.spec.label == spec.label,
+                _ => false,
+            };
+            if !same {
+                continue;
+            }
             let metrics = Metrics::of(&scores, &labels);
             if metrics.positives > 0 && metrics.positives < metrics.rows {
                 list.push(Matured { scored: *at, version, metrics });

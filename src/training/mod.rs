@@ -3,6 +3,7 @@
 
 pub mod affinity;
 pub mod artifact;
+pub mod backtest;
 pub mod classifier;
 pub mod evaluation;
 pub mod gather;

@@ -30,8 +30,14 @@ pub struct Gate {
 impl Gate {
     /// Asks the questions of promotion: better than recency alone; average precision not below the
     /// champion's by more than the tolerance or one standard error; calibration error not above the
-    /// champion's by more than chance. Without a champion only the first is asked.
-    pub fn of(spec: &PromotionSpec, recency: &Baseline, champion: Option<&Baseline>) -> Self {
+    /// champion's by more than chance. Without a champion only the first is asked; one that cannot be
+    /// compared with, because it predicts `something_else`, must give way by hand.
+    pub fn of(
+        spec: &PromotionSpec,
+        recency: &Baseline,
+        champion: Option<&Baseline>,
+        something_else: Option<&str>,
+    ) -> Self {
         let mut checks = vec![Check {
             asks: "average precision above that of recency alone".into(),
             found: describe(&recency.average_precision),
@@ -53,6 +59,13 @@ impl Gate {
                 ),
                 found: describe(change),
                 passed: change.interval.low <= 0.0,
+            });
+        }
+        if let Some(version) = something_else {
+            checks.push(Check {
+                asks: format!("the same label as {version}, which is in use"),
+                found: "another one; `models promote` puts this version in use all the same".into(),
+                passed: false,
             });
         }
         Self { passed: checks.iter().all(|check| check.passed), checks }
@@ -101,13 +114,15 @@ mod tests {
         let spec = PromotionSpec::default();
         let recency = baseline(0.1, 0.01, -0.01);
         let passes =
-            |champion: Option<Baseline>| Gate::of(&spec, &recency, champion.as_ref()).passed;
+            |champion: Option<Baseline>| Gate::of(&spec, &recency, champion.as_ref(), None).passed;
         assert!(passes(None));
         assert!(passes(Some(baseline(-0.004, 0.001, -0.01))), "within the tolerance");
         assert!(passes(Some(baseline(-0.02, 0.03, -0.01))), "within one standard error");
         assert!(!passes(Some(baseline(-0.02, 0.01, -0.01))));
         assert!(!passes(Some(baseline(0.0, 0.01, 0.001))), "worse calibrated");
-        let gate = Gate::of(&spec, &baseline(-0.001, 0.01, 0.0), None);
+        let other = Gate::of(&spec, &recency, None, Some("2024-01-01-abc"));
+        assert!(!other.passed && other.failures().contains("models promote"), "{other:?}");
+        let gate = Gate::of(&spec, &baseline(-0.001, 0.01, 0.0), None, None);
         assert!(!gate.passed && gate.failures().contains("recency alone: -0.0010"), "{gate:?}");
     }
 }

@@ -9,10 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::models::spec::ClassifierSpec;
+use crate::sources::contract::History;
 use crate::time::{Duration, Instant};
 
 /// Training snapshots at most, where the spec names no number.
 const COUNT: usize = 6;
+/// The share of the horizon by which the events may end before it.
+const STALE: f64 = 0.05;
 /// History before the first snapshot, where the spec names none.
 const LOOKBACK: Duration = Duration::days(90);
 
@@ -30,6 +33,32 @@ pub struct Schedule {
     pub calibration: Instant,
     /// Scored once, for the report.
     pub test: Instant,
+}
+
+/// Refuses outcome windows that the events do not reach the end of: customers of whom nothing was
+/// loaded would count as customers who did nothing.
+///
+/// # Errors
+/// [`Error::NotEnough`] where the last event is further from `until` than is usual between days with
+/// events, and than a twentieth of the horizon.
+pub fn check_fresh(spec: &ClassifierSpec, history: &History, until: Instant) -> Result<()> {
+    let Some(last) = history.last else { return Ok(()) };
+    let quiet = until.days_since(last.0);
+    if quiet <= 2.0 * history.usual_gap as f64 || quiet <= STALE * spec.label.horizon.as_days() {
+        return Ok(());
+    }
+    let day = last.to_string();
+    Err(Error::not_enough(
+        format!(
+            "the events end at {last}, {quiet:.1} days before {until}: outcomes of the model {} \
+             up to then cannot be known",
+            spec.name
+        ),
+        format!(
+            "load the missing events, or train at an as-of up to {}",
+            day.split('T').next().unwrap_or_default()
+        ),
+    ))
 }
 
 impl Schedule {

@@ -171,10 +171,11 @@ pub fn sample(snapshots: &[&Snapshot], limit: usize) -> Rows {
     rows
 }
 
-/// The penalty on the mean loss that stands for one on the sum. Folds have fewer rows than the fit:
-/// what a penalty is worth against them all must not depend on how many there are.
-pub fn per_row(l2: f64, rows: &Rows) -> f64 {
-    l2 / rows.labels.len().max(1) as f64
+/// The penalty on the mean loss that stands for one on the sum, as scikit-learn's 1 / C does; weighted
+/// rows count as often as they weigh.
+pub fn per_row(l2: f64, rows: &Rows, class_weights: [f64; 2]) -> f64 {
+    let weights = rows.labels.iter().map(|label| class_weights[usize::from(*label)]);
+    l2 / weights.sum::<f64>().max(1.0)
 }
 
 /// The rows that the algorithm which does not ship is fitted on.
@@ -203,7 +204,7 @@ pub fn fit(
                 rows: &columns,
                 labels: &rows.labels,
                 class_weights,
-                l2: per_row(*l2, rows),
+                l2: per_row(*l2, rows, class_weights),
             };
             let estimator = Estimator::Logistic(Logistic::fit(objective, None)?);
             Ok(Fitted { preprocessing, estimator })
@@ -218,14 +219,18 @@ pub fn fit(
 }
 
 /// One snapshot, predicted from those whose outcomes had ended by then.
-struct Fold {
-    as_of: Instant,
-    earlier: Rows,
-    later: Rows,
+#[derive(Debug)]
+pub struct Fold {
+    /// The snapshot.
+    pub as_of: Instant,
+    /// Rows of those whose outcomes had ended by then.
+    pub earlier: Rows,
+    /// Its own rows.
+    pub later: Rows,
 }
 
 /// The latest snapshots whose outcomes do not overlap, each with the rows before it.
-fn folds(classifier: &Classifier, snapshots: &[Snapshot], instants: &[Instant]) -> Vec<Fold> {
+pub fn folds(classifier: &Classifier, snapshots: &[Snapshot], instants: &[Instant]) -> Vec<Fold> {
     let spec = &classifier.spec;
     let outcome: Duration = spec.label.gap.plus(spec.label.horizon);
     let limit = (spec.fit.max_rows / FOLD_SHARE).max(1);
@@ -261,7 +266,12 @@ pub fn select(
     let folds = folds(classifier, snapshots, instants);
     let shapes = choose_shapes(&mut inputs, &folds)?;
     let curved = |c: &Candidate| !matches!(c.shape, ShapeChoice::Simple);
-    let chosen = if shapes.is_empty() { "given" } else { "chosen" };
+    let chosen = match (shapes.is_empty(), folds.is_empty()) {
+        (true, _) => "given",
+        // Nothing was chosen: every input that had the choice is simple.
+        (false, true) => "simple",
+        (false, false) => "chosen",
+    };
     let mut tried = try_penalties(&spec.fit, &inputs, chosen, &folds)?;
     let mut candidates = inputs.candidates.clone();
     // Where single inputs bend, the whole may still do better without.
@@ -358,7 +368,7 @@ fn alone_loss(alone: &[Candidate], column: usize, fold: &Fold) -> Result<f64> {
     let preprocessing = Preprocessing::fit(alone, &[], &earlier, &fold.earlier.labels);
     let rows = preprocessing.transform(&earlier);
     let labels = &fold.earlier.labels;
-    let l2 = per_row(SHAPE_L2, &fold.earlier);
+    let l2 = per_row(SHAPE_L2, &fold.earlier, [1.0; 2]);
     let objective = Objective { rows: &rows, labels, class_weights: [1.0; 2], l2 };
     let start = vec![0.0; rows.width + 1];
     let mut weights =
@@ -401,7 +411,7 @@ fn try_penalties(
             let mut start: Option<Logistic> = None;
             let mut scores = Vec::new();
             for l2 in &penalties {
-                let l2 = per_row(*l2, &fold.earlier);
+                let l2 = per_row(*l2, &fold.earlier, class_weights);
                 let objective = Objective { rows: &rows, labels, class_weights, l2 };
                 let model = Logistic::roughly(objective, start.as_ref())?;
                 scores.push(fold_score(fold, &model.logits(&later), class_weights));

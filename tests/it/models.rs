@@ -32,6 +32,10 @@ fn training_again_gives_the_same_bytes() {
     let before = files();
     train("2024-07-01");
     assert_eq!(files(), before);
+    // Nor does what has been scored since change the files of a version.
+    assert_eq!(output(&project, &["score"]).2, 0);
+    train("2024-07-01");
+    assert_eq!(files(), before);
     let churn = version(&project, "churn").unwrap();
     let metrics: ClassifierMetrics = read(&project, &format!("churn/{churn}/metrics.json"));
     let names: Vec<&str> = metrics.baselines.iter().map(|b| b.name.as_str()).collect();
@@ -120,6 +124,46 @@ fn reports_stand_alone() {
     assert!(index.contains("href=\"runs/000003-score/report.html\""));
 }
 
+/// A version that predicts something else than the one in use takes its place by hand alone, and past
+/// scores are held against what they predicted. A retrained version that was put in use by hand stays.
+#[test]
+fn another_label_does_not_slip_into_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    assert_eq!(output(&project, &["run", "--as-of", "2024-03-01"]).2, 0);
+    let champion = version(&project, "churn").unwrap();
+    edit(&project, "models/churn.toml", "horizon = \"90d\"", "horizon = \"60d\"");
+    let (stdout, _, code) = output(&project, &["train"]);
+    assert_eq!(code, 4, "{stdout}");
+    assert!(stdout.contains(&format!("the same label as {champion}, which is in use")), "{stdout}");
+    assert_eq!(version(&project, "churn").as_ref(), Some(&champion));
+    let trained = root(&project)["trained"]["churn"].clone();
+    let new = trained.as_array().unwrap().last().unwrap().as_str().unwrap().to_owned();
+    let metrics: ClassifierMetrics = read(&project, &format!("churn/{new}/metrics.json"));
+    assert_eq!(metrics.matured, [], "what was scored predicted something else");
+    assert_eq!(output(&project, &["models", "promote", "churn", &new]).2, 0);
+    edit(&project, "models/churn.toml", "fit = { ", "promotion = { tolerance = 0.0 }\nfit = { ");
+    output(&project, &["train"]);
+    let root = root(&project);
+    let in_use = root["champions"]["churn"].as_str().unwrap();
+    let held = root["held_back"]["churn"].as_array().cloned().unwrap_or_default();
+    assert!(!held.iter().any(|held| held == in_use), "{root:#}");
+}
+
+/// Outcomes that the events do not reach are not taken for silence.
+#[test]
+fn outcomes_after_the_last_event_are_not_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let (_, stderr, code) = output(&project, &["train", "--as-of", "2024-07-20"]);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(stderr.contains("the events end at 2024-06-30T"), "{stderr}");
+    assert!(
+        stderr.contains("hint: load the missing events, or train at an as-of up to 2024-06-30")
+    );
+    assert!(!project.join("store/current.json").exists(), "something was written");
+}
+
 /// Two versions side by side: paired where they were tested on the same rows, else not.
 #[test]
 fn versions_are_compared() {
@@ -136,11 +180,25 @@ fn versions_are_compared() {
     let compare = |a: &str, b: &str| output(&project, &["models", "compare", "churn", a, b]);
     let (stdout, stderr, code) = compare(&july, &again);
     assert_eq!(code, 0, "{stderr}");
-    assert!(stdout.contains("paired, on 790 rows"), "{stdout}");
+    assert!(stdout.contains("on the 790 rows that both were tested on"), "{stdout}");
     let (stdout, _, code) = compare(&july, &june);
     assert_eq!(code, 0);
     assert!(stdout.contains("not paired: "), "{stdout}");
     assert_eq!(compare(&july, "nothing").2, 2);
+    // Another eligibility: the columns are of the rows that both have, so they differ as they say.
+    edit(&project, "models/churn.toml", "within = \"auto\"", "within = \"45d\"");
+    let narrow = train("2024-07-01");
+    let arguments = ["models", "compare", "churn", &july, &narrow, "--format", "json"];
+    let compared: serde_json::Value =
+        serde_json::from_str(&output(&project, &arguments).0).unwrap();
+    let metrics = &compared["metrics"];
+    assert!(metrics[0]["rows"].as_u64().unwrap() < 790, "{compared}");
+    assert_eq!(metrics[0]["rows"], metrics[1]["rows"]);
+    for metric in ["roc_auc", "average_precision", "brier"] {
+        let [ours, theirs] = [0, 1].map(|i| metrics[i][metric].as_f64().unwrap());
+        let told = compared["paired"][metric]["difference"].as_f64().unwrap();
+        assert!((ours - theirs - told).abs() < 1e-12, "{metric}: {compared}");
+    }
     assert_eq!(output(&project, &["models", "compare", "rfm", &july, &july]).2, 2);
 }
 
@@ -271,6 +329,13 @@ fn specs_of_inputs_are_checked() {
         ("fit = { ", "evaluation = { slices = [\"consent_scopes\"] }\nfit = { ", "consent_scopes"),
         ("fit = { ", "fit = { class_weight = { positive = 0.0 }, ", "class_weight must be above 0"),
         ("fit = { ", "fit = { leaves = [1], ", "fit.leaves needs numbers from 2"),
+        ("fit = { ", "fit = { minimum_class = 1, ", "fit.minimum_class must be at least 10"),
+        ("fit = { ", "fit = { max_rows = 1, ", "fit.max_rows must be at least 1000"),
+        (
+            "inputs = { ",
+            "inputs = { interactions = [[\"orders_90d\", \"orders_30d\"], [\"orders_30d\", \"orders_90d\"]], ",
+            "orders_30d x orders_90d is there twice",
+        ),
     ] {
         std::fs::write(&path, text.replace(from, to)).unwrap();
         let (_, stderr, code) = output(&project, &["train"]);

@@ -16,6 +16,10 @@ use crate::sources::attributes::are_levels;
 use crate::sources::profile::ProfilePlan;
 use crate::time::Duration;
 
+/// The least that may be asked for of a class, and as the bound of training rows.
+const LEAST_CLASS: usize = 10;
+const LEAST_ROWS: usize = 1000;
+
 /// Whether the label is that something happens or that it does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -349,9 +353,16 @@ fn check_numbers(file: &str, spec: &ClassifierSpec) -> Result<()> {
     if l2.is_empty() || l2.iter().any(|l2| !l2.is_finite() || *l2 <= 0.0) {
         return fault("fit.l2 needs penalties above 0", "l2 = [1, 10, 100]");
     }
-    if spec.fit.minimum_class == 0 || spec.fit.max_rows == 0 || spec.snapshots.count == Some(0) {
-        let message = "minimum_class, max_rows and count must be at least 1";
-        return fault(message, "leave them out for the defaults");
+    if spec.fit.minimum_class < LEAST_CLASS {
+        let message = format!("fit.minimum_class must be at least {LEAST_CLASS}");
+        return fault(&message, "fewer rows of a class say nothing of a model");
+    }
+    if spec.fit.max_rows < LEAST_ROWS {
+        let message = format!("fit.max_rows must be at least {LEAST_ROWS}");
+        return fault(&message, "it bounds time and memory of a fit; the default is 100000");
+    }
+    if spec.snapshots.count == Some(0) {
+        return fault("snapshots.count must be at least 1", "leave it out for the default");
     }
     let rate = spec.fit.learning_rate;
     if leaves.is_empty() || leaves.iter().any(|leaves| *leaves < 2) || spec.fit.trees == 0 {
@@ -452,7 +463,17 @@ fn check_shapes(file: &str, spec: &InputsSpec, inputs: &[String]) -> Result<()> 
         false => Err(Error::unknown(format!("{file}: {place}"), "input", name, inputs)),
     };
     spec.shapes.keys().try_for_each(|name| known("inputs.shapes", name))?;
-    spec.interactions.iter().flatten().try_for_each(|name| known("inputs.interactions", name))
+    spec.interactions.iter().flatten().try_for_each(|name| known("inputs.interactions", name))?;
+    for (number, [a, b]) in spec.interactions.iter().enumerate() {
+        let same = |[c, d]: &&[String; 2]| (a, b) == (c, d) || (a, b) == (d, c);
+        if spec.interactions[..number].iter().any(|other| same(&other)) {
+            return Err(Error::configuration(
+                format!("{file}: inputs.interactions: {a} x {b} is there twice"),
+                "name each pair once, in either order",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The attributes that metrics are shown by where a spec names none.

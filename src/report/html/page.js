@@ -16,6 +16,8 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: colour("--text"), size: 12 },
       margin: { l: 48, r: 12, t: !plot.layout.showlegend ? 12 : element.clientWidth < 600 ? 76 : 36, b: 44 },
+      // Names of series grow upward from the chart: on a phone they take several lines.
+      legend: Object.assign({}, plot.layout.legend, { y: 1.02, yanchor: "bottom", x: 0 }),
       xaxis: axis(plot.layout.xaxis), yaxis: axis(plot.layout.yaxis)
     });
     if (plot.layout.yaxis2) { layout.yaxis2 = axis(plot.layout.yaxis2); }

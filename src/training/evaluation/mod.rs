@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use self::bootstrap::{Difference, Drawable, Drawn, Interval, draws};
 use self::metrics::{Bin, Metrics, reliability};
 use self::tables::{Bar, Curves, Gain, Threshold};
+use crate::models::calibration::base_rate_offset;
 use crate::models::logistic::{logit, sigmoid};
 use crate::models::matrix::Matrix;
 use crate::models::newton::Objective;
@@ -17,9 +18,6 @@ use crate::models::spec::EvaluationSpec;
 
 /// A mean calibration error below this, one percentage point, changes no decision.
 const NOTICEABLE: f64 = 0.01;
-
-/// The intercept of a recalibration is looked for within so much of zero.
-const FAR: f64 = 20.0;
 
 /// Calibration as a line on the logit scale (Cox 1958): 1 and 0 are perfect.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -45,15 +43,9 @@ impl CalibrationLine {
         let clusters: Vec<u64> = (0..labels.len() as u64).collect();
         let slope = weights[0];
         let error = objective.standard_errors(weights, &clusters)[0];
-        // The sum of residuals falls as the intercept grows: halving finds where it is zero.
-        let positives = labels.iter().filter(|label| **label).count() as f64;
-        let (mut low, mut high) = (-FAR, FAR);
-        for _ in 0..60 {
-            let middle = (low + high) / 2.0;
-            let predicted: f64 = logits.iter().map(|z| sigmoid(z + middle)).sum();
-            if predicted < positives { low = middle } else { high = middle }
-        }
-        let information: f64 = logits.iter().map(|z| sigmoid(z + low)).map(|p| p * (1.0 - p)).sum();
+        let intercept = base_rate_offset(&logits, labels);
+        let information: f64 =
+            logits.iter().map(|z| sigmoid(z + intercept)).map(|p| p * (1.0 - p)).sum();
         let around = |value: f64, error: f64| Interval {
             low: value - 1.96 * error,
             high: value + 1.96 * error,
@@ -61,8 +53,8 @@ impl CalibrationLine {
         Self {
             slope,
             slope_interval: around(slope, error),
-            intercept: low,
-            intercept_interval: around(low, 1.0 / information.sqrt()),
+            intercept,
+            intercept_interval: around(intercept, 1.0 / information.sqrt()),
         }
     }
 }
@@ -205,8 +197,8 @@ pub struct Grade {
 impl Grade {
     /// Grades an evaluation. The measure of ranking is the average precision that the version adds
     /// to recency alone, as a share of what recency leaves; it is sure where the interval of that or of
-    /// the area under the ROC curve lies above zero. Calibration is off where chance does not explain
-    /// the error and a reader would notice it.
+    /// the area under the ROC curve lies above zero. Calibration is off where chance explains neither
+    /// the error nor slope and intercept, and a reader would notice it.
     pub fn of(evaluation: &Evaluation, recency: &Baseline, champion: Option<&Baseline>) -> Self {
         let metrics = &evaluation.metrics;
         let gain = &recency.average_precision;
@@ -241,12 +233,30 @@ impl Grade {
             evaluation.calibration.slope,
             evaluation.calibration.intercept,
         );
-        let by_chance = metrics.ece <= evaluation.ece_by_chance;
-        let calibrated = by_chance || metrics.ece < NOTICEABLE;
-        let verdict = match (by_chance, calibrated) {
-            (true, _) => "can be taken at face value",
-            (false, true) => "are off by more than chance, but by less than a reader would notice",
-            (false, false) => "are off by more than chance",
+        let line = &evaluation.calibration;
+        let (slope, intercept) = (&line.slope_interval, &line.intercept_interval);
+        let mut off = Vec::new();
+        for (is, word) in [
+            (intercept.low > 0.0, "too low on the whole"),
+            (intercept.high < 0.0, "too high on the whole"),
+            (slope.high < 1.0, "too extreme"),
+            (slope.low > 1.0, "too timid"),
+        ] {
+            if is {
+                off.push(word);
+            }
+        }
+        if off.is_empty() && metrics.ece > evaluation.ece_by_chance {
+            off.push("off");
+        }
+        let calibrated = off.is_empty() || metrics.ece < NOTICEABLE;
+        let off = off.join(" and ");
+        let verdict = match (off.is_empty(), calibrated) {
+            (true, _) => "can be taken at face value".to_owned(),
+            (false, true) => {
+                format!("are {off} by more than chance, but by less than a reader would notice")
+            }
+            (false, false) => format!("are {off} by more than chance"),
         };
         sentences.push(format!("Its probabilities {verdict}: {error}."));
         if let Some(champion) = champion {

@@ -266,7 +266,12 @@ pub fn stability(metrics: &ClassifierMetrics) -> Markup {
         "ROC AUC",
         "average precision",
         "log loss",
+        "ECE",
+        "slope",
+        "intercept",
     ];
+    let known =
+        |value: Option<f64>, decimals| value.map_or(Cell::Empty, |v| Cell::number(v, decimals));
     let cells: Vec<Vec<Cell>> = rows
         .iter()
         .map(|row| {
@@ -277,14 +282,18 @@ pub fn stability(metrics: &ClassifierMetrics) -> Markup {
                 Cell::percent(row.base_rate),
                 Cell::number(row.roc_auc, 4),
                 Cell::number(row.average_precision, 4),
-                Cell::number(row.log_loss, 4),
+                known(row.log_loss, 4),
+                known(row.ece, 4),
+                known(row.slope, 2),
+                known(row.intercept, 2),
             ]
         })
         .collect();
     html! {
         p.soft {
-            "A fold is predicted by the same configuration fitted on the snapshots before it, not yet calibrated; "
-            "the calibration snapshot by a fit that has not seen it, and it has fitted the calibration; the test snapshot has fitted nothing."
+            "A backtest: each snapshot is predicted by what was chosen, fitted on snapshots whose outcomes had ended by then "
+            "and calibrated by those that were predicted before it; the first has none to calibrate it. "
+            "The folds have had a say in the choice, the test snapshot in nothing."
         }
         (ranking.render())
         (table("Metrics of each snapshot", &head, &cells))

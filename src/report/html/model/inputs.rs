@@ -48,7 +48,7 @@ pub fn inputs(report: &ModelReport) -> Markup {
     let shown = || metrics.coefficients.iter().take(SHOWN);
     let coefficients = Chart::new(
         "coefficients",
-        "Coefficients of standardized terms with 95 % intervals (customers as clusters)",
+        "Penalized coefficients of standardized terms with 95 % intervals (customers as clusters; what the penalty shrinks and the choices add is not in them)",
         "added to the logit per standard deviation",
         "",
     )

@@ -7,8 +7,10 @@ use maud::{Markup, html};
 
 use super::chart::{BLUE, Chart, GREY, ORANGE};
 use super::page::{Cell, Section, day, facts, page, table};
+use crate::features::catalog::Definition;
 use crate::models::spec::{LabelKind, SENSITIVE};
-use crate::time::Duration;
+use crate::report::thousands;
+use crate::time::{Duration, Window};
 use crate::training::artifact::{
     Artifact, ClassifierArtifact, ClassifierMetrics, ResolvedEligible,
 };
@@ -150,7 +152,9 @@ fn verdict(report: &ModelReport) -> Markup {
                 "The other algorithm (" (other.configuration.describe()) ") has average precision "
                 (four(other.comparison.metrics.average_precision)) " on the same rows; this version less the other: "
                 (format!("{:+.4}", other.comparison.average_precision.difference)) " ("
-                (span(&other.comparison.average_precision.interval)) ")."
+                (span(&other.comparison.average_precision.interval)) "). It was fitted on "
+                (thousands(other.fitted_on[1] as u64)) " rows, this version on "
+                (thousands(other.fitted_on[0] as u64)) "."
             }
         }
     }
@@ -159,7 +163,20 @@ fn verdict(report: &ModelReport) -> Markup {
 fn windows(report: &ModelReport) -> Markup {
     let (model, metrics) = (report.model, report.metrics);
     let label = &model.spec.label;
-    let lookback = Duration::days(90);
+    let windows = model.definitions.iter().filter_map(|definition| match definition {
+        Definition::Aggregation(aggregation) => Some(aggregation.window),
+        Definition::Derived(_) => None,
+    });
+    let trailing = windows.clone().filter_map(|window| match window {
+        Window::Trailing(length) => Some(length),
+        Window::Lifetime => None,
+    });
+    let lookback = trailing.max().unwrap_or(Duration::days(90));
+    let all_before = windows.clone().any(|window| window == Window::Lifetime);
+    let seen = match all_before {
+        true => format!("observation ({lookback}, and all before it)"),
+        false => format!("observation ({lookback})"),
+    };
     let mut chart = Chart::new(
         "windows-chart",
         "Observation, gap and outcome window of each snapshot",
@@ -171,7 +188,7 @@ fn windows(report: &ModelReport) -> Markup {
         "A line per snapshot on a time axis: events before the snapshot are seen, a gap of {} follows, outcomes count in the {} after it. The outcome windows of training snapshots end before the calibration snapshot, and that of the calibration snapshot ends before the test snapshot.",
         label.gap, label.horizon
     ));
-    let parts = [("observation (last 90 days)", GREY), ("gap", ORANGE), ("outcome", BLUE)];
+    let parts = [(seen.as_str(), GREY), ("gap", ORANGE), ("outcome", BLUE)];
     let mut rows = Vec::new();
     for (number, (name, colour)) in parts.into_iter().enumerate() {
         // One series with breaks between the snapshots.
@@ -282,12 +299,20 @@ fn choices(report: &ModelReport) -> Markup {
         })
         .collect();
     html! {
-        p {
-            "Every choice was made by folds inside training: each snapshot predicted from those whose "
-            "outcomes had ended by then. The test snapshot had no say."
+        @if folds.is_empty() {
+            p {
+                "Nothing was chosen: no training snapshot's outcome had ended before another, so there is no fold. "
+                "Inputs are simple, and penalty and trees are the middle ones of the spec: "
+                (report.model.configuration.describe()) "."
+            }
+        } @else {
+            p {
+                "Every choice was made by folds inside training: each snapshot predicted from those whose "
+                "outcomes had ended by then. The test snapshot had no say."
+            }
+            (table("Every configuration that was tried, with its log loss on each fold", &head, &rows))
         }
-        (table("Every configuration that was tried, with its log loss on each fold", &head, &rows))
-        @if !shapes.is_empty() { details {
+        @if !shapes.is_empty() && !folds.is_empty() { details {
             summary { "Shapes of single inputs" }
             (table("Mean log loss over the folds of each input alone", &["input", "simple", "spline", "bins", "chosen"], &shapes))
         } }
