@@ -117,7 +117,7 @@ impl Champions {
     pub fn attributes<'a>(&'a self, profile: &'a ProfilePlan) -> Vec<&'a str> {
         let all = self.classifiers.iter().flat_map(|(_, _, artifact)| artifact.attributes());
         let all: std::collections::BTreeSet<&str> = all.collect();
-        let levels = |name: &&str| profile.type_of(name).is_some_and(|ty| are_levels(&ty));
+        let levels = |name: &&str| profile.type_of(name).is_some_and(|ty| are_levels(name, &ty));
         all.into_iter().filter(levels).collect()
     }
 

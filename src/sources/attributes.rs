@@ -87,9 +87,20 @@ impl Attribute {
     }
 }
 
+/// The column whose levels are decades, such as `1980s`: nearly every customer has a day of their own.
+const BIRTH: &str = "date_of_birth";
+
 /// Whether values of a column can be levels.
-pub fn are_levels(ty: &DataType) -> bool {
-    matches!(RawType::of(ty), RawType::Text | RawType::Integer | RawType::Boolean)
+pub fn are_levels(name: &str, ty: &DataType) -> bool {
+    let ty = RawType::of(ty);
+    matches!(ty, RawType::Text | RawType::Integer | RawType::Boolean)
+        || (name == BIRTH && ty == RawType::Date)
+}
+
+/// `1984-05-02`, or as much of it as there is from the year on, as `1980s`; None for what is no year.
+fn decade(date: &str) -> Option<String> {
+    let year = date.get(..4)?;
+    year.bytes().all(|byte| byte.is_ascii_digit()).then(|| format!("{}0s", &year[..3]))
 }
 
 /// A column of profile rows as text.
@@ -99,7 +110,11 @@ pub fn levels_of(rows: &RecordBatch, name: &str) -> Result<StringArray> {
     let text: ArrayRef = arrow_cast::cast(column, &DataType::Utf8)
         .map_err(|error| fault(format!("column {name}: {error}")))?;
     debug_assert_eq!(text.len(), rows.num_rows());
-    Ok(text.as_string::<i32>().clone())
+    let text = text.as_string::<i32>();
+    match name {
+        BIRTH => Ok(text.iter().map(|date| date.and_then(decade)).collect()),
+        _ => Ok(text.clone()),
+    }
 }
 
 #[cfg(test)]
@@ -107,6 +122,15 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    #[test]
+    fn births_are_decades() {
+        let dates = ["1984-05-02", "1989", "2001-13", "n/a", ""].map(decade);
+        let expected = [Some("1980s"), Some("1980s"), Some("2000s"), None, None];
+        assert_eq!(dates, expected.map(|decade| decade.map(str::to_owned)));
+        assert!(are_levels("date_of_birth", &DataType::Date32));
+        assert!(!are_levels("first_order", &DataType::Date32));
+    }
 
     #[test]
     fn codes_are_places_among_the_levels() {

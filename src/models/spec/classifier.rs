@@ -447,7 +447,7 @@ fn check_attributes(file: &str, spec: &InputsSpec, profile: &ProfilePlan) -> Res
                 "if it is meant to be an input, name it in inputs.allow_sensitive too",
             );
         }
-        if name == "customer360_id" || !are_levels(&ty) {
+        if name == "customer360_id" || !are_levels(name, &ty) {
             return fault(
                 format!("the values of {name} are no levels"),
                 "text, whole numbers and booleans can be levels",
@@ -477,10 +477,11 @@ fn check_shapes(file: &str, spec: &InputsSpec, inputs: &[String]) -> Result<()> 
 }
 
 /// The attributes that metrics are shown by where a spec names none.
-const SLICES: [&str; 5] = ["country", "loyalty_tier", "gender", "language", "primary_source"];
+const SLICES: [&str; 7] =
+    ["country", "region", "loyalty_tier", "gender", "date_of_birth", "language", "primary_source"];
 
 fn slices(file: &str, spec: &EvaluationSpec, profile: &ProfilePlan) -> Result<Vec<String>> {
-    let levels = |name: &str| profile.type_of(name).is_some_and(|ty| are_levels(&ty));
+    let levels = |name: &str| profile.type_of(name).is_some_and(|ty| are_levels(name, &ty));
     let Some(names) = &spec.slices else {
         let names = SLICES.into_iter().filter(|name| levels(name));
         return Ok(names.map(str::to_owned).collect());

@@ -12,6 +12,8 @@ const POINTS: usize = 200;
 const BARS: usize = 20;
 /// Probabilities from which a customer is taken to be positive.
 const THRESHOLDS: [f64; 11] = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95];
+/// Levels of one attribute that are shown, the most frequent.
+const SLICES: usize = 12;
 /// The least rows of each class for which metrics of a slice are given.
 const SLICE_CLASS: usize = 10;
 
@@ -250,6 +252,7 @@ pub fn slices(
         })
         .collect();
     slices.sort_by(|a, b| b.rows.cmp(&a.rows).then(a.level.cmp(&b.level)));
+    slices.truncate(SLICES);
     slices
 }
 
