@@ -117,6 +117,7 @@ pub struct OtherAlgorithm {
     /// What folds chose for it.
     pub configuration: Configuration,
     /// Rows that this version was fitted on, and rows that it was.
+    #[serde(default)]
     pub fitted_on: [usize; 2],
     /// Its metrics, and ours less theirs.
     pub comparison: Baseline,

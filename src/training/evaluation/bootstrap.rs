@@ -33,6 +33,12 @@ impl Interval {
         Self { low: at(0.025), high: at(0.975) }
     }
 
+    /// The same centre, so many times as wide.
+    pub fn widened(&self, times: f64) -> Self {
+        let (middle, half) = ((self.low + self.high) / 2.0, (self.high - self.low) / 2.0);
+        Self { low: middle - times * half, high: middle + times * half }
+    }
+
     /// Whether a value lies within.
     pub fn contains(&self, value: f64) -> bool {
         self.low <= value && value <= self.high

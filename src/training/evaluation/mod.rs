@@ -16,6 +16,8 @@ use crate::models::matrix::Matrix;
 use crate::models::newton::Objective;
 use crate::models::spec::EvaluationSpec;
 
+/// From 95 % to 99 %: two questions are asked beside that of the calibration error.
+const SURER: f64 = 2.576 / 1.960;
 /// A mean calibration error below this, one percentage point, changes no decision.
 const NOTICEABLE: f64 = 0.01;
 
@@ -234,7 +236,8 @@ impl Grade {
             evaluation.calibration.intercept,
         );
         let line = &evaluation.calibration;
-        let (slope, intercept) = (&line.slope_interval, &line.intercept_interval);
+        let [slope, intercept] = [&line.slope_interval, &line.intercept_interval]
+            .map(|interval| interval.widened(SURER));
         let mut off = Vec::new();
         for (is, word) in [
             (intercept.low > 0.0, "too low on the whole"),
