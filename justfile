@@ -36,6 +36,12 @@ cdnow:
     python3 examples/cdnow/fetch.py
     cargo run --release -- --project examples/cdnow train
 
+# Complete Journey beside scikit-learn, on its own test snapshot (needs numpy, polars, scikit-learn)
+bench-complete-journey:
+    examples/complete-journey/fetch.sh
+    cargo build --release
+    python3 benches/complete_journey.py target/release/c360-ml /tmp/complete-journey.json
+
 # Check exports and reports against ONNX Runtime, MLflow and Chromium
 outside:
     tests/outside/run.sh onnx
