@@ -120,6 +120,7 @@ pub fn train(
         (_, gbdt) => (selection.logistic.clone(), gbdt),
     };
     let of_ours = split(spec.fit.max_rows);
+    check_sampled(classifier, &of_ours.chosen_on)?;
     let ours = Tested::new(classifier, &inputs, &ships, &of_ours)?;
     let rows = of_ours.rows;
     let other_algorithm = match other.filter(|_| spec.fit.compare) {
@@ -441,6 +442,25 @@ fn check_enough(classifier: &Classifier, data: &ClassifierData, funnel: &[Funnel
         }
     }
     Ok(())
+}
+
+/// Refuses a sample that a class has been lost from.
+fn check_sampled(classifier: &Classifier, rows: &Rows) -> Result<()> {
+    let positives = rows.labels.iter().filter(|label| **label).count();
+    let least = positives.min(rows.labels.len() - positives);
+    if least >= classifier.spec.fit.minimum_class {
+        return Ok(());
+    }
+    Err(Error::not_enough(
+        format!(
+            "the model {} has {positives} rows with y = 1 among the {} training rows that \
+             fit.max_rows leaves, and needs {} of each class",
+            classifier.spec.name,
+            rows.labels.len(),
+            classifier.spec.fit.minimum_class
+        ),
+        format!("raise fit.max_rows, or lower fit.minimum_class, in {}", classifier.file),
+    ))
 }
 
 /// The observed rate of y = 1 among the not eligible, monotone in recency: rising where the label

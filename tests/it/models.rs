@@ -164,6 +164,20 @@ fn outcomes_after_the_last_event_are_not_known() {
     assert!(!project.join("store/current.json").exists(), "something was written");
 }
 
+/// A bound on the rows that leaves too few of a class says so, and which setting it was.
+#[test]
+fn a_sample_without_enough_of_a_class_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let file = "models/propensity.toml";
+    edit(&project, file, "and amount > 0", "and amount > 100");
+    edit(&project, file, "fit = { ", "fit = { max_rows = 1000, minimum_class = 20, ");
+    let (_, stderr, code) = output(&project, &["train"]);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(stderr.contains("the model propensity has 19 rows with y = 1"), "{stderr}");
+    assert!(stderr.contains("hint: raise fit.max_rows"), "{stderr}");
+}
+
 /// Two versions side by side: paired where they were tested on the same rows, else not.
 #[test]
 fn versions_are_compared() {
