@@ -24,7 +24,6 @@ use crate::training::artifact::{
 };
 use crate::training::classifier::{self, Champion, Past, Prediction};
 use crate::training::gather::{Gathered, Known, gather};
-use crate::training::schedule::check_fresh;
 use crate::training::skew::Served;
 use crate::training::{affinity, matured};
 
@@ -39,11 +38,6 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
     let history = history(&project.events, as_of.at, as_of.known_at)?.ok_or_else(|| {
         Error::not_enough("there are no events to train on", "check sources.events.path")
     })?;
-    let until =
-        if project.events.has_ingestion() { as_of.at.min(as_of.known_at) } else { as_of.at };
-    for model in &project.models.classifiers {
-        check_fresh(&model.spec, &history, until)?;
-    }
     let champions = champions(project, &store, &transaction.root, as_of, &data);
     let served = Served::latest(&store, &transaction.root, &project.catalog, as_of)?;
     progress.stage("gathering snapshots and labels");
@@ -57,7 +51,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
         scored: &models.iter().map(scored).collect::<Vec<_>>(),
         served: served.as_ref(),
         as_of,
-        history: history.first,
+        history: &history,
     };
     let engine = engine(project, &transaction);
     let gathered = gather(&engine, &project.events, &project.catalog, &project.models, &known)?;

@@ -244,9 +244,9 @@ pub struct ClassifierArtifact {
     pub estimator: Estimator,
     /// What was chosen.
     pub configuration: Configuration,
-    /// What ships: fitted on calibration and test rows.
+    /// What ships: fitted on every snapshot predicted out of time, the test snapshot among them.
     pub shipped: Calibrated,
-    /// What was tested: fitted on calibration rows.
+    /// What was tested: fitted on the folds' snapshots and the calibration snapshot.
     pub tested: Calibrated,
     /// For those with a past event outside eligibility: the observed rate of y = 1 by recency (in
     /// days, negative where the label is presence); None where training saw none.

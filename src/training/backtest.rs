@@ -6,12 +6,11 @@ use rayon::prelude::*;
 use super::artifact::{Calibrated, Stability};
 use super::evaluation::CalibrationLine;
 use super::evaluation::metrics::Metrics;
-use super::gather::Snapshot;
-use super::selection::{Configuration, Fitted, Inputs, fit, folds};
+use super::selection::{Configuration, Fitted, Fold, Inputs, fit};
 use crate::error::Result;
-use crate::models::calibration::{Calibration, CalibrationChoice, base_rate_offset};
+use crate::models::calibration::{Calibration, CalibrationChoice, Platt, base_rate_offset};
 use crate::models::logistic::sigmoid;
-use crate::models::spec::Classifier;
+use crate::models::spec::FitSpec;
 use crate::time::Instant;
 
 /// A snapshot as predicted by a fit of what had ended by then.
@@ -37,15 +36,14 @@ impl OutOfTime {
 /// # Errors
 /// That a fit fails.
 pub fn backtest(
-    classifier: &Classifier,
+    spec: &FitSpec,
     inputs: &Inputs,
     configuration: &Configuration,
-    (snapshots, instants): (&[Snapshot], &[Instant]),
+    folds: &[Fold],
     ships: &Fitted,
 ) -> Result<Vec<OutOfTime>> {
-    let folds = folds(classifier, snapshots, instants);
-    let predict = |fold: &super::selection::Fold| {
-        let fitted = fit(&classifier.spec.fit, inputs, configuration, &fold.earlier)?;
+    let predict = |fold: &Fold| {
+        let fitted = fit(spec, inputs, configuration, &fold.earlier)?;
         let (rows, labels) = (&fold.later.inputs, fold.later.labels.clone());
         let logits = on_the_scale_of(fitted.logits(rows), &ships.logits(rows));
         Ok(OutOfTime { as_of: fold.as_of, logits, labels })
@@ -74,7 +72,7 @@ pub fn on_the_scale_of(mut logits: Vec<f64>, ships: &[f64]) -> Vec<f64> {
 /// makes no slope, and the base rate is the last that is known.
 pub fn calibrate(past: &[&OutOfTime], kind: Kind) -> Calibrated {
     let Some(latest) = past.last() else {
-        let identity = crate::models::calibration::Platt { slope: 1.0, intercept: 0.0 };
+        let identity = Platt { slope: 1.0, intercept: 0.0 };
         return Calibrated { calibration: Calibration::Platt(identity), offset: 0.0 };
     };
     let reference = latest.offset();

@@ -18,7 +18,7 @@ use super::matured::Matured;
 use super::promotion::Gate;
 use super::schedule::Schedule;
 use super::selection::{
-    Configuration, Fitted, Inputs, Rows, compared, fit, per_row, sample, select,
+    Configuration, Fitted, Fold, Inputs, Rows, compared, fit, per_row, sample, select,
 };
 use super::skew::Skew;
 use crate::error::{Error, Result};
@@ -113,7 +113,14 @@ pub fn train(
         let before = |snapshots: &[Snapshot]| sample(&snapshots.iter().collect::<Vec<_>>(), limit);
         let all = &data.snapshots[..data.snapshots.len() - 1];
         let (chosen_on, rows) = (before(training), before(all));
-        Split { schedule: &data.schedule, training, chosen_on, rows, calibration, test }
+        Split {
+            schedule: &data.schedule,
+            folds: &selection.folds,
+            chosen_on,
+            rows,
+            calibration,
+            test,
+        }
     };
     let (ships, other) = match (selection.algorithm, selection.gbdt.clone()) {
         (Algorithm::Gbdt, Some(gbdt)) => (gbdt, Some(selection.logistic.clone())),
@@ -121,12 +128,12 @@ pub fn train(
     };
     let of_ours = split(spec.fit.max_rows);
     check_sampled(classifier, &of_ours.chosen_on)?;
-    let ours = Tested::new(classifier, &inputs, &ships, &of_ours)?;
+    let ours = Tested::new(spec, &inputs, &ships, &of_ours)?;
     let rows = of_ours.rows;
     let other_algorithm = match other.filter(|_| spec.fit.compare) {
         Some(configuration) => {
             let split = split(compared(&spec.fit));
-            let theirs = Tested::new(classifier, &inputs, &configuration, &split)?.probabilities;
+            let theirs = Tested::new(spec, &inputs, &configuration, &split)?.probabilities;
             let name = configuration.describe();
             let comparison = Baseline::of(&name, &ours.probabilities, &theirs, &test.labels);
             let fitted_on = [rows.labels.len(), split.rows.labels.len()];
@@ -223,7 +230,7 @@ pub fn train(
 /// Rows by what they are for.
 struct Split<'a> {
     schedule: &'a Schedule,
-    training: &'a [Snapshot],
+    folds: &'a [Fold],
     /// Of the training snapshots.
     chosen_on: Rows,
     /// Of all snapshots whose outcomes had ended by the test snapshot.
@@ -244,17 +251,15 @@ struct Tested {
 
 impl Tested {
     fn new(
-        classifier: &Classifier,
+        spec: &ClassifierSpec,
         inputs: &Inputs,
         configuration: &Configuration,
         split: &Split,
     ) -> Result<Self> {
-        let spec = &classifier.spec;
         let (calibration, test) = (split.calibration, split.test);
         let earlier = fit(&spec.fit, inputs, configuration, &split.chosen_on)?;
         let fitted = fit(&spec.fit, inputs, configuration, &split.rows)?;
-        let training = (split.training, split.schedule.training.as_slice());
-        let mut past = backtest(classifier, inputs, configuration, training, &fitted)?;
+        let mut past = backtest(&spec.fit, inputs, configuration, split.folds, &fitted)?;
         let out_of_time = |as_of: Instant, logits: Vec<f64>, snapshot: &Snapshot| OutOfTime {
             as_of,
             logits,

@@ -11,7 +11,7 @@ use arrow_array::types::{Float64Type, Int64Type};
 use arrow_array::{Array, RecordBatch};
 
 use super::artifact::ClassifierArtifact;
-use super::schedule::Schedule;
+use super::schedule::{Schedule, check_fresh};
 use super::skew::{Differences, Served};
 use crate::error::{Error, Result};
 use crate::expression::{Expression, Type};
@@ -24,6 +24,7 @@ use crate::models::matrix::Matrix;
 use crate::models::spec::{Classifier, Eligible, LabelKind, Models};
 use crate::sources::SourcePlan;
 use crate::sources::attributes::{Attribute, Attributes};
+use crate::sources::contract::History;
 use crate::sources::profile::{Entities, keys};
 use crate::store::part_hash;
 use crate::time::{Duration, Instant, Window};
@@ -185,8 +186,8 @@ pub struct Known<'a> {
     pub served: Option<&'a Served>,
     /// The as-of of the training.
     pub as_of: AsOf,
-    /// When the events begin.
-    pub history: Instant,
+    /// When events happened.
+    pub history: &'a History,
 }
 
 /// Gathers for all models of a project in one pass.
@@ -205,7 +206,8 @@ pub fn gather(
         let spec = &classifier.spec;
         // Outcomes count only as far as they can be known.
         let until = if source.has_ingestion() { as_of.at.min(as_of.known_at) } else { as_of.at };
-        let schedule = Schedule::new(spec, until, known.history)?;
+        check_fresh(spec, known.history, until)?;
+        let schedule = Schedule::new(spec, until, known.history.first)?;
         let instants = schedule.all();
         let mut columns: Vec<&str> = classifier.inputs.iter().map(String::as_str).collect();
         if let Eligible::Where(condition) = &classifier.eligible {

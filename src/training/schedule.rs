@@ -29,7 +29,8 @@ pub struct Schedule {
     /// by the test snapshot, so that what is tested may learn from them.
     #[serde(default)]
     pub later: Vec<Instant>,
-    /// Calibration and base rate are fitted here, by a model that has not seen it.
+    /// The base rate is that of this snapshot, and with the folds' snapshots it fits the calibration,
+    /// predicted by a model that has not seen it.
     pub calibration: Instant,
     /// Scored once, for the report.
     pub test: Instant,

@@ -99,8 +99,10 @@ pub struct TriedShape {
 }
 
 /// What folds have chosen.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Selection {
+    /// The folds themselves, in time order.
+    pub folds: Vec<Fold>,
     /// The algorithm that ships.
     pub algorithm: Algorithm,
     /// The inputs with their shapes.
@@ -230,7 +232,7 @@ pub struct Fold {
 }
 
 /// The latest snapshots whose outcomes do not overlap, each with the rows before it.
-pub fn folds(classifier: &Classifier, snapshots: &[Snapshot], instants: &[Instant]) -> Vec<Fold> {
+fn folds(classifier: &Classifier, snapshots: &[Snapshot], instants: &[Instant]) -> Vec<Fold> {
     let spec = &classifier.spec;
     let outcome: Duration = spec.label.gap.plus(spec.label.horizon);
     let limit = (spec.fit.max_rows / FOLD_SHARE).max(1);
@@ -299,7 +301,7 @@ pub fn select(
         named => named,
     };
     tried.extend(grown);
-    Ok(Selection { algorithm, candidates, logistic, gbdt, tried, shapes })
+    Ok(Selection { folds, algorithm, candidates, logistic, gbdt, tried, shapes })
 }
 
 fn loss(tried: &Tried) -> f64 {

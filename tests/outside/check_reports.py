@@ -108,7 +108,6 @@ def check(browser, path, pictures, name):
         page.goto(path.as_uri())
         page.wait_for_timeout(500)
         kind = "phone" if viewport is PHONE else scheme
-        # Tables that are folded away have no size, so every fold is opened.
         charts = page.evaluate(CHARTS)
         for chart in charts:
             assert chart["width"] > 100 and chart["marks"] > 0, f"{name} {kind}: not drawn: {chart}"
