@@ -373,6 +373,7 @@ fn result_type(spec: &FeatureSpec, input: Option<&Expression>, place: &str) -> R
         (Op::DaysSinceFirst | Op::DaysSinceLast, None) => Ok(Type::Double),
         (Op::ActiveDays, None) => Ok(Type::Integer),
         (Op::MeanGapDays | Op::MedianGapDays, None) => Ok(Type::Double),
+        (Op::MaxGapDays | Op::StdGapDays, None) => Ok(Type::Double),
         (Op::DecayedSum, None) => Ok(Type::Double),
         (Op::DecayedSum, Some(_)) if numeric => Ok(Type::Double),
         (_, None) => error("needs an input", "input = \"amount\""),

@@ -136,6 +136,13 @@ pub fn aggregate(
             n if n % 2 == 1 => Some(gaps[n / 2]),
             n => Some((gaps[n / 2 - 1] + gaps[n / 2]) / 2.0),
         }),
+        Op::MaxGapDays => double(gaps.iter().copied().reduce(f64::max)),
+        Op::StdGapDays if gaps.len() < 2 => Value::Null,
+        Op::StdGapDays => {
+            let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+            let squares: f64 = gaps.iter().map(|v| (v - mean) * (v - mean)).sum();
+            Value::Double((squares / (gaps.len() - 1) as f64).sqrt())
+        }
         Op::DecayedSum => {
             let half_life = aggregation.half_life.map_or(1.0, |length| length.0 as f64);
             let weigh = |(time, input): (&i64, &Value)| {

@@ -36,6 +36,11 @@ pub enum Op {
     MeanGapDays,
     /// The median number of days between consecutive active days; null below two of them.
     MedianGapDays,
+    /// The greatest number of days between consecutive active days; null below two of them.
+    MaxGapDays,
+    /// The sample standard deviation (n - 1) of the days between consecutive active days; null below
+    /// three of them.
+    StdGapDays,
     /// The sum of input x 2^(-age / half_life), input 1 where none is named; 0 without events.
     DecayedSum,
 }

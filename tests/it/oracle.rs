@@ -30,7 +30,7 @@ fn all_aggregations(source: &SourcePlan) -> Vec<Aggregation> {
     let conditions =
         [None, Some("event_type = 'purchase' and amount > 0"), Some("channel <> 'web'")];
     for (c, condition) in conditions.into_iter().enumerate() {
-        let inputs: [(Op, &[Option<&str>]); 15] = [
+        let inputs: [(Op, &[Option<&str>]); 17] = [
             (Op::Count, &[None, Some("channel")]),
             (
                 Op::CountDistinct,
@@ -48,6 +48,8 @@ fn all_aggregations(source: &SourcePlan) -> Vec<Aggregation> {
             (Op::ActiveDays, &[None]),
             (Op::MeanGapDays, &[None]),
             (Op::MedianGapDays, &[None]),
+            (Op::MaxGapDays, &[None]),
+            (Op::StdGapDays, &[None]),
             (Op::DecayedSum, &[None, Some("quantity"), Some("amount")]),
         ];
         for (o, (op, inputs)) in inputs.into_iter().enumerate() {

@@ -6,6 +6,10 @@ use crate::expression::Type;
 use crate::money::Scale;
 use crate::time::{Instant, Window, Zone};
 
+/// Ops that look at calendar days.
+const DAY_OPS: [Op; 5] =
+    [Op::ActiveDays, Op::MeanGapDays, Op::MedianGapDays, Op::MaxGapDays, Op::StdGapDays];
+
 /// One output column: values as bits (text as codes) and whether each is there.
 #[derive(Debug, Default, Clone)]
 pub struct Values {
@@ -153,7 +157,7 @@ impl Scratch {
         }
         self.days.clear();
         self.day_changes.clear();
-        if has(&[Op::ActiveDays, Op::MeanGapDays, Op::MedianGapDays]) {
+        if has(&DAY_OPS) {
             let mut changes = 0;
             for time in &self.times {
                 let day = zone.day(*time);
@@ -234,7 +238,8 @@ impl Scratch {
             Op::Min => values().map(|v| v as i64).min().map(|v| v as u64),
             Op::Max => values().map(|v| v as i64).max().map(|v| v as u64),
             Op::Std => {
-                return Ok(self.deviation(start, end, input, context.scale).map(f64::to_bits));
+                let values = || values().map(|v| number(v, input, context.scale));
+                return Ok(deviation(values).map(f64::to_bits));
             }
             Op::First => Some(self.values[start]),
             Op::Last => Some(self.values[end - 1]),
@@ -247,6 +252,14 @@ impl Scratch {
                 return Ok((gaps > 0).then(|| (f64::from(span) / f64::from(gaps)).to_bits()));
             }
             Op::MedianGapDays => return Ok(self.median_gap(start, end).map(f64::to_bits)),
+            Op::MaxGapDays => {
+                let longest = self.gaps(start, end).max();
+                return Ok(longest.map(|gap| f64::from(gap).to_bits()));
+            }
+            Op::StdGapDays => {
+                let deviation = deviation(|| self.gaps(start, end).map(f64::from));
+                return Ok(deviation.map(f64::to_bits));
+            }
             Op::DecayedSum => {
                 let half_life = usage.half_life.map_or(1.0, |length| length.0 as f64);
                 let sum = (start..end).map(|i| {
@@ -263,12 +276,13 @@ impl Scratch {
         self.day_changes[end - 1] - self.day_changes[start] + 1
     }
 
+    /// Days between consecutive active days.
+    fn gaps(&self, start: usize, end: usize) -> impl Iterator<Item = i32> {
+        self.days[start..end].windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| *gap > 0)
+    }
+
     fn median_gap(&self, start: usize, end: usize) -> Option<f64> {
-        let mut gaps: Vec<i32> = self.days[start..end]
-            .windows(2)
-            .map(|pair| pair[1] - pair[0])
-            .filter(|gap| *gap > 0)
-            .collect();
+        let mut gaps: Vec<i32> = self.gaps(start, end).collect();
         gaps.sort_unstable();
         let middle = gaps.len() / 2;
         match gaps.len() {
@@ -277,24 +291,17 @@ impl Scratch {
             _ => Some((f64::from(gaps[middle - 1]) + f64::from(gaps[middle])) / 2.0),
         }
     }
+}
 
-    /// Sample standard deviation in two passes.
-    fn deviation(
-        &self,
-        start: usize,
-        end: usize,
-        input: Option<Type>,
-        scale: Scale,
-    ) -> Option<f64> {
-        let count = end - start;
-        if count < 2 {
-            return None;
-        }
-        let values = || self.values[start..end].iter().map(|v| number(*v, input, scale));
-        let mean = values().sum::<f64>() / count as f64;
-        let squares: f64 = values().map(|v| (v - mean) * (v - mean)).sum();
-        Some((squares / (count - 1) as f64).sqrt())
+/// Sample standard deviation in two passes; None below two values.
+fn deviation<I: Iterator<Item = f64>>(values: impl Fn() -> I) -> Option<f64> {
+    let count = values().count();
+    if count < 2 {
+        return None;
     }
+    let mean = values().sum::<f64>() / count as f64;
+    let squares: f64 = values().map(|v| (v - mean) * (v - mean)).sum();
+    Some((squares / (count - 1) as f64).sqrt())
 }
 
 /// 2^(-age / half-life) with both in microseconds.

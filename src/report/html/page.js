@@ -10,9 +10,10 @@
       gridcolor: colour("--grid"), linecolor: colour("--line"), zerolinecolor: colour("--line")
     });
   }
-  function draw(element) {
+  function draw(element, width) {
     var plot = JSON.parse(document.getElementById(element.id + "-data").textContent);
     var layout = Object.assign({}, plot.layout, {
+      width: width,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: colour("--text"), size: 12 },
       margin: { l: 48, r: 12, t: !plot.layout.showlegend ? 12 : element.clientWidth < 600 ? 76 : 36, b: 44 },
@@ -23,9 +24,20 @@
     if (plot.layout.yaxis2) { layout.yaxis2 = axis(plot.layout.yaxis2); }
     return Plotly.react(element, plot.data, layout, { responsive: true, displayModeBar: false });
   }
-  function drawAll() { charts.forEach(draw); }
+  function drawAll() { charts.forEach(function (chart) { draw(chart); }); }
   drawAll();
   dark.addEventListener("change", drawAll);
+  // A chart does not shrink with the page that it is printed on: A4 and letter have at least this room.
+  // It is drawn anew, since flows of a drawn chart would move to their places while paper waits.
+  function redraw(room) {
+    charts.forEach(function (chart) {
+      var width = Math.min(room, chart.clientWidth);
+      Plotly.purge(chart);
+      draw(chart, width < chart.clientWidth ? width : undefined);
+    });
+  }
+  window.addEventListener("beforeprint", function () { redraw(660); });
+  window.addEventListener("afterprint", function () { redraw(Infinity); });
 
   document.querySelectorAll("table.sortable").forEach(function (table) {
     var heads = Array.prototype.slice.call(table.tHead.rows[0].cells);
