@@ -6,6 +6,7 @@ pub mod calibration;
 mod cholesky;
 pub mod engagement;
 pub mod estimator;
+pub mod lifetime_value;
 pub mod logistic;
 pub mod matrix;
 pub mod newton;
