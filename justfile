@@ -31,6 +31,11 @@ bench-logistic:
     python3 benches/logistic.py /tmp/c360-logistic.bin
     cargo bench --bench logistic -- /tmp/c360-logistic.bin
 
+# Fit the CDNOW sample beside lifetimes (needs lifetimes)
+bench-lifetime-value:
+    python3 benches/lifetime_value.py /tmp/c360-buyers.csv
+    cargo bench --bench lifetime_value -- /tmp/c360-buyers.csv
+
 # Fetch the CDNOW sample and train on it
 cdnow:
     python3 examples/cdnow/fetch.py

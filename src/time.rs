@@ -225,6 +225,11 @@ impl Zone {
         (micros.saturating_add(offset * 1_000_000)).div_euclid(DAY) as i32
     }
 
+    /// The calendar month on this zone at a UTC instant in microseconds, `2024-07`.
+    pub fn month(self, micros: i64) -> String {
+        self.date(Instant(micros)).format("%Y-%m").to_string()
+    }
+
     /// The UTC instant of a local time in microseconds: the earlier one where clocks are set back,
     /// None where they are set forward over it.
     pub fn utc(self, local: i64) -> Option<i64> {

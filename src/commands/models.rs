@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::report::text::{describe, makeup};
-use crate::report::{Output, Table};
+use crate::report::{Output, Table, text};
 use crate::sources::profile::keys;
 use crate::store::Root;
 use crate::training::artifact::{Artifact, ClassifierArtifact, ClassifierMetrics, Trained};
@@ -76,6 +76,10 @@ pub fn show(project: &Project, name: &str, version: Option<&str>) -> Result<Outp
         }
         Trained::Rfm(model) => {
             format!("{name} {version}\ncut points over {} buyers\n", model.buyers)
+        }
+        Trained::LifetimeValue(_) => {
+            let metrics = store.read_json(&format!("models/{name}/{version}/metrics.json"))?;
+            text::lifetime_value(name, &version, &metrics)
         }
         Trained::Affinity(model) => format!(
             "{name} {version}\n{} items, {} factors, fitted on {} customers\n",

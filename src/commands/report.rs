@@ -9,7 +9,7 @@ use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::report::html::index::{self, Version};
 use crate::report::html::model::{self, ModelReport};
-use crate::report::html::run;
+use crate::report::html::{lifetime_value, run};
 use crate::report::{Output, Progress, Table};
 use crate::scoring::summary::RunMetrics;
 use crate::store::{Store, Transaction};
@@ -26,7 +26,7 @@ pub fn report(project: &Project, progress: &mut Progress) -> Result<(Output, Pat
     let versions = versions(project, &store, &mut transaction)?;
     let runs = runs(project, &store, &mut transaction)?;
     let page = index::render(&project.settings.project.name, &versions, &runs);
-    stage(&mut transaction, INDEX, &page)?;
+    transaction.write_text(INDEX, &page)?;
     transaction.commit()?;
     progress.finish();
     let path = store.file(INDEX);
@@ -45,11 +45,6 @@ pub fn report(project: &Project, progress: &mut Progress) -> Result<(Output, Pat
     Ok((Output { text: table.render(), json }, path))
 }
 
-fn stage(transaction: &mut Transaction, relative: &str, page: &str) -> Result<()> {
-    let path = transaction.stage(relative)?;
-    std::fs::write(&path, page).map_err(Error::io("write", &path))
-}
-
 fn versions(
     project: &Project,
     store: &Store,
@@ -64,8 +59,18 @@ fn versions(
     let mut versions = Vec::new();
     for (name, version) in all {
         let artifact = Artifact::load(store, &name, &version)?;
-        let Trained::Classifier(classifier) = &artifact.model else { continue };
         let folder = format!("models/{name}/{version}");
+        let classifier = match &artifact.model {
+            Trained::Classifier(classifier) => classifier,
+            Trained::LifetimeValue(model) => {
+                let metrics = store.read_json(&format!("{folder}/metrics.json"))?;
+                let project = &project.settings.project.name;
+                let page = lifetime_value::render(project, &artifact, model, &metrics);
+                transaction.write_text(&format!("{folder}/report.html"), &page)?;
+                continue;
+            }
+            _ => continue,
+        };
         let metrics: ClassifierMetrics = store.read_json(&format!("{folder}/metrics.json"))?;
         let name_of_project = &project.settings.project.name;
         let (model, metrics_of) = (classifier.as_ref(), &metrics);
@@ -75,7 +80,7 @@ fn versions(
             model,
             metrics: metrics_of,
         };
-        stage(transaction, &format!("{folder}/report.html"), &model::render(&report))?;
+        transaction.write_text(&format!("{folder}/report.html"), &model::render(&report))?;
         let champion = transaction.root.champions.get(&name) == Some(&version);
         versions.push(Version {
             champion,
@@ -105,7 +110,7 @@ fn runs(
     for file in files {
         let metrics: RunMetrics = store.read_json(&file)?;
         let page = run::render(&project.settings.project.name, &metrics);
-        stage(transaction, &format!("runs/{}/report.html", metrics.run), &page)?;
+        transaction.write_text(&format!("runs/{}/report.html", metrics.run), &page)?;
         runs.push(metrics);
     }
     Ok(runs)

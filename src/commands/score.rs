@@ -61,7 +61,6 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
         &project.events,
         (&entities, &attributes),
         &project.catalog,
-        &project.models,
         &champions,
         as_of,
     )?;
@@ -91,9 +90,8 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
         );
     }
     transaction.write_json(&format!("runs/{run}/metrics.json"), &metrics)?;
-    let path = transaction.stage(&format!("runs/{run}/report.html"))?;
     let report = render(&project.settings.project.name, &metrics);
-    std::fs::write(&path, report).map_err(Error::io("write", &path))?;
+    transaction.write_text(&format!("runs/{run}/report.html"), &report)?;
     if moves {
         transaction.root.profile = Some(CurrentProfile { as_of: as_of.at, run });
     }
@@ -251,6 +249,12 @@ fn warn_of_old_versions(project: &Project, champions: &Champions, as_of: Instant
     }
     if let (Some((name, version, artifact)), Some(now)) = (&champions.rfm, &models.rfm)
         && (artifact.spec != now.spec || artifact.aggregations != now.aggregations)
+    {
+        moved_spec(name, version);
+    }
+    if let (Some((name, version, artifact)), Some(now)) =
+        (&champions.lifetime_value, &models.lifetime_value)
+        && (artifact.spec != now.spec || artifact.definitions != now.definitions)
     {
         moved_spec(name, version);
     }

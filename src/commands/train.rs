@@ -15,15 +15,17 @@ use crate::models::rfm::{Quintiles, Rfm};
 use crate::models::spec::Classifier;
 use crate::report::html::model::{ModelReport, render};
 use crate::report::text::describe;
-use crate::report::{Output, Progress};
+use crate::report::{Output, Progress, html, text};
 use crate::sources::attributes::Attributes;
 use crate::sources::contract::history;
 use crate::store::{Root, Store, Transaction};
+use crate::time::Instant;
 use crate::training::artifact::{
     Artifact, ClassifierArtifact, ClassifierMetrics, EngagementArtifact, RfmArtifact, Trained,
 };
 use crate::training::classifier::{self, Champion, Past, Prediction};
 use crate::training::gather::{Gathered, Known, gather};
+use crate::training::lifetime_value::{self, LifetimeValueMetrics};
 use crate::training::skew::Served;
 use crate::training::{affinity, matured};
 
@@ -66,14 +68,14 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
             history: history.clone(),
         });
     }
-    let fitted = fit(project, gathered, pasts, progress)?;
+    let fitted = fit(project, gathered, pasts, as_of.at, progress)?;
 
     progress.stage("writing");
     let mut outcome = Outcome::default();
-    for (name, model, classifier) in fitted {
+    for (name, model, numbers) in fitted {
         let artifact = Artifact::new(&name, as_of, &data, model);
         let name = &project.settings.project.name;
-        keep(&store, &mut transaction, name, &artifact, classifier, &mut outcome)?;
+        keep(&store, &mut transaction, name, &artifact, numbers, &mut outcome)?;
     }
     let inputs = json!({ "versions": outcome.versions });
     write_manifest(&mut transaction, project, "train", &data, &report, inputs, progress)?;
@@ -103,29 +105,34 @@ fn keep(
     transaction: &mut Transaction,
     project: &str,
     artifact: &Artifact,
-    classifier: Option<(ClassifierMetrics, Vec<Prediction>)>,
+    numbers: Numbers,
     outcome: &mut Outcome,
 ) -> Result<()> {
     let (name, version) = (&artifact.name, &artifact.version);
     let folder = format!("models/{name}/{version}");
     transaction.write_json(&format!("{folder}/model.json"), artifact)?;
     let mut gate = None;
-    if let Some((metrics, predictions)) = classifier {
-        let metrics = as_it_was(store, &transaction.root, &folder, metrics);
-        transaction.write_json(&format!("{folder}/metrics.json"), &metrics)?;
-        let path = transaction.stage(&format!("{folder}/predictions.parquet"))?;
-        let rows = prediction_rows(&predictions)?;
-        crate::store::parquet::write(&path, &rows.schema(), [&rows])?;
-        if let Trained::Classifier(model) = &artifact.model {
+    match (numbers, &artifact.model) {
+        (Numbers::Classifier(metrics, predictions), Trained::Classifier(model)) => {
+            let metrics = as_it_was(store, &transaction.root, &folder, *metrics);
+            transaction.write_json(&format!("{folder}/metrics.json"), &metrics)?;
+            let path = transaction.stage(&format!("{folder}/predictions.parquet"))?;
+            let rows = prediction_rows(&predictions)?;
+            crate::store::parquet::write(&path, &rows.schema(), [&rows])?;
             let report = ModelReport { project, artifact, model, metrics: &metrics };
-            let path = transaction.stage(&format!("{folder}/report.html"))?;
-            std::fs::write(&path, render(&report)).map_err(Error::io("write", &path))?;
+            transaction.write_text(&format!("{folder}/report.html"), &render(&report))?;
+            outcome.text += &describe(name, version, &metrics);
+            outcome.metrics.insert(name.clone(), json!(metrics));
+            gate = Some(metrics.gate);
         }
-        outcome.text += &describe(name, version, &metrics);
-        outcome.metrics.insert(name.clone(), json!(metrics));
-        gate = Some(metrics.gate);
-    } else {
-        outcome.text += &format!("{name} {version}\n");
+        (Numbers::LifetimeValue(metrics), Trained::LifetimeValue(model)) => {
+            transaction.write_json(&format!("{folder}/metrics.json"), &metrics)?;
+            let page = html::lifetime_value::render(project, artifact, model, &metrics);
+            transaction.write_text(&format!("{folder}/report.html"), &page)?;
+            outcome.text += &text::lifetime_value(name, version, &metrics);
+            outcome.metrics.insert(name.clone(), json!(metrics));
+        }
+        _ => outcome.text += &format!("{name} {version}\n"),
     }
     outcome.versions.insert(name.clone(), json!(version));
     let root = &mut transaction.root;
@@ -241,13 +248,21 @@ fn attributes(project: &Project, champions: &[Option<ClassifierArtifact>]) -> Re
     project.profile.attributes(&names)
 }
 
-type Fitted = (String, Trained, Option<(ClassifierMetrics, Vec<Prediction>)>);
+/// What is kept beside an artifact.
+enum Numbers {
+    None,
+    Classifier(Box<ClassifierMetrics>, Vec<Prediction>),
+    LifetimeValue(Box<LifetimeValueMetrics>),
+}
+
+type Fitted = (String, Trained, Numbers);
 
 /// Fits every model on what was gathered.
 fn fit(
     project: &Project,
     gathered: Gathered,
     pasts: Vec<Past>,
+    as_of: Instant,
     progress: &mut Progress,
 ) -> Result<Vec<Fitted>> {
     let models = &project.models;
@@ -257,8 +272,8 @@ fn fit(
     for ((model, data), past) in data.zip(pasts) {
         let trained = classifier::train(model, data, &project.catalog, past)?;
         let artifact = Trained::Classifier(Box::new(trained.artifact));
-        let extra = Some((trained.metrics, trained.predictions));
-        fitted.push((model.spec.name.clone(), artifact, extra));
+        let numbers = Numbers::Classifier(Box::new(trained.metrics), trained.predictions);
+        fitted.push((model.spec.name.clone(), artifact, numbers));
     }
     if let Some(model) = &models.engagement {
         let artifact = EngagementArtifact {
@@ -266,7 +281,7 @@ fn fit(
             aggregations: model.aggregations.clone(),
             ecdf: Ecdf::fit(gathered.activity),
         };
-        fitted.push((model.spec.name.clone(), Trained::Engagement(artifact), None));
+        fitted.push((model.spec.name.clone(), Trained::Engagement(artifact), Numbers::None));
     }
     if let Some(model) = &models.rfm {
         let column =
@@ -277,12 +292,20 @@ fn fit(
             rfm: Rfm { recency: column(0), frequency: column(1), monetary: column(2) },
             buyers: gathered.buyers.len(),
         };
-        fitted.push((model.spec.name.clone(), Trained::Rfm(artifact), None));
+        fitted.push((model.spec.name.clone(), Trained::Rfm(artifact), Numbers::None));
+    }
+    if let Some(model) = &models.lifetime_value {
+        progress.stage("fitting lifetime value");
+        let (purchases, holdout) = (gathered.purchases, gathered.holdout);
+        let (artifact, metrics) = lifetime_value::train(model, purchases, as_of, holdout);
+        let artifact = Trained::LifetimeValue(Box::new(artifact));
+        let numbers = Numbers::LifetimeValue(Box::new(metrics));
+        fitted.push((model.spec.name.clone(), artifact, numbers));
     }
     if let Some(model) = &models.affinity {
         progress.stage("factorizing tastes");
         let artifact = affinity::train(model, gathered.interactions)?;
-        fitted.push((model.spec.name.clone(), Trained::Affinity(artifact), None));
+        fitted.push((model.spec.name.clone(), Trained::Affinity(artifact), Numbers::None));
     }
     Ok(fitted)
 }

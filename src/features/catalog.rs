@@ -364,7 +364,7 @@ fn result_type(spec: &FeatureSpec, input: Option<&Expression>, place: &str) -> R
     match (spec.op, input) {
         (Op::Count, _) => Ok(Type::Integer),
         (Op::CountDistinct, Some(_)) => Ok(Type::Integer),
-        (Op::Sum, Some(ty)) if numeric => Ok(ty),
+        (Op::Sum | Op::FirstDaySum, Some(ty)) if numeric => Ok(ty),
         (Op::Mean | Op::Std, Some(_)) if numeric => Ok(Type::Double),
         (Op::Min | Op::Max, Some(ty)) if numeric || matches!(ty, Type::Timestamp | Type::Date) => {
             Ok(ty)

@@ -95,6 +95,10 @@ pub fn aggregate(
             Value::Integer(distinct.len() as i64)
         }
         Op::Sum => sum(aggregation.ty, &inputs),
+        Op::FirstDaySum => {
+            let first_day = times.iter().take_while(|time| Some(&zone.day(**time)) == days.first());
+            sum(aggregation.ty, &inputs[..first_day.count()])
+        }
         Op::Mean if count == 0 => Value::Null,
         Op::Mean => {
             match sum(aggregation.input.as_ref().map_or(Type::Integer, |x| x.ty), &inputs) {

@@ -14,6 +14,8 @@ pub enum Op {
     CountDistinct,
     /// The sum of the inputs; 0 where there are none.
     Sum,
+    /// The sum of the inputs of the first active day; 0 where there are none.
+    FirstDaySum,
     /// The arithmetic mean, a double in major units for money; null where there are none.
     Mean,
     /// The least input.

@@ -4,6 +4,7 @@ use super::{Table, thousands};
 use crate::scoring::waterfall::Waterfall;
 use crate::training::artifact::{ClassifierArtifact, ClassifierMetrics, ResolvedEligible};
 use crate::training::evaluation::bootstrap::Interval;
+use crate::training::lifetime_value::LifetimeValueMetrics;
 
 /// Coefficients shown at most.
 const SHOWN: usize = 20;
@@ -77,6 +78,60 @@ pub fn describe(name: &str, version: &str, metrics: &ClassifierMetrics) -> Strin
     for check in &metrics.gate.checks {
         let met = if check.passed { "met" } else { "not met" };
         text += &format!("gate, {met}: {}: {}\n", check.asks, check.found);
+    }
+    text
+}
+
+/// Fits and the holdout of a model of lifetime value.
+pub fn lifetime_value(name: &str, version: &str, metrics: &LifetimeValueMetrics) -> String {
+    let buyers = thousands(metrics.customers as u64);
+    let mut text = format!("{name} {version}: {} over {buyers} buyers\n", metrics.family);
+    for sentence in metrics.sentences() {
+        text += &format!("  {sentence}\n");
+    }
+    let mut fits = Table::new(&["fit", "parameter", "value", "standard error", "log-likelihood"]);
+    for (what, parameters, fit) in metrics.fits() {
+        for (i, parameter) in parameters.iter().enumerate() {
+            let error = fit.standard_errors.as_ref().map(|errors| number(errors[i]));
+            let likelihood = format!("{:.2}", fit.log_likelihood);
+            fits.row([
+                if i == 0 { what.clone() } else { String::new() },
+                parameter.clone(),
+                number(fit.parameters[i]),
+                error.unwrap_or_else(|| "-".to_owned()),
+                if i == 0 { likelihood } else { String::new() },
+            ]);
+        }
+    }
+    if !metrics.purchasing.is_empty() || metrics.spend.is_some() {
+        text += &format!("\n{}", fits.render());
+    }
+    if let Some(holdout) = &metrics.holdout {
+        let mut table = Table::new(&[
+            "on the holdout",
+            "purchases",
+            "MAE",
+            "correlation",
+            "spend",
+            "MAE of spend",
+            "normalized Gini",
+        ]);
+        let happened = ["what happened".to_owned(), format!("{:.0}", holdout.purchases)];
+        let none = || "-".to_owned();
+        let spend = format!("{:.0}", holdout.spend);
+        table.row(happened.into_iter().chain([none(), none(), spend, none(), none()]));
+        for errors in [&holdout.model].into_iter().chain(&holdout.baselines) {
+            table.row([
+                errors.name.clone(),
+                format!("{:.0}", errors.purchases),
+                number(errors.purchases_mae),
+                number(errors.purchases_correlation),
+                format!("{:.0}", errors.spend),
+                format!("{:.2}", errors.spend_mae),
+                number(errors.spend_gini),
+            ]);
+        }
+        text += &format!("\n{}", table.render());
     }
     text
 }

@@ -79,6 +79,7 @@ pub fn score(
         raw: scored.iter().map(|row| row.raw).collect(),
         basis: scored.iter().map(|row| row.basis).collect(),
         reasons: scored.into_iter().map(|row| row.reasons).collect(),
+        parts: Vec::new(),
         drift: by_distance(&artifact.preprocessing, &artifact.reference, &bins),
     })
 }

@@ -1,6 +1,7 @@
 //! Scoring: the champions' features computed anew at the as-of, and every customer scored by them.
 
 pub mod classifier;
+pub mod lifetime_value;
 pub mod summary;
 pub mod tables;
 pub mod waterfall;
@@ -15,7 +16,6 @@ use arrow_array::{
 use arrow_schema::{Field, Schema};
 
 use crate::error::{Error, Result};
-use crate::expression::polars::evaluate;
 use crate::expression::{Expression, Type};
 use crate::features::catalog::{Aggregation, Catalog, Definition};
 use crate::features::engine::{BuildReport, Engine};
@@ -23,7 +23,6 @@ use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::read::numeric;
 use crate::features::spec::Op;
 use crate::models::engagement::Parts;
-use crate::models::spec::Models;
 use crate::sources::SourcePlan;
 use crate::sources::attributes::{Attributes, are_levels};
 use crate::sources::profile::{Entities, ProfilePlan, keys};
@@ -33,6 +32,7 @@ use crate::training::artifact::{
     AffinityArtifact, Artifact, ClassifierArtifact, EngagementArtifact, RfmArtifact, Trained,
 };
 use crate::training::evaluation::drift::Drift;
+use crate::training::lifetime_value::LifetimeValueArtifact;
 
 /// Why a score is what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +73,8 @@ pub struct ModelScores {
     pub percentile: Vec<Option<f64>>,
     /// Why.
     pub basis: Vec<Basis>,
+    /// Named numbers that the score is made of, customer by customer; empty for what has none.
+    pub parts: Vec<Vec<(&'static str, f64)>>,
     /// Named contributions, greatest first; without a model basis a sentence that says why, with 0.
     pub reasons: Vec<Vec<(String, f64)>>,
     /// How far the model's inputs have moved since its training; empty for what has none.
@@ -98,6 +100,8 @@ pub struct Champions {
     /// With its version.
     pub rfm: Option<(String, String, RfmArtifact)>,
     /// With its version.
+    pub lifetime_value: Option<(String, String, LifetimeValueArtifact)>,
+    /// With its version.
     pub affinity: Option<(String, String, AffinityArtifact)>,
 }
 
@@ -109,6 +113,7 @@ impl Champions {
             Trained::Classifier(model) => self.classifiers.push((name, version, *model)),
             Trained::Engagement(model) => self.engagement = Some((name, version, model)),
             Trained::Rfm(model) => self.rfm = Some((name, version, model)),
+            Trained::LifetimeValue(model) => self.lifetime_value = Some((name, version, *model)),
             Trained::Affinity(model) => self.affinity = Some((name, version, model)),
         }
     }
@@ -126,8 +131,9 @@ impl Champions {
         let classifiers = self.classifiers.iter().map(|(name, version, _)| (name, version));
         let engagement = self.engagement.iter().map(|(name, version, _)| (name, version));
         let rfm = self.rfm.iter().map(|(name, version, _)| (name, version));
+        let lifetime_value = self.lifetime_value.iter().map(|(name, version, _)| (name, version));
         let affinity = self.affinity.iter().map(|(name, version, _)| (name, version));
-        let all = classifiers.chain(engagement).chain(rfm).chain(affinity);
+        let all = classifiers.chain(engagement).chain(rfm).chain(lifetime_value).chain(affinity);
         all.map(|(name, version)| (name.as_str(), version.as_str())).collect()
     }
 }
@@ -163,7 +169,6 @@ pub fn score(
     source: &SourcePlan,
     (entities, attributes): (&Entities, &Attributes),
     catalog: &Catalog,
-    models: &Models,
     champions: &Champions,
     as_of: AsOf,
 ) -> Result<Scored> {
@@ -207,9 +212,8 @@ pub fn score(
         }
         None => vec![[0; 3]; customers],
     };
-    if let Some(model) = &models.lifetime_value {
-        let (revenue, refunds) = (model.revenue.clone(), model.refunds.clone());
-        scored.push(lifetime_value(&model.spec.name, revenue, refunds, &features, source)?);
+    if let Some((name, version, artifact)) = &champions.lifetime_value {
+        scored.push(lifetime_value::score(name, version, artifact, &next()?, source, as_of.at)?);
     }
     let interactions = batches.last().filter(|_| champions.affinity.is_some());
     let taste = taste(champions, interactions, keys(&features)?)?;
@@ -256,6 +260,9 @@ fn plans(catalog: &Catalog, champions: &Champions, as_of: AsOf) -> Vec<FeaturePl
         plan.outputs = list.iter().map(|aggregation| aggregation.column.clone()).collect();
         plans.push(plan);
     }
+    if let Some((_, _, artifact)) = &champions.lifetime_value {
+        plans.push(artifact.plan(now()));
+    }
     if let Some((_, _, artifact)) = &champions.affinity {
         plans.push(FeaturePlan { interactions: Some(artifact.interactions.clone()), ..now() });
     }
@@ -293,6 +300,13 @@ fn engagement(
         .map(|i| Parts::new(&artifact.ecdf, activity[i], active_days[i], channels[i]))
         .collect();
     let score: Vec<Option<f64>> = parts.iter().map(|parts| Some(parts.score())).collect();
+    let named = |parts: &Parts| {
+        vec![
+            ("activity", parts.activity),
+            ("active_days", parts.frequency),
+            ("channels", parts.breadth),
+        ]
+    };
     let reasons = parts.iter().map(|parts| {
         vec![
             ("activity".to_owned(), 50.0 * parts.activity),
@@ -305,6 +319,7 @@ fn engagement(
         version: version.to_owned(),
         field: "engagement_score",
         percentile: percentiles(&score),
+        parts: parts.iter().map(named).collect(),
         reasons: reasons.collect(),
         drift: Vec::new(),
         basis: vec![Basis::Model; score.len()],
@@ -338,44 +353,11 @@ fn rfm_scores(name: &str, version: &str, scores: &[[u8; 3]]) -> ModelScores {
         score: scores.iter().map(sum).collect(),
         raw: vec![None; scores.len()],
         percentile: vec![None; scores.len()],
+        parts: Vec::new(),
         basis: scores.iter().map(|s| if bought(s) { Basis::Model } else { Basis::None }).collect(),
         reasons: scores.iter().map(parts).collect(),
         drift: Vec::new(),
     }
-}
-
-/// Revenue less refunds to date; percentiles are among customers who have bought.
-fn lifetime_value(
-    name: &str,
-    revenue: Expression,
-    refunds: Expression,
-    features: &RecordBatch,
-    source: &SourcePlan,
-) -> Result<ModelScores> {
-    let named = [("\u{0}revenue".to_owned(), revenue), ("\u{0}refunds".to_owned(), refunds)];
-    let values = evaluate(&named, features, source.context.scale)?;
-    let (revenue, refunds) = (numeric(&values[0])?, numeric(&values[1])?);
-    let known = |value: f64| if value.is_nan() { 0.0 } else { value };
-    let net: Vec<f64> = revenue.iter().zip(&refunds).map(|(a, b)| known(*a) - known(*b)).collect();
-    let buyers: Vec<Option<f64>> =
-        net.iter().zip(&revenue).map(|(net, revenue)| (*revenue > 0.0).then_some(*net)).collect();
-    let reasons = revenue.iter().zip(&refunds).map(|(revenue, refunds)| {
-        vec![
-            ("revenue to date".to_owned(), known(*revenue)),
-            ("refunds to date".to_owned(), 0.0 - known(*refunds)),
-        ]
-    });
-    Ok(ModelScores {
-        model: name.to_owned(),
-        version: "historic".to_owned(),
-        field: "lifetime_value",
-        percentile: percentiles(&buyers),
-        reasons: reasons.collect(),
-        drift: Vec::new(),
-        basis: vec![Basis::Model; net.len()],
-        raw: net.iter().copied().map(Some).collect(),
-        score: net.into_iter().map(Some).collect(),
-    })
 }
 
 #[derive(Default)]

@@ -286,6 +286,7 @@ mod tests {
             raw: vec![None; 3],
             percentile: vec![None; 3],
             basis: vec![Basis::Model, Basis::Lapsed, Basis::None],
+            parts: Vec::new(),
             reasons: vec![vec![("a".into(), 0.5)], vec![("b".into(), 0.0)], Vec::new()],
             drift: Vec::new(),
         };

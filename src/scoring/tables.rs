@@ -39,7 +39,22 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     .map_err(Error::engine("an output table"))
 }
 
-/// One row per customer and model: raw, score, percentile, basis, version, as_of, reasons.
+/// Adds one list of names with numbers.
+fn append<'a>(lists: &mut ListBuilder<StructBuilder>, pairs: impl Iterator<Item = (&'a str, f64)>) {
+    for (name, value) in pairs {
+        let builder = lists.values();
+        if let Some(texts) = builder.field_builder::<StringBuilder>(0) {
+            texts.append_value(name);
+        }
+        if let Some(values) = builder.field_builder::<Float64Builder>(1) {
+            values.append_value(value);
+        }
+        builder.append(true);
+    }
+    lists.append(true);
+}
+
+/// One row per customer and model: raw, score, percentile, basis, version, as_of, reasons, parts.
 pub fn scores(scored: &Scored, keys: &StringArray, as_of: Instant) -> Result<RecordBatch> {
     let models = || scored.models.iter();
     let count = keys.len();
@@ -51,17 +66,20 @@ pub fn scores(scored: &Scored, keys: &StringArray, as_of: Instant) -> Result<Rec
     let mut reasons = ListBuilder::new(StructBuilder::from_fields(reason.clone(), 0))
         .with_field(Field::new("item", DataType::Struct(reason), false));
     for (row, model) in rows() {
-        for (feature, contribution) in &model.reasons[row] {
-            let builder = reasons.values();
-            if let Some(texts) = builder.field_builder::<StringBuilder>(0) {
-                texts.append_value(feature);
-            }
-            if let Some(values) = builder.field_builder::<Float64Builder>(1) {
-                values.append_value(*contribution);
-            }
-            builder.append(true);
-        }
-        reasons.append(true);
+        append(
+            &mut reasons,
+            model.reasons[row].iter().map(|(name, value)| (name.as_str(), *value)),
+        );
+    }
+    let part = Fields::from(vec![
+        Field::new("part", DataType::Utf8, false),
+        Field::new("value", DataType::Float64, false),
+    ]);
+    let mut parts = ListBuilder::new(StructBuilder::from_fields(part.clone(), 0))
+        .with_field(Field::new("item", DataType::Struct(part), false));
+    for (row, model) in rows() {
+        let own = model.parts.get(row).map_or(&[][..], Vec::as_slice);
+        append(&mut parts, own.iter().copied());
     }
     let text = |f: &dyn Fn(usize, &super::ModelScores) -> String| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(rows().map(|(row, model)| f(row, model))))
@@ -79,6 +97,7 @@ pub fn scores(scored: &Scored, keys: &StringArray, as_of: Instant) -> Result<Rec
         ("score", number(&|row, model| model.score[row])),
         ("percentile", number(&|row, model| model.percentile[row])),
         ("reasons", Arc::new(reasons.finish())),
+        ("parts", Arc::new(parts.finish())),
     ])
 }
 

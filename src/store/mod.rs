@@ -304,10 +304,13 @@ impl Transaction {
 
     /// Writes a JSON file, indented for people.
     pub fn write_json(&mut self, relative: &str, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string_pretty(value).map_err(Error::engine("writing JSON"))?;
+        self.write_text(relative, &format!("{text}\n"))
+    }
+
+    /// Writes a text file.
+    pub fn write_text(&mut self, relative: &str, text: &str) -> Result<()> {
         let path = self.stage(relative)?;
-        let mut text =
-            serde_json::to_string_pretty(value).map_err(Error::engine("writing JSON"))?;
-        text.push('\n');
         std::fs::write(&path, text).map_err(Error::io("write", &path))
     }
 

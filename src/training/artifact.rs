@@ -11,6 +11,7 @@ use super::evaluation::drift::{Distribution, Drift};
 use super::evaluation::metrics::Metrics;
 use super::evaluation::tables::Slice;
 use super::evaluation::{Baseline, Evaluation, Grade};
+use super::lifetime_value::LifetimeValueArtifact;
 use super::matured::Matured;
 use super::promotion::Gate;
 use super::schedule::Schedule;
@@ -373,6 +374,8 @@ pub enum Trained {
     Rfm(RfmArtifact),
     /// Taste.
     Affinity(AffinityArtifact),
+    /// Lifetime value.
+    LifetimeValue(Box<LifetimeValueArtifact>),
 }
 
 /// `model.json`.
@@ -405,6 +408,7 @@ impl Artifact {
             Trained::Engagement(model) => serde_json::to_string(&model.spec),
             Trained::Rfm(model) => serde_json::to_string(&model.spec),
             Trained::Affinity(model) => serde_json::to_string(&model.spec),
+            Trained::LifetimeValue(model) => serde_json::to_string(&model.spec),
         };
         let spec = hash(spec.unwrap_or_default().as_bytes());
         let text = serde_json::to_string(&model).unwrap_or_default();

@@ -11,6 +11,7 @@ use arrow_array::types::{Float64Type, Int64Type};
 use arrow_array::{Array, RecordBatch};
 
 use super::artifact::ClassifierArtifact;
+use super::lifetime_value::{PurchaseData, holdout_at};
 use super::schedule::{Schedule, check_fresh};
 use super::skew::{Differences, Served};
 use crate::error::{Error, Result};
@@ -119,6 +120,10 @@ pub struct Gathered {
     pub activity: Vec<f64>,
     /// Minus recency, purchase days, net spend of buyers.
     pub buyers: Vec<[f64; 3]>,
+    /// What buyers have bought.
+    pub purchases: PurchaseData,
+    /// The instant from which purchases are held out; None where none are.
+    pub holdout: Option<Instant>,
     /// Customer by customer: (item, weight).
     pub interactions: Vec<(String, Vec<(String, f64)>)>,
     /// Features that are others than when they were served.
@@ -139,6 +144,8 @@ enum Role {
     Served,
     Activity,
     Buyers,
+    Purchases,
+    PastPurchases,
     Interactions,
 }
 
@@ -202,11 +209,11 @@ pub fn gather(
     let mut plans = Vec::new();
     let mut roles = Vec::new();
     let mut classifiers = Vec::new();
+    // Outcomes count only as far as they can be known.
+    let until = if source.has_ingestion() { as_of.at.min(as_of.known_at) } else { as_of.at };
     for (index, classifier) in models.classifiers.iter().enumerate() {
         let spec = &classifier.spec;
-        // Outcomes count only as far as they can be known.
-        let until = if source.has_ingestion() { as_of.at.min(as_of.known_at) } else { as_of.at };
-        check_fresh(spec, known.history, until)?;
+        check_fresh(&spec.name, spec.label.horizon, known.history, until)?;
         let schedule = Schedule::new(spec, until, known.history.first)?;
         let instants = schedule.all();
         let mut columns: Vec<&str> = classifier.inputs.iter().map(String::as_str).collect();
@@ -290,6 +297,20 @@ pub fn gather(
             roles.push(role);
         }
     }
+    let mut holdout = None;
+    if let Some(model) = &models.lifetime_value {
+        if model.spec.method.family().is_some() {
+            check_fresh(&model.spec.name, model.spec.horizon, known.history, until)?;
+        }
+        plans.push(model.plan(now()));
+        roles.push(Role::Purchases);
+        holdout = holdout_at(&model.spec, as_of.at, known.history.first);
+        if let Some(at) = holdout {
+            let then = FeaturePlan { as_ofs: cuts(&[at], as_of), ..FeaturePlan::default() };
+            plans.push(model.plan_with_recent(then, Duration(as_of.at.0 - at.0)));
+            roles.push(Role::PastPurchases);
+        }
+    }
     if let Some(affinity) = &models.affinity {
         plans.push(FeaturePlan { interactions: Some(affinity.interactions.clone()), ..now() });
         roles.push(Role::Interactions);
@@ -305,6 +326,8 @@ pub fn gather(
         classifiers,
         activity: Vec::new(),
         buyers: Vec::new(),
+        purchases: PurchaseData::default(),
+        holdout,
         interactions: Vec::new(),
         skew: Differences::default(),
         report: BuildReport::default(),
@@ -380,6 +403,16 @@ pub fn gather(
                 }
                 Ok(())
             }
+            Role::Purchases => match &models.lifetime_value {
+                Some(model) => gathered.purchases.take_now(model, &part.rows, source, as_of.at),
+                None => Ok(()),
+            },
+            Role::PastPurchases => match (&models.lifetime_value, holdout) {
+                (Some(model), Some(at)) => {
+                    gathered.purchases.take_then(model, &part.rows, source, at)
+                }
+                _ => Ok(()),
+            },
             Role::Interactions => collect_items(&part.rows, &mut gathered.interactions),
         })?;
     gathered.report = report;

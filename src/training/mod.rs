@@ -8,6 +8,7 @@ pub mod classifier;
 pub mod evaluation;
 pub mod gather;
 pub mod inspection;
+pub mod lifetime_value;
 pub mod matured;
 pub mod promotion;
 pub mod schedule;

@@ -42,18 +42,22 @@ pub struct Schedule {
 /// # Errors
 /// [`Error::NotEnough`] where the last event is further from `until` than is usual between days with
 /// events, and than a twentieth of the horizon.
-pub fn check_fresh(spec: &ClassifierSpec, history: &History, until: Instant) -> Result<()> {
+pub fn check_fresh(
+    model: &str,
+    horizon: Duration,
+    history: &History,
+    until: Instant,
+) -> Result<()> {
     let Some(last) = history.last else { return Ok(()) };
     let quiet = until.days_since(last.0);
-    if quiet <= 2.0 * history.usual_gap as f64 || quiet <= STALE * spec.label.horizon.as_days() {
+    if quiet <= 2.0 * history.usual_gap as f64 || quiet <= STALE * horizon.as_days() {
         return Ok(());
     }
     let day = last.to_string();
     Err(Error::not_enough(
         format!(
-            "the events end at {last}, {quiet:.1} days before {until}: outcomes of the model {} \
-             up to then cannot be known",
-            spec.name
+            "the events end at {last}, {quiet:.1} days before {until}: outcomes of the model {model} \
+             up to then cannot be known"
         ),
         format!(
             "load the missing events, or train at an as-of up to {}",

@@ -317,7 +317,9 @@ fn arguments_are_checked() {
         &project,
         &["score"],
         4,
-        &["no version of churn, propensity, engagement, rfm, affinity was trained by 2024-07-01"],
+        &[
+            "no version of churn, propensity, engagement, rfm, lifetime_value, affinity was trained by 2024-07-01",
+        ],
     );
     let (_, stderr, code) = output(&project, &["score", "--as-of", "yesterday"]);
     assert_eq!(code, 2);

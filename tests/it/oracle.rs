@@ -30,13 +30,14 @@ fn all_aggregations(source: &SourcePlan) -> Vec<Aggregation> {
     let conditions =
         [None, Some("event_type = 'purchase' and amount > 0"), Some("channel <> 'web'")];
     for (c, condition) in conditions.into_iter().enumerate() {
-        let inputs: [(Op, &[Option<&str>]); 17] = [
+        let inputs: [(Op, &[Option<&str>]); 18] = [
             (Op::Count, &[None, Some("channel")]),
             (
                 Op::CountDistinct,
                 &[Some("order_id"), Some("channel"), Some("amount"), Some("quantity")],
             ),
             (Op::Sum, &[Some("amount"), Some("order_id"), Some("quantity")]),
+            (Op::FirstDaySum, &[Some("amount"), Some("quantity")]),
             (Op::Mean, &[Some("amount"), Some("order_id"), Some("quantity")]),
             (Op::Min, &[Some("amount"), Some("quantity"), Some("event_ts")]),
             (Op::Max, &[Some("amount"), Some("quantity"), Some("event_ts")]),

@@ -7,8 +7,14 @@ use crate::money::Scale;
 use crate::time::{Instant, Window, Zone};
 
 /// Ops that look at calendar days.
-const DAY_OPS: [Op; 5] =
-    [Op::ActiveDays, Op::MeanGapDays, Op::MedianGapDays, Op::MaxGapDays, Op::StdGapDays];
+const DAY_OPS: [Op; 6] = [
+    Op::ActiveDays,
+    Op::MeanGapDays,
+    Op::MedianGapDays,
+    Op::MaxGapDays,
+    Op::StdGapDays,
+    Op::FirstDaySum,
+];
 
 /// One output column: values as bits (text as codes) and whether each is there.
 #[derive(Debug, Default, Clone)]
@@ -147,7 +153,7 @@ impl Scratch {
             .first()
             .and_then(|usage| plan.plan.aggregations[usage.column].input.as_ref().map(|x| x.ty));
         self.sums.clear();
-        if has(&[Op::Sum, Op::Mean]) && input != Some(Type::Double) {
+        if has(&[Op::Sum, Op::FirstDaySum, Op::Mean]) && input != Some(Type::Double) {
             let mut sum = 0_i128;
             self.sums.push(0);
             for value in &self.values {
@@ -205,6 +211,13 @@ impl Scratch {
                 let last_inside =
                     self.next[start..end].iter().filter(|next| **next as usize >= end);
                 Some(last_inside.count() as u64)
+            }
+            Op::FirstDaySum => {
+                let first = self.days[start..end].first();
+                let same = |day: &&i32| first == Some(day);
+                let until = start + self.days[start..end].iter().take_while(same).count();
+                let sum = Use { op: Op::Sum, ..*usage };
+                return self.value(&sum, input, start, until, at, context);
             }
             Op::Sum if input == Some(Type::Double) => {
                 return double(values().map(f64::from_bits).sum());

@@ -27,6 +27,17 @@ pub struct Discounting {
 }
 
 impl Discounting {
+    /// The discount of purchases that come at an even pace.
+    pub fn mean_factor(&self) -> f64 {
+        let mut before = 0.0;
+        let of_month = |(end, factor): (f64, f64)| {
+            let length = end - before;
+            before = end;
+            length * factor
+        };
+        self.months().into_iter().map(of_month).sum::<f64>() / self.horizon
+    }
+
     /// The ends of the months with the factor by which purchases of that month count.
     fn months(&self) -> Vec<(f64, f64)> {
         let count = (self.horizon / self.month - 1e-9).ceil().max(1.0) as usize;

@@ -1,19 +1,51 @@
-//! The spec of lifetime value.
+//! The spec of lifetime value, and what it needs of the events.
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::expression::check::check_as;
 use crate::expression::{Expression, Type};
-use crate::features::catalog::Catalog;
+use crate::features::catalog::{Aggregation, Catalog, Definition};
+use crate::features::spec::Op;
+use crate::models::lifetime_value::Family;
 use crate::sources::SourcePlan;
+use crate::time::{Duration, Window};
 
 /// How lifetime value is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LifetimeValueMethod {
     /// Revenue net of refunds to date; nothing is predicted.
     Historic,
+    /// With BG/NBD for purchases to come.
+    BgNbd,
+    /// With MBG/NBD for purchases to come.
+    #[default]
+    MbgNbd,
+    /// With Pareto/NBD for purchases to come.
+    ParetoNbd,
+}
+
+impl LifetimeValueMethod {
+    /// The model of purchases to come.
+    pub fn family(self) -> Option<Family> {
+        match self {
+            Self::Historic => None,
+            Self::BgNbd => Some(Family::BgNbd),
+            Self::MbgNbd => Some(Family::MbgNbd),
+            Self::ParetoNbd => Some(Family::ParetoNbd),
+        }
+    }
+}
+
+/// Customers who are fitted apart from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cohort {
+    /// By the channel of the first purchase.
+    FirstChannel,
+    /// By the calendar month of the first purchase.
+    FirstMonth,
 }
 
 /// A model of `kind = "lifetime_value"`.
@@ -26,11 +58,57 @@ pub struct LifetimeValueSpec {
     #[serde(default)]
     pub description: String,
     /// How it is computed.
+    #[serde(default)]
     pub method: LifetimeValueMethod,
     /// Revenue to date, over features.
     pub revenue: String,
     /// Refunds to date, over features.
     pub refunds: String,
+    /// The purchases that count, over events.
+    #[serde(rename = "where", default = "default_condition")]
+    pub condition: String,
+    /// What a purchase brings, over events.
+    #[serde(default = "default_value")]
+    pub value: String,
+    /// How far ahead purchases are expected.
+    #[serde(default = "default_horizon")]
+    pub horizon: Duration,
+    /// A value in a year is worth 1 / (1 + rate) now, month by month.
+    #[serde(default = "default_discount_rate")]
+    pub discount_rate: f64,
+    /// Customers who are fitted apart; by default all together.
+    #[serde(default)]
+    pub cohort: Option<Cohort>,
+    /// With fewer customers who bought again nothing is fitted.
+    #[serde(default = "default_repeaters")]
+    pub minimum_repeaters: usize,
+    /// Buyers that are fitted on at most, chosen by a hash of the key.
+    #[serde(default = "default_customers")]
+    pub max_customers: usize,
+}
+
+fn default_condition() -> String {
+    "event_type = 'purchase' and amount > 0".to_owned()
+}
+
+fn default_value() -> String {
+    "amount".to_owned()
+}
+
+fn default_horizon() -> Duration {
+    Duration::days(365)
+}
+
+fn default_discount_rate() -> f64 {
+    0.1
+}
+
+fn default_repeaters() -> usize {
+    100
+}
+
+fn default_customers() -> usize {
+    1_000_000
 }
 
 /// A checked lifetime value model.
@@ -42,7 +120,26 @@ pub struct LifetimeValue {
     pub revenue: Expression,
     /// Money, over features.
     pub refunds: Expression,
+    /// The purchases that count.
+    pub condition: Expression,
+    /// What a purchase brings, money.
+    pub value: Expression,
+    /// Features that revenue and refunds are made of, and what is read of purchases, in computing order.
+    pub definitions: Vec<Definition>,
 }
+
+/// Calendar days with a purchase.
+pub const PURCHASE_DAYS: &str = "lifetime_value__purchase_days";
+/// The instant of the first purchase.
+pub const FIRST_PURCHASE: &str = "lifetime_value__first_purchase";
+/// The instant of the last purchase.
+pub const LAST_PURCHASE: &str = "lifetime_value__last_purchase";
+/// What all purchases brought.
+pub const SPEND: &str = "lifetime_value__spend";
+/// What the purchases of the first day brought.
+pub const FIRST_DAY_SPEND: &str = "lifetime_value__first_day_spend";
+/// The channel of the first purchase, where cohorts are by channel.
+pub const FIRST_CHANNEL: &str = "lifetime_value__first_channel";
 
 impl LifetimeValue {
     pub(super) fn check(
@@ -51,11 +148,82 @@ impl LifetimeValue {
         catalog: &Catalog,
         events: &SourcePlan,
     ) -> Result<Self> {
-        let columns = catalog.columns(events.context.scale);
-        let money =
-            |sql: &str, key: &str| check_as(sql, Type::Money, &columns, &format!("{file}: {key}"));
-        let revenue = money(&spec.revenue, "revenue")?;
-        let refunds = money(&spec.refunds, "refunds")?;
-        Ok(Self { spec, revenue, refunds })
+        let features = catalog.columns(events.context.scale);
+        let columns = events.columns();
+        let place = |key: &str| format!("{file}: {key}");
+        let revenue = check_as(&spec.revenue, Type::Money, &features, &place("revenue"))?;
+        let refunds = check_as(&spec.refunds, Type::Money, &features, &place("refunds"))?;
+        let condition = check_as(&spec.condition, Type::Boolean, &columns, &place("where"))?;
+        let value = check_as(&spec.value, Type::Money, &columns, &place("value"))?;
+        if spec.horizon < Duration::days(1) {
+            let message = format!("{file}: horizon is shorter than a day");
+            return Err(Error::configuration(message, "horizon = \"365d\""));
+        }
+        if !(0.0..=10.0).contains(&spec.discount_rate) {
+            let message = format!("{file}: discount_rate is {}", spec.discount_rate);
+            return Err(Error::configuration(message, "10 % a year is discount_rate = 0.1"));
+        }
+        if spec.minimum_repeaters < 10 || spec.max_customers < 1000 {
+            let message =
+                format!("{file}: minimum_repeaters is below 10, or max_customers below 1000");
+            return Err(Error::configuration(message, "fewer do not tell four parameters apart"));
+        }
+        if spec.cohort == Some(Cohort::FirstChannel) && columns.get("channel") != Some(Type::Text) {
+            let message = format!("{file}: cohort is first_channel, and events have no channel");
+            return Err(Error::configuration(message, "map sources.events.columns.channel"));
+        }
+        let wanted = revenue.columns().into_iter().chain(refunds.columns()).collect();
+        let needed = catalog.closure(&wanted).into_iter();
+        let mut definitions: Vec<Definition> =
+            needed.map(|feature| feature.definition.clone()).collect();
+        let mut model = Self { spec, revenue, refunds, condition, value, definitions: Vec::new() };
+        definitions.extend(model.aggregations().into_iter().map(Definition::Aggregation));
+        model.definitions = definitions;
+        Ok(model)
+    }
+
+    /// What is read of purchases.
+    fn aggregations(&self) -> Vec<Aggregation> {
+        let time = || Some(Expression::column("event_ts", Type::Timestamp));
+        let value = || Some(self.value.clone());
+        let mut list = vec![
+            self.aggregation(PURCHASE_DAYS, Op::ActiveDays, None, Window::Lifetime, Type::Integer),
+            self.aggregation(FIRST_PURCHASE, Op::Min, time(), Window::Lifetime, Type::Timestamp),
+            self.aggregation(LAST_PURCHASE, Op::Max, time(), Window::Lifetime, Type::Timestamp),
+            self.aggregation(SPEND, Op::Sum, value(), Window::Lifetime, Type::Money),
+            self.aggregation(
+                FIRST_DAY_SPEND,
+                Op::FirstDaySum,
+                value(),
+                Window::Lifetime,
+                Type::Money,
+            ),
+        ];
+        if self.spec.cohort == Some(Cohort::FirstChannel) {
+            let channel = Some(Expression::column("channel", Type::Text));
+            let window = Window::Lifetime;
+            list.push(self.aggregation(FIRST_CHANNEL, Op::First, channel, window, Type::Text));
+        }
+        list
+    }
+
+    /// An aggregation over the purchases that count.
+    pub fn aggregation(
+        &self,
+        column: &str,
+        op: Op,
+        input: Option<Expression>,
+        window: Window,
+        ty: Type,
+    ) -> Aggregation {
+        Aggregation {
+            column: column.to_owned(),
+            op,
+            input,
+            condition: Some(self.condition.clone()),
+            window,
+            half_life: None,
+            ty,
+        }
     }
 }

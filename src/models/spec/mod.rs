@@ -15,7 +15,10 @@ pub use classifier::{
     SnapshotsSpec,
 };
 pub use engagement::{ENGAGEMENT_COLUMNS, EngagementSpec};
-pub use lifetime_value::{LifetimeValue, LifetimeValueMethod, LifetimeValueSpec};
+pub use lifetime_value::{
+    Cohort, FIRST_CHANNEL, FIRST_DAY_SPEND, FIRST_PURCHASE, LAST_PURCHASE, LifetimeValue,
+    LifetimeValueMethod, LifetimeValueSpec, PURCHASE_DAYS, SPEND,
+};
 pub use rfm::{RFM_COLUMNS, RfmSpec};
 
 use crate::error::{Error, Result};
@@ -131,6 +134,7 @@ impl Models {
         let mut names: Vec<&str> = self.classifiers.iter().map(|m| m.spec.name.as_str()).collect();
         names.extend(self.engagement.iter().map(|m| m.spec.name.as_str()));
         names.extend(self.rfm.iter().map(|m| m.spec.name.as_str()));
+        names.extend(self.lifetime_value.iter().map(|m| m.spec.name.as_str()));
         names.extend(self.affinity.iter().map(|m| m.spec.name.as_str()));
         names
     }

@@ -96,7 +96,8 @@ impl Chart {
         self
     }
 
-    fn categories(mut self) -> Self {
+    /// Names along the horizontal axis, even where they look like numbers.
+    pub fn categories(mut self) -> Self {
         let (x_title, _) = self.titles();
         self.layout = self.layout.x_axis(Axis::new().title(x_title).type_(AxisType::Category));
         self

@@ -2,6 +2,7 @@
 
 pub mod chart;
 pub mod index;
+pub mod lifetime_value;
 pub mod model;
 pub mod page;
 pub mod run;

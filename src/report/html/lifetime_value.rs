@@ -1,0 +1,234 @@
+//! The report of one version of a model of lifetime value.
+
+use maud::{Markup, html};
+
+use super::chart::{BLUE, Chart, GREY};
+use super::page::{Cell, Section, day, facts, page, table};
+use crate::report::thousands;
+use crate::training::artifact::Artifact;
+use crate::training::lifetime_value::holdout::{Class, Errors, Holdout};
+use crate::training::lifetime_value::{LifetimeValueArtifact, LifetimeValueMetrics};
+
+/// The whole file.
+pub fn render(
+    project: &str,
+    artifact: &Artifact,
+    model: &LifetimeValueArtifact,
+    metrics: &LifetimeValueMetrics,
+) -> String {
+    let section = |id, title, body| Section { id, title, body };
+    let mut sections = vec![section("verdict", "Verdict", verdict(metrics))];
+    if let Some(held) = &metrics.holdout {
+        sections.push(section("holdout", "Against what happened", holdout(held)));
+    }
+    sections.push(section("fits", "How it was fitted", fits(metrics)));
+    sections.push(section("card", "Model card", card(artifact, model, metrics)));
+    let title = format!("{} {}", artifact.name, artifact.version);
+    page(&title, &format!("{project}: {}", model.spec.description), &sections)
+}
+
+fn verdict(metrics: &LifetimeValueMetrics) -> Markup {
+    let unused = metrics.purchasing.iter().all(|fit| !fit.used);
+    html! {
+        div.verdict.failed[unused] {
+            strong { (metrics.family) " over " (thousands(metrics.customers as u64)) " buyers" }
+            ul { @for sentence in metrics.sentences() { li { (sentence) } } }
+        }
+        @if let Some(holdout) = &metrics.holdout { (cards(holdout)) }
+    }
+}
+
+fn cards(holdout: &Holdout) -> Markup {
+    let model = &holdout.model;
+    let other = |value: fn(&Errors) -> String| {
+        holdout.baselines.iter().map(|b| format!("{}: {}", b.name, value(b))).collect::<Vec<_>>()
+    };
+    let percent = |error: f64| format!("{:+.1} %", 100.0 * error);
+    let cards = [
+        (
+            "error of all spend",
+            percent(model.spend_error),
+            other(|b| format!("{:+.1} %", 100.0 * b.spend_error)),
+        ),
+        (
+            "mean absolute error of a customer",
+            format!("{:.2}", model.spend_mae),
+            other(|b| format!("{:.2}", b.spend_mae)),
+        ),
+        (
+            "normalized Gini",
+            format!("{:.4}", model.spend_gini),
+            other(|b| format!("{:.4}", b.spend_gini)),
+        ),
+    ];
+    html! {
+        ul.cards { @for (name, value, notes) in &cards { li {
+            span.name { (name) }
+            span.value { (value) }
+            @for note in notes { span.note { (note) } }
+        } } }
+    }
+}
+
+fn holdout(holdout: &Holdout) -> Markup {
+    let head = [
+        "prediction",
+        "purchases",
+        "error",
+        "MAE",
+        "correlation",
+        "spend",
+        "error of spend",
+        "MAE of spend",
+        "normalized Gini",
+    ];
+    let row = |errors: &Errors| {
+        vec![
+            Cell::text(errors.name.clone()),
+            Cell::number(errors.purchases, 0),
+            Cell::percent(errors.purchases_error),
+            Cell::number(errors.purchases_mae, 4),
+            Cell::number(errors.purchases_correlation, 4),
+            Cell::number(errors.spend, 0),
+            Cell::percent(errors.spend_error),
+            Cell::number(errors.spend_mae, 2),
+            Cell::number(errors.spend_gini, 4),
+        ]
+    };
+    let rows: Vec<Vec<Cell>> =
+        [&holdout.model].into_iter().chain(&holdout.baselines).map(row).collect();
+    html! {
+        p {
+            "The same model, fitted on what " (thousands(holdout.customers as u64)) " buyers had done before "
+            (day(holdout.from)) ", beside what they did from then to " (day(holdout.until)) ": "
+            (thousands(holdout.purchases.round() as u64)) " days with a purchase and "
+            (thousands(holdout.spend.round() as u64)) " of spend, refunds not taken off."
+        }
+        (table("Predictions of the holdout", &head, &rows))
+        (classes(
+            "frequency",
+            "Purchases in the holdout by repeat purchases before it",
+            "repeat purchases before",
+            "mean purchases",
+            &holdout.by_frequency,
+            |class| [class.predicted, class.actual],
+        ))
+        (classes(
+            "value",
+            "Spend in the holdout by predicted spend, ten groups of equally many",
+            "group, the least predicted first",
+            "mean spend",
+            &holdout.by_value,
+            |class| [class.predicted_spend, class.actual_spend],
+        ))
+    }
+}
+
+fn classes(
+    id: &str,
+    caption: &str,
+    x: &str,
+    y: &str,
+    classes: &[Class],
+    of: fn(&Class) -> [f64; 2],
+) -> Markup {
+    let names: Vec<String> = classes.iter().map(|class| class.name.clone()).collect();
+    let values = |i: usize| classes.iter().map(|class| of(class)[i]).collect::<Vec<f64>>();
+    let rows = classes.iter().map(|class| {
+        let [predicted, actual] = of(class);
+        vec![
+            Cell::text(class.name.clone()),
+            Cell::count(class.customers),
+            Cell::number(predicted, 4),
+            Cell::number(actual, 4),
+        ]
+    });
+    Chart::new(&format!("by-{id}"), caption, x, y)
+        .categories()
+        .legend()
+        .bars("predicted", BLUE, names.clone(), values(0))
+        .bars("what happened", GREY, names, values(1))
+        .numbers(&["class", "customers", "predicted", "what happened"], rows.collect())
+        .says(format!("{caption}: predicted beside what happened; the table has the numbers."))
+        .render()
+}
+
+fn fits(metrics: &LifetimeValueMetrics) -> Markup {
+    let head = ["fit", "parameter", "value", "standard error"];
+    let mut rows = Vec::new();
+    let mut starts = Vec::new();
+    for (what, parameters, fit) in metrics.fits() {
+        for (i, parameter) in parameters.iter().enumerate() {
+            let error = fit.standard_errors.as_ref();
+            rows.push(vec![
+                Cell::text(what.clone()),
+                Cell::text(parameter.clone()),
+                Cell::number(fit.parameters[i], 4),
+                error.map_or(Cell::Empty, |errors| Cell::number(errors[i], 4)),
+            ]);
+        }
+        for start in &fit.starts {
+            let from: Vec<String> = start.from.iter().map(|value| format!("{value:.3}")).collect();
+            starts.push(vec![
+                Cell::text(what.clone()),
+                Cell::text(from.join(", ")),
+                start.log_likelihood.map_or(Cell::Empty, |value| Cell::number(value, 4)),
+                Cell::count(start.iterations as usize),
+                Cell::text(if start.converged { "yes" } else { "no" }),
+            ]);
+        }
+    }
+    let customers = metrics.purchasing.iter().map(|of| {
+        let cohort = of.cohort.clone().unwrap_or_else(|| "all buyers".to_owned());
+        vec![
+            Cell::text(cohort),
+            Cell::count(of.customers),
+            Cell::count(of.repeaters),
+            Cell::number(of.fit.log_likelihood, 2),
+            Cell::text(if of.used { "yes" } else { "no" }),
+        ]
+    });
+    let customers: Vec<Vec<Cell>> = customers.collect();
+    html! {
+        @if rows.is_empty() { p { "Nothing was fitted." } } @else {
+            p {
+                "By maximum likelihood from several starts, in days. Standard errors are by the observed "
+                "information; none are given where the likelihood is flat."
+            }
+            (table("Parameters", &head, &rows))
+            (table("Who was fitted", &["customers of", "buyers", "bought again", "log-likelihood", "used"], &customers))
+            @if let Some(spend) = &metrics.spend { p {
+                "How often and how much customers buy are correlated at " (format!("{:.3}", spend.correlation))
+                "; the model of spend takes them for independent."
+            } }
+            details {
+                summary { "Starts" }
+                (table("Where each fit began and ended", &["fit", "first parameters", "log-likelihood", "iterations", "converged"], &starts))
+            }
+        }
+    }
+}
+
+fn card(
+    artifact: &Artifact,
+    model: &LifetimeValueArtifact,
+    metrics: &LifetimeValueMetrics,
+) -> Markup {
+    let rate = 100.0 * model.spec.discount_rate;
+    html! {
+        (facts(&[
+            ("intended use", "To tell customers by what they are worth: what they have brought, less refunds, and what is expected of them.".to_owned()),
+            ("trained as of", format!("{}, with what was known at {}", artifact.as_of, artifact.known_at)),
+            ("ahead", format!("{}, discounted month by month at {rate} % a year", model.spec.horizon)),
+            ("refunds", format!("{:.2} % of revenue to date; as much is taken off what is expected", 100.0 * metrics.refund_rate)),
+            ("a purchase", format!("a calendar day with an event where {}", model.spec.condition)),
+            ("data", artifact.data_fingerprint.clone()),
+            ("spec", artifact.spec_fingerprint.clone()),
+        ]))
+        p {
+            "Limits: customers buy at a steady pace of their own until they leave for good, so that seasons, "
+            "contracts and campaigns to come are not in it. What a customer of one purchase is worth is little "
+            "more than the mean of all such customers."
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Lifetime value held against what happened: fitted on the past, compared with what came after it,
+//! beside two predictions that need no model.
+
+use serde::{Deserialize, Serialize};
+
+use super::purchases::Customer;
+use super::{PurchaseData, discounting, fit};
+use crate::models::spec::LifetimeValueSpec;
+use crate::time::{Duration, Instant};
+
+/// Ends of classes of age in days; the last has none.
+const TENURES: [f64; 4] = [30.0, 90.0, 180.0, 365.0];
+/// First frequencies of classes; the last has no end.
+const FREQUENCIES: [f64; 7] = [0.0, 1.0, 2.0, 3.0, 4.0, 7.0, 13.0];
+/// Groups of equally many customers by predicted value.
+const GROUPS: usize = 10;
+
+/// Totals and errors of one prediction over the customers of a holdout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Errors {
+    /// What predicted.
+    pub name: String,
+    /// Days with a purchase, all customers together.
+    pub purchases: f64,
+    /// Of that total, as a share of what happened; 0.1 is a tenth too many.
+    pub purchases_error: f64,
+    /// The mean absolute error of a customer's purchases.
+    pub purchases_mae: f64,
+    /// The correlation of predicted and actual purchases.
+    pub purchases_correlation: f64,
+    /// What they bring, all customers together.
+    pub spend: f64,
+    /// Of that total, as a share of what happened.
+    pub spend_error: f64,
+    /// The mean absolute error of what a customer brings.
+    pub spend_mae: f64,
+    /// The Gini coefficient of what customers bring in the order of the prediction, over that in their
+    /// own order; 1 ranks perfectly, 0 not at all.
+    pub spend_gini: f64,
+}
+
+/// Customers who had bought equally often.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Class {
+    /// Repeat purchases up to the holdout, or the group's number from the least predicted value.
+    pub name: String,
+    /// Customers.
+    pub customers: usize,
+    /// The mean number of purchases that was predicted.
+    pub predicted: f64,
+    /// And that was made.
+    pub actual: f64,
+    /// The mean spend that was predicted.
+    pub predicted_spend: f64,
+    /// And that was made.
+    pub actual_spend: f64,
+}
+
+/// What customers of an age did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenureMean {
+    /// Days since the first purchase, up to; None for the oldest.
+    pub up_to: Option<f64>,
+    /// Customers.
+    pub customers: usize,
+    /// Days with a purchase, per customer and day.
+    pub purchases: f64,
+    /// What they brought, per customer and day.
+    pub spend: f64,
+}
+
+/// A fit of the past beside what came after it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Holdout {
+    /// Fitted on what came before.
+    pub from: Instant,
+    /// Compared up to here.
+    pub until: Instant,
+    /// Who had bought by then.
+    pub customers: usize,
+    /// Days with a purchase that they made in it.
+    pub purchases: f64,
+    /// What they brought in it.
+    pub spend: f64,
+    /// The model.
+    pub model: Errors,
+    /// Predictions without a model.
+    pub baselines: Vec<Errors>,
+    /// By repeat purchases so far.
+    pub by_frequency: Vec<Class>,
+    /// By predicted spend, ten groups of equally many.
+    pub by_value: Vec<Class>,
+}
+
+/// Purchases and spend.
+type Pair = [f64; 2];
+
+/// Fits the buyers of `at` and compares with what they did until `until`; gives also what customers of
+/// an age did.
+pub fn evaluate(
+    spec: &LifetimeValueSpec,
+    data: &PurchaseData,
+    at: Instant,
+    until: Instant,
+) -> (Holdout, Vec<TenureMean>) {
+    let customers: Vec<Customer> = data.then.iter().map(|(customer, _)| customer.clone()).collect();
+    let actual: Vec<Pair> = customers.iter().map(|customer| since(customer, data)).collect();
+    let length = Duration(until.0 - at.0);
+    let days = length.as_days();
+    let tenure = tenure_means(&customers, &actual, days);
+    let predictor = fit(spec, &customers, tenure.clone()).predictor;
+    let predictions = predictor.predict(&customers, &discounting(length, 0.0));
+    let predicted: Vec<Pair> = predictions.iter().map(|p| [p.purchases, p.value]).collect();
+    // The first purchase begins the time that the rate is over, so it is not one of the purchases in it.
+    let run_rate = |customer: &Customer| {
+        let share = days / customer.buyer.age.max(1.0);
+        let spend = (customer.spend - customer.first_day_spend) * share;
+        [customer.buyer.frequency * share, spend]
+    };
+    let run_rates: Vec<Pair> = customers.iter().map(run_rate).collect();
+    let again: Vec<Pair> = data.then.iter().map(|(_, recent)| *recent).collect();
+    let total = |i: usize| actual.iter().map(|pair| pair[i]).sum();
+    let holdout = Holdout {
+        from: at,
+        until,
+        customers: customers.len(),
+        purchases: total(0),
+        spend: total(1),
+        model: errors("this model", &predicted, &actual),
+        baselines: vec![
+            errors("everyone goes on at their own rate of repeat purchases", &run_rates, &actual),
+            errors(&format!("the last {days:.0} days again"), &again, &actual),
+        ],
+        by_frequency: by_frequency(&customers, &predicted, &actual),
+        by_value: by_value(&predicted, &actual),
+    };
+    (holdout, tenure)
+}
+
+/// What a customer has done between the holdout's instant and the as-of.
+fn since(then: &Customer, data: &PurchaseData) -> Pair {
+    match data.now.binary_search_by_key(&then.hash, |customer| customer.hash) {
+        Ok(found) => {
+            let now = &data.now[found];
+            [now.purchases() - then.purchases(), now.spend - then.spend]
+        }
+        // A purchase that was known then and has been taken back since.
+        Err(_) => [0.0; 2],
+    }
+}
+
+fn errors(name: &str, predicted: &[Pair], actual: &[Pair]) -> Errors {
+    let count = actual.len().max(1) as f64;
+    let total = |values: &[Pair], i: usize| values.iter().map(|pair| pair[i]).sum::<f64>();
+    let share = |i: usize| {
+        let happened = total(actual, i);
+        if happened > 0.0 { total(predicted, i) / happened - 1.0 } else { 0.0 }
+    };
+    let mae = |i: usize| {
+        let errors = predicted.iter().zip(actual).map(|(p, a)| (p[i] - a[i]).abs());
+        errors.sum::<f64>() / count
+    };
+    let of_purchases: Vec<Pair> = predicted.iter().zip(actual).map(|(p, a)| [p[0], a[0]]).collect();
+    let of_spend: Vec<Pair> = predicted.iter().zip(actual).map(|(p, a)| [p[1], a[1]]).collect();
+    Errors {
+        name: name.to_owned(),
+        purchases: total(predicted, 0),
+        purchases_error: share(0),
+        purchases_mae: mae(0),
+        purchases_correlation: correlation(&of_purchases),
+        spend: total(predicted, 1),
+        spend_error: share(1),
+        spend_mae: mae(1),
+        spend_gini: normalized_gini(&of_spend),
+    }
+}
+
+/// Pearson's; 0 where one of the two does not vary.
+pub fn correlation(pairs: &[[f64; 2]]) -> f64 {
+    let count = pairs.len().max(1) as f64;
+    let mean = |i: usize| pairs.iter().map(|pair| pair[i]).sum::<f64>() / count;
+    let (x, y) = (mean(0), mean(1));
+    let sum = |of: &dyn Fn(&[f64; 2]) -> f64| pairs.iter().map(of).sum::<f64>();
+    let both = sum(&|p| (p[0] - x) * (p[1] - y));
+    let spread = sum(&|p| (p[0] - x).powi(2)) * sum(&|p| (p[1] - y).powi(2));
+    if spread > 0.0 { both / spread.sqrt() } else { 0.0 }
+}
+
+/// Of (predicted, actual): the area between the actual values' cumulative share in the order of the
+/// prediction and the diagonal, over the same in their own order. Ties share their mean.
+pub fn normalized_gini(pairs: &[Pair]) -> f64 {
+    let area = |key: usize| {
+        let mut sorted: Vec<&Pair> = pairs.iter().collect();
+        sorted.sort_by(|a, b| b[key].total_cmp(&a[key]));
+        let count = sorted.len() as f64;
+        let total: f64 = sorted.iter().map(|pair| pair[1]).sum();
+        let (mut cumulative, mut area) = (0.0, 0.0);
+        for ties in sorted.chunk_by(|a, b| a[key] == b[key]) {
+            let own: f64 = ties.iter().map(|pair| pair[1]).sum();
+            // The mean of the cumulative share over the ties, at the middle of each.
+            area += ties.len() as f64 * (cumulative + own / 2.0);
+            cumulative += own;
+        }
+        area / total / count - 0.5
+    };
+    let best = area(1);
+    if best > 0.0 { area(0) / best } else { 0.0 }
+}
+
+fn class(name: String, rows: &[usize], predicted: &[Pair], actual: &[Pair]) -> Class {
+    let mean = |values: &[Pair], i: usize| {
+        rows.iter().map(|row| values[*row][i]).sum::<f64>() / rows.len().max(1) as f64
+    };
+    Class {
+        name,
+        customers: rows.len(),
+        predicted: mean(predicted, 0),
+        actual: mean(actual, 0),
+        predicted_spend: mean(predicted, 1),
+        actual_spend: mean(actual, 1),
+    }
+}
+
+fn by_frequency(customers: &[Customer], predicted: &[Pair], actual: &[Pair]) -> Vec<Class> {
+    let mut classes = Vec::new();
+    for (i, from) in FREQUENCIES.iter().enumerate() {
+        let end = FREQUENCIES.get(i + 1);
+        let own = |row: &usize| {
+            let frequency = customers[*row].buyer.frequency;
+            frequency >= *from && end.is_none_or(|end| frequency < *end)
+        };
+        let rows: Vec<usize> = (0..customers.len()).filter(own).collect();
+        let name = match end {
+            Some(end) if *end == from + 1.0 => format!("{from}"),
+            Some(end) => format!("{from} to {}", end - 1.0),
+            None => format!("{from} and more"),
+        };
+        if !rows.is_empty() {
+            classes.push(class(name, &rows, predicted, actual));
+        }
+    }
+    classes
+}
+
+fn by_value(predicted: &[Pair], actual: &[Pair]) -> Vec<Class> {
+    let mut rows: Vec<usize> = (0..predicted.len()).collect();
+    rows.sort_by(|a, b| predicted[*a][1].total_cmp(&predicted[*b][1]));
+    let group = |i: usize| {
+        let of = &rows[i * rows.len() / GROUPS..(i + 1) * rows.len() / GROUPS];
+        class(format!("{}", i + 1), of, predicted, actual)
+    };
+    (0..GROUPS).map(group).filter(|class| class.customers > 0).collect()
+}
+
+fn tenure_means(customers: &[Customer], actual: &[Pair], days: f64) -> Vec<TenureMean> {
+    let mut means = Vec::new();
+    let mut from = f64::NEG_INFINITY;
+    for up_to in TENURES.map(Some).into_iter().chain([None]) {
+        let to = up_to.unwrap_or(f64::INFINITY);
+        let own = customers.iter().zip(actual).filter(|(customer, _)| {
+            let age = customer.buyer.age;
+            age > from && age <= to
+        });
+        let own: Vec<&Pair> = own.map(|(_, pair)| pair).collect();
+        let mean =
+            |i: usize| own.iter().map(|pair| pair[i]).sum::<f64>() / own.len().max(1) as f64 / days;
+        means.push(TenureMean { up_to, customers: own.len(), purchases: mean(0), spend: mean(1) });
+        from = to;
+    }
+    means
+}
+
+/// Purchases and spend per day of customers of that age; of all where there was nobody of it.
+pub fn tenure_mean(means: &[TenureMean], age: f64) -> Pair {
+    let own = means.iter().find(|mean| mean.up_to.is_none_or(|up_to| age <= up_to));
+    if let Some(own) = own.filter(|mean| mean.customers > 0) {
+        return [own.purchases, own.spend];
+    }
+    let count: usize = means.iter().map(|mean| mean.customers).sum();
+    let mean = |of: fn(&TenureMean) -> f64| {
+        let sum: f64 = means.iter().map(|mean| of(mean) * mean.customers as f64).sum();
+        sum / count.max(1) as f64
+    };
+    [mean(|mean| mean.purchases), mean(|mean| mean.spend)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gini_is_one_in_the_right_order_and_minus_one_in_the_wrong_one() {
+        let pairs =
+            |order: [f64; 4]| order.into_iter().zip([0.0, 1.0, 2.0, 7.0]).map(|(p, a)| [p, a]);
+        let gini = |order| normalized_gini(&pairs(order).collect::<Vec<_>>());
+        assert!((gini([1.0, 2.0, 3.0, 4.0]) - 1.0).abs() < 1e-12);
+        assert!((gini([4.0, 3.0, 2.0, 1.0]) + 1.0).abs() < 1e-12);
+        assert!(gini([5.0; 4]).abs() < 1e-12, "ties tell nothing");
+    }
+
+    #[test]
+    fn correlation_is_pearsons() {
+        // numpy.corrcoef([1, 2, 4, 7], [2, 1, 5, 6])[0, 1]
+        let pairs = [[1.0, 2.0], [2.0, 1.0], [4.0, 5.0], [7.0, 6.0]];
+        assert!((correlation(&pairs) - 0.899_735_4).abs() < 1e-6, "{}", correlation(&pairs));
+        assert_eq!(correlation(&[[1.0, 2.0], [1.0, 3.0]]), 0.0);
+    }
+}

@@ -1,0 +1,529 @@
+//! Lifetime value from gathered purchases to an artifact, and how well it would have done.
+
+pub mod holdout;
+pub mod purchases;
+
+use std::collections::BTreeMap;
+
+use arrow_array::RecordBatch;
+use serde::{Deserialize, Serialize};
+
+use self::holdout::{Holdout, TenureMean};
+use self::purchases::Customer;
+use crate::error::Result;
+use crate::expression::polars::evaluate;
+use crate::expression::{Expression, Type};
+use crate::features::catalog::Definition;
+use crate::features::plan::FeaturePlan;
+use crate::features::read::{column, numeric};
+use crate::features::spec::Op;
+use crate::models::lifetime_value::maximum_likelihood::Fit;
+use crate::models::lifetime_value::{
+    Buyer, Discounting, Expected, GammaGamma, Purchasing, Spend, expect,
+};
+use crate::models::spec::{LifetimeValue, LifetimeValueSpec};
+use crate::sources::SourcePlan;
+use crate::time::{Duration, Instant, Window};
+
+/// A month of a year of 365 days.
+const MONTH: f64 = 365.0 / 12.0;
+/// A correlation of how often and how much that the model does not allow for.
+const CORRELATED: f64 = 0.3;
+/// What was bought in a window as long as the holdout, before it.
+pub(super) const RECENT_DAYS: &str = "lifetime_value__recent_days";
+pub(super) const RECENT_SPEND: &str = "lifetime_value__recent_spend";
+
+/// A trained model of lifetime value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LifetimeValueArtifact {
+    /// The spec it was trained with.
+    pub spec: LifetimeValueSpec,
+    /// Money to date, over features.
+    pub revenue: Expression,
+    /// Money to date, over features.
+    pub refunds: Expression,
+    /// All that is read, in computing order.
+    pub definitions: Vec<Definition>,
+    /// The share of revenue that is refunded.
+    pub refund_rate: f64,
+    /// Of purchases to come; None where the spec wants none.
+    pub predictor: Option<Predictor>,
+}
+
+impl LifetimeValueArtifact {
+    /// Adds to a plan what the model reads.
+    pub fn plan(&self, plan: FeaturePlan) -> FeaturePlan {
+        read_by(&self.definitions, [&self.revenue, &self.refunds], plan)
+    }
+
+    /// How purchases to come are counted.
+    pub fn discounting(&self) -> Discounting {
+        discounting(self.spec.horizon, self.spec.discount_rate)
+    }
+}
+
+/// All definitions, of which what purchases are read from and the columns of expressions are given out.
+fn read_by(
+    definitions: &[Definition],
+    expressions: [&Expression; 2],
+    mut plan: FeaturePlan,
+) -> FeaturePlan {
+    definitions.iter().for_each(|definition| plan.define(definition));
+    let own = definitions.iter().map(Definition::column);
+    let own = own.filter(|column| column.starts_with("lifetime_value__"));
+    for column in own.chain(expressions.into_iter().flat_map(Expression::columns)) {
+        if !plan.outputs.iter().any(|output| output == column) {
+            plan.outputs.push(column.to_owned());
+        }
+    }
+    plan
+}
+
+impl LifetimeValue {
+    /// Adds to a plan what the model reads.
+    pub fn plan(&self, plan: FeaturePlan) -> FeaturePlan {
+        read_by(&self.definitions, [&self.revenue, &self.refunds], plan)
+    }
+
+    /// The same, with what was bought within `recent` before.
+    pub(super) fn plan_with_recent(&self, plan: FeaturePlan, recent: Duration) -> FeaturePlan {
+        let mut plan = self.plan(plan);
+        let window = Window::Trailing(recent);
+        plan.give(self.aggregation(RECENT_DAYS, Op::ActiveDays, None, window, Type::Integer));
+        let value = Some(self.value.clone());
+        plan.give(self.aggregation(RECENT_SPEND, Op::Sum, value, window, Type::Money));
+        plan
+    }
+}
+
+/// Money to date in major units, row by row; nothing is 0.
+pub fn to_date(
+    expressions: [&Expression; 2],
+    rows: &RecordBatch,
+    source: &SourcePlan,
+) -> Result<[Vec<f64>; 2]> {
+    let named: Vec<(String, Expression)> = expressions
+        .into_iter()
+        .enumerate()
+        .map(|(i, expression)| (format!("\u{0}to_date{i}"), expression.clone()))
+        .collect();
+    let values = evaluate(&named, rows, source.context.scale)?;
+    let known = |i: usize| -> Result<Vec<f64>> {
+        let values = numeric(&values[i])?.into_iter();
+        Ok(values.map(|value| if value.is_nan() { 0.0 } else { value }).collect())
+    };
+    Ok([known(0)?, known(1)?])
+}
+
+/// How purchases within `length` are counted at a yearly rate.
+fn discounting(length: Duration, yearly_rate: f64) -> Discounting {
+    Discounting { horizon: length.as_days(), month: MONTH, yearly_rate }
+}
+
+/// What is expected of a buyer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prediction {
+    /// The probability that they have not left for good; None where no model could be fitted.
+    pub p_alive: Option<f64>,
+    /// Days with a purchase within the horizon.
+    pub purchases: f64,
+    /// What such a day brings.
+    pub spend: f64,
+    /// What they bring within the horizon, discounted.
+    pub value: f64,
+}
+
+/// What predicts purchases to come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Predictor {
+    /// Of all buyers; None where it could not be fitted.
+    pub purchasing: Option<Purchasing>,
+    /// Of cohorts of their own.
+    pub cohorts: BTreeMap<String, Purchasing>,
+    /// What a purchase brings; None where it could not be fitted.
+    pub spend: Option<GammaGamma>,
+    /// What a day with a purchase brought, on average: where `spend` has no value.
+    pub mean_spend: f64,
+    /// What customers of that age did: where `purchasing` has no value.
+    pub tenure: Vec<TenureMean>,
+}
+
+impl Predictor {
+    /// What is expected of each customer, in their order.
+    pub fn predict(&self, customers: &[Customer], discounting: &Discounting) -> Vec<Prediction> {
+        let model_of = |customer: &Customer| {
+            let own = customer.cohort.as_deref().and_then(|name| self.cohorts.get(name));
+            own.or(self.purchasing.as_ref())
+        };
+        let mut expected: Vec<Option<Expected>> = vec![None; customers.len()];
+        for model in self.purchasing.iter().chain(self.cohorts.values()) {
+            let own = |row: &usize| {
+                model_of(&customers[*row]).is_some_and(|other| std::ptr::eq(other, model))
+            };
+            let rows: Vec<usize> = (0..customers.len()).filter(own).collect();
+            let buyers: Vec<Buyer> = rows.iter().map(|row| customers[*row].buyer).collect();
+            let found = expect(model, &buyers, discounting);
+            rows.into_iter().zip(found).for_each(|(row, found)| expected[row] = Some(found));
+        }
+        let discount = discounting.mean_factor();
+        let predict = |(customer, expected): (&Customer, Option<Expected>)| match expected {
+            Some(expected) => {
+                let spend = self.spend_of(customer);
+                Prediction {
+                    p_alive: Some(expected.p_alive),
+                    purchases: expected.purchases,
+                    spend,
+                    value: expected.discounted * spend,
+                }
+            }
+            None => {
+                let mean = holdout::tenure_mean(&self.tenure, customer.buyer.age);
+                let [purchases, value] = mean.map(|daily| daily * discounting.horizon);
+                let spend = if purchases > 0.0 { value / purchases } else { 0.0 };
+                Prediction { p_alive: None, purchases, spend, value: value * discount }
+            }
+        };
+        customers.iter().zip(expected).map(predict).collect()
+    }
+
+    fn spend_of(&self, customer: &Customer) -> f64 {
+        let own = customer.repeat_spend().unwrap_or(Spend { frequency: 0.0, mean: 0.0 });
+        let expected = self.spend.and_then(|model| model.expected(own.frequency, own.mean));
+        expected.unwrap_or(self.mean_spend)
+    }
+}
+
+/// How purchases were fitted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PurchasingFit {
+    /// The cohort; None for all buyers.
+    pub cohort: Option<String>,
+    /// Buyers.
+    pub customers: usize,
+    /// Of these, who bought again.
+    pub repeaters: usize,
+    /// The names of the parameters.
+    pub parameters: Vec<String>,
+    /// Values and how they were found.
+    pub fit: Fit,
+    /// Whether it is used.
+    pub used: bool,
+}
+
+/// How spend was fitted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpendFit {
+    /// The names of the parameters.
+    pub parameters: Vec<String>,
+    /// Values and how they were found.
+    pub fit: Fit,
+    /// Of how often with how much, over those who bought again.
+    pub correlation: f64,
+    /// Whether it is used.
+    pub used: bool,
+}
+
+/// `metrics.json` of a version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LifetimeValueMetrics {
+    /// Of this file.
+    pub format_version: u32,
+    /// Up to when purchases were read.
+    pub as_of: Instant,
+    /// The family of the model of purchases.
+    pub family: String,
+    /// Buyers that it was fitted on.
+    pub customers: usize,
+    /// Over all buyers, then over cohorts.
+    pub purchasing: Vec<PurchasingFit>,
+    /// What purchases bring.
+    pub spend: Option<SpendFit>,
+    /// The share of revenue that is refunded.
+    pub refund_rate: f64,
+    /// A fit of the past against what came after it; None where the history is too short.
+    pub holdout: Option<Holdout>,
+    /// What to know before use.
+    pub warnings: Vec<String>,
+}
+
+impl LifetimeValueMetrics {
+    /// What was fitted, the names of its parameters, and how.
+    pub fn fits(&self) -> impl Iterator<Item = (String, &[String], &Fit)> {
+        let name = |cohort: Option<&String>| match cohort {
+            Some(cohort) => format!("purchases of {cohort}"),
+            None => "purchases".to_owned(),
+        };
+        let purchasing = self.purchasing.iter();
+        let purchasing =
+            purchasing.map(move |of| (name(of.cohort.as_ref()), of.parameters.as_slice(), &of.fit));
+        let spend = self.spend.iter();
+        purchasing.chain(
+            spend.map(|of| ("spend per purchase".to_owned(), of.parameters.as_slice(), &of.fit)),
+        )
+    }
+
+    /// How it did on the holdout, and what to know before use.
+    pub fn sentences(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        if let Some(holdout) = &self.holdout {
+            let model = &holdout.model;
+            let percent = |error: f64| format!("{:+.1} %", 100.0 * error);
+            sentences.push(format!(
+                "Fitted on the time before {} it expected {:.0} purchases up to {} where {:.0} were made ({}), and {:.0} of spend where {:.0} came ({}).",
+                holdout.from.folder(),
+                model.purchases,
+                holdout.until.folder(),
+                holdout.purchases,
+                percent(model.purchases_error),
+                model.spend,
+                holdout.spend,
+                percent(model.spend_error),
+            ));
+            for other in &holdout.baselines {
+                let verdict = match (
+                    model.spend_mae < other.spend_mae,
+                    model.spend_gini > other.spend_gini,
+                ) {
+                    (true, true) => "It is closer for a customer, and ranks them better, than",
+                    (true, false) => {
+                        "It is closer for a customer, but does not rank them better, than"
+                    }
+                    (false, true) => "It ranks customers better, but is not closer for one, than",
+                    (false, false) => {
+                        "It is neither closer for a customer nor better at ranking than"
+                    }
+                };
+                sentences.push(format!(
+                    "{verdict} \u{201c}{}\u{201d}: mean absolute error {:.2} against {:.2}, normalized Gini {:.4} against {:.4}.",
+                    other.name, model.spend_mae, other.spend_mae, model.spend_gini, other.spend_gini
+                ));
+            }
+        }
+        sentences.extend(self.warnings.iter().cloned());
+        sentences
+    }
+}
+
+/// What training reads of purchases.
+#[derive(Debug, Default)]
+pub struct PurchaseData {
+    /// Buyers at the as-of, sorted by the hash of the key.
+    pub now: Vec<Customer>,
+    /// Buyers at the holdout's instant with days and spend within as much time before it, sorted too.
+    pub then: Vec<(Customer, [f64; 2])>,
+    /// Revenue and refunds of all customers to date.
+    pub totals: [f64; 2],
+}
+
+impl PurchaseData {
+    /// Adds rows of the as-of.
+    pub(super) fn take_now(
+        &mut self,
+        model: &LifetimeValue,
+        rows: &RecordBatch,
+        source: &SourcePlan,
+        at: Instant,
+    ) -> Result<()> {
+        let [revenue, refunds] = to_date([&model.revenue, &model.refunds], rows, source)?;
+        self.totals[0] += revenue.iter().sum::<f64>();
+        self.totals[1] += refunds.iter().sum::<f64>();
+        let customers = purchases::read(rows, model.spec.cohort, source.context.zone, at)?;
+        self.now.extend(customers.into_iter().flatten());
+        if self.now.len() > 2 * model.spec.max_customers {
+            self.now.sort_unstable_by_key(|customer| customer.hash);
+            self.now.truncate(model.spec.max_customers);
+        }
+        Ok(())
+    }
+
+    /// Adds rows of the holdout's instant.
+    pub(super) fn take_then(
+        &mut self,
+        model: &LifetimeValue,
+        rows: &RecordBatch,
+        source: &SourcePlan,
+        at: Instant,
+    ) -> Result<()> {
+        let (days, spend) = (column(rows, RECENT_DAYS)?, column(rows, RECENT_SPEND)?);
+        let recent = days.into_iter().zip(spend).map(|(days, spend)| [days, spend]);
+        let customers = purchases::read(rows, model.spec.cohort, source.context.zone, at)?;
+        let pairs = customers.into_iter().zip(recent);
+        self.then.extend(pairs.filter_map(|(customer, recent)| Some((customer?, recent))));
+        if self.then.len() > 2 * model.spec.max_customers {
+            self.then.sort_unstable_by_key(|(customer, _)| customer.hash);
+            self.then.truncate(model.spec.max_customers);
+        }
+        Ok(())
+    }
+
+    /// Keeps `most` buyers, chosen by the hash of their keys.
+    pub fn sample(&mut self, most: usize) {
+        self.now.sort_unstable_by_key(|customer| customer.hash);
+        self.then.sort_unstable_by_key(|(customer, _)| customer.hash);
+        if let Some(first) = self.now.get(most).map(|customer| customer.hash) {
+            self.now.truncate(most);
+            self.then.retain(|(customer, _)| customer.hash < first);
+        }
+    }
+}
+
+/// The instant at which a holdout begins: the horizon before the as-of, or half the history.
+pub fn holdout_at(spec: &LifetimeValueSpec, as_of: Instant, first: Instant) -> Option<Instant> {
+    spec.method.family()?;
+    let history = Duration(as_of.0 - first.0);
+    let length = spec.horizon.as_days().min(history.as_days() / 2.0).floor();
+    (length >= 7.0).then(|| as_of.minus(Duration::days(length as i64)))
+}
+
+/// Fits what the spec asks for.
+pub fn train(
+    model: &LifetimeValue,
+    mut data: PurchaseData,
+    as_of: Instant,
+    holdout_at: Option<Instant>,
+) -> (LifetimeValueArtifact, LifetimeValueMetrics) {
+    let spec = &model.spec;
+    data.sample(spec.max_customers);
+    let [revenue, refunds] = data.totals;
+    let refund_rate = if revenue > 0.0 { (refunds / revenue).clamp(0.0, 1.0) } else { 0.0 };
+    let family = spec.method.family().map_or("historic", |family| family.name());
+    let mut metrics = LifetimeValueMetrics {
+        format_version: crate::store::FORMAT_VERSION,
+        as_of,
+        family: family.to_owned(),
+        customers: data.now.len(),
+        purchasing: Vec::new(),
+        spend: None,
+        refund_rate,
+        holdout: None,
+        warnings: Vec::new(),
+    };
+    let predictor = spec.method.family().map(|_| {
+        let mut tenure = Vec::new();
+        match holdout_at {
+            Some(at) => {
+                let (holdout, means) = holdout::evaluate(spec, &data, at, as_of);
+                metrics.holdout = Some(holdout);
+                tenure = means;
+            }
+            None => metrics.warnings.push(
+                "The history is too short to hold a part of it out: nothing says how well this does."
+                    .to_owned(),
+            ),
+        }
+        let fitted = fit(spec, &data.now, tenure);
+        metrics.purchasing = fitted.purchasing;
+        metrics.spend = fitted.spend;
+        metrics.warnings.extend(fitted.warnings);
+        fitted.predictor
+    });
+    let artifact = LifetimeValueArtifact {
+        spec: spec.clone(),
+        revenue: model.revenue.clone(),
+        refunds: model.refunds.clone(),
+        definitions: model.definitions.clone(),
+        refund_rate,
+        predictor,
+    };
+    (artifact, metrics)
+}
+
+/// A predictor, and how it came about.
+struct Fitted {
+    predictor: Predictor,
+    purchasing: Vec<PurchasingFit>,
+    spend: Option<SpendFit>,
+    warnings: Vec<String>,
+}
+
+fn fit(spec: &LifetimeValueSpec, customers: &[Customer], tenure: Vec<TenureMean>) -> Fitted {
+    let mut warnings = Vec::new();
+    let mut purchasing = Vec::new();
+    let mut attempt = |cohort: Option<&str>, of: &[&Customer]| {
+        let buyers: Vec<Buyer> = of.iter().map(|customer| customer.buyer).collect();
+        let repeaters = buyers.iter().filter(|buyer| buyer.frequency > 0.0).count();
+        let about = cohort.map_or(String::new(), |cohort| format!(" of {cohort}"));
+        if repeaters < spec.minimum_repeaters {
+            // A small cohort is simply one of all.
+            if cohort.is_none() {
+                warnings.push(format!(
+                    "{repeaters} customers have bought again, fewer than {}: means of customers of the same age stand in for the model.",
+                    spec.minimum_repeaters
+                ));
+            }
+            return None;
+        }
+        let family = spec.method.family()?;
+        let Some((model, fit)) = Purchasing::fit(family, &buyers) else {
+            warnings.push(format!("No start of the fit{about} came to an end."));
+            return None;
+        };
+        let used = fit.converged;
+        if !used {
+            warnings.push(format!("The fit{about} has not converged and is not used."));
+        }
+        let parameters = family.parameters().map(str::to_owned).to_vec();
+        let cohort = cohort.map(str::to_owned);
+        let customers = buyers.len();
+        purchasing.push(PurchasingFit { cohort, customers, repeaters, parameters, fit, used });
+        used.then_some(model)
+    };
+    let all: Vec<&Customer> = customers.iter().collect();
+    let of_all = attempt(None, &all);
+    let mut by_cohort: BTreeMap<&str, Vec<&Customer>> = BTreeMap::new();
+    for customer in customers {
+        if let Some(cohort) = &customer.cohort {
+            by_cohort.entry(cohort).or_default().push(customer);
+        }
+    }
+    let cohorts = by_cohort
+        .iter()
+        .filter_map(|(name, of)| Some(((*name).to_owned(), attempt(Some(name), of)?)))
+        .collect();
+    let spends: Vec<Spend> = customers.iter().filter_map(Customer::repeat_spend).collect();
+    let (spend, spend_fit) = fit_spend(&spends, spec.minimum_repeaters, &mut warnings);
+    let days: f64 = customers.iter().map(Customer::purchases).sum();
+    let brought: f64 = customers.iter().map(|customer| customer.spend).sum();
+    let mean_spend = if days > 0.0 { brought / days } else { 0.0 };
+    let predictor = Predictor { purchasing: of_all, cohorts, spend, mean_spend, tenure };
+    Fitted { predictor, purchasing, spend: spend_fit, warnings }
+}
+
+fn fit_spend(
+    spends: &[Spend],
+    minimum: usize,
+    warnings: &mut Vec<String>,
+) -> (Option<GammaGamma>, Option<SpendFit>) {
+    if spends.len() < minimum {
+        warnings.push(format!(
+            "{} customers have spent again, fewer than {minimum}: everyone's mean stands in for the model of spend.",
+            spends.len()
+        ));
+        return (None, None);
+    }
+    let Some((model, fit)) = GammaGamma::fit(spends) else {
+        warnings.push("No start of the fit of spend came to an end.".to_owned());
+        return (None, None);
+    };
+    // With q up to 1 the mean over customers is not finite.
+    let used = fit.converged && model.q > 1.0;
+    if !used {
+        warnings.push(
+            "The fit of spend has not converged or has no finite mean, and is not used.".to_owned(),
+        );
+    }
+    let pairs: Vec<[f64; 2]> = spends.iter().map(|spend| [spend.frequency, spend.mean]).collect();
+    let correlation = holdout::correlation(&pairs);
+    if correlation.abs() > CORRELATED {
+        warnings.push(format!(
+            "How often and how much customers buy are correlated ({correlation:.2}), which the model of spend does not allow for: check values by frequency against the holdout."
+        ));
+    }
+    let parameters = ["p", "q", "v"].map(str::to_owned).to_vec();
+    (used.then_some(model), Some(SpendFit { parameters, fit, correlation, used }))
+}
