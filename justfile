@@ -36,6 +36,11 @@ bench-lifetime-value:
     python3 benches/lifetime_value.py /tmp/c360-buyers.csv
     cargo bench --bench lifetime_value -- /tmp/c360-buyers.csv
 
+# Factorize MovieLens 100k in FILE beside implicit (needs implicit, pandas)
+bench-affinity FILE:
+    python3 benches/affinity.py {{FILE}} /tmp/c360-split.csv
+    cargo bench --bench affinity -- /tmp/c360-split.csv
+
 # Fetch the CDNOW sample and train on it
 cdnow:
     python3 examples/cdnow/fetch.py

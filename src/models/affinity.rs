@@ -1,9 +1,11 @@
 //! Taste: implicit-feedback matrix factorization by alternating least squares.
 //!
 //! Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback Datasets" (2008): the
-//! preference is 1 where a customer has interacted with an item, with confidence 1 + alpha r. Each
-//! factor is the exact solution of its normal equations by Cholesky; rows are solved in parallel
-//! and each on its own, so the result does not depend on the number of threads.
+//! preference is 1 where a customer has interacted with an item, with confidence 1 + alpha r; the
+//! `implicit` package's confidence is alpha r, so that its alpha is ours + 1 where r is 1. The fit takes
+//! a few steps of conjugate gradients per row from where the last alternation left it (Takács,
+//! Pilászy and Tikk 2011) in single precision; customers are folded in exactly, by Cholesky. Rows are
+//! solved in parallel and each on its own, so the result does not depend on the number of threads.
 
 use rand::SeedableRng;
 use rand_distr::{Distribution, Normal};
@@ -60,17 +62,27 @@ impl ItemFactors {
                 popularity[*item as usize] += weight;
             }
         }
+        let (rows, columns) = (Compressed::of(customers), Compressed::of(&by_item));
+        let width = f.next_multiple_of(LANES);
         let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(options.seed);
         let normal = Normal::new(0.0, 0.01).unwrap_or_else(|_| unreachable!("0.01 is a deviation"));
-        let mut vectors: Vec<Vec<f64>> =
-            items.iter().map(|_| (0..f).map(|_| normal.sample(&mut random)).collect()).collect();
+        let mut first = |count: usize| {
+            let mut values = vec![0.0_f32; count * width];
+            for row in values.chunks_exact_mut(width) {
+                row[..f].iter_mut().for_each(|value| *value = normal.sample(&mut random));
+            }
+            values
+        };
+        let mut of_items = first(items.len());
+        let mut of_customers = first(customers.len());
         for _ in 0..options.iterations {
-            let gram = gram(&vectors, f);
-            let solved: Vec<Vec<f64>> =
-                customers.par_iter().map(|row| solve(row, &vectors, &gram, options)).collect();
-            let gram = self::gram(&solved, f);
-            vectors = by_item.par_iter().map(|row| solve(row, &solved, &gram, options)).collect();
+            alternate(&rows, &of_items, &mut of_customers, width, options);
+            alternate(&columns, &of_customers, &mut of_items, width, options);
         }
+        let vectors = of_items
+            .chunks_exact(width)
+            .map(|row| row[..f].iter().map(|value| f64::from(*value)).collect())
+            .collect();
         Self {
             factors: f,
             alpha: options.alpha,
@@ -125,6 +137,115 @@ impl ItemFactors {
         scored.sort_by(better);
         scored
     }
+}
+
+/// Numbers of a row that are worked on at once; rows are filled up with zeros to a multiple.
+const LANES: usize = 4;
+/// Steps of conjugate gradients per row and alternation.
+const STEPS: usize = 3;
+/// Rows of which a part of Y'Y is summed in one go; parts are added in order.
+const BLOCK: usize = 4096;
+
+/// Interactions row after row.
+struct Compressed {
+    offsets: Vec<usize>,
+    entries: Vec<(u32, f32)>,
+}
+
+impl Compressed {
+    fn of(rows: &Sparse) -> Self {
+        let mut all = Self { offsets: vec![0], entries: Vec::new() };
+        for row in rows {
+            all.entries.extend(row.iter().map(|(column, weight)| (*column, *weight as f32)));
+            all.offsets.push(all.entries.len());
+        }
+        all
+    }
+
+    fn row(&self, row: usize) -> &[(u32, f32)] {
+        &self.entries[self.offsets[row]..self.offsets[row + 1]]
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; LANES];
+    for (x, y) in a.chunks_exact(LANES).zip(b.chunks_exact(LANES)) {
+        for lane in 0..LANES {
+            sums[lane] += x[lane] * y[lane];
+        }
+    }
+    (sums[0] + sums[1]) + (sums[2] + sums[3])
+}
+
+fn add(to: &mut [f32], scale: f32, values: &[f32]) {
+    for (x, y) in to.chunks_exact_mut(LANES).zip(values.chunks_exact(LANES)) {
+        for lane in 0..LANES {
+            x[lane] += scale * y[lane];
+        }
+    }
+}
+
+/// Moves each row of `own` towards the solution of its normal equations, given the other side.
+fn alternate(rows: &Compressed, other: &[f32], own: &mut [f32], width: usize, options: Options) {
+    let parts: Vec<Vec<f32>> = other
+        .par_chunks(BLOCK * width)
+        .map(|block| {
+            let mut gram = vec![0.0; width * width];
+            for vector in block.chunks_exact(width) {
+                for (row, scale) in gram.chunks_exact_mut(width).zip(vector) {
+                    add(row, *scale, vector);
+                }
+            }
+            gram
+        })
+        .collect();
+    let mut gram = vec![0.0_f32; width * width];
+    parts.iter().for_each(|part| add(&mut gram, 1.0, part));
+    for i in 0..width {
+        gram[i * width + i] += options.regularization as f32;
+    }
+    let alpha = options.alpha as f32;
+    own.par_chunks_exact_mut(width).enumerate().for_each_init(
+        || [vec![0.0; width], vec![0.0; width], vec![0.0; width]],
+        |[residual, direction, image], (row, solution)| {
+            let entries = rows.row(row);
+            if entries.is_empty() {
+                return solution.fill(0.0);
+            }
+            let vector = |column: u32| &other[column as usize * width..][..width];
+            // What the normal equations lack at the last solution.
+            for (value, of) in residual.iter_mut().zip(gram.chunks_exact(width)) {
+                *value = -dot(of, solution);
+            }
+            for (column, weight) in entries {
+                let (y, extra) = (vector(*column), alpha * weight);
+                add(residual, 1.0 + extra - extra * dot(y, solution), y);
+            }
+            direction.copy_from_slice(residual);
+            let mut left = dot(residual, residual);
+            for _ in 0..STEPS {
+                if left < 1e-20 {
+                    break;
+                }
+                for (value, of) in image.iter_mut().zip(gram.chunks_exact(width)) {
+                    *value = dot(of, direction);
+                }
+                for (column, weight) in entries {
+                    let y = vector(*column);
+                    add(image, alpha * weight * dot(y, direction), y);
+                }
+                let step = left / dot(direction, image);
+                add(solution, step, direction);
+                add(residual, -step, image);
+                let now = dot(residual, residual);
+                let turn = now / left;
+                for (value, residual) in direction.iter_mut().zip(&*residual) {
+                    *value = residual + turn * *value;
+                }
+                left = now;
+            }
+        },
+    );
 }
 
 /// Y'Y, row after row, summed in the order of the vectors.
