@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let gains: Vec<f64> = gains
             .map(|(row, wanted)| {
                 let vector = model.fold_in(row, &gram);
-                let best = model.recommend(&vector, row, 10, false);
+                let best = model.recommend(&vector, row, 10, false, 0.0);
                 let gain = |rank: usize| 1.0 / (rank as f64 + 2.0).log2();
                 let found = best.iter().enumerate().filter(|(_, (item, _))| wanted.contains(item));
                 let ideal: f64 = (0..wanted.len().min(10)).map(gain).sum();

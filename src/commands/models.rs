@@ -81,12 +81,10 @@ pub fn show(project: &Project, name: &str, version: Option<&str>) -> Result<Outp
             let metrics = store.read_json(&format!("models/{name}/{version}/metrics.json"))?;
             text::lifetime_value(name, &version, &metrics)
         }
-        Trained::Affinity(model) => format!(
-            "{name} {version}\n{} items, {} factors, fitted on {} customers\n",
-            model.model.items.len(),
-            model.model.factors,
-            model.customers
-        ),
+        Trained::Affinity(_) => {
+            let metrics = store.read_json(&format!("models/{name}/{version}/metrics.json"))?;
+            text::affinity(name, &version, &metrics)
+        }
     };
     Ok(Output { text, json: json!(artifact) })
 }

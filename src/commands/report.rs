@@ -9,7 +9,7 @@ use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::report::html::index::{self, Version};
 use crate::report::html::model::{self, ModelReport};
-use crate::report::html::{lifetime_value, run};
+use crate::report::html::{affinity, lifetime_value, run};
 use crate::report::{Output, Progress, Table};
 use crate::scoring::summary::RunMetrics;
 use crate::store::{Store, Transaction};
@@ -66,6 +66,13 @@ fn versions(
                 let metrics = store.read_json(&format!("{folder}/metrics.json"))?;
                 let project = &project.settings.project.name;
                 let page = lifetime_value::render(project, &artifact, model, &metrics);
+                transaction.write_text(&format!("{folder}/report.html"), &page)?;
+                continue;
+            }
+            Trained::Affinity(model) => {
+                let metrics = store.read_json(&format!("{folder}/metrics.json"))?;
+                let project = &project.settings.project.name;
+                let page = affinity::render(project, &artifact, model, &metrics);
                 transaction.write_text(&format!("{folder}/report.html"), &page)?;
                 continue;
             }

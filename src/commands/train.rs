@@ -20,14 +20,15 @@ use crate::sources::attributes::Attributes;
 use crate::sources::contract::history;
 use crate::store::{Root, Store, Transaction};
 use crate::time::Instant;
+use crate::training::affinity::{self, AffinityMetrics};
 use crate::training::artifact::{
     Artifact, ClassifierArtifact, ClassifierMetrics, EngagementArtifact, RfmArtifact, Trained,
 };
 use crate::training::classifier::{self, Champion, Past, Prediction};
 use crate::training::gather::{Gathered, Known, gather};
 use crate::training::lifetime_value::{self, LifetimeValueMetrics};
+use crate::training::matured;
 use crate::training::skew::Served;
-use crate::training::{affinity, matured};
 
 /// Trains all models, keeps them as new versions and puts in use those that may be; gives whether
 /// every gate was passed.
@@ -130,6 +131,13 @@ fn keep(
             let page = html::lifetime_value::render(project, artifact, model, &metrics);
             transaction.write_text(&format!("{folder}/report.html"), &page)?;
             outcome.text += &text::lifetime_value(name, version, &metrics);
+            outcome.metrics.insert(name.clone(), json!(metrics));
+        }
+        (Numbers::Affinity(metrics), Trained::Affinity(model)) => {
+            transaction.write_json(&format!("{folder}/metrics.json"), &metrics)?;
+            let page = html::affinity::render(project, artifact, model, &metrics);
+            transaction.write_text(&format!("{folder}/report.html"), &page)?;
+            outcome.text += &text::affinity(name, version, &metrics);
             outcome.metrics.insert(name.clone(), json!(metrics));
         }
         _ => outcome.text += &format!("{name} {version}\n"),
@@ -253,6 +261,7 @@ enum Numbers {
     None,
     Classifier(Box<ClassifierMetrics>, Vec<Prediction>),
     LifetimeValue(Box<LifetimeValueMetrics>),
+    Affinity(Box<AffinityMetrics>),
 }
 
 type Fitted = (String, Trained, Numbers);
@@ -304,8 +313,10 @@ fn fit(
     }
     if let Some(model) = &models.affinity {
         progress.stage("factorizing tastes");
-        let artifact = affinity::train(model, gathered.interactions)?;
-        fitted.push((model.spec.name.clone(), Trained::Affinity(artifact), Numbers::None));
+        let (interactions, windows) = (gathered.interactions, gathered.windows);
+        let (artifact, metrics) = affinity::train(model, interactions, as_of, windows)?;
+        let numbers = Numbers::Affinity(Box::new(metrics));
+        fitted.push((model.spec.name.clone(), Trained::Affinity(Box::new(artifact)), numbers));
     }
     Ok(fitted)
 }

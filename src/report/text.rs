@@ -2,6 +2,7 @@
 
 use super::{Table, thousands};
 use crate::scoring::waterfall::Waterfall;
+use crate::training::affinity::AffinityMetrics;
 use crate::training::artifact::{ClassifierArtifact, ClassifierMetrics, ResolvedEligible};
 use crate::training::evaluation::bootstrap::Interval;
 use crate::training::lifetime_value::LifetimeValueMetrics;
@@ -129,6 +130,36 @@ pub fn lifetime_value(name: &str, version: &str, metrics: &LifetimeValueMetrics)
                 format!("{:.0}", errors.spend),
                 format!("{:.2}", errors.spend_mae),
                 number(errors.spend_gini),
+            ]);
+        }
+        text += &format!("\n{}", table.render());
+    }
+    text
+}
+
+/// What was factorized, and how well it foretells what customers do next.
+pub fn affinity(name: &str, version: &str, metrics: &AffinityMetrics) -> String {
+    let mut text = format!(
+        "{name} {version}: {} items of {} customers, own interactions counting {}\n",
+        thousands(metrics.items as u64),
+        thousands(metrics.customers as u64),
+        metrics.own
+    );
+    for sentence in metrics.sentences() {
+        text += &format!("  {sentence}\n");
+    }
+    let Some(tested) = &metrics.tested else { return text };
+    for (what, setting) in [("all items", &tested.all), ("new to the customer", &tested.new)] {
+        let head = format!("{what}, {} customers", thousands(setting.customers as u64));
+        let mut table = Table::new(&[&head, "NDCG@10", "recall@10", "MRR", "coverage", "novelty"]);
+        for ranking in &setting.rankings {
+            table.row([
+                ranking.name.clone(),
+                number(ranking.ndcg),
+                number(ranking.recall),
+                number(ranking.mrr),
+                number(ranking.coverage),
+                format!("{:.2}", ranking.novelty),
             ]);
         }
         text += &format!("\n{}", table.render());

@@ -114,7 +114,7 @@ impl Champions {
             Trained::Engagement(model) => self.engagement = Some((name, version, model)),
             Trained::Rfm(model) => self.rfm = Some((name, version, model)),
             Trained::LifetimeValue(model) => self.lifetime_value = Some((name, version, *model)),
-            Trained::Affinity(model) => self.affinity = Some((name, version, model)),
+            Trained::Affinity(model) => self.affinity = Some((name, version, *model)),
         }
     }
 
@@ -397,7 +397,8 @@ fn taste(
             own.iter().filter_map(|(item, weight)| Some((*index.get(item)?, *weight))).collect();
         row.sort_unstable_by_key(|(item, _)| *item);
         let vector = model.fold_in(&row, &gram);
-        let best = model.recommend(&vector, &row, artifact.spec.top, artifact.spec.repeat);
+        let spec = &artifact.spec;
+        let best = model.recommend(&vector, &row, spec.top, spec.repeat, artifact.own);
         taste.recommendations.push(
             best.into_iter()
                 .map(|(item, score)| Recommendation { item: model.items[item].clone(), score })

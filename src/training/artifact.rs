@@ -356,10 +356,10 @@ pub struct AffinityArtifact {
     pub spec: AffinitySpec,
     /// What it needs of the events.
     pub interactions: Interactions,
+    /// The share of a customer's own interactions in the score of an item.
+    pub own: f64,
     /// Item factors.
     pub model: ItemFactors,
-    /// Customers with interactions that it was fitted on.
-    pub customers: usize,
 }
 
 /// What was trained.
@@ -373,7 +373,7 @@ pub enum Trained {
     /// RFM.
     Rfm(RfmArtifact),
     /// Taste.
-    Affinity(AffinityArtifact),
+    Affinity(Box<AffinityArtifact>),
     /// Lifetime value.
     LifetimeValue(Box<LifetimeValueArtifact>),
 }

@@ -7,9 +7,11 @@
 use std::collections::{HashMap, HashSet};
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float64Type, Int64Type};
+use arrow_array::types::Int64Type;
 use arrow_array::{Array, RecordBatch};
 
+use super::affinity::Windows;
+use super::affinity::sample::InteractionData;
 use super::artifact::ClassifierArtifact;
 use super::lifetime_value::{PurchaseData, holdout_at};
 use super::schedule::{Schedule, check_fresh};
@@ -18,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::expression::{Expression, Type};
 use crate::features::catalog::{Aggregation, Catalog};
 use crate::features::engine::{BuildReport, Engine, Part};
-use crate::features::plan::{AsOf, FeaturePlan};
+use crate::features::plan::{AsOf, FeaturePlan, Interactions};
 use crate::features::read::{column, numeric, truths};
 use crate::features::spec::Op;
 use crate::models::matrix::Matrix;
@@ -124,8 +126,10 @@ pub struct Gathered {
     pub purchases: PurchaseData,
     /// The instant from which purchases are held out; None where none are.
     pub holdout: Option<Instant>,
-    /// Customer by customer: (item, weight).
-    pub interactions: Vec<(String, Vec<(String, f64)>)>,
+    /// What customers have interacted with.
+    pub interactions: InteractionData,
+    /// When their ranking is chosen and tested; None where the history is too short.
+    pub windows: Option<Windows>,
     /// Features that are others than when they were served.
     pub skew: Differences,
     /// What was read.
@@ -147,6 +151,9 @@ enum Role {
     Purchases,
     PastPurchases,
     Interactions,
+    PastInteractions,
+    LaterInteractions,
+    RecentInteractions,
 }
 
 /// The aggregation behind a classifier's recency.
@@ -297,7 +304,7 @@ pub fn gather(
             roles.push(role);
         }
     }
-    let mut holdout = None;
+    let (mut holdout, mut windows) = (None, None);
     if let Some(model) = &models.lifetime_value {
         if model.spec.method.family().is_some() {
             check_fresh(&model.spec.name, model.spec.horizon, known.history, until)?;
@@ -312,8 +319,23 @@ pub fn gather(
         }
     }
     if let Some(affinity) = &models.affinity {
-        plans.push(FeaturePlan { interactions: Some(affinity.interactions.clone()), ..now() });
+        let of = |interactions: &Interactions, as_ofs: Vec<AsOf>| FeaturePlan {
+            interactions: Some(interactions.clone()),
+            as_ofs,
+            ..FeaturePlan::default()
+        };
+        plans.push(of(&affinity.interactions, vec![as_of]));
         roles.push(Role::Interactions);
+        windows = Windows::new(affinity.spec.horizon, as_of.at, known.history.first);
+        if let Some(windows) = windows {
+            let past = [windows.chosen, windows.tested];
+            let ends = [windows.tested, as_of.at].map(|at| AsOf { at, known_at: as_of.known_at });
+            plans.push(of(&affinity.interactions, cuts(&past, as_of)));
+            plans.push(of(&affinity.later, ends.to_vec()));
+            plans.push(of(&affinity.recent, cuts(&past[1..], as_of)));
+            roles.extend([Role::PastInteractions, Role::LaterInteractions]);
+            roles.push(Role::RecentInteractions);
+        }
     }
 
     if let Some(served) = known.served {
@@ -328,7 +350,8 @@ pub fn gather(
         buyers: Vec::new(),
         purchases: PurchaseData::default(),
         holdout,
-        interactions: Vec::new(),
+        interactions: InteractionData::default(),
+        windows,
         skew: Differences::default(),
         report: BuildReport::default(),
     };
@@ -413,7 +436,19 @@ pub fn gather(
                 }
                 _ => Ok(()),
             },
-            Role::Interactions => collect_items(&part.rows, &mut gathered.interactions),
+            Role::Interactions
+            | Role::PastInteractions
+            | Role::LaterInteractions
+            | Role::RecentInteractions => {
+                let data = &mut gathered.interactions;
+                let sample = match roles[part.plan] {
+                    Role::PastInteractions => &mut data.past[part.as_of],
+                    Role::LaterInteractions => &mut data.later[part.as_of],
+                    Role::RecentInteractions => &mut data.recent,
+                    _ => &mut data.now,
+                };
+                sample.take(&part.rows, &mut data.items)
+            }
         })?;
     gathered.report = report;
     Ok(gathered)
@@ -550,19 +585,6 @@ fn slice_rows(
             levels: of_profile.iter().map(level).collect(),
         };
         out.insert(part_hash(key), row);
-    }
-    Ok(())
-}
-
-fn collect_items(rows: &RecordBatch, out: &mut Vec<(String, Vec<(String, f64)>)>) -> Result<()> {
-    let (items, weights) =
-        (rows.column(1).as_string::<i32>(), rows.column(2).as_primitive::<Float64Type>());
-    for (i, key) in keys(rows)?.iter().flatten().enumerate() {
-        let item = (items.value(i).to_owned(), weights.value(i));
-        match out.last_mut() {
-            Some((last, list)) if last == key => list.push(item),
-            _ => out.push((key.to_owned(), vec![item])),
-        }
     }
     Ok(())
 }

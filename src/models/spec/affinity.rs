@@ -41,6 +41,24 @@ pub struct AffinitySpec {
     pub top: usize,
     /// Whether items that a customer has interacted with may be recommended to them.
     pub repeat: bool,
+    /// The share of a customer's own interactions in the score of an item, beside the factors; by
+    /// default what ranks the past best.
+    #[serde(default)]
+    pub own: Option<f64>,
+    /// How much of the latest past is foretold to choose and to test.
+    #[serde(default = "default_horizon")]
+    pub horizon: Duration,
+    /// An item that was not had for so long is new to a customer, where that is tested.
+    #[serde(default = "default_new_after")]
+    pub new_after: Duration,
+}
+
+fn default_horizon() -> Duration {
+    Duration::days(30)
+}
+
+fn default_new_after() -> Duration {
+    Duration::days(90)
 }
 
 /// A checked affinity model.
@@ -50,23 +68,47 @@ pub struct Affinity {
     pub spec: AffinitySpec,
     /// What it needs of the events.
     pub interactions: Interactions,
+    /// What is foretold: the events of the greatest weight.
+    pub later: Interactions,
+    /// The same, over what is not new to a customer.
+    pub recent: Interactions,
 }
 
-pub(super) fn interactions(
-    file: &str,
-    spec: &AffinitySpec,
-    events: &SourcePlan,
-) -> Result<Interactions> {
+impl Affinity {
+    pub(super) fn check(file: &str, spec: AffinitySpec, events: &SourcePlan) -> Result<Self> {
+        let interactions = interactions(file, &spec, events)?;
+        let most = spec.weights.values().copied().fold(0.0, f64::max);
+        let main = spec.weights.iter().filter(|(_, weight)| **weight == most);
+        let once = main.map(|(kind, _)| (kind.clone(), 1.0)).collect();
+        let weight = check_as(&weight_sql(&once), Type::Double, &events.columns(), file)?;
+        let main = |window: Duration| Interactions {
+            weight: weight.clone(),
+            window: Window::Trailing(window),
+            half_life: NEVER,
+            ..interactions.clone()
+        };
+        let (later, recent) = (main(spec.horizon), main(spec.new_after));
+        Ok(Self { spec, interactions, later, recent })
+    }
+}
+
+/// A half-life after which nothing is less by a bit that counts.
+const NEVER: Duration = Duration::days(100_000_000);
+
+fn interactions(file: &str, spec: &AffinitySpec, events: &SourcePlan) -> Result<Interactions> {
     check_weights(file, &spec.weights, events)?;
     let positive = [spec.regularization, spec.alpha];
     if !(1..=256).contains(&spec.factors)
         || spec.iterations == 0
         || spec.half_life.0 == 0
+        || spec.horizon.0 == 0
+        || spec.new_after.0 == 0
+        || spec.own.is_some_and(|own| !(0.0..=1e6).contains(&own))
         || positive.iter().any(|value| !value.is_finite() || *value <= 0.0)
     {
         return Err(Error::configuration(
             format!(
-                "{file}: factors (1-256), iterations, half_life, regularization or alpha is off"
+                "{file}: factors (1-256), iterations, half_life, regularization, alpha, own, horizon or new_after is off"
             ),
             "factors = 16, regularization = 1.0, alpha = 2.0, iterations = 15, half_life = \"60d\"",
         ));

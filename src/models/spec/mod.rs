@@ -116,8 +116,7 @@ impl Models {
                 }
                 ModelSpec::Affinity(spec) => {
                     taken(models.affinity.is_some())?;
-                    let interactions = affinity::interactions(&file, &spec, events)?;
-                    models.affinity = Some(Affinity { spec, interactions });
+                    models.affinity = Some(Affinity::check(&file, spec, events)?);
                 }
                 ModelSpec::LifetimeValue(spec) => {
                     taken(models.lifetime_value.is_some())?;

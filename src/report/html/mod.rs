@@ -1,5 +1,6 @@
 //! Reports as single HTML files.
 
+pub mod affinity;
 pub mod chart;
 pub mod index;
 pub mod lifetime_value;

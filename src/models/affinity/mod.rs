@@ -7,11 +7,14 @@
 //! Pilászy and Tikk 2011) in single precision; customers are folded in exactly, by Cholesky. Rows are
 //! solved in parallel and each on its own, so the result does not depend on the number of threads.
 
+mod alternating;
+mod map;
+
 use rand::SeedableRng;
 use rand_distr::{Distribution, Normal};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use self::alternating::{Compressed, LANES, alternate};
 use super::cholesky;
 
 /// Item factors, frozen at training; customers are folded in when they are scored.
@@ -30,6 +33,10 @@ pub struct ItemFactors {
     pub vectors: Vec<Vec<f64>>,
     /// Total weight of each item: what is recommended to those of whom nothing is known.
     pub popularity: Vec<f64>,
+    /// Customers who have each item.
+    pub holders: Vec<u32>,
+    /// Customers that it was fitted on.
+    pub customers: u32,
 }
 
 /// Interactions as rows of (column, weight).
@@ -56,10 +63,12 @@ impl ItemFactors {
         let f = options.factors;
         let mut by_item: Sparse = vec![Vec::new(); items.len()];
         let mut popularity = vec![0.0; items.len()];
+        let mut holders = vec![0; items.len()];
         for (customer, row) in customers.iter().enumerate() {
             for (item, weight) in row {
                 by_item[*item as usize].push((customer as u32, *weight));
                 popularity[*item as usize] += weight;
+                holders[*item as usize] += 1;
             }
         }
         let (rows, columns) = (Compressed::of(customers), Compressed::of(&by_item));
@@ -90,6 +99,8 @@ impl ItemFactors {
             items,
             vectors,
             popularity,
+            holders,
+            customers: customers.len() as u32,
         }
     }
 
@@ -105,29 +116,46 @@ impl ItemFactors {
         solve(row, &self.vectors, gram, options)
     }
 
+    /// A place for each item on a plane: items that the same customers like are near each other.
+    pub fn map(&self) -> Vec<[f64; 2]> {
+        map::map(&self.vectors, self.factors)
+    }
+
     /// Y'Y of the items, which [`ItemFactors::fold_in`] needs.
     pub fn gram(&self) -> Vec<f64> {
         gram(&self.vectors, self.factors)
     }
 
+    /// The score of every item for a customer: the product of the factors, and `own` times the weight
+    /// of the customer's own interactions, the greatest of which counts 1.
+    pub fn scores(&self, vector: &[f64], row: &[(u32, f64)], own: f64) -> Vec<f64> {
+        let product = |item: &Vec<f64>| item.iter().zip(vector).map(|(y, x)| x * y).sum();
+        let mut scores: Vec<f64> = self.vectors.iter().map(product).collect();
+        let most = row.iter().map(|(_, weight)| *weight).fold(f64::MIN_POSITIVE, f64::max);
+        row.iter().for_each(|(item, weight)| scores[*item as usize] += own * weight / most);
+        scores
+    }
+
     /// The best items for a customer with their scores, best first; `row` are the customer's own
-    /// interactions, sorted by item, left out unless `repeat`. Where nothing is known, the most
-    /// popular items. Ties go to the item whose name comes first.
+    /// interactions, sorted by item, left out unless `repeat`, with `own` as in
+    /// [`ItemFactors::scores`]. Where nothing is known, the most popular items. Ties go to the item
+    /// whose name comes first.
     pub fn recommend(
         &self,
         vector: &[f64],
         row: &[(u32, f64)],
         top: usize,
         repeat: bool,
+        own: f64,
     ) -> Vec<(usize, f64)> {
-        let score = |item: usize| match row.is_empty() {
-            true => self.popularity[item],
-            false => self.vectors[item].iter().zip(vector).map(|(y, x)| x * y).sum(),
+        let scores = match row.is_empty() {
+            true => self.popularity.clone(),
+            false => self.scores(vector, row, own),
         };
-        let own = |item: usize| row.binary_search_by_key(&(item as u32), |(i, _)| *i).is_ok();
+        let had = |item: usize| row.binary_search_by_key(&(item as u32), |(i, _)| *i).is_ok();
         let mut scored: Vec<(usize, f64)> = (0..self.items.len())
-            .filter(|item| repeat || !own(*item))
-            .map(|item| (item, score(item)))
+            .filter(|item| repeat || !had(*item))
+            .map(|item| (item, scores[item]))
             .collect();
         let better = |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if scored.len() > top {
@@ -137,115 +165,6 @@ impl ItemFactors {
         scored.sort_by(better);
         scored
     }
-}
-
-/// Numbers of a row that are worked on at once; rows are filled up with zeros to a multiple.
-const LANES: usize = 4;
-/// Steps of conjugate gradients per row and alternation.
-const STEPS: usize = 3;
-/// Rows of which a part of Y'Y is summed in one go; parts are added in order.
-const BLOCK: usize = 4096;
-
-/// Interactions row after row.
-struct Compressed {
-    offsets: Vec<usize>,
-    entries: Vec<(u32, f32)>,
-}
-
-impl Compressed {
-    fn of(rows: &Sparse) -> Self {
-        let mut all = Self { offsets: vec![0], entries: Vec::new() };
-        for row in rows {
-            all.entries.extend(row.iter().map(|(column, weight)| (*column, *weight as f32)));
-            all.offsets.push(all.entries.len());
-        }
-        all
-    }
-
-    fn row(&self, row: usize) -> &[(u32, f32)] {
-        &self.entries[self.offsets[row]..self.offsets[row + 1]]
-    }
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0_f32; LANES];
-    for (x, y) in a.chunks_exact(LANES).zip(b.chunks_exact(LANES)) {
-        for lane in 0..LANES {
-            sums[lane] += x[lane] * y[lane];
-        }
-    }
-    (sums[0] + sums[1]) + (sums[2] + sums[3])
-}
-
-fn add(to: &mut [f32], scale: f32, values: &[f32]) {
-    for (x, y) in to.chunks_exact_mut(LANES).zip(values.chunks_exact(LANES)) {
-        for lane in 0..LANES {
-            x[lane] += scale * y[lane];
-        }
-    }
-}
-
-/// Moves each row of `own` towards the solution of its normal equations, given the other side.
-fn alternate(rows: &Compressed, other: &[f32], own: &mut [f32], width: usize, options: Options) {
-    let parts: Vec<Vec<f32>> = other
-        .par_chunks(BLOCK * width)
-        .map(|block| {
-            let mut gram = vec![0.0; width * width];
-            for vector in block.chunks_exact(width) {
-                for (row, scale) in gram.chunks_exact_mut(width).zip(vector) {
-                    add(row, *scale, vector);
-                }
-            }
-            gram
-        })
-        .collect();
-    let mut gram = vec![0.0_f32; width * width];
-    parts.iter().for_each(|part| add(&mut gram, 1.0, part));
-    for i in 0..width {
-        gram[i * width + i] += options.regularization as f32;
-    }
-    let alpha = options.alpha as f32;
-    own.par_chunks_exact_mut(width).enumerate().for_each_init(
-        || [vec![0.0; width], vec![0.0; width], vec![0.0; width]],
-        |[residual, direction, image], (row, solution)| {
-            let entries = rows.row(row);
-            if entries.is_empty() {
-                return solution.fill(0.0);
-            }
-            let vector = |column: u32| &other[column as usize * width..][..width];
-            // What the normal equations lack at the last solution.
-            for (value, of) in residual.iter_mut().zip(gram.chunks_exact(width)) {
-                *value = -dot(of, solution);
-            }
-            for (column, weight) in entries {
-                let (y, extra) = (vector(*column), alpha * weight);
-                add(residual, 1.0 + extra - extra * dot(y, solution), y);
-            }
-            direction.copy_from_slice(residual);
-            let mut left = dot(residual, residual);
-            for _ in 0..STEPS {
-                if left < 1e-20 {
-                    break;
-                }
-                for (value, of) in image.iter_mut().zip(gram.chunks_exact(width)) {
-                    *value = dot(of, direction);
-                }
-                for (column, weight) in entries {
-                    let y = vector(*column);
-                    add(image, alpha * weight * dot(y, direction), y);
-                }
-                let step = left / dot(direction, image);
-                add(solution, step, direction);
-                add(residual, -step, image);
-                let now = dot(residual, residual);
-                let turn = now / left;
-                for (value, residual) in direction.iter_mut().zip(&*residual) {
-                    *value = residual + turn * *value;
-                }
-                left = now;
-            }
-        },
-    );
 }
 
 /// Y'Y, row after row, summed in the order of the vectors.
@@ -315,9 +234,9 @@ mod tests {
         let (items, customers) = two_tastes();
         let model = ItemFactors::fit(items, &customers, OPTIONS);
         let vector = model.fold_in(&[(0, 1.0)], &model.gram());
-        let best = model.recommend(&vector, &[(0, 1.0)], 2, false);
+        let best = model.recommend(&vector, &[(0, 1.0)], 2, false, 1.0);
         assert_eq!(best[0].0, 1, "who has a is offered b: {best:?}");
-        let cold = model.recommend(&[0.0, 0.0], &[], 1, false);
+        let cold = model.recommend(&[0.0, 0.0], &[], 1, false, 1.0);
         assert_eq!(cold.len(), 1);
     }
 

@@ -1,0 +1,120 @@
+//! One alternation: all rows of one side, given the other.
+
+use rayon::prelude::*;
+
+use super::{Options, Sparse};
+
+/// Numbers of a row that are worked on at once; rows are filled up with zeros to a multiple.
+pub(super) const LANES: usize = 8;
+/// Steps of conjugate gradients per row and alternation.
+const STEPS: usize = 3;
+/// Rows of which a part of Y'Y is summed in one go; parts are added in order.
+const BLOCK: usize = 4096;
+
+/// Interactions row after row.
+pub(super) struct Compressed {
+    offsets: Vec<usize>,
+    entries: Vec<(u32, f32)>,
+}
+
+impl Compressed {
+    pub(super) fn of(rows: &Sparse) -> Self {
+        let mut all = Self { offsets: vec![0], entries: Vec::new() };
+        for row in rows {
+            all.entries.extend(row.iter().map(|(column, weight)| (*column, *weight as f32)));
+            all.offsets.push(all.entries.len());
+        }
+        all
+    }
+
+    fn row(&self, row: usize) -> &[(u32, f32)] {
+        &self.entries[self.offsets[row]..self.offsets[row + 1]]
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; LANES];
+    for (x, y) in a.chunks_exact(LANES).zip(b.chunks_exact(LANES)) {
+        for lane in 0..LANES {
+            sums[lane] += x[lane] * y[lane];
+        }
+    }
+    sums.iter().sum()
+}
+
+fn add(to: &mut [f32], scale: f32, values: &[f32]) {
+    for (x, y) in to.chunks_exact_mut(LANES).zip(values.chunks_exact(LANES)) {
+        for lane in 0..LANES {
+            x[lane] += scale * y[lane];
+        }
+    }
+}
+
+/// Moves each row of `own` towards the solution of its normal equations, given the other side.
+pub(super) fn alternate(
+    rows: &Compressed,
+    other: &[f32],
+    own: &mut [f32],
+    width: usize,
+    options: Options,
+) {
+    let parts: Vec<Vec<f32>> = other
+        .par_chunks(BLOCK * width)
+        .map(|block| {
+            let mut gram = vec![0.0; width * width];
+            for vector in block.chunks_exact(width) {
+                for (row, scale) in gram.chunks_exact_mut(width).zip(vector) {
+                    add(row, *scale, vector);
+                }
+            }
+            gram
+        })
+        .collect();
+    let mut gram = vec![0.0_f32; width * width];
+    parts.iter().for_each(|part| add(&mut gram, 1.0, part));
+    for i in 0..width {
+        gram[i * width + i] += options.regularization as f32;
+    }
+    let alpha = options.alpha as f32;
+    own.par_chunks_exact_mut(width).enumerate().for_each_init(
+        || [vec![0.0; width], vec![0.0; width], vec![0.0; width]],
+        |[residual, direction, image], (row, solution)| {
+            let entries = rows.row(row);
+            if entries.is_empty() {
+                return solution.fill(0.0);
+            }
+            let vector = |column: u32| &other[column as usize * width..][..width];
+            // What the normal equations lack at the last solution.
+            for (value, of) in residual.iter_mut().zip(gram.chunks_exact(width)) {
+                *value = -dot(of, solution);
+            }
+            for (column, weight) in entries {
+                let (y, extra) = (vector(*column), alpha * weight);
+                add(residual, 1.0 + extra - extra * dot(y, solution), y);
+            }
+            direction.copy_from_slice(residual);
+            let mut left = dot(residual, residual);
+            for _ in 0..STEPS {
+                if left < 1e-20 {
+                    break;
+                }
+                for (value, of) in image.iter_mut().zip(gram.chunks_exact(width)) {
+                    *value = dot(of, direction);
+                }
+                for (column, weight) in entries {
+                    let y = vector(*column);
+                    add(image, alpha * weight * dot(y, direction), y);
+                }
+                let step = left / dot(direction, image);
+                add(solution, step, direction);
+                add(residual, -step, image);
+                let now = dot(residual, residual);
+                let turn = now / left;
+                for (value, residual) in direction.iter_mut().zip(&*residual) {
+                    *value = residual + turn * *value;
+                }
+                left = now;
+            }
+        },
+    );
+}
