@@ -1,6 +1,7 @@
 //! Scoring: the champions' features computed anew at the as-of, and every customer scored by them.
 
 pub mod classifier;
+pub mod engagement;
 pub mod lifetime_value;
 pub mod summary;
 pub mod tables;
@@ -17,12 +18,11 @@ use arrow_schema::{Field, Schema};
 
 use crate::error::{Error, Result};
 use crate::expression::{Expression, Type};
-use crate::features::catalog::{Aggregation, Catalog, Definition};
+use crate::features::catalog::{Aggregation, Catalog};
 use crate::features::engine::{BuildReport, Engine};
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::read::numeric;
 use crate::features::spec::Op;
-use crate::models::engagement::Parts;
 use crate::sources::SourcePlan;
 use crate::sources::attributes::{Attributes, are_levels};
 use crate::sources::profile::{Entities, ProfilePlan, keys};
@@ -187,7 +187,9 @@ pub fn score(
     let order = key_order(keys(&first)?);
     let mut tables = Vec::new();
     for (plan, list) in plans.iter().zip(&batches) {
-        let table = if plan.interactions.is_some() { None } else { concat(list)? };
+        // Other rows than the customers of the as-of.
+        let apart = plan.interactions.is_some() || plan.as_ofs != [as_of];
+        let table = if apart { None } else { concat(list)? };
         tables.push(table.map(|table| take(&table, &order)).transpose()?);
     }
     let missing = || Error::Engine { context: "scoring", message: "a plan gave no rows".into() };
@@ -202,7 +204,9 @@ pub fn score(
         scored.push(classifier::score(name, version, artifact, &next()?, attributes, source)?);
     }
     if let Some((name, version, artifact)) = &champions.engagement {
-        scored.push(engagement(name, version, artifact, &next()?)?);
+        let past = batches.len() - 1 - usize::from(champions.affinity.is_some());
+        let past = concat(&batches[past])?;
+        scored.push(engagement::score(name, version, artifact, &next()?, past.as_ref())?);
     }
     let rfm = match &champions.rfm {
         Some((name, version, artifact)) => {
@@ -231,7 +235,7 @@ pub fn score(
     })
 }
 
-/// The catalog's plan, one per champion, and the interactions last.
+/// The catalog's plan, one per champion, engagement as it was before, and the interactions last.
 fn plans(catalog: &Catalog, champions: &Champions, as_of: AsOf) -> Vec<FeaturePlan> {
     let all: Vec<&str> = catalog.features.iter().map(|feature| feature.column()).collect();
     let mut features = FeaturePlan::of_catalog(catalog, all, vec![as_of]);
@@ -254,19 +258,25 @@ fn plans(catalog: &Catalog, champions: &Champions, as_of: AsOf) -> Vec<FeaturePl
         champions.rfm.as_ref().map(|(_, _, artifact)| &artifact.aggregations),
     ];
     for list in lists.into_iter().flatten() {
-        let mut plan = now();
-        list.iter()
-            .for_each(|aggregation| plan.define(&Definition::Aggregation(aggregation.clone())));
-        plan.outputs = list.iter().map(|aggregation| aggregation.column.clone()).collect();
-        plans.push(plan);
+        plans.push(given(list, now()));
     }
     if let Some((_, _, artifact)) = &champions.lifetime_value {
         plans.push(artifact.plan(now()));
+    }
+    if let Some((_, _, artifact)) = &champions.engagement {
+        let then = AsOf { at: as_of.at.minus(engagement::TREND), ..as_of };
+        plans.push(given(&artifact.aggregations, FeaturePlan { as_ofs: vec![then], ..now() }));
     }
     if let Some((_, _, artifact)) = &champions.affinity {
         plans.push(FeaturePlan { interactions: Some(artifact.interactions.clone()), ..now() });
     }
     plans
+}
+
+/// A plan that gives these.
+fn given(list: &[Aggregation], mut plan: FeaturePlan) -> FeaturePlan {
+    list.iter().for_each(|aggregation| plan.give(aggregation.clone()));
+    plan
 }
 
 fn key_order(keys: &StringArray) -> UInt32Array {
@@ -286,46 +296,6 @@ pub fn percentiles(values: &[Option<f64>]) -> Vec<Option<f64>> {
         100.0 * (below + up_to) as f64 / 2.0 / count
     };
     values.iter().map(|value| value.map(rank)).collect()
-}
-
-fn engagement(
-    name: &str,
-    version: &str,
-    artifact: &EngagementArtifact,
-    rows: &RecordBatch,
-) -> Result<ModelScores> {
-    let [activity, active_days, channels] = [1, 2, 3].map(|i| numeric(rows.column(i)));
-    let (activity, active_days, channels) = (activity?, active_days?, channels?);
-    let parts: Vec<Parts> = (0..rows.num_rows())
-        .map(|i| Parts::new(&artifact.ecdf, activity[i], active_days[i], channels[i]))
-        .collect();
-    let score: Vec<Option<f64>> = parts.iter().map(|parts| Some(parts.score())).collect();
-    let named = |parts: &Parts| {
-        vec![
-            ("activity", parts.activity),
-            ("active_days", parts.frequency),
-            ("channels", parts.breadth),
-        ]
-    };
-    let reasons = parts.iter().map(|parts| {
-        vec![
-            ("activity".to_owned(), 50.0 * parts.activity),
-            ("active days".to_owned(), 30.0 * parts.frequency),
-            ("channels".to_owned(), 20.0 * parts.breadth),
-        ]
-    });
-    Ok(ModelScores {
-        model: name.to_owned(),
-        version: version.to_owned(),
-        field: "engagement_score",
-        percentile: percentiles(&score),
-        parts: parts.iter().map(named).collect(),
-        reasons: reasons.collect(),
-        drift: Vec::new(),
-        basis: vec![Basis::Model; score.len()],
-        raw: activity.into_iter().map(Some).collect(),
-        score,
-    })
 }
 
 fn rfm(artifact: &RfmArtifact, rows: &RecordBatch) -> Result<Vec<[u8; 3]>> {
@@ -449,6 +419,13 @@ fn frame(
             None => format!("{}_percentile", model.field),
         };
         push(name, Arc::new(percentile));
+        if model.field == "engagement_score" {
+            let of = |parts: &Vec<(&str, f64)>| {
+                parts.iter().find(|(name, _)| *name == engagement::TREND_PART).map(|part| part.1)
+            };
+            let trend: Float64Array = model.parts.iter().map(of).collect();
+            push("engagement_trend".to_owned(), Arc::new(trend));
+        }
     }
     if let Some(rfm) = rfm {
         for (i, name) in ["rfm_recency", "rfm_frequency", "rfm_monetary"].into_iter().enumerate() {

@@ -81,6 +81,7 @@ pub fn score_columns(models: &Models) -> Vec<(String, Type)> {
     if models.engagement.is_some() {
         columns.push(("engagement_score".into(), Type::Double));
         columns.push(("engagement_percentile".into(), Type::Double));
+        columns.push(("engagement_trend".into(), Type::Double));
     }
     if models.rfm.is_some() {
         for name in ["rfm_recency", "rfm_frequency", "rfm_monetary"] {

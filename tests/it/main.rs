@@ -5,5 +5,6 @@ mod expressions;
 mod input;
 mod models;
 mod oracle;
+mod parts;
 mod support;
 mod written;

@@ -19,7 +19,7 @@ use crate::support::{
     rewrite, with_column, without_column,
 };
 
-fn table(project: &Path, folder: &str) -> RecordBatch {
+pub fn table(project: &Path, folder: &str) -> RecordBatch {
     let store = Store::at(project.join("store")).unwrap();
     let root = store.root().unwrap();
     let batches: Vec<RecordBatch> =
