@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::features::embedded::EmbeddedEngine;
 use crate::features::engine::Engine;
 use crate::features::plan::{AsOf, FeaturePlan};
+use crate::report::sentences::{ScoreRow, sentence};
 use crate::report::{Output, Table, text};
 use crate::scoring::Champions;
 use crate::scoring::waterfall::Waterfall;
@@ -187,6 +188,7 @@ fn scores_text(scores: &RecordBatch, waterfalls: &BTreeMap<String, Waterfall>) -
             value("percentile", row),
             value("version", row)
         );
+        text += &format!("    {}\n", sentence(&score_row(scores, row)));
         match waterfalls.get(&value("model", row)) {
             Some(waterfall) => {
                 text += &text::waterfall(waterfall);
@@ -197,7 +199,7 @@ fn scores_text(scores: &RecordBatch, waterfalls: &BTreeMap<String, Waterfall>) -
                 }
             }
             None => {
-                for (feature, contribution) in reasons(scores, row) {
+                for (feature, contribution) in pairs(scores, "reasons", row) {
                     text += &format!("    {contribution:+.3}  {feature}\n");
                 }
             }
@@ -206,8 +208,25 @@ fn scores_text(scores: &RecordBatch, waterfalls: &BTreeMap<String, Waterfall>) -
     text
 }
 
-fn reasons(scores: &RecordBatch, row: usize) -> Vec<(String, f64)> {
-    let list = scores.column_by_name("reasons").and_then(|column| column.as_list_opt::<i32>());
+/// One row of the scores, as sentences need it.
+fn score_row(scores: &RecordBatch, row: usize) -> ScoreRow {
+    let number = |name: &str| {
+        let column = scores.column_by_name(name)?.as_primitive_opt::<Float64Type>()?;
+        column.is_valid(row).then(|| column.value(row))
+    };
+    let basis = scores.column_by_name("basis").map_or_else(String::new, |c| cell(c, row));
+    ScoreRow {
+        score: number("score"),
+        percentile: number("percentile"),
+        basis,
+        reasons: pairs(scores, "reasons", row),
+        parts: pairs(scores, "parts", row).into_iter().collect(),
+    }
+}
+
+/// A list of names with numbers.
+fn pairs(scores: &RecordBatch, name: &str, row: usize) -> Vec<(String, f64)> {
+    let list = scores.column_by_name(name).and_then(|column| column.as_list_opt::<i32>());
     let Some(list) = list else { return Vec::new() };
     let values = list.value(row);
     let Some(values) = values.as_struct_opt() else { return Vec::new() };

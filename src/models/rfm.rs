@@ -64,10 +64,50 @@ impl Rfm {
     }
 }
 
+/// The usual name for customers of these recency, frequency and monetary scores: by recency and the mean
+/// of the other two, rounded up. Every cell of the grid has one of eleven names; a prospect never bought.
+pub fn segment([recency, frequency, monetary]: [u8; 3]) -> &'static str {
+    match (recency, (frequency + monetary).div_ceil(2)) {
+        (0, _) => "Prospect",
+        (5, 4..) => "Champions",
+        (3..=4, 4..) => "Loyal",
+        (4..=5, 2..=3) => "Potential loyalist",
+        (5, _) => "New customer",
+        (4, _) => "Promising",
+        (3, 3) => "Needs attention",
+        (3, _) => "About to sleep",
+        (1 | 2, 5) => "Can't lose",
+        (1 | 2, 3 | 4) => "At risk",
+        (1, 1) => "Lost",
+        _ => "Hibernating",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use rand::{Rng, SeedableRng};
+
+    #[test]
+    fn every_cell_has_one_of_eleven_names() {
+        let mut names = std::collections::BTreeSet::new();
+        for cell in 0..125 {
+            names.insert(segment([1 + cell / 25, 1 + cell / 5 % 5, 1 + cell % 5]));
+        }
+        assert_eq!(names.len(), 11, "{names:?}");
+        assert_eq!(segment([0; 3]), "Prospect");
+        for (scores, name) in [
+            ([5, 5, 5], "Champions"),
+            ([4, 5, 4], "Loyal"),
+            ([5, 1, 1], "New customer"),
+            ([1, 5, 5], "Can't lose"),
+            ([2, 3, 4], "At risk"),
+            ([1, 1, 1], "Lost"),
+            ([1, 2, 1], "Hibernating"),
+        ] {
+            assert_eq!(segment(scores), name);
+        }
+    }
 
     #[test]
     fn frozen_cuts_give_the_scores_of_the_definition() {

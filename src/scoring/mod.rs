@@ -432,6 +432,8 @@ fn frame(
             let scores: Int64Array = rfm.iter().map(|scores| Some(i64::from(scores[i]))).collect();
             push(name.to_owned(), Arc::new(scores));
         }
+        let names = rfm.iter().map(|scores| crate::models::rfm::segment(*scores));
+        push("rfm_segment".to_owned(), Arc::new(StringArray::from_iter_values(names)));
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::engine("scores"))
 }

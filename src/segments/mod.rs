@@ -87,6 +87,7 @@ pub fn score_columns(models: &Models) -> Vec<(String, Type)> {
         for name in ["rfm_recency", "rfm_frequency", "rfm_monetary"] {
             columns.push((name.into(), Type::Integer));
         }
+        columns.push(("rfm_segment".into(), Type::Text));
     }
     if models.lifetime_value.is_some() {
         columns.push(("lifetime_value".into(), Type::Money));

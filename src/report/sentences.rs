@@ -1,0 +1,168 @@
+//! Where a score comes from, in a sentence for those who use it.
+
+use std::collections::BTreeMap;
+
+/// Reasons that are named.
+const NAMED: usize = 2;
+
+/// One row of `scores/`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ScoreRow {
+    /// The score, in its own unit.
+    pub score: Option<f64>,
+    /// 0-100 among those whom the model is for.
+    pub percentile: Option<f64>,
+    /// `model`, `lapsed` or `none`.
+    pub basis: String,
+    /// Named contributions, greatest first.
+    pub reasons: Vec<(String, f64)>,
+    /// Named numbers that it is made of.
+    pub parts: BTreeMap<String, f64>,
+}
+
+/// The sentence, by what the row has.
+pub fn sentence(row: &ScoreRow) -> String {
+    let Some(score) = row.score else {
+        let why = row.reasons.first().map_or("nothing is known", |(why, _)| why.as_str());
+        return format!("No score: {why}.");
+    };
+    if let Some(historic) = row.parts.get("historic") {
+        return lifetime_value(score, *historic, row);
+    }
+    if row.parts.contains_key("activity") {
+        return engagement(score, row);
+    }
+    if row.reasons.iter().any(|(name, _)| name == "recency") && row.reasons.len() == 3 {
+        return rfm(row);
+    }
+    probability(score, row)
+}
+
+fn lifetime_value(score: f64, historic: f64, row: &ScoreRow) -> String {
+    let part = |name: &str| row.parts.get(name).copied();
+    let ahead = row.reasons.iter().find_map(|(name, _)| name.strip_prefix("expected within "));
+    let (Some(predicted), Some(ahead)) = (part("predicted"), ahead) else {
+        return match row.reasons.iter().any(|(_, value)| *value != 0.0) {
+            true => format!("Worth {score:.2}: all of it has come already."),
+            false => "Has not bought anything yet.".to_owned(),
+        };
+    };
+    let came = format!(
+        "Worth {score:.2}: {historic:.2} has come, {predicted:.2} is expected within {ahead}"
+    );
+    match (part("p_alive"), part("expected_purchases"), part("expected_spend")) {
+        (Some(alive), Some(purchases), Some(spend)) => format!(
+            "{came}, with a chance of {:.0} % that they still buy, {purchases:.1} more purchases, at {spend:.2} each.",
+            100.0 * alive
+        ),
+        _ => format!("{came}, as from customers of the same age."),
+    }
+}
+
+fn engagement(score: f64, row: &ScoreRow) -> String {
+    let part = |name: &str| row.parts.get(name).copied().unwrap_or_default();
+    if score == 0.0 {
+        return "Not engaged: did nothing of late.".to_owned();
+    }
+    let trend = part("trend_28d");
+    let moved = match trend {
+        _ if trend.abs() < 0.05 => "as 28 days ago".to_owned(),
+        _ if trend > 0.0 => format!("{trend:.1} more than 28 days ago"),
+        _ => format!("{:.1} less than 28 days ago", -trend),
+    };
+    format!(
+        "{score:.1} of 100, {moved}: more active than {:.0} % of the active, on {:.0} of the last 28 days, on {:.0} channels.",
+        100.0 * part("activity"),
+        28.0 * part("active_days"),
+        4.0 * part("channels")
+    )
+}
+
+fn rfm(row: &ScoreRow) -> String {
+    let of = |name: &str| row.reasons.iter().find(|(n, _)| n == name).map_or(0, |r| r.1 as u8);
+    let scores = [of("recency"), of("frequency"), of("monetary")];
+    let [recency, frequency, monetary] = scores;
+    format!(
+        "{}: {recency} of 5 for how lately, {frequency} for how often and {monetary} for how much they bought.",
+        crate::models::rfm::segment(scores)
+    )
+}
+
+fn probability(score: f64, row: &ScoreRow) -> String {
+    let percent = format!("{:.1} %", 100.0 * score);
+    if row.basis == "lapsed" {
+        return format!("{percent}: what became of customers who had been away for as long.");
+    }
+    let rank = row.percentile.map_or(String::new(), |percentile| {
+        format!(", higher than for {percentile:.0} % of those whom the model is for")
+    });
+    let by = |raises: bool| {
+        let own = row.reasons.iter().filter(|(_, value)| (*value > 0.0) == raises && *value != 0.0);
+        own.take(NAMED).map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" and ")
+    };
+    let (up, down) = (by(true), by(false));
+    match (up.is_empty(), down.is_empty()) {
+        (false, false) => format!("{percent}{rank}: raised by {up}, lowered by {down}."),
+        (false, true) => format!("{percent}{rank}: raised by {up}."),
+        (true, false) => format!("{percent}{rank}: lowered by {down}."),
+        (true, true) => format!("{percent}{rank}."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(score: f64, basis: &str, reasons: &[(&str, f64)], parts: &[(&str, f64)]) -> ScoreRow {
+        ScoreRow {
+            score: Some(score),
+            percentile: Some(86.2),
+            basis: basis.into(),
+            reasons: reasons.iter().map(|(name, value)| ((*name).into(), *value)).collect(),
+            parts: parts.iter().map(|(name, value)| ((*name).into(), *value)).collect(),
+        }
+    }
+
+    #[test]
+    fn each_kind_of_score_is_told() {
+        let churn = row(0.6838, "model", &[("silence", 0.5), ("visits", -0.1), ("gap", 0.08)], &[]);
+        assert_eq!(
+            sentence(&churn),
+            "68.4 %, higher than for 86 % of those whom the model is for: raised by silence and gap, lowered by visits."
+        );
+        assert_eq!(
+            sentence(&row(0.9, "lapsed", &[("lapsed", 0.0)], &[])),
+            "90.0 %: what became of customers who had been away for as long."
+        );
+        let none = ScoreRow { reasons: vec![("never bought".into(), 0.0)], ..ScoreRow::default() };
+        assert_eq!(sentence(&none), "No score: never bought.");
+        let parts = [
+            ("historic", 100.0),
+            ("predicted", 20.0),
+            ("p_alive", 0.5),
+            ("expected_purchases", 1.25),
+            ("expected_spend", 17.0),
+        ];
+        let reasons = [("revenue to date", 100.0), ("expected within 365d", 20.0)];
+        assert_eq!(
+            sentence(&row(120.0, "model", &reasons, &parts)),
+            "Worth 120.00: 100.00 has come, 20.00 is expected within 365d, with a chance of 50 % that they still buy, 1.2 more purchases, at 17.00 each."
+        );
+        assert_eq!(
+            sentence(&row(0.0, "model", &[("revenue to date", 0.0)], &[("historic", 0.0)])),
+            "Has not bought anything yet."
+        );
+        let parts =
+            [("activity", 0.6), ("active_days", 0.25), ("channels", 0.5), ("trend_28d", -4.0)];
+        assert_eq!(
+            sentence(&row(47.5, "model", &[], &parts)),
+            "47.5 of 100, 4.0 less than 28 days ago: more active than 60 % of the active, on 7 of the last 28 days, on 2 channels."
+        );
+        let rfm =
+            row(14.0, "model", &[("recency", 4.0), ("frequency", 5.0), ("monetary", 5.0)], &[]);
+        assert_eq!(
+            sentence(&rfm),
+            "Loyal: 4 of 5 for how lately, 5 for how often and 5 for how much they bought."
+        );
+    }
+}
