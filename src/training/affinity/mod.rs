@@ -81,11 +81,11 @@ pub struct AffinityMetrics {
     pub items: usize,
     /// Customers that they were factorized with.
     pub customers: usize,
-    /// The share of a customer's own habits, and NDCG of each that was tried.
+    /// The share of a customer's own habits in the score of an item.
     pub own: f64,
     /// By what followed this instant; None where nothing could be tried.
     pub chosen_at: Option<Instant>,
-    /// Share and NDCG.
+    /// Shares with the NDCG of each at that instant.
     pub tried: Vec<(f64, f64)>,
     /// None where the history is too short.
     pub tested: Option<Tested>,

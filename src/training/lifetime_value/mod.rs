@@ -335,8 +335,7 @@ impl PurchaseData {
         let customers = purchases::read(rows, model.spec.cohort, source.context.zone, at)?;
         self.now.extend(customers.into_iter().flatten());
         if self.now.len() > 2 * model.spec.max_customers {
-            self.now.sort_unstable_by_key(|customer| customer.hash);
-            self.now.truncate(model.spec.max_customers);
+            keep_least(&mut self.now, model.spec.max_customers, |customer| customer.hash);
         }
         Ok(())
     }
@@ -355,8 +354,7 @@ impl PurchaseData {
         let pairs = customers.into_iter().zip(recent);
         self.then.extend(pairs.filter_map(|(customer, recent)| Some((customer?, recent))));
         if self.then.len() > 2 * model.spec.max_customers {
-            self.then.sort_unstable_by_key(|(customer, _)| customer.hash);
-            self.then.truncate(model.spec.max_customers);
+            keep_least(&mut self.then, model.spec.max_customers, |(customer, _)| customer.hash);
         }
         Ok(())
     }
@@ -370,6 +368,12 @@ impl PurchaseData {
             self.then.retain(|(customer, _)| customer.hash < first);
         }
     }
+}
+
+/// Sorts by hash and leaves the least `most`: the same sample in whatever order rows come.
+fn keep_least<T>(rows: &mut Vec<T>, most: usize, hash: impl Fn(&T) -> u64) {
+    rows.sort_unstable_by_key(hash);
+    rows.truncate(most);
 }
 
 /// The instant at which a holdout begins: the horizon before the as-of, or half the history.
