@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::commands;
 use crate::config::{Overrides, Project};
 use crate::error::{Error, Result};
+use crate::expression::Number;
 use crate::report::{Output, Progress};
 use crate::simulate::Options;
 use crate::time::{Duration, Instant};
@@ -93,6 +94,9 @@ enum Command {
     /// List or show trained models
     #[command(subcommand)]
     Models(Models),
+    /// List, test or try out segment rules, or show where one customer has been
+    #[command(subcommand)]
+    Segments(Segments),
     /// Write a version of a model in another program's format
     #[command(subcommand)]
     Export(Export),
@@ -160,6 +164,31 @@ enum Models {
         /// The model
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Segments {
+    /// Every rule by priority with its size at the last scored as-of, or at --as-of
+    List,
+    /// Hold the rules to their examples and to what was scored; exit 3 where one fails
+    Test,
+    /// When one customer entered and left which segments, and why
+    History {
+        /// The customer360_id
+        id: String,
+    },
+    /// Sizes and flows that other thresholds, or rules edited since, would give; writes nothing
+    Simulate {
+        /// A threshold of models/segments.toml and its value, such as churn_high=0.65; may be repeated
+        #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
+        set: Vec<(String, Number)>,
+    },
+}
+
+/// `name=number`.
+fn setting(text: &str) -> std::result::Result<(String, Number), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE, such as churn_high=0.65")?;
+    Ok((name.trim().to_owned(), value.trim().parse()?))
 }
 
 #[derive(Debug, Subcommand)]
@@ -288,6 +317,17 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
         }
         Command::Models(Models::Rollback { name }) => {
             commands::models::roll_back(&project()?, name)?
+        }
+        Command::Segments(Segments::List) => commands::segments::list(&project()?, global.as_of)?,
+        Command::Segments(Segments::Test) => {
+            let (output, passed) = commands::segments::test(&project()?, global.as_of)?;
+            return Ok((output, if passed { 0 } else { 3 }));
+        }
+        Command::Segments(Segments::History { id }) => {
+            commands::segments::history(&project()?, id)?
+        }
+        Command::Segments(Segments::Simulate { set }) => {
+            commands::segments::simulate(&project()?, set, global.as_of)?
         }
         Command::Report { open, serve } => {
             let project = project()?;

@@ -3,27 +3,25 @@
 use std::collections::BTreeMap;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{
-    Float32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType,
-};
-use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_cast::display::{ArrayFormatter, FormatOptions};
-use arrow_schema::DataType;
+use arrow_array::types::Float64Type;
+use arrow_array::{Array, RecordBatch};
 use serde_json::{Map, Value, json};
 
+use super::published::{Published, rows_of, scored_at, unknown_customer};
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::embedded::EmbeddedEngine;
 use crate::features::engine::Engine;
 use crate::features::plan::{AsOf, FeaturePlan};
-use crate::report::sentences::{ScoreRow, sentence};
+use crate::report::rows::{cell, columns_text, objects};
+use crate::report::sentences::{Membership, ScoreRow, membership, sentence};
 use crate::report::{Output, Table, text};
 use crate::scoring::Champions;
+use crate::scoring::tables::pairs;
 use crate::scoring::waterfall::Waterfall;
 use crate::sources::attributes::Attributes;
-use crate::sources::profile::{Entities, keys};
-use crate::store::parquet::{concat, take};
-use crate::store::{Root, Store};
+use crate::sources::profile::Entities;
+use crate::store::Store;
 use crate::time::Instant;
 use crate::training::artifact::Artifact;
 
@@ -39,10 +37,7 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
     let date = as_of.folder();
     let table = |name: &str| rows_of(&store, &root, &format!("{name}/as_of={date}"), id);
     let Some(row) = table("profile")? else {
-        return Err(Error::configuration(
-            format!("the profile as of {as_of} has no customer {id}"),
-            "keys are case-sensitive; look one up in the written profile",
-        ));
+        return Err(unknown_customer(as_of, id));
     };
     let (scores, segments, items) =
         (table("scores")?, table("segments")?, table("recommendations")?);
@@ -60,7 +55,10 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
     if let Some(segments) = &segments {
         let names = ["segment", "is_primary", "since", "reason", "previous_primary"];
         text += &format!("\nsegments\n{}", columns_text(segments, &names));
+        let reasons = memberships(project, id, as_of, segments);
+        reasons.iter().for_each(|reason| text += &format!("{reason}\n"));
         json.insert("segments".into(), json!(objects(segments)));
+        json.insert("segment_reasons".into(), json!(reasons));
     }
     if let Some(items) = &items {
         text += &format!("\nrecommendations\n{}", columns_text(items, &["rank", "item", "score"]));
@@ -69,38 +67,36 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
     Ok(Output { text, json: Value::Object(json) })
 }
 
-/// The instant that is asked for, if it was scored; without one that of the current profile.
-fn scored_at(root: &Root, at: Option<Instant>) -> Result<Instant> {
-    let scored = root.as_ofs("profile");
-    match (at, &root.profile) {
-        (Some(at), _) if scored.contains(at.folder().as_str()) => Ok(at),
-        (Some(at), _) => {
-            let known: Vec<&str> = scored.into_iter().collect();
-            Err(Error::not_enough(
-                format!("{at} was not scored"),
-                format!("run `c360-ml score --as-of {at}` first; scored are: {}", known.join(", ")),
-            ))
-        }
-        (None, Some(profile)) => Ok(profile.as_of),
-        (None, None) => {
-            Err(Error::not_enough("the store has no profile yet", "run `c360-ml run` first"))
-        }
-    }
-}
-
-/// The rows of one customer in a table of the store; None where it has none.
-fn rows_of(store: &Store, root: &Root, folder: &str, id: &str) -> Result<Option<RecordBatch>> {
-    let mut found = Vec::new();
-    for file in root.below(folder) {
-        for batch in crate::store::parquet::read(&store.file(file), None)? {
-            let own = keys(&batch)?.iter().enumerate().filter(|(_, key)| *key == Some(id));
-            let own: Vec<u32> = own.map(|(row, _)| row as u32).collect();
-            if !own.is_empty() {
-                found.push(take(&batch, &own.into())?);
-            }
-        }
-    }
-    concat(&found)
+/// A sentence for each segment that the customer is in. Where the project has moved on since it was
+/// scored, the values that counted are not told.
+fn memberships(project: &Project, id: &str, at: Instant, rows: &RecordBatch) -> Vec<String> {
+    let seen = Published::read(project, Some(at), Some(id)).ok().map(|published| published.frame);
+    let text = |name: &str, row: usize| {
+        rows.column_by_name(name).map_or_else(String::new, |column| cell(column, row))
+    };
+    let value = |name: &str| {
+        let column = seen.as_ref()?.column_by_name(name)?;
+        Some((name.to_owned(), cell(column, 0)))
+    };
+    let sentence = |row: usize| {
+        let name = text("segment", row);
+        let rule = project.segments.rules.iter().find(|rule| rule.spec.name == name);
+        let known = rule.filter(|rule| rule.version == text("rule", row));
+        let values = known.map_or_else(Vec::new, |rule| {
+            let condition = if text("reason", row) == "enter" { &rule.enter } else { &rule.stay };
+            condition.columns().into_iter().filter_map(value).collect()
+        });
+        membership(&Membership {
+            name: &name,
+            description: rule.map_or("", |rule| rule.spec.description.as_str()),
+            otherwise: name == project.segments.otherwise,
+            since: text("since", row).chars().take(10).collect(),
+            reason: &text("reason", row),
+            min_dwell: known.and_then(|rule| rule.spec.min_dwell),
+            values,
+        })
+    };
+    (0..rows.num_rows()).map(sentence).collect()
 }
 
 /// By model how the logits of one customer came about: their features are computed anew from the
@@ -144,22 +140,6 @@ fn waterfalls(
         })?;
     }
     Ok(waterfalls)
-}
-
-fn cell(array: &ArrayRef, row: usize) -> String {
-    if let Some(times) = array.as_primitive_opt::<TimestampMicrosecondType>() {
-        let instant = (!times.is_null(row)).then(|| Instant(times.value(row)).to_string());
-        return instant.unwrap_or_else(|| "-".into());
-    }
-    if let Some(numbers) = array.as_primitive_opt::<Float64Type>() {
-        let number = (!numbers.is_null(row)).then(|| format!("{:.4}", numbers.value(row)));
-        return number.unwrap_or_else(|| "-".into());
-    }
-    let options = FormatOptions::default().with_null("-");
-    match ArrayFormatter::try_new(array.as_ref(), &options) {
-        Ok(formatter) => formatter.value(row).to_string(),
-        Err(_) => format!("<{}>", array.data_type()),
-    }
 }
 
 fn profile_text(row: &RecordBatch) -> String {
@@ -222,62 +202,4 @@ fn score_row(scores: &RecordBatch, row: usize) -> ScoreRow {
         reasons: pairs(scores, "reasons", row),
         parts: pairs(scores, "parts", row).into_iter().collect(),
     }
-}
-
-/// A list of names with numbers.
-fn pairs(scores: &RecordBatch, name: &str, row: usize) -> Vec<(String, f64)> {
-    let list = scores.column_by_name(name).and_then(|column| column.as_list_opt::<i32>());
-    let Some(list) = list else { return Vec::new() };
-    let values = list.value(row);
-    let Some(values) = values.as_struct_opt() else { return Vec::new() };
-    let names = values.column(0).as_string::<i32>();
-    let numbers = values.column(1).as_primitive::<Float64Type>();
-    (0..values.len()).map(|i| (names.value(i).to_owned(), numbers.value(i))).collect()
-}
-
-fn columns_text(rows: &RecordBatch, names: &[&str]) -> String {
-    let mut table = Table::new(names);
-    for row in 0..rows.num_rows() {
-        table.row(
-            names
-                .iter()
-                .map(|name| rows.column_by_name(name).map_or_else(String::new, |c| cell(c, row))),
-        );
-    }
-    table.render()
-}
-
-fn objects(rows: &RecordBatch) -> Vec<Value> {
-    let names = || rows.schema().fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
-    let object = |row: usize| {
-        let values = rows.columns().iter().map(|column| value(column, row));
-        names().into_iter().zip(values).collect::<Map<_, _>>().into()
-    };
-    (0..rows.num_rows()).map(object).collect()
-}
-
-/// One cell as JSON; what JSON has no type for, exact decimals among it, is text.
-fn value(array: &ArrayRef, row: usize) -> Value {
-    if array.is_null(row) {
-        return Value::Null;
-    }
-    match array.data_type() {
-        DataType::Boolean => json!(array.as_boolean().value(row)),
-        DataType::Int32 => json!(array.as_primitive::<Int32Type>().value(row)),
-        DataType::Int64 => json!(array.as_primitive::<Int64Type>().value(row)),
-        DataType::Float32 => json!(array.as_primitive::<Float32Type>().value(row)),
-        DataType::Float64 => json!(array.as_primitive::<Float64Type>().value(row)),
-        DataType::List(_) => values(&array.as_list::<i32>().value(row)),
-        DataType::FixedSizeList(..) => values(&array.as_fixed_size_list().value(row)),
-        DataType::Struct(fields) => {
-            let columns = array.as_struct().columns();
-            let pairs = fields.iter().zip(columns);
-            pairs.map(|(f, c)| (f.name().clone(), value(c, row))).collect::<Map<_, _>>().into()
-        }
-        _ => json!(cell(array, row)),
-    }
-}
-
-fn values(array: &ArrayRef) -> Value {
-    (0..array.len()).map(|row| value(array, row)).collect()
 }

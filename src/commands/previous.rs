@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, StringArray};
+use arrow_array::{Array, RecordBatch, StringArray};
 use serde_json::json;
 
 use crate::config::Project;
@@ -105,16 +105,42 @@ pub fn states(
                 "it was changed after it was written",
             ));
         };
+        // Runs before there was this column have put nobody out.
+        let expired = rows.column_by_name("expired").and_then(|c| c.as_list_opt::<i32>());
         for (i, key) in keys(rows)?.iter().flatten().enumerate() {
             let state = by_key.entry(key.to_owned()).or_default();
             let name = segment.value(i).to_owned();
             if primary.value(i) {
                 state.primary = Some(name.clone());
             }
+            let over = expired.map(|lists| lists.value(i));
+            if let Some(over) = over.as_ref().and_then(|list| list.as_struct_opt()) {
+                let [names, rules] = [0, 1].map(|column| over.column(column).as_string::<i32>());
+                let pairs = names.iter().flatten().zip(rules.iter().flatten());
+                state.expired.extend(pairs.map(|(name, rule)| (name.to_owned(), rule.to_owned())));
+            }
             state.memberships.insert(name, (rule.value(i).to_owned(), Instant(since.value(i))));
         }
     }
     Ok(customers.iter().flatten().map(|key| by_key.remove(key)).collect())
+}
+
+/// Who has bought since the previous as-of, by the feature that writes `last_purchase_at`.
+pub fn bought_since(
+    project: &Project,
+    features: &RecordBatch,
+    previous: Option<Instant>,
+) -> Vec<bool> {
+    let mut all = project.catalog.features.iter();
+    let writer = all.find(|feature| feature.writes.as_deref() == Some("last_purchase_at"));
+    let last = writer.and_then(|feature| features.column_by_name(feature.column()));
+    let last = last.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
+    (0..features.num_rows())
+        .map(|row| match (last, previous) {
+            (Some(last), Some(previous)) => !last.is_null(row) && last.value(row) >= previous.0,
+            _ => false,
+        })
+        .collect()
 }
 
 /// The scores of an earlier as-of by model; empty where there is none.

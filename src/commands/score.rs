@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::builder::{Float32Builder, ListBuilder, StringBuilder};
-use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use serde_json::json;
 
 use super::features::{write_parts, write_views};
@@ -20,12 +18,14 @@ use crate::report::html::run::render;
 use crate::report::{Output, Progress, Table, thousands};
 use crate::schema::profile_field;
 use crate::scoring::summary::{self, RunMetrics};
-use crate::scoring::{Champions, Scored, score as score_customers, tables};
-use crate::segments::{Assigned, assign};
+use crate::scoring::tables::{self, Customers};
+use crate::scoring::{Champions, Scored, score as score_customers};
+use crate::segments::{Assigned, Known, assign};
 use crate::sources::Orphans;
 use crate::sources::attributes::Attributes;
+use crate::sources::consent::Consent;
 use crate::sources::contract::{Check, Checks, check_events, check_profile};
-use crate::sources::profile::{KeyFaults, ProfilePlan, keys};
+use crate::sources::profile::{KeyFaults, ProfilePlan, align, keys};
 use crate::store::parquet::read_all;
 use crate::store::{CurrentProfile, FORMAT_VERSION, Root, Store, Transaction};
 use crate::time::Instant;
@@ -69,18 +69,22 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     progress.stage("assigning segments");
     let customers = keys(&scored.features)?.clone();
     let states = previous::states(&store, earlier, &customers)?;
-    let bought = bought_since(project, &scored.features, earlier_as_of);
+    let bought = previous::bought_since(project, &scored.features, earlier_as_of);
     let scale = project.context().scale;
-    let assigned = assign(&project.segments, &scored.frame, scale, as_of.at, &states, &bought)?;
+    let consent = consent(&source, &customers)?;
+    let known = Known { previous: &states, bought: &bought, consent: &consent };
+    let assigned = assign(&project.segments, &scored.frame, scale, as_of.at, known)?;
     progress.stage("merging the profile");
     let moves = transaction.root.profile.as_ref().is_none_or(|profile| profile.as_of <= as_of.at);
     let profile = profile(project, &store, &transaction.root, as_of, &source, &scored, &assigned)?;
 
     progress.stage("writing");
-    write(&mut transaction, project, as_of, &champions, &scored, &assigned, &profile)?;
+    let customers = Customers { keys: &customers, consent: &consent, as_of: as_of.at };
+    write(&mut transaction, project, as_of, &champions, &scored, &assigned, customers)?;
+    write_parts(&mut transaction, project, &folder("profile", as_of), &profile)?;
     let run = run_id(&transaction, "score");
     let before = previous::scores(&store, &transaction.root, earlier_as_of)?;
-    let mut metrics = metrics(project, &run, as_of.at, earlier_as_of, &scored, &assigned, &before);
+    let mut metrics = metrics(project, &run, earlier_as_of, &scored, &assigned, customers, &before);
     metrics.checks = checks;
     if let Some(days) = metrics.last_event.map(|last| as_of.at.days_since(last.0))
         && days > STALE_DAYS
@@ -127,14 +131,13 @@ fn contract(
 fn metrics(
     project: &Project,
     run: &str,
-    as_of: Instant,
     previous: Option<Instant>,
     scored: &Scored,
     assigned: &[Assigned],
+    customers: Customers,
     before: &BTreeMap<String, Vec<f64>>,
 ) -> RunMetrics {
-    let rules = project.segments.rules.iter().map(|rule| rule.spec.name.as_str());
-    let names: Vec<&str> = rules.chain([project.segments.otherwise.as_str()]).collect();
+    let names: Vec<&str> = project.segments.names().collect();
     let mut features = project.catalog.features.iter();
     let seen = features.find(|feature| feature.writes.as_deref() == Some("last_seen_at"));
     let models = scored.models.iter().map(|model| {
@@ -144,19 +147,20 @@ fn metrics(
     RunMetrics {
         format_version: FORMAT_VERSION,
         run: run.to_owned(),
-        as_of,
+        as_of: customers.as_of,
         previous,
         customers: assigned.len(),
         events: scored.report.clone(),
         checks: Vec::new(),
         last_event: summary::last_event(scored, seen.map(|feature| feature.column())),
         models: models.collect(),
-        segments: summary::segments(&names, assigned),
+        segments: summary::segments(&names, assigned, customers.consent),
         flows: summary::flows(assigned),
+        overlaps: summary::overlaps(&names, assigned),
     }
 }
 
-/// Stages all tables of the run.
+/// Stages the tables of the run beside the profile.
 fn write(
     transaction: &mut Transaction,
     project: &Project,
@@ -164,21 +168,37 @@ fn write(
     champions: &Champions,
     scored: &Scored,
     assigned: &[Assigned],
-    profile: &RecordBatch,
+    customers: Customers,
 ) -> Result<()> {
-    let customers = keys(&scored.features)?;
-    let date = as_of.at.folder();
-    let rows = tables::scores(scored, customers, as_of.at)?;
-    write_parts(transaction, project, &format!("scores/as_of={date}"), &rows)?;
-    let rows = tables::segments(assigned, customers, as_of.at)?;
-    write_parts(transaction, project, &format!("segments/as_of={date}"), &rows)?;
+    let mut rows = vec![
+        ("scores", tables::scores(scored, customers)?),
+        ("segments", tables::segments(assigned, customers)?),
+        ("segment_changes", tables::changes(assigned, customers)?),
+    ];
     if let Some((_, version, _)) = &champions.affinity {
-        let rows = tables::recommendations(&scored.recommendations, customers, version, as_of.at)?;
-        write_parts(transaction, project, &format!("recommendations/as_of={date}"), &rows)?;
+        let recommended = tables::recommendations(&scored.recommendations, version, customers)?;
+        rows.push(("recommendations", recommended));
+    }
+    for (table, rows) in &rows {
+        write_parts(transaction, project, &folder(table, as_of), rows)?;
     }
     write_views(transaction, project, as_of, &scored.features)?;
-    write_parts(transaction, project, &format!("profile/as_of={date}"), profile)?;
     Ok(())
+}
+
+/// Where a table of an as-of is.
+fn folder(table: &str, as_of: AsOf) -> String {
+    format!("{table}/as_of={}", as_of.at.folder())
+}
+
+/// What the customers have consented to, in the order of their keys.
+fn consent(profile: &RecordBatch, customers: &StringArray) -> Result<Consent> {
+    let known = profile.schema();
+    let wanted = |name: &str| name == "customer360_id" || Consent::COLUMNS.contains(&name);
+    let columns: Vec<usize> =
+        (0..known.fields().len()).filter(|column| wanted(known.field(*column).name())).collect();
+    let rows = profile.project(&columns).map_err(Error::engine("consent"))?;
+    Ok(Consent::of(&align(&rows, customers)?))
 }
 
 /// The version of each of the project's models that may score `at`.
@@ -282,20 +302,6 @@ fn nothing_to_do(as_of: AsOf, run: &str) -> Output {
         as_of.at
     );
     Output { text, json: json!({ "as_of": as_of.at, "run": run, "unchanged": true }) }
-}
-
-/// Who has bought since the previous as-of, by the feature that writes `last_purchase_at`.
-fn bought_since(project: &Project, features: &RecordBatch, previous: Option<Instant>) -> Vec<bool> {
-    let mut all = project.catalog.features.iter();
-    let writer = all.find(|feature| feature.writes.as_deref() == Some("last_purchase_at"));
-    let last = writer.and_then(|feature| features.column_by_name(feature.column()));
-    let last = last.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
-    (0..features.num_rows())
-        .map(|row| match (last, previous) {
-            (Some(last), Some(previous)) => !last.is_null(row) && last.value(row) >= previous.0,
-            _ => false,
-        })
-        .collect()
 }
 
 /// The merged 50-field profile.
@@ -404,8 +410,7 @@ fn printed(
     }
     let mut segments = Table::new(&["segment", "customers", "share", "as primary"]);
     let customers = assigned.len();
-    let names = project.segments.rules.iter().map(|rule| rule.spec.name.as_str());
-    for name in names.chain([project.segments.otherwise.as_str()]) {
+    for name in project.segments.names() {
         let (all, primary) = sizes.get(name).copied().unwrap_or_default();
         let share = format!("{:.1} %", all as f64 / customers as f64 * 100.0);
         segments.row([name.to_owned(), thousands(all), share, thousands(primary)]);
@@ -424,11 +429,11 @@ fn printed(
         segments.render(),
     );
     let mut written = Table::new(&["written", "in"]);
-    let tables = ["profile", "scores", "segments", "recommendations"];
+    let tables = ["profile", "scores", "segments", "segment_changes", "recommendations"];
     for name in
         tables.into_iter().filter(|t| *t != "recommendations" || project.models.affinity.is_some())
     {
-        written.row([name.to_owned(), format!("{store}/{name}/as_of={date}/")]);
+        written.row([name.to_owned(), format!("{store}/{}/", folder(name, as_of))]);
     }
     written.row(["features".to_owned(), format!("{store}/features/<view>/as_of={date}/")]);
     written.row(["manifest".to_owned(), format!("{store}/runs/{run}/manifest.json")]);

@@ -173,7 +173,7 @@ impl Project {
             }
         }
         let models = Models::check(model_specs, &catalog, &events, &profile)?;
-        let segments = Segments::check(segments, &catalog, &models, context.scale)?;
+        let segments = Segments::check(segments, &catalog, &models, &profile, context.scale)?;
         settings.writeback.check(&catalog)?;
         Ok(Self {
             root: root.to_owned(),

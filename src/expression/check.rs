@@ -175,6 +175,10 @@ impl Checker<'_> {
     }
 
     fn column(&self, name: &str) -> Result<Expression> {
+        if let Some(value) = self.columns.constant(name) {
+            let ty = if matches!(value, Value::Integer(_)) { Type::Integer } else { Type::Double };
+            return Ok(Expression { node: Node::Literal(value.clone()), ty });
+        }
         match self.columns.get(name) {
             Some(ty) => Ok(Expression::column(name, ty)),
             None => Err(Error::unknown(

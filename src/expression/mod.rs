@@ -77,6 +77,47 @@ pub enum Value {
     Date(i32),
 }
 
+/// A number as a spec or the command line gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Number {
+    /// A whole one.
+    Integer(i64),
+    /// Another one, finite.
+    Double(f64),
+}
+
+impl Number {
+    /// As a constant of an expression.
+    pub fn value(self) -> Value {
+        match self {
+            Self::Integer(number) => Value::Integer(number),
+            Self::Double(number) => Value::Double(number),
+        }
+    }
+}
+
+impl std::str::FromStr for Number {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let whole = text.parse().map(Self::Integer).ok();
+        let number = || text.parse().ok().filter(|number: &f64| number.is_finite());
+        whole
+            .or_else(|| number().map(Self::Double))
+            .ok_or_else(|| format!("`{text}` is not a number"))
+    }
+}
+
+impl std::fmt::Display for Number {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Integer(number) => number.fmt(f),
+            Self::Double(number) => number.fmt(f),
+        }
+    }
+}
+
 /// Operators with two operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -293,6 +334,7 @@ impl Expression {
 #[derive(Debug, Clone, Default)]
 pub struct Columns {
     types: BTreeMap<String, Type>,
+    constants: BTreeMap<String, Value>,
     /// Decimal places of money literals.
     pub scale: Scale,
 }
@@ -300,7 +342,7 @@ pub struct Columns {
 impl Columns {
     /// The columns of an iterator of names and types.
     pub fn new(scale: Scale, types: impl IntoIterator<Item = (String, Type)>) -> Self {
-        Self { types: types.into_iter().collect(), scale }
+        Self { types: types.into_iter().collect(), constants: BTreeMap::new(), scale }
     }
 
     /// The type of a column.
@@ -313,9 +355,19 @@ impl Columns {
         self.types.insert(name.into(), ty);
     }
 
-    /// The names in order.
+    /// Gives a number a name, which an expression may use in its place.
+    pub fn name(&mut self, name: impl Into<String>, number: Number) {
+        self.constants.insert(name.into(), number.value());
+    }
+
+    /// The number that has this name.
+    pub fn constant(&self, name: &str) -> Option<&Value> {
+        self.constants.get(name)
+    }
+
+    /// The names in order, those of columns first.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.types.keys().map(String::as_str)
+        self.types.keys().chain(self.constants.keys()).map(String::as_str)
     }
 
     /// Names and types in order.

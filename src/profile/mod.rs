@@ -8,7 +8,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Decimal128Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{
     Array, ArrayRef, Date32Array, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-    UInt32Array, new_null_array,
+    new_null_array,
 };
 use arrow_schema::{DataType, Field, Schema};
 use chrono::NaiveDate;
@@ -18,7 +18,8 @@ use crate::error::{Error, Result};
 use crate::expression::Type;
 use crate::features::catalog::Catalog;
 use crate::schema::{Origin, PROFILE};
-use crate::sources::profile::{FILLED, filled_before};
+use crate::sources::consent::Consent;
+use crate::sources::profile::{FILLED, align, filled_before};
 use crate::time::{Instant, Zone, completed_years};
 
 /// What is done with derived fields that the source already has.
@@ -189,31 +190,6 @@ pub fn merge(
     updated_at(merged, &source, context)
 }
 
-/// The source's rows in the order of `keys`; null rows for customers it does not have.
-fn align(source: &RecordBatch, keys: &StringArray) -> Result<RecordBatch> {
-    let known = crate::sources::profile::keys(source)?;
-    let mut next = 0;
-    let order: UInt32Array = keys
-        .iter()
-        .flatten()
-        .map(|key| {
-            while next < known.len() && known.value(next) < key {
-                next += 1;
-            }
-            (next < known.len() && known.value(next) == key).then_some(next as u32)
-        })
-        .collect();
-    let fields: Vec<Field> = source
-        .schema()
-        .fields()
-        .iter()
-        .map(|field| field.as_ref().clone().with_nullable(true))
-        .collect();
-    let nullable = RecordBatch::try_new(Arc::new(Schema::new(fields)), source.columns().to_vec())
-        .map_err(Error::engine("merging the profile"))?;
-    crate::store::parquet::take(&nullable, &order)
-}
-
 fn column_type(source: &RecordBatch, name: &str, otherwise: DataType) -> DataType {
     source.column_by_name(name).map_or(otherwise, |column| column.data_type().clone())
 }
@@ -322,27 +298,13 @@ fn preferred_channel(
     before: &[Vec<String>],
 ) -> Result<ArrayRef> {
     let raw = texts(source, "preferred_channel");
-    let status = texts(source, "opt_in_status");
-    let scopes = source.column_by_name("consent_scopes").and_then(|c| c.as_list_opt::<i32>());
+    let consent = Consent::of(source);
     let mut counts = Vec::new();
     for (channel, feature) in &context.writeback.preferred_channel {
         let column =
             computed.features.column_by_name(feature).map(|c| c.as_primitive::<Int64Type>());
         counts.extend(column.map(|column| (channel.as_str(), column)));
     }
-    let consented = |row: usize, channel: &str| {
-        let status = status.filter(|s| !s.is_null(row)).map(|s| s.value(row));
-        // Scopes say which channels; without any, only an explicit opt-in is consent.
-        let in_scope = match scopes.filter(|scopes| !scopes.is_null(row)) {
-            Some(scopes) => {
-                let listed = scopes.value(row);
-                let listed = listed.as_string_opt::<i32>();
-                listed.is_some_and(|s| s.iter().flatten().any(|s| s == channel))
-            }
-            None => status == Some("opted_in"),
-        };
-        status != Some("opted_out") && in_scope
-    };
     let values = (0..computed.keys.len()).map(|row| {
         let ours = before[row].iter().any(|name| name == "preferred_channel");
         if let Some(raw) = raw.filter(|raw| !ours && !raw.is_null(row)) {
@@ -351,7 +313,7 @@ fn preferred_channel(
         // Of equal counts the first by name.
         let best = counts
             .iter()
-            .filter(|(channel, count)| count.value(row) > 0 && consented(row, channel))
+            .filter(|(channel, count)| count.value(row) > 0 && consent.allows(row, channel))
             .min_by_key(|(channel, count)| (-count.value(row), *channel))?;
         filled[row].push("preferred_channel");
         Some(best.0.to_owned())

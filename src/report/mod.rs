@@ -1,6 +1,7 @@
 //! What people see: aligned text tables, and the progress of a run on a terminal.
 
 pub mod html;
+pub mod rows;
 pub mod sentences;
 pub mod text;
 

@@ -1,6 +1,8 @@
-//! Where a score comes from, in a sentence for those who use it.
+//! Where a score, a segment or a recommendation comes from, in a sentence for those who use it.
 
 use std::collections::BTreeMap;
+
+use crate::time::Duration;
 
 /// Reasons that are named.
 const NAMED: usize = 2;
@@ -109,6 +111,49 @@ fn probability(score: f64, row: &ScoreRow) -> String {
     }
 }
 
+/// One row of `segments/` with the rule behind it.
+#[derive(Debug, Clone, Default)]
+pub struct Membership<'a> {
+    /// The segment.
+    pub name: &'a str,
+    /// What its rule says it is for.
+    pub description: &'a str,
+    /// Whether it is the segment of those whom no primary rule holds for.
+    pub otherwise: bool,
+    /// The day on which the customer came in.
+    pub since: String,
+    /// `enter`, `stay` or `dwell`.
+    pub reason: &'a str,
+    /// How long a member stays at least.
+    pub min_dwell: Option<Duration>,
+    /// What the rule looks at, with the customer's values.
+    pub values: Vec<(String, String)>,
+}
+
+/// Why a customer is in a segment.
+pub fn membership(membership: &Membership) -> String {
+    let Membership { name, since, .. } = membership;
+    if membership.otherwise {
+        return format!("{name}, since {since}: no other primary segment holds.");
+    }
+    let values: Vec<String> =
+        membership.values.iter().map(|(name, value)| format!("{name} is {value}")).collect();
+    let values = values.join(" and ");
+    let why = match (membership.reason, values.is_empty()) {
+        ("dwell", _) => {
+            let least = membership.min_dwell.map_or(String::new(), |d| format!(" of {d} at least"));
+            format!("kept for the stay{least}, unless they buy")
+        }
+        (_, true) => "the rule held when they were scored".to_owned(),
+        ("stay", _) => format!("still, as {values}"),
+        _ => values,
+    };
+    match membership.description {
+        "" => format!("{name}, since {since}: {why}."),
+        description => format!("{name} ({description}), since {since}: {why}."),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +208,37 @@ mod tests {
         assert_eq!(
             sentence(&rfm),
             "Loyal: 4 of 5 for how lately, 5 for how often and 5 for how much they bought."
+        );
+    }
+
+    #[test]
+    fn each_membership_is_told() {
+        let at_risk = Membership {
+            name: "At risk",
+            description: "call them",
+            since: "2024-07-01".into(),
+            reason: "enter",
+            min_dwell: Some(Duration::days(14)),
+            values: vec![("churn".into(), "0.7".into()), ("value".into(), "90".into())],
+            ..Membership::default()
+        };
+        let told = |reason: &'static str| membership(&Membership { reason, ..at_risk.clone() });
+        assert_eq!(
+            told("enter"),
+            "At risk (call them), since 2024-07-01: churn is 0.7 and value is 90."
+        );
+        assert_eq!(
+            told("stay"),
+            "At risk (call them), since 2024-07-01: still, as churn is 0.7 and value is 90."
+        );
+        assert_eq!(
+            told("dwell"),
+            "At risk (call them), since 2024-07-01: kept for the stay of 14d at least, unless they buy."
+        );
+        let others = Membership { otherwise: true, description: "", ..at_risk.clone() };
+        assert_eq!(
+            membership(&others),
+            "At risk, since 2024-07-01: no other primary segment holds."
         );
     }
 }

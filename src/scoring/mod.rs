@@ -2,20 +2,18 @@
 
 pub mod classifier;
 pub mod engagement;
+pub mod frame;
 pub mod lifetime_value;
 pub mod summary;
 pub mod tables;
 pub mod waterfall;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{
-    Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array,
-};
-use arrow_schema::{Field, Schema};
+use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, UInt32Array};
 
+use self::frame::{ScoreColumns, frame};
 use crate::error::{Error, Result};
 use crate::expression::{Expression, Type};
 use crate::features::catalog::{Aggregation, Catalog};
@@ -221,7 +219,9 @@ pub fn score(
     }
     let interactions = batches.last().filter(|_| champions.affinity.is_some());
     let taste = taste(champions, interactions, keys(&features)?)?;
-    let frame = frame(&features, &scored, champions.rfm.is_some().then_some(&rfm), source)?;
+    let columns: Vec<ScoreColumns> = scored.iter().map(ScoreColumns::of).collect();
+    let of_rfm = champions.rfm.is_some().then_some(rfm.as_slice());
+    let frame = frame(&features, &columns, of_rfm, source.context.scale)?;
     Ok(Scored {
         features,
         frame,
@@ -382,60 +382,6 @@ fn taste(
         taste.own.push(own.into_iter().map(|(item, _)| item.to_owned()).collect());
     }
     Ok(taste)
-}
-
-/// Features and scores in one table; scores of another basis than `model` are null to rules.
-fn frame(
-    features: &RecordBatch,
-    models: &[ModelScores],
-    rfm: Option<&Vec<[u8; 3]>>,
-    source: &SourcePlan,
-) -> Result<RecordBatch> {
-    let mut fields: Vec<Field> =
-        features.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
-    let mut columns = features.columns().to_vec();
-    let mut push = |name: String, array: ArrayRef| {
-        fields.push(Field::new(name, array.data_type().clone(), true));
-        columns.push(array);
-    };
-    for model in models.iter().filter(|model| model.field != "rfm") {
-        let score: Float64Array = model
-            .score
-            .iter()
-            .zip(&model.basis)
-            .map(|(score, basis)| score.filter(|_| *basis == Basis::Model))
-            .collect();
-        if model.field == "lifetime_value" {
-            push(
-                model.field.to_owned(),
-                tables::decimal(&model.score, 18, source.context.scale.places())?,
-            );
-        } else {
-            push(model.field.to_owned(), Arc::new(score));
-        }
-        let percentile: Float64Array = model.percentile.iter().copied().collect();
-        let name = match model.field.strip_suffix("_score") {
-            Some(stem) => format!("{stem}_percentile"),
-            None => format!("{}_percentile", model.field),
-        };
-        push(name, Arc::new(percentile));
-        if model.field == "engagement_score" {
-            let of = |parts: &Vec<(&str, f64)>| {
-                parts.iter().find(|(name, _)| *name == engagement::TREND_PART).map(|part| part.1)
-            };
-            let trend: Float64Array = model.parts.iter().map(of).collect();
-            push("engagement_trend".to_owned(), Arc::new(trend));
-        }
-    }
-    if let Some(rfm) = rfm {
-        for (i, name) in ["rfm_recency", "rfm_frequency", "rfm_monetary"].into_iter().enumerate() {
-            let scores: Int64Array = rfm.iter().map(|scores| Some(i64::from(scores[i]))).collect();
-            push(name.to_owned(), Arc::new(scores));
-        }
-        let names = rfm.iter().map(|scores| crate::models::rfm::segment(*scores));
-        push("rfm_segment".to_owned(), Arc::new(StringArray::from_iter_values(names)));
-    }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::engine("scores"))
 }
 
 #[cfg(test)]

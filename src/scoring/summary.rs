@@ -1,7 +1,7 @@
 //! What a scoring run did, in numbers: distributions against the last run, flows between segments,
 //! reasons, drift, freshness.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::features::engine::BuildReport;
 use crate::models::preprocessing::shape::quantile;
 use crate::segments::Assigned;
+use crate::sources::consent::Consent;
 use crate::sources::contract::Check;
 use crate::time::Instant;
 use crate::training::evaluation::drift::{Distribution, Drift, drift};
@@ -49,6 +50,9 @@ pub struct RunMetrics {
     pub segments: Vec<SegmentSize>,
     /// Between primary segments; `new` for who was not there at the last as-of.
     pub flows: Vec<Flow>,
+    /// Segments that share customers; empty in runs before there was this.
+    #[serde(default)]
+    pub overlaps: Vec<Overlap>,
 }
 
 /// The scores of one model.
@@ -94,7 +98,7 @@ pub struct ScoreSummary {
 }
 
 /// How many are in a segment.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SegmentSize {
     /// The segment.
@@ -105,6 +109,31 @@ pub struct SegmentSize {
     pub primary: usize,
     /// For whom it was the primary one at the last as-of.
     pub primary_before: usize,
+    /// Who came in since the last as-of.
+    #[serde(default)]
+    pub entered: usize,
+    /// Who went out since the last as-of.
+    #[serde(default)]
+    pub left: usize,
+    /// Members who do not want to be contacted.
+    #[serde(default)]
+    pub opted_out: usize,
+}
+
+/// Customers who are in two segments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Overlap {
+    /// One segment, the earlier in the order of the rules.
+    pub segment: String,
+    /// Its members.
+    pub members: usize,
+    /// The other.
+    pub other: String,
+    /// Its members.
+    pub other_members: usize,
+    /// Who is in both.
+    pub both: usize,
 }
 
 /// Customers who went from one primary segment to another, or stayed.
@@ -207,32 +236,64 @@ fn summary(values: &[f64]) -> Option<ScoreSummary> {
 }
 
 /// Sizes of segments, in the order of `names`.
-pub fn segments(names: &[&str], assigned: &[Assigned]) -> Vec<SegmentSize> {
-    let size = |name: &&str| {
-        let is = |segment: &str| segment == *name;
-        SegmentSize {
-            segment: (*name).to_owned(),
-            members: assigned
-                .iter()
-                .filter(|a| a.memberships.iter().any(|m| is(&m.segment)))
-                .count(),
-            primary: assigned.iter().filter(|a| is(&a.primary)).count(),
-            primary_before: assigned
-                .iter()
-                .filter(|a| a.previous.as_deref().is_some_and(is))
-                .count(),
+pub fn segments(names: &[&str], assigned: &[Assigned], consent: &Consent) -> Vec<SegmentSize> {
+    let empty = |name: &&str| SegmentSize { segment: (*name).to_owned(), ..SegmentSize::default() };
+    let mut sizes: Vec<SegmentSize> = names.iter().map(empty).collect();
+    let places: HashMap<&str, usize> = names.iter().enumerate().map(|(i, n)| (*n, i)).collect();
+    let mut count = |name: &str, of: fn(&mut SegmentSize) -> &mut usize| {
+        // One that there is no more has left with its rule.
+        if let Some(place) = places.get(name) {
+            *of(&mut sizes[*place]) += 1;
         }
     };
-    names.iter().map(size).collect()
+    for (row, assigned) in assigned.iter().enumerate() {
+        count(&assigned.primary, |size| &mut size.primary);
+        if let Some(previous) = &assigned.previous {
+            count(previous, |size| &mut size.primary_before);
+        }
+        for membership in &assigned.memberships {
+            count(&membership.segment, |size| &mut size.members);
+            if consent.opted_out(row) {
+                count(&membership.segment, |size| &mut size.opted_out);
+            }
+        }
+        assigned.entered().for_each(|entered| count(&entered.segment, |size| &mut size.entered));
+        assigned.left.iter().for_each(|left| count(&left.segment, |size| &mut size.left));
+    }
+    sizes
+}
+
+/// Pairs of segments that share customers, in the order of `names`.
+pub fn overlaps(names: &[&str], assigned: &[Assigned]) -> Vec<Overlap> {
+    let places: HashMap<&str, usize> = names.iter().enumerate().map(|(i, n)| (*n, i)).collect();
+    let mut both = vec![vec![0; names.len()]; names.len()];
+    for assigned in assigned {
+        let own = || assigned.memberships.iter().filter_map(|m| places.get(m.segment.as_str()));
+        for a in own() {
+            own().for_each(|b| both[*a][*b] += 1);
+        }
+    }
+    let pairs = (0..names.len()).flat_map(|a| (a + 1..names.len()).map(move |b| (a, b)));
+    let overlap = |(a, b): (usize, usize)| Overlap {
+        segment: names[a].to_owned(),
+        members: both[a][a],
+        other: names[b].to_owned(),
+        other_members: both[b][b],
+        both: both[a][b],
+    };
+    pairs.map(overlap).filter(|overlap| overlap.both > 0).collect()
 }
 
 /// Flows between primary segments since the last as-of, greatest first.
 pub fn flows(assigned: &[Assigned]) -> Vec<Flow> {
+    let pairs = assigned.iter().map(|a| (a.previous.as_deref().unwrap_or("new"), &*a.primary));
+    count_flows(pairs)
+}
+
+/// How many went from where to where, greatest first.
+pub fn count_flows<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Flow> {
     let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for assigned in assigned {
-        let from = assigned.previous.as_deref().unwrap_or("new");
-        *counts.entry((from, &assigned.primary)).or_default() += 1;
-    }
+    pairs.for_each(|pair| *counts.entry(pair).or_default() += 1);
     let mut flows: Vec<Flow> = counts
         .into_iter()
         .map(|((from, to), customers)| Flow { from: from.into(), to: to.into(), customers })
@@ -251,12 +312,21 @@ pub fn last_event(scored: &Scored, column: Option<&str>) -> Option<Instant> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::segments::Membership;
 
     fn assigned(primary: &str, previous: Option<&str>) -> Assigned {
+        let membership = |segment: &str| Membership {
+            segment: segment.into(),
+            rule: String::new(),
+            since: Instant(0),
+            reason: "enter",
+        };
         Assigned {
-            memberships: Vec::new(),
+            memberships: vec![membership("everyone"), membership(primary)],
             primary: primary.into(),
             previous: previous.map(str::to_owned),
+            kept: previous.iter().map(|name| (*name).to_owned()).collect(),
+            ..Assigned::default()
         }
     }
 
@@ -272,8 +342,13 @@ mod tests {
         assert_eq!(flows[0], Flow { from: "active".into(), to: "active".into(), customers: 2 });
         assert_eq!(flows.iter().map(|flow| flow.customers).sum::<usize>(), 4);
         assert!(flows.iter().any(|flow| flow.from == "new" && flow.to == "active"));
-        let sizes = segments(&["active", "lost"], &all);
-        assert_eq!((sizes[0].primary, sizes[0].primary_before), (3, 3));
+        let names = ["everyone", "active", "lost"];
+        let sizes = segments(&names, &all, &Consent::default());
+        assert_eq!((sizes[1].primary, sizes[1].primary_before), (3, 3));
+        assert_eq!((sizes[1].members, sizes[1].entered, sizes[2].entered), (3, 1, 1));
+        let overlaps = overlaps(&names, &all);
+        let both: Vec<_> = overlaps.iter().map(|o| (&*o.segment, &*o.other, o.both)).collect();
+        assert_eq!(both, [("everyone", "active", 3), ("everyone", "lost", 1)]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use arrow_array::builder::{Float64Builder, ListBuilder, StringBuilder, StructBuilder};
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
 use arrow_array::{
     Array, ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Array, RecordBatch,
     StringArray, TimestampMicrosecondArray,
@@ -11,7 +13,8 @@ use arrow_schema::{DataType, Field, Fields};
 
 use super::{Recommendation, Scored};
 use crate::error::{Error, Result};
-use crate::segments::Assigned;
+use crate::segments::{Assigned, Membership};
+use crate::sources::consent::Consent;
 use crate::time::Instant;
 
 /// Doubles as decimals, rounded half away from zero.
@@ -31,8 +34,12 @@ fn instants(values: impl Iterator<Item = Instant>) -> ArrayRef {
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
-    let nullable =
-        |name: &str| !matches!(name, "customer360_id" | "as_of" | "model" | "item" | "segment");
+    let nullable = |name: &str| {
+        !matches!(
+            name,
+            "customer360_id" | "as_of" | "model" | "item" | "segment" | "change" | "opted_out"
+        )
+    };
     RecordBatch::try_from_iter_with_nullable(
         columns.into_iter().map(|(name, array)| (name.to_owned(), array, nullable(name))),
     )
@@ -54,10 +61,45 @@ fn append<'a>(lists: &mut ListBuilder<StructBuilder>, pairs: impl Iterator<Item 
     lists.append(true);
 }
 
-/// One row per customer and model: raw, score, percentile, basis, version, as_of, reasons, parts.
-pub fn scores(scored: &Scored, keys: &StringArray, as_of: Instant) -> Result<RecordBatch> {
+/// The pairs of a list column that [`scores`] has written.
+pub fn pairs(rows: &RecordBatch, name: &str, row: usize) -> Vec<(String, f64)> {
+    let list = rows.column_by_name(name).and_then(|column| column.as_list_opt::<i32>());
+    let Some(list) = list else { return Vec::new() };
+    let values = list.value(row);
+    let Some(values) = values.as_struct_opt() else { return Vec::new() };
+    let names = values.column(0).as_string::<i32>();
+    let numbers = values.column(1).as_primitive::<Float64Type>();
+    (0..values.len()).map(|i| (names.value(i).to_owned(), numbers.value(i))).collect()
+}
+
+/// Whom a table's rows are of: their keys, the as-of, and who does not want to be contacted.
+#[derive(Debug, Clone, Copy)]
+pub struct Customers<'a> {
+    /// Sorted.
+    pub keys: &'a StringArray,
+    /// In their order.
+    pub consent: &'a Consent,
+    /// Of all rows.
+    pub as_of: Instant,
+}
+
+impl Customers<'_> {
+    /// The columns that every table begins with, given the customer of each row.
+    fn columns(&self, rows: impl Iterator<Item = usize> + Clone) -> Vec<(&'static str, ArrayRef)> {
+        let keys = rows.clone().map(|row| self.keys.value(row));
+        let opted_out = rows.clone().map(|row| Some(self.consent.opted_out(row)));
+        vec![
+            ("customer360_id", Arc::new(StringArray::from_iter_values(keys))),
+            ("as_of", instants(rows.map(|_| self.as_of))),
+            ("opted_out", Arc::new(opted_out.collect::<BooleanArray>())),
+        ]
+    }
+}
+
+/// One row per customer and model: raw, score, percentile, basis, version, reasons, parts.
+pub fn scores(scored: &Scored, customers: Customers) -> Result<RecordBatch> {
     let models = || scored.models.iter();
-    let count = keys.len();
+    let count = customers.keys.len();
     let rows = || (0..count).flat_map(|row| models().map(move |model| (row, model)));
     let reason = Fields::from(vec![
         Field::new("feature", DataType::Utf8, false),
@@ -87,9 +129,8 @@ pub fn scores(scored: &Scored, keys: &StringArray, as_of: Instant) -> Result<Rec
     let number = |f: &dyn Fn(usize, &super::ModelScores) -> Option<f64>| -> ArrayRef {
         Arc::new(rows().map(|(row, model)| f(row, model)).collect::<Float64Array>())
     };
-    batch(vec![
-        ("customer360_id", text(&|row, _| keys.value(row).to_owned())),
-        ("as_of", instants(rows().map(|_| as_of))),
+    let mut columns = customers.columns(rows().map(|(row, _)| row));
+    columns.extend([
         ("model", text(&|_, model| model.model.clone())),
         ("version", text(&|_, model| model.version.clone())),
         ("basis", text(&|row, model| model.basis[row].name().to_owned())),
@@ -97,57 +138,105 @@ pub fn scores(scored: &Scored, keys: &StringArray, as_of: Instant) -> Result<Rec
         ("score", number(&|row, model| model.score[row])),
         ("percentile", number(&|row, model| model.percentile[row])),
         ("reasons", Arc::new(reasons.finish())),
-        ("parts", Arc::new(parts.finish())),
-    ])
+        ("parts", Arc::new(parts.finish()) as ArrayRef),
+    ]);
+    batch(columns)
 }
 
 /// One row per customer and recommended item.
 pub fn recommendations(
     list: &[Vec<Recommendation>],
-    keys: &StringArray,
     version: &str,
-    as_of: Instant,
+    customers: Customers,
 ) -> Result<RecordBatch> {
     let rows = || {
         list.iter().enumerate().flat_map(|(row, items)| {
             items.iter().enumerate().map(move |(rank, item)| (row, rank as i32 + 1, item))
         })
     };
-    batch(vec![
-        (
-            "customer360_id",
-            Arc::new(StringArray::from_iter_values(rows().map(|r| keys.value(r.0)))),
-        ),
-        ("as_of", instants(rows().map(|_| as_of))),
-        ("version", Arc::new(StringArray::from_iter_values(rows().map(|_| version)))),
-        ("rank", Arc::new(Int32Array::from_iter_values(rows().map(|r| r.1)))),
-        ("item", Arc::new(StringArray::from_iter_values(rows().map(|r| &r.2.item)))),
+    let mut columns = customers.columns(rows().map(|row| row.0));
+    columns.extend([
+        ("version", texts(rows().map(|_| version))),
+        ("rank", Arc::new(Int32Array::from_iter_values(rows().map(|r| r.1))) as ArrayRef),
+        ("item", texts(rows().map(|r| r.2.item.as_str()))),
         ("score", Arc::new(Float64Array::from_iter_values(rows().map(|r| r.2.score)))),
-    ])
+    ]);
+    batch(columns)
 }
 
-/// One row per customer and membership; each customer has exactly one primary row.
-pub fn segments(assigned: &[Assigned], keys: &StringArray, as_of: Instant) -> Result<RecordBatch> {
+fn texts<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(values))
+}
+
+/// One row per customer and membership; each customer has exactly one primary row, which also has what
+/// has ended by time and may not begin again yet.
+pub fn segments(assigned: &[Assigned], customers: Customers) -> Result<RecordBatch> {
     let rows = || {
         assigned.iter().enumerate().flat_map(|(row, assigned)| {
             assigned.memberships.iter().map(move |membership| (row, assigned, membership))
         })
     };
+    let is_primary =
+        |(_, assigned, m): &(usize, &Assigned, &Membership)| m.segment == assigned.primary;
     let previous = rows().map(|(_, assigned, _)| assigned.previous.as_deref());
-    batch(vec![
-        (
-            "customer360_id",
-            Arc::new(StringArray::from_iter_values(rows().map(|r| keys.value(r.0)))),
-        ),
-        ("as_of", instants(rows().map(|_| as_of))),
-        ("segment", Arc::new(StringArray::from_iter_values(rows().map(|r| &r.2.segment)))),
+    let ended = Fields::from(vec![
+        Field::new("segment", DataType::Utf8, false),
+        Field::new("rule", DataType::Utf8, false),
+    ]);
+    let mut expired = ListBuilder::new(StructBuilder::from_fields(ended.clone(), 0))
+        .with_field(Field::new("item", DataType::Struct(ended), false));
+    for row in rows() {
+        for (segment, rule) in row.1.expired.iter().filter(|_| is_primary(&row)) {
+            let builder = expired.values();
+            for (i, text) in [segment, rule].into_iter().enumerate() {
+                if let Some(texts) = builder.field_builder::<StringBuilder>(i) {
+                    texts.append_value(text);
+                }
+            }
+            builder.append(true);
+        }
+        expired.append(true);
+    }
+    let mut columns = customers.columns(rows().map(|row| row.0));
+    columns.extend([
+        ("segment", texts(rows().map(|r| r.2.segment.as_str()))),
         (
             "is_primary",
-            Arc::new(rows().map(|r| Some(r.2.segment == r.1.primary)).collect::<BooleanArray>()),
+            Arc::new(rows().map(|row| Some(is_primary(&row))).collect::<BooleanArray>())
+                as ArrayRef,
         ),
         ("since", instants(rows().map(|r| r.2.since))),
-        ("reason", Arc::new(StringArray::from_iter_values(rows().map(|r| r.2.reason)))),
-        ("rule", Arc::new(StringArray::from_iter_values(rows().map(|r| &r.2.rule)))),
+        ("reason", texts(rows().map(|r| r.2.reason))),
+        ("rule", texts(rows().map(|r| r.2.rule.as_str()))),
         ("previous_primary", Arc::new(previous.collect::<StringArray>())),
-    ])
+        ("expired", Arc::new(expired.finish())),
+    ]);
+    batch(columns)
+}
+
+/// One row per customer and segment that they have entered or left since the last as-of.
+pub fn changes(assigned: &[Assigned], customers: Customers) -> Result<RecordBatch> {
+    struct Change<'a>(usize, &'a str, &'static str, &'static str, Instant);
+    let rows: Vec<Change> = assigned
+        .iter()
+        .enumerate()
+        .flat_map(|(row, assigned)| {
+            let left = assigned.left.iter();
+            let left = left.map(move |l| Change(row, &l.segment, "left", l.reason, l.since));
+            let entered = assigned.entered();
+            left.chain(entered.map(move |m| Change(row, &m.segment, "entered", m.reason, m.since)))
+        })
+        .collect();
+    let primary = |row: &Change| assigned[row.0].primary.as_str();
+    let previous = rows.iter().map(|row| assigned[row.0].previous.as_deref());
+    let mut columns = customers.columns(rows.iter().map(|row| row.0));
+    columns.extend([
+        ("segment", texts(rows.iter().map(|row| row.1))),
+        ("change", texts(rows.iter().map(|row| row.2))),
+        ("reason", texts(rows.iter().map(|row| row.3))),
+        ("since", instants(rows.iter().map(|row| row.4))),
+        ("primary_segment", texts(rows.iter().map(primary))),
+        ("previous_primary", Arc::new(previous.collect::<StringArray>()) as ArrayRef),
+    ]);
+    batch(columns)
 }

@@ -1,310 +1,177 @@
 //! Segments: ordered rules over features and scores, with hysteresis so that nobody flickers.
+//!
+//! `spec` checks the rules (`reach` refuses those that nobody can meet), `assign` says who is in which
+//! segment given who was, `example` holds the rules to what their author expects of them.
 
-use std::collections::BTreeMap;
+mod assign;
+mod example;
+mod reach;
+mod spec;
 
-use arrow_array::RecordBatch;
-use arrow_array::cast::AsArray;
-use serde::{Deserialize, Serialize};
-
-use crate::error::{Error, Result};
-use crate::expression::check::check_as;
-use crate::expression::polars::evaluate;
-use crate::expression::{Columns, Expression, Type};
-use crate::features::catalog::{Catalog, fingerprint};
-use crate::models::spec::Models;
-use crate::money::Scale;
-use crate::time::{Duration, Instant};
-
-/// One `[[segment]]` table.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RuleSpec {
-    /// The segment's name.
-    pub name: String,
-    /// For the reader.
-    #[serde(default)]
-    pub description: String,
-    /// Who comes in: a predicate over features, scores and percentiles.
-    pub enter: String,
-    /// Who stays in; default `enter`.
-    #[serde(default)]
-    pub stay: Option<String>,
-    /// How long a member stays at least, unless they buy.
-    #[serde(default)]
-    pub min_dwell: Option<Duration>,
-    /// Whether it can be the primary segment; the first in the file that holds is.
-    #[serde(default)]
-    pub primary: bool,
-}
-
-/// `models/segments.toml`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SegmentsSpec {
-    /// The primary segment of those whom no primary rule holds for.
-    pub otherwise: String,
-    /// The rules by priority.
-    #[serde(default, rename = "segment")]
-    pub rules: Vec<RuleSpec>,
-}
-
-/// A checked rule.
-#[derive(Debug, Clone)]
-pub struct Rule {
-    /// As the file says.
-    pub spec: RuleSpec,
-    /// Who comes in.
-    pub enter: Expression,
-    /// Who stays in.
-    pub stay: Expression,
-    /// Hash of the checked rule: another version starts from `enter`.
-    pub version: String,
-}
-
-/// The checked rules of a project.
-#[derive(Debug, Clone, Default)]
-pub struct Segments {
-    /// By priority.
-    pub rules: Vec<Rule>,
-    /// The primary segment where no primary rule holds.
-    pub otherwise: String,
-}
-
-/// The score columns that rules may use, by model.
-pub fn score_columns(models: &Models) -> Vec<(String, Type)> {
-    let mut columns = Vec::new();
-    for classifier in &models.classifiers {
-        let field = &classifier.spec.writes;
-        columns.push((field.clone(), Type::Double));
-        columns.push((field.replace("_score", "_percentile"), Type::Double));
-    }
-    if models.engagement.is_some() {
-        columns.push(("engagement_score".into(), Type::Double));
-        columns.push(("engagement_percentile".into(), Type::Double));
-        columns.push(("engagement_trend".into(), Type::Double));
-    }
-    if models.rfm.is_some() {
-        for name in ["rfm_recency", "rfm_frequency", "rfm_monetary"] {
-            columns.push((name.into(), Type::Integer));
-        }
-        columns.push(("rfm_segment".into(), Type::Text));
-    }
-    if models.lifetime_value.is_some() {
-        columns.push(("lifetime_value".into(), Type::Money));
-        columns.push(("lifetime_value_percentile".into(), Type::Double));
-    }
-    columns
-}
-
-impl Segments {
-    /// Checks the rules against features and scores; a project without the file has none.
-    pub fn check(
-        spec: Option<(String, SegmentsSpec)>,
-        catalog: &Catalog,
-        models: &Models,
-        scale: Scale,
-    ) -> Result<Self> {
-        let Some((file, spec)) = spec else {
-            return Ok(Self { rules: Vec::new(), otherwise: "All customers".into() });
-        };
-        let mut columns: Columns = catalog.columns(scale);
-        for (name, ty) in score_columns(models) {
-            if let Some(feature) = catalog.get(&name) {
-                return Err(Error::configuration(
-                    format!("features/{}.toml: {name} is the name of a score", feature.view),
-                    "rename the feature; rules must know which of the two is meant",
-                ));
-            }
-            columns.insert(name, ty);
-        }
-        let mut rules: Vec<Rule> = Vec::new();
-        for rule in &spec.rules {
-            let place = |key: &str| format!("{file}: segment \"{}\" {key}", rule.name);
-            if rules.iter().any(|other| other.spec.name == rule.name) || rule.name == spec.otherwise
-            {
-                return Err(Error::configuration(
-                    format!("{file}: two segments are called \"{}\"", rule.name),
-                    "give each segment a name of its own",
-                ));
-            }
-            let enter = check_as(&rule.enter, Type::Boolean, &columns, &place("enter"))?;
-            let stay = match &rule.stay {
-                Some(stay) => check_as(stay, Type::Boolean, &columns, &place("stay"))?,
-                None => enter.clone(),
-            };
-            let version = fingerprint(&(&enter, &stay, rule.min_dwell), &[]);
-            rules.push(Rule { spec: rule.clone(), enter, stay, version });
-        }
-        Ok(Self { rules, otherwise: spec.otherwise })
-    }
-}
-
-/// One membership as it is kept in `segments/`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Membership {
-    /// The segment.
-    pub segment: String,
-    /// The version of its rule.
-    pub rule: String,
-    /// The as-of at which the customer came in.
-    pub since: Instant,
-    /// Why they are in: `enter`, `stay` or `dwell`.
-    pub reason: &'static str,
-}
-
-/// The segments of one customer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Assigned {
-    /// All memberships in the order of the rules.
-    pub memberships: Vec<Membership>,
-    /// The primary segment.
-    pub primary: String,
-    /// The primary segment of the last as-of, if there was one.
-    pub previous: Option<String>,
-}
-
-/// What an earlier as-of said of one customer.
-#[derive(Debug, Clone, Default)]
-pub struct PreviousState {
-    /// Rule version and since, by segment.
-    pub memberships: BTreeMap<String, (String, Instant)>,
-    /// The primary segment.
-    pub primary: Option<String>,
-}
-
-/// Assigns segments at `as_of` to the customers of `rows`, in their order.
-///
-/// `previous` gives the state of the latest earlier as-of by row, `bought_since` who has bought
-/// since then.
-pub fn assign(
-    segments: &Segments,
-    rows: &RecordBatch,
-    scale: Scale,
-    as_of: Instant,
-    previous: &[Option<PreviousState>],
-    bought_since: &[bool],
-) -> Result<Vec<Assigned>> {
-    let named: Vec<(String, Expression)> = segments
-        .rules
-        .iter()
-        .enumerate()
-        .flat_map(|(i, rule)| {
-            [
-                (format!("\u{0}enter{i}"), rule.enter.clone()),
-                (format!("\u{0}stay{i}"), rule.stay.clone()),
-            ]
-        })
-        .collect();
-    let masks: Vec<Vec<bool>> = if named.is_empty() {
-        Vec::new()
-    } else {
-        let arrays = evaluate(&named, rows, scale)?;
-        arrays.iter().map(|a| a.as_boolean().iter().map(|v| v == Some(true)).collect()).collect()
-    };
-    let assigned = (0..rows.num_rows()).map(|row| {
-        let before = previous[row].as_ref();
-        let mut memberships = Vec::new();
-        let mut primary = None;
-        for (i, rule) in segments.rules.iter().enumerate() {
-            let known = before
-                .and_then(|state| state.memberships.get(&rule.spec.name))
-                .filter(|(version, _)| *version == rule.version);
-            let (enter, stay) = (masks[2 * i][row], masks[2 * i + 1][row]);
-            let (since, reason) = match known {
-                Some((_, since)) if stay => (*since, "stay"),
-                Some((_, since))
-                    if rule.spec.min_dwell.is_some_and(|dwell| as_of < since.plus(dwell))
-                        && !bought_since[row] =>
-                {
-                    (*since, "dwell")
-                }
-                _ if enter => (as_of, "enter"),
-                _ => continue,
-            };
-            if rule.spec.primary && primary.is_none() {
-                primary = Some(rule.spec.name.clone());
-            }
-            let (segment, rule) = (rule.spec.name.clone(), rule.version.clone());
-            memberships.push(Membership { segment, rule, since, reason });
-        }
-        let primary = primary.unwrap_or_else(|| {
-            let segment = segments.otherwise.clone();
-            let known = before.and_then(|state| state.memberships.get(&segment));
-            let (since, reason) = known.map_or((as_of, "enter"), |(_, since)| (*since, "stay"));
-            let rule = String::new();
-            memberships.push(Membership { segment: segment.clone(), rule, since, reason });
-            segment
-        });
-        Assigned { memberships, primary, previous: before.and_then(|state| state.primary.clone()) }
-    });
-    Ok(assigned.collect())
-}
+pub use assign::{Assigned, Known, Left, Membership, PreviousState, assign, masks};
+pub use example::{Example, ExampleSpec};
+pub use spec::{Rule, RuleSpec, Segments, SegmentsSpec, score_columns};
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::expression::check::check;
-    use arrow_array::{ArrayRef, Float64Array};
+    use crate::expression::{Columns, Type};
+    use crate::money::Scale;
+    use crate::sources::consent::Consent;
+    use crate::time::{DAY, Duration, Instant};
+    use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
     use std::sync::Arc;
 
-    fn rule(enter: &str, stay: &str, dwell: i64) -> Segments {
-        let columns = Columns::new(Scale::default(), [("score".to_owned(), Type::Double)]);
+    /// A rule of these conditions.
+    pub fn rule(name: &str, enter: &str, stay: Option<&str>, columns: &Columns) -> Rule {
+        let expression = |sql: &str| check(sql, columns, "test").unwrap();
         let spec = RuleSpec {
-            name: "risky".into(),
+            name: name.into(),
             description: String::new(),
             enter: enter.into(),
-            stay: Some(stay.into()),
-            min_dwell: Some(Duration::days(dwell)),
-            primary: true,
+            stay: stay.map(str::to_owned),
+            min_dwell: None,
+            expires: None,
+            group: None,
+            requires_consent: Vec::new(),
+            primary: false,
         };
-        let expression = |sql: &str| check(sql, &columns, "test").unwrap();
-        let (enter, stay) = (expression(enter), expression(stay));
-        let rules = vec![Rule { spec, enter, stay, version: "1".into() }];
-        Segments { rules, otherwise: "calm".into() }
+        let (enter, stay) = (expression(enter), expression(stay.unwrap_or(enter)));
+        Rule { spec, enter, stay, version: "1".into() }
     }
 
-    fn one(
-        segments: &Segments,
+    fn segments(change: impl Fn(&mut RuleSpec)) -> Segments {
+        let columns = Columns::new(Scale::default(), [("score".to_owned(), Type::Double)]);
+        let mut risky = rule("risky", "score >= 0.6", Some("score >= 0.5"), &columns);
+        risky.spec.primary = true;
+        change(&mut risky.spec);
+        Segments { rules: vec![risky], otherwise: "calm".into(), ..Segments::default() }
+    }
+
+    /// What a night gives for a customer of this score, who was risky since a day, or was not.
+    struct Night {
         score: f64,
         day: i64,
-        since: Option<i64>,
+        before: Option<PreviousState>,
         bought: bool,
-    ) -> Assigned {
-        let column: ArrayRef = Arc::new(Float64Array::from(vec![score]));
-        let rows = RecordBatch::try_from_iter([("score", column)]).unwrap();
-        let as_of = Instant(day * crate::time::DAY);
-        let previous = since.map(|since| PreviousState {
-            memberships: [("risky".into(), ("1".into(), Instant(since * crate::time::DAY)))].into(),
-            primary: Some("risky".into()),
-        });
-        assign(segments, &rows, Scale::default(), as_of, &[previous], &[bought]).unwrap().remove(0)
+        status: &'static str,
+    }
+
+    impl Night {
+        fn new(score: f64, day: i64) -> Self {
+            Self { score, day, before: None, bought: false, status: "opted_in" }
+        }
+
+        fn since(self, day: i64) -> Self {
+            let state = ("risky".into(), ("1".into(), Instant(day * DAY)));
+            let before = PreviousState {
+                memberships: [state].into(),
+                primary: Some("risky".into()),
+                ..PreviousState::default()
+            };
+            Self { before: Some(before), ..self }
+        }
+
+        fn assign(self, segments: &Segments) -> Assigned {
+            let column: ArrayRef = Arc::new(Float64Array::from(vec![self.score]));
+            let rows = RecordBatch::try_from_iter([("score", column)]).unwrap();
+            let status: ArrayRef = Arc::new(StringArray::from(vec![self.status]));
+            let consent =
+                Consent::of(&RecordBatch::try_from_iter([("opt_in_status", status)]).unwrap());
+            let known =
+                Known { previous: &[self.before], bought: &[self.bought], consent: &consent };
+            let as_of = Instant(self.day * DAY);
+            assign(segments, &rows, Scale::default(), as_of, known).unwrap().remove(0)
+        }
     }
 
     #[test]
     fn hysteresis_keeps_who_is_between_the_thresholds() {
-        let segments = rule("score >= 0.6", "score >= 0.5", 0);
-        assert_eq!(one(&segments, 0.55, 10, None, false).primary, "calm");
-        let stays = one(&segments, 0.55, 10, Some(3), false);
+        let segments = segments(|_| ());
+        assert_eq!(Night::new(0.55, 10).assign(&segments).primary, "calm");
+        let stays = Night::new(0.55, 10).since(3).assign(&segments);
         assert_eq!(stays.primary, "risky");
+        assert_eq!((stays.memberships[0].since.0, stays.memberships[0].reason), (3 * DAY, "stay"));
+        assert_eq!(stays.entered().count(), 0);
+        let left = Night::new(0.45, 10).since(3).assign(&segments);
+        assert_eq!(left.primary, "calm");
         assert_eq!(
-            (stays.memberships[0].since.0, stays.memberships[0].reason),
-            (3 * crate::time::DAY, "stay")
+            left.left[0],
+            Left { segment: "risky".into(), since: Instant(3 * DAY), reason: "rule" }
         );
-        assert_eq!(one(&segments, 0.45, 10, Some(3), false).primary, "calm");
+        assert_eq!(left.entered().map(|m| m.segment.as_str()).collect::<Vec<_>>(), ["calm"]);
     }
 
     #[test]
     fn dwell_holds_until_its_end_or_a_purchase() {
-        let segments = rule("score >= 0.6", "score >= 0.5", 14);
-        assert_eq!(one(&segments, 0.1, 10, Some(0), false).memberships[0].reason, "dwell");
-        assert_eq!(one(&segments, 0.1, 10, Some(0), true).primary, "calm", "a purchase ends it");
-        assert_eq!(one(&segments, 0.1, 14, Some(0), false).primary, "calm", "14 days are over");
+        let segments = segments(|spec| spec.min_dwell = Some(Duration::days(14)));
+        let kept = Night::new(0.1, 10).since(0).assign(&segments);
+        assert_eq!(kept.memberships[0].reason, "dwell");
+        let bought = Night { bought: true, ..Night::new(0.1, 10).since(0) }.assign(&segments);
+        assert_eq!((bought.primary.as_str(), bought.left[0].reason), ("calm", "purchase"));
+        let over = Night::new(0.1, 14).since(0).assign(&segments);
+        assert_eq!(
+            (over.primary.as_str(), over.left[0].reason),
+            ("calm", "rule"),
+            "14 days are over"
+        );
     }
 
     #[test]
     fn a_changed_rule_starts_from_enter() {
-        let mut segments = rule("score >= 0.6", "score >= 0.5", 14);
+        let mut segments = segments(|spec| spec.min_dwell = Some(Duration::days(14)));
         segments.rules[0].version = "2".into();
-        assert_eq!(one(&segments, 0.55, 10, Some(3), false).primary, "calm");
+        let left = Night::new(0.55, 10).since(3).assign(&segments);
+        assert_eq!((left.primary.as_str(), left.left[0].reason), ("calm", "changed"));
+        let again = Night::new(0.7, 10).since(3).assign(&segments);
+        assert_eq!(again.memberships[0].since, Instant(10 * DAY));
+        assert_eq!(again.entered().count(), 0, "they were in it before");
+        segments.rules.clear();
+        assert_eq!(Night::new(0.7, 10).since(3).assign(&segments).left[0].reason, "removed");
+    }
+
+    #[test]
+    fn who_was_put_out_by_time_waits_until_the_rule_has_ceased_to_hold() {
+        let segments = segments(|spec| spec.expires = Some(Duration::days(7)));
+        assert_eq!(Night::new(0.7, 6).since(0).assign(&segments).memberships[0].reason, "stay");
+        let next = |night: Assigned| PreviousState {
+            memberships: BTreeMap::new(),
+            expired: night.expired.into_iter().collect(),
+            primary: Some(night.primary),
+        };
+        use std::collections::BTreeMap;
+        let over = Night::new(0.7, 7).since(0).assign(&segments);
+        assert_eq!((over.primary.as_str(), over.left[0].reason), ("calm", "expired"));
+        let barred = Night { before: Some(next(over)), ..Night::new(0.7, 8) }.assign(&segments);
+        assert_eq!((barred.primary.as_str(), barred.left.len()), ("calm", 0));
+        let free = Night { before: Some(next(barred)), ..Night::new(0.2, 9) }.assign(&segments);
+        let again = Night { before: Some(next(free)), ..Night::new(0.7, 10) }.assign(&segments);
+        assert_eq!(again.primary, "risky");
+    }
+
+    #[test]
+    fn consent_is_needed_where_a_rule_says_so() {
+        let segments = segments(|spec| spec.requires_consent = vec!["email".into()]);
+        assert_eq!(Night::new(0.7, 1).assign(&segments).primary, "risky");
+        let night = |status| Night { status, ..Night::new(0.7, 9).since(0) };
+        let out = night("opted_out").assign(&segments);
+        assert_eq!((out.primary.as_str(), out.left[0].reason), ("calm", "consent"));
+        assert_eq!(night("unknown").assign(&segments).primary, "calm");
+    }
+
+    #[test]
+    fn of_a_group_only_the_first_that_holds_counts() {
+        let mut segments = segments(|spec| spec.group = Some("risk".into()));
+        let columns = Columns::new(Scale::default(), [("score".to_owned(), Type::Double)]);
+        let mut worst = rule("worst", "score >= 0.9", None, &columns);
+        worst.spec.group = Some("risk".into());
+        segments.rules.insert(0, worst);
+        let moved = Night::new(0.95, 9).since(0).assign(&segments);
+        assert_eq!(
+            moved.memberships.iter().map(|m| m.segment.as_str()).collect::<Vec<_>>(),
+            ["worst", "calm"]
+        );
+        assert_eq!(moved.left[0].reason, "precedence");
     }
 }

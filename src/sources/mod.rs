@@ -4,6 +4,7 @@
 //! which raw columns of which types, and one expression over them per canonical column.
 
 pub mod attributes;
+pub mod consent;
 pub mod contract;
 pub mod files;
 pub mod profile;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{
-    Array, ArrayRef, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+    Array, ArrayRef, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array,
 };
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 
@@ -433,6 +433,32 @@ fn normalize(array: &ArrayRef, ty: RawType, context: &SourceContext) -> Result<A
 pub fn keys(rows: &RecordBatch) -> Result<&StringArray> {
     let column = rows.column_by_name(KEY).and_then(|column| column.as_string_opt::<i32>());
     column.ok_or_else(|| Error::Engine { context: "reading keys", message: format!("no {KEY}") })
+}
+
+/// The rows of a profile that is sorted by key in the order of `keys`, sorted as well; null rows for
+/// customers it does not have.
+pub fn align(source: &RecordBatch, keys: &StringArray) -> Result<RecordBatch> {
+    let known = self::keys(source)?;
+    let mut next = 0;
+    let order: UInt32Array = keys
+        .iter()
+        .flatten()
+        .map(|key| {
+            while next < known.len() && known.value(next) < key {
+                next += 1;
+            }
+            (next < known.len() && known.value(next) == key).then_some(next as u32)
+        })
+        .collect();
+    let fields: Vec<Field> = source
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone().with_nullable(true))
+        .collect();
+    let nullable = RecordBatch::try_new(Arc::new(Schema::new(fields)), source.columns().to_vec())
+        .map_err(Error::engine("aligning the profile"))?;
+    crate::store::parquet::take(&nullable, &order)
 }
 
 /// The fields that a rule of an earlier run filled in, by row: our own output read back.

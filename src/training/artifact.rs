@@ -386,7 +386,8 @@ pub struct Artifact {
     pub format_version: u32,
     /// The model's name.
     pub name: String,
-    /// As-of and hash of all that follows.
+    /// As-of and hash of the model: what is no other model, such as rows in another order, gives no
+    /// other version.
     pub version: String,
     /// The as-of of the training.
     pub as_of: Instant,
@@ -412,8 +413,7 @@ impl Artifact {
         };
         let spec = hash(spec.unwrap_or_default().as_bytes());
         let text = serde_json::to_string(&model).unwrap_or_default();
-        let version =
-            format!("{}-{}", as_of.at.folder(), &hash(format!("{data}{text}").as_bytes())[..8]);
+        let version = format!("{}-{}", as_of.at.folder(), &hash(text.as_bytes())[..8]);
         Self {
             format_version: FORMAT_VERSION,
             name: name.to_owned(),

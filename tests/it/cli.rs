@@ -261,7 +261,7 @@ pub fn root(project: &Path) -> serde_json::Value {
 }
 
 /// Table folder and checksum of every published data file.
-fn data_files(project: &Path) -> Vec<(String, String)> {
+pub fn data_files(project: &Path) -> Vec<(String, String)> {
     let root = root(project);
     let files = root["files"].as_object().unwrap().iter();
     files

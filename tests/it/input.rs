@@ -264,10 +264,10 @@ fn specs_are_checked_before_any_work() {
         ("models/churn.toml", "horizon", "horizn", 2, &["models/churn.toml line", "horizn"]),
         (
             "models/segments.toml",
-            "rfm_recency",
-            "rfm_recent",
+            "rfm_segment = 'Champions'",
+            "rfm_segmnt = 'Champions'",
             2,
-            &["segment \"Champions\" enter", "did you mean `rfm_recency`"],
+            &["segment \"RFM Champions\" enter", "did you mean `rfm_segment`"],
         ),
         (
             "models/propensity.toml",

@@ -6,5 +6,6 @@ mod input;
 mod models;
 mod oracle;
 mod parts;
+mod segments;
 mod support;
 mod written;

@@ -5,11 +5,9 @@ use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Decimal128Type, Float64Type};
-use arrow_array::{Array, RecordBatch};
-use rand::seq::SliceRandom;
 
-use crate::cli::{output, root};
-use crate::support::{EVENTS_FILE, edit, project, random, rewrite};
+use crate::cli::output;
+use crate::support::{edit, project};
 use crate::written::table;
 
 /// A project without classifiers, which take long and which this is not about.
@@ -123,39 +121,4 @@ fn the_trend_of_engagement_is_the_difference_of_two_scores() {
         moved += usize::from(parts["trend_28d"].abs() > 1.0);
     }
     assert!(moved > 100, "{moved}");
-}
-
-/// Rows in another order are the same rows: not a byte of a model, score or profile moves.
-#[test]
-fn the_order_of_rows_changes_no_byte() {
-    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let [plain, shuffled] = folders.each_ref().map(|folder| small(folder.path()));
-    rewrite(&shuffled, EVENTS_FILE, |rows: RecordBatch| {
-        let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
-        order.shuffle(&mut random());
-        c360_ml::store::parquet::take(&rows, &order.into()).unwrap()
-    });
-    for project in [&plain, &shuffled] {
-        ran(project, &["run"]);
-    }
-    // Versions have the fingerprint of the files in their names; their numbers must be the same.
-    let artifact = |project: &Path, name: &str| {
-        let version = root(project)["champions"][name].as_str().unwrap().to_owned();
-        let path = project.join(format!("store/models/{name}/{version}/model.json"));
-        let text = std::fs::read_to_string(path).unwrap();
-        let artifact: serde_json::Value = serde_json::from_str(&text).unwrap();
-        artifact["model"].clone()
-    };
-    for name in ["engagement", "rfm", "affinity", "lifetime_value"] {
-        assert_eq!(artifact(&plain, name), artifact(&shuffled, name), "{name}");
-    }
-    for folder in ["profile", "recommendations"] {
-        let of = |project: &Path| table(project, &format!("{folder}/as_of=2024-07-01"));
-        let (a, b) = (of(&plain), of(&shuffled));
-        for (field, (a, b)) in a.schema().fields().iter().zip(a.columns().iter().zip(b.columns())) {
-            if field.name() != "version" {
-                assert_eq!(a.to_data(), b.to_data(), "{folder} {}", field.name());
-            }
-        }
-    }
 }

@@ -128,6 +128,14 @@ impl Models {
         Ok(models)
     }
 
+    /// Models that give one score with a percentile, and the profile fields that these fill.
+    pub fn fields(&self) -> Vec<(&str, &str)> {
+        let classifiers = self.classifiers.iter().map(|m| (&*m.spec.name, &*m.spec.writes));
+        let engagement = self.engagement.iter().map(|m| (&*m.spec.name, "engagement_score"));
+        let value = self.lifetime_value.iter().map(|m| (&*m.spec.name, "lifetime_value"));
+        classifiers.chain(engagement).chain(value).collect()
+    }
+
     /// Names of the models that are trained, in training order.
     pub fn trained(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.classifiers.iter().map(|m| m.spec.name.as_str()).collect();

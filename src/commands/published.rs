@@ -1,0 +1,228 @@
+//! What a scoring run has published: the rows of one customer, and what the segment rules saw of all.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
+use arrow_schema::{Field, Schema};
+
+use super::previous;
+use crate::config::Project;
+use crate::error::{Error, Result};
+use crate::scoring::engagement;
+use crate::scoring::frame::{ScoreColumns, frame};
+use crate::scoring::tables::pairs;
+use crate::segments::{Assigned, Known, PreviousState, Segments, assign};
+use crate::sources::consent::Consent;
+use crate::sources::profile::keys;
+use crate::store::parquet::{concat, read_all, sort_by_key, take};
+use crate::store::{Root, Store};
+use crate::time::Instant;
+
+/// What is read of the profile.
+const PROFILE: [&str; 3] = ["customer360_id", Consent::COLUMNS[0], Consent::COLUMNS[1]];
+
+/// An as-of as it was published, in the order of its customers' keys.
+pub struct Published {
+    /// The as-of.
+    pub as_of: Instant,
+    /// What the rules saw.
+    pub frame: RecordBatch,
+    /// The segments that were published.
+    pub segments: Vec<Option<PreviousState>>,
+    /// What the customers had consented to.
+    pub consent: Consent,
+    previous: Vec<Option<PreviousState>>,
+    bought: Vec<bool>,
+}
+
+impl Published {
+    /// Reads features, scores and segments of the current profile's as-of, or of another that was
+    /// scored; of one customer only where `id` names one.
+    ///
+    /// # Errors
+    /// [`Error::NotEnough`] where the as-of was not scored; a contract violation where what is there is
+    /// not of one run, or has been computed before a feature or a model was declared.
+    pub fn read(project: &Project, at: Option<Instant>, id: Option<&str>) -> Result<Self> {
+        let store = &project.store()?;
+        let root = &store.root()?;
+        let as_of = scored_at(root, at)?;
+        let tables = Tables { project, store, root, as_of, id };
+        let profile = tables.read("profile", Some(&PROFILE))?;
+        let customers = keys(&profile)?.clone();
+        let features = tables.features(&customers)?;
+        let scores = tables.read("scores", None)?;
+        let models = tables.scores(&scores, customers.len())?;
+        let rfm = tables.rfm(&scores, customers.len())?;
+        let frame = frame(&features, &models, rfm.as_deref(), project.context().scale)?;
+        let own = format!("segments/as_of={}", as_of.folder());
+        let own = root.below(&own).map(str::to_owned).collect();
+        let segments = previous::states(store, Some((as_of, own)), &customers)?;
+        let earlier = previous::segments(root, as_of);
+        let earlier_as_of = earlier.as_ref().map(|(at, _)| *at);
+        let bought = previous::bought_since(project, &features, earlier_as_of);
+        let previous = previous::states(store, earlier, &customers)?;
+        Ok(Self { as_of, frame, segments, consent: Consent::of(&profile), previous, bought })
+    }
+
+    /// What the rules give for this as-of.
+    pub fn assign(&self, project: &Project, segments: &Segments) -> Result<Vec<Assigned>> {
+        let known =
+            Known { previous: &self.previous, bought: &self.bought, consent: &self.consent };
+        assign(segments, &self.frame, project.context().scale, self.as_of, known)
+    }
+}
+
+/// The tables of one as-of, of all customers or of one.
+struct Tables<'a> {
+    project: &'a Project,
+    store: &'a Store,
+    root: &'a Root,
+    as_of: Instant,
+    id: Option<&'a str>,
+}
+
+impl Tables<'_> {
+    /// A table sorted by customer, with these columns, or all.
+    fn read(&self, name: &str, columns: Option<&[&str]>) -> Result<RecordBatch> {
+        let folder = format!("{name}/as_of={}", self.as_of.folder());
+        let rows = match self.id {
+            Some(id) => rows_of(self.store, self.root, &folder, id)?,
+            None => {
+                let files = self.root.below(&folder).map(|file| self.store.file(file));
+                let paths: Vec<_> = files.collect();
+                read_all(paths.iter().map(|path| path.as_path()), columns)?
+            }
+        };
+        match (rows, self.id) {
+            (Some(rows), _) => sort_by_key(&rows, "customer360_id"),
+            (None, Some(id)) => Err(unknown_customer(self.as_of, id)),
+            (None, None) => Err(self.moved_on(&format!("there is no {name}"))),
+        }
+    }
+
+    fn moved_on(&self, what: &str) -> Error {
+        let as_of = self.as_of;
+        Error::contract(
+            format!("what was scored as of {as_of} does not fit the project any more: {what}"),
+            format!("run `c360-ml score --as-of {as_of}` again"),
+        )
+    }
+
+    /// The features of all views side by side.
+    fn features(&self, customers: &StringArray) -> Result<RecordBatch> {
+        let key: ArrayRef = Arc::new(customers.clone());
+        let mut fields = vec![Field::new("customer360_id", key.data_type().clone(), false)];
+        let mut columns = vec![key];
+        for view in &self.project.catalog.views {
+            let rows = self.read(&format!("features/{}", view.name), None)?;
+            if keys(&rows)? != customers {
+                let what = format!("the view {} was built anew, for other customers", view.name);
+                return Err(self.moved_on(&what));
+            }
+            for feature in self.project.catalog.of_view(&view.name) {
+                let name = feature.column();
+                let column = rows.column_by_name(name).ok_or_else(|| {
+                    self.moved_on(&format!("the view {} has no {name} yet", view.name))
+                })?;
+                fields.push(Field::new(name, column.data_type().clone(), true));
+                columns.push(column.clone());
+            }
+        }
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+            .map_err(Error::engine("features"))
+    }
+
+    /// Rows of `scores/` that are of one model, a row per customer.
+    fn of_model(&self, scores: &RecordBatch, name: &str, customers: usize) -> Result<RecordBatch> {
+        let model = scores.column_by_name("model").and_then(|c| c.as_string_opt::<i32>());
+        let model = model.ok_or_else(|| self.moved_on("the scores are not a table of scores"))?;
+        let own: Vec<u32> =
+            (0..model.len() as u32).filter(|row| model.value(*row as usize) == name).collect();
+        if own.len() != customers {
+            return Err(self.moved_on(&format!("it has no scores of {name}")));
+        }
+        take(scores, &own.into())
+    }
+
+    /// The scores of the project's models as rules see them.
+    fn scores(&self, scores: &RecordBatch, customers: usize) -> Result<Vec<ScoreColumns>> {
+        let of_field = |(name, field): (&str, &str)| {
+            let rows = self.of_model(scores, name, customers)?;
+            let number = |name: &str| {
+                rows.column_by_name(name).and_then(|c| c.as_primitive_opt::<Float64Type>()).cloned()
+            };
+            let basis = rows.column_by_name("basis").and_then(|c| c.as_string_opt::<i32>());
+            let (Some(basis), Some(score), Some(percentile)) =
+                (basis, number("score"), number("percentile"))
+            else {
+                return Err(self.moved_on("the scores are not a table of scores"));
+            };
+            let mut own = ScoreColumns { field: field.to_owned(), ..ScoreColumns::default() };
+            for (row, (score, percentile)) in score.iter().zip(&percentile).enumerate() {
+                own.push(score, basis.value(row), percentile);
+                let mut parts = pairs(&rows, "parts", row).into_iter();
+                own.trend.push(
+                    parts.find(|(part, _)| *part == engagement::TREND_PART).map(|part| part.1),
+                );
+            }
+            Ok(own)
+        };
+        self.project.models.fields().into_iter().map(of_field).collect()
+    }
+
+    /// The scores of RFM, if the project has it.
+    fn rfm(&self, scores: &RecordBatch, customers: usize) -> Result<Option<Vec<[u8; 3]>>> {
+        let Some(model) = &self.project.models.rfm else { return Ok(None) };
+        let rows = self.of_model(scores, &model.spec.name, customers)?;
+        let part = |row: usize| {
+            let parts = pairs(&rows, "reasons", row);
+            let of = |name: &str| parts.iter().find(|(n, _)| n == name).map_or(0, |p| p.1 as u8);
+            ["recency", "frequency", "monetary"].map(of)
+        };
+        Ok(Some((0..rows.num_rows()).map(part).collect()))
+    }
+}
+
+/// There is no such customer.
+pub fn unknown_customer(as_of: Instant, id: &str) -> Error {
+    Error::configuration(
+        format!("the profile as of {as_of} has no customer {id}"),
+        "keys are case-sensitive; look one up in the written profile",
+    )
+}
+
+/// The instant that is asked for, if it was scored; without one that of the current profile.
+pub fn scored_at(root: &Root, at: Option<Instant>) -> Result<Instant> {
+    let scored = root.as_ofs("profile");
+    match (at, &root.profile) {
+        (Some(at), _) if scored.contains(at.folder().as_str()) => Ok(at),
+        (Some(at), _) => {
+            let known: Vec<&str> = scored.into_iter().collect();
+            Err(Error::not_enough(
+                format!("{at} was not scored"),
+                format!("run `c360-ml score --as-of {at}` first; scored are: {}", known.join(", ")),
+            ))
+        }
+        (None, Some(profile)) => Ok(profile.as_of),
+        (None, None) => {
+            Err(Error::not_enough("the store has no profile yet", "run `c360-ml run` first"))
+        }
+    }
+}
+
+/// The rows of one customer in a table of the store; None where it has none.
+pub fn rows_of(store: &Store, root: &Root, folder: &str, id: &str) -> Result<Option<RecordBatch>> {
+    let mut found = Vec::new();
+    for file in root.below(folder) {
+        for batch in crate::store::parquet::read(&store.file(file), None)? {
+            let own = keys(&batch)?.iter().enumerate().filter(|(_, key)| *key == Some(id));
+            let own: Vec<u32> = own.map(|(row, _)| row as u32).collect();
+            if !own.is_empty() {
+                found.push(take(&batch, &own.into())?);
+            }
+        }
+    }
+    concat(&found)
+}

@@ -1,0 +1,369 @@
+//! `segments`: the rules, whether they do what their author expects, what another threshold would
+//! change, and where one customer has been.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::json;
+
+use super::published::{Published, rows_of};
+use crate::config::Project;
+use crate::error::{Error, Result};
+use crate::expression::Number;
+use crate::report::{Output, Table, rows, thousands};
+use crate::scoring::summary::{Flow, Overlap, count_flows, overlaps};
+use crate::segments::{Assigned, PreviousState, Segments, masks};
+use crate::time::Instant;
+
+/// Flows that are printed.
+const FLOWS: usize = 20;
+/// Overlaps that are printed.
+const OVERLAPS: usize = 25;
+
+/// The rules by priority with their thresholds and, where something was scored, their sizes.
+pub fn list(project: &Project, at: Option<Instant>) -> Result<Output> {
+    let store = project.store()?;
+    let scored = store.root()?.profile.is_some() || at.is_some();
+    let published = scored.then(|| Published::read(project, at, None)).transpose()?;
+    let sizes = published.as_ref().map(|published| sizes(&published.segments));
+    let segments = &project.segments;
+    let mut json = Vec::new();
+    let mut table = Table::new(&[
+        "segment",
+        "members",
+        "as primary",
+        "group",
+        "min_dwell",
+        "expires",
+        "needs consent to",
+    ]);
+    let mut conditions = String::new();
+    let option = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    for name in segments.names() {
+        let size = sizes.as_ref().map(|sizes| sizes.get(name).copied().unwrap_or_default());
+        let count = |count: Option<u64>| option(count.map(thousands));
+        let rule = segments.rules.iter().find(|rule| rule.spec.name == name);
+        let is_primary = rule.is_none_or(|rule| rule.spec.primary);
+        let spec = rule.map(|rule| &rule.spec);
+        table.row([
+            name.to_owned(),
+            count(size.map(|size| size.0)),
+            count(size.map(|size| size.1).filter(|_| is_primary)),
+            option(spec.and_then(|spec| spec.group.clone())),
+            option(spec.and_then(|spec| spec.min_dwell).map(|length| length.to_string())),
+            option(spec.and_then(|spec| spec.expires).map(|length| length.to_string())),
+            option(spec.map(|spec| spec.requires_consent.join(", ")).filter(|s| !s.is_empty())),
+        ]);
+        json.push(json!({ "segment": name, "members": size.map(|s| s.0), "primary": size.map(|s| s.1), "rule": spec }));
+        conditions += name;
+        match spec {
+            Some(spec) => {
+                conditions += &match spec.description.as_str() {
+                    "" => String::new(),
+                    description => format!(": {description}"),
+                };
+                conditions += &format!("\n    enter  {}\n", spec.enter);
+                if let Some(stay) = &spec.stay {
+                    conditions += &format!("    stay   {stay}\n");
+                }
+            }
+            None => conditions += ": everyone whom no primary segment before holds for\n",
+        }
+    }
+    let mut text = format!("{}\n{conditions}", table.render());
+    if !segments.thresholds.is_empty() {
+        let mut table = Table::new(&["threshold", "value"]);
+        for (name, value) in &segments.thresholds {
+            table.row([name.clone(), value.to_string()]);
+        }
+        text += &format!("\n{}", table.render());
+    }
+    let as_of = published.map(|published| published.as_of);
+    if let Some(as_of) = as_of {
+        text = format!("segments as of {as_of}\n\n{text}");
+    }
+    let json = json!({ "as_of": as_of, "segments": json, "thresholds": segments.thresholds });
+    Ok(Output { text, json })
+}
+
+/// Holds the rules to the examples of their file and, where something was scored, to its customers;
+/// gives whether all is as it must be.
+pub fn test(project: &Project, at: Option<Instant>) -> Result<(Output, bool)> {
+    let segments = &project.segments;
+    let mut faults: Vec<String> = Vec::new();
+    for (i, example) in segments.examples.iter().enumerate() {
+        if let Some(fault) = example.fault(segments) {
+            let description = match example.spec.description.as_str() {
+                "" => String::new(),
+                description => format!(" ({description})"),
+            };
+            faults.push(format!("example {}{description}: {fault}", i + 1));
+        }
+    }
+    let examples = segments.examples.len();
+    let rules = segments.rules.len();
+    let mut text = format!(
+        "{rules} rules: every column is known, none excludes itself, none is always forestalled\n{} of {examples} examples are as they must be\n",
+        examples - faults.len()
+    );
+    let mut json = json!({ "rules": rules, "examples": examples });
+    if project.store()?.root()?.profile.is_some() || at.is_some() {
+        let published = Published::read(project, at, None)?;
+        let assigned = published.assign(project, segments)?;
+        let wrong = one_primary(&published.segments);
+        let as_of = published.as_of;
+        if wrong > 0 {
+            faults.push(format!("{wrong} customers have no primary segment as of {as_of}"));
+        }
+        let moved = moved(&published.segments, &assigned);
+        let customers = thousands(assigned.len() as u64);
+        text += &format!("{customers} customers as of {as_of}, each with one primary segment\n");
+        text += &match moved {
+            0 => "the rules give what was published\n".to_owned(),
+            _ => format!(
+                "the rules have changed since: {} customers would be in other segments (see `segments simulate`)\n",
+                thousands(moved as u64)
+            ),
+        };
+        let (own, table) = conditions(project, &published, &assigned)?;
+        let names: Vec<&str> = segments.names().collect();
+        let overlaps = overlaps(&names, &assigned);
+        text += &format!("\n{table}\n{}", overlap_text(&overlaps));
+        json["as_of"] = json!(as_of);
+        json["customers"] = json!(assigned.len());
+        json["moved"] = json!(moved);
+        json["conditions"] = own;
+        json["overlaps"] = json!(overlaps);
+    }
+    if !faults.is_empty() {
+        text += &format!("\n{}\n", faults.join("\n"));
+    }
+    json["faults"] = json!(faults);
+    Ok((Output { text, json }, faults.is_empty()))
+}
+
+/// What other thresholds, or rules that have changed since, would make of the published as-of.
+pub fn simulate(
+    project: &Project,
+    set: &[(String, Number)],
+    at: Option<Instant>,
+) -> Result<Output> {
+    let scale = project.context().scale;
+    let segments = project.segments.with_thresholds(
+        set,
+        &project.catalog,
+        &project.models,
+        &project.profile,
+        scale,
+    )?;
+    let published = Published::read(project, at, None)?;
+    let assigned = published.assign(project, &segments)?;
+    let live = sizes(&published.segments);
+    let mut then: BTreeMap<&str, (u64, u64)> = Default::default();
+    for assigned in &assigned {
+        for membership in &assigned.memberships {
+            let size = then.entry(&membership.segment).or_default();
+            size.0 += 1;
+            size.1 += u64::from(membership.segment == assigned.primary);
+        }
+    }
+    let mut table = Table::new(&[
+        "segment",
+        "members",
+        "would be",
+        "change",
+        "as primary",
+        "would be",
+        "change",
+    ]);
+    let mut json_sizes = Vec::new();
+    let gone = live.keys().copied().filter(|name| segments.names().all(|other| other != *name));
+    for name in segments.names().chain(gone) {
+        let (before, after) = (
+            live.get(name).copied().unwrap_or_default(),
+            then.get(name).copied().unwrap_or_default(),
+        );
+        table.row([
+            name.to_owned(),
+            thousands(before.0),
+            thousands(after.0),
+            change(before.0, after.0),
+            thousands(before.1),
+            thousands(after.1),
+            change(before.1, after.1),
+        ]);
+        json_sizes.push(json!({ "segment": name, "members": [before.0, after.0], "primary": [before.1, after.1] }));
+    }
+    let flows = flows(&published.segments, &assigned);
+    let moved: Vec<&Flow> = flows.iter().filter(|flow| flow.from != flow.to).collect();
+    let customers: usize = moved.iter().map(|flow| flow.customers).sum();
+    let settings: Vec<String> =
+        set.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+    let mut text = format!(
+        "segments as of {} {}; nothing is written\n\n{}\n{} of {} customers would have another primary segment\n",
+        published.as_of,
+        match settings.is_empty() {
+            true => "by the rules as they are now".to_owned(),
+            false => format!("with {}", settings.join(", ")),
+        },
+        table.render(),
+        thousands(customers as u64),
+        thousands(assigned.len() as u64),
+    );
+    if !moved.is_empty() {
+        let mut table = Table::new(&["from", "to", "customers"]);
+        for flow in moved.iter().take(FLOWS) {
+            table.row([flow.from.clone(), flow.to.clone(), thousands(flow.customers as u64)]);
+        }
+        text += &format!("\n{}", table.render());
+    }
+    let json = json!({
+        "as_of": published.as_of,
+        "set": set.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<serde_json::Map<_, _>>(),
+        "segments": json_sizes,
+        "moved": customers,
+        "flows": flows,
+    });
+    Ok(Output { text, json })
+}
+
+/// When one customer entered and left which segments, and why.
+pub fn history(project: &Project, id: &str) -> Result<Output> {
+    let store = project.store()?;
+    let root = store.root()?;
+    let mut table =
+        Table::new(&["as of", "change", "segment", "reason", "since", "primary segment"]);
+    let mut json = Vec::new();
+    for date in root.as_ofs("segment_changes") {
+        let folder = format!("segment_changes/as_of={date}");
+        let Some(found) = rows_of(&store, &root, &folder, id)? else { continue };
+        let cell = |name: &str, row: usize| {
+            found.column_by_name(name).map_or_else(String::new, |column| rows::cell(column, row))
+        };
+        for row in 0..found.num_rows() {
+            let names = ["as_of", "change", "segment", "reason", "since", "primary_segment"];
+            table.row(names.map(|name| cell(name, row)));
+        }
+        json.extend(rows::objects(&found));
+    }
+    if json.is_empty() {
+        return Err(Error::configuration(
+            format!("no run has put {id} in a segment"),
+            "keys are case-sensitive; look one up in the written profile",
+        ));
+    }
+    let text = format!("{id}\n\n{}", table.render());
+    Ok(Output { text, json: json!({ "customer360_id": id, "changes": json }) })
+}
+
+fn change(before: u64, after: u64) -> String {
+    match after.checked_sub(before) {
+        Some(0) => "-".to_owned(),
+        Some(more) => format!("+{}", thousands(more)),
+        None => format!("-{}", thousands(before - after)),
+    }
+}
+
+/// Members of each segment, and for how many it is the primary one.
+fn sizes(states: &[Option<PreviousState>]) -> BTreeMap<&str, (u64, u64)> {
+    let mut sizes: BTreeMap<&str, (u64, u64)> = Default::default();
+    for state in states.iter().flatten() {
+        for name in state.memberships.keys() {
+            sizes.entry(name).or_default().0 += 1;
+        }
+        if let Some(primary) = &state.primary {
+            sizes.entry(primary).or_default().1 += 1;
+        }
+    }
+    sizes
+}
+
+/// Customers without a primary segment among their memberships.
+fn one_primary(states: &[Option<PreviousState>]) -> usize {
+    let has = |state: &PreviousState| {
+        state.primary.as_ref().is_some_and(|name| state.memberships.contains_key(name))
+    };
+    states.iter().filter(|state| !state.as_ref().is_some_and(has)).count()
+}
+
+/// Customers whose segments or primary segment differ.
+fn moved(states: &[Option<PreviousState>], assigned: &[Assigned]) -> usize {
+    let differs = |(state, assigned): &(&Option<PreviousState>, &Assigned)| {
+        let Some(state) = state else { return true };
+        let now = assigned.memberships.iter().map(|m| m.segment.as_str());
+        state.primary.as_deref() != Some(&assigned.primary)
+            || !state.memberships.keys().map(String::as_str).eq(now.collect::<BTreeSet<_>>())
+    };
+    states.iter().zip(assigned).filter(differs).count()
+}
+
+/// Flows from the published primary segment to the one that would be.
+fn flows(states: &[Option<PreviousState>], assigned: &[Assigned]) -> Vec<Flow> {
+    let from = |state: &'_ Option<PreviousState>| state.as_ref().and_then(|s| s.primary.clone());
+    let from: Vec<String> =
+        states.iter().map(|s| from(s).unwrap_or_else(|| "new".into())).collect();
+    count_flows(from.iter().map(String::as_str).zip(assigned.iter().map(|a| a.primary.as_str())))
+}
+
+/// By rule for whom its conditions hold, and what is odd about that.
+fn conditions(
+    project: &Project,
+    published: &Published,
+    assigned: &[Assigned],
+) -> Result<(serde_json::Value, String)> {
+    let segments: &Segments = &project.segments;
+    let holding = masks(segments, &published.frame, project.context().scale)?;
+    let mut table = Table::new(&["segment", "enter holds for", "members", "as primary", "note"]);
+    let mut json = Vec::new();
+    for (rule, [enter, stay]) in segments.rules.iter().zip(&holding) {
+        let name = rule.spec.name.as_str();
+        let holds = enter.iter().filter(|holds| **holds).count();
+        let flickers = enter.iter().zip(stay).filter(|(enter, stay)| **enter && !**stay).count();
+        let is_in = |a: &&Assigned| a.memberships.iter().any(|m| m.segment == name);
+        let members = assigned.iter().filter(is_in).count();
+        let primary = assigned.iter().filter(|a| a.primary == name).count();
+        let mut notes = Vec::new();
+        if holds == 0 {
+            notes.push("holds for nobody here".to_owned());
+        } else if rule.spec.primary && primary == 0 {
+            notes.push("nobody's primary segment here: others come before it".to_owned());
+        }
+        if flickers > 0 {
+            let who = thousands(flickers as u64);
+            notes
+                .push(format!("stay does not hold for {who} who enter: they leave the next night"));
+        }
+        let count = |number: usize| thousands(number as u64);
+        table.row([
+            name.to_owned(),
+            count(holds),
+            count(members),
+            if rule.spec.primary { count(primary) } else { "-".to_owned() },
+            notes.join("; "),
+        ]);
+        json.push(json!({ "segment": name, "enter": holds, "members": members, "primary": primary, "notes": notes }));
+    }
+    Ok((json!(json), table.render()))
+}
+
+/// The greatest overlaps, by the share of who is in either that is in both.
+fn overlap_text(overlaps: &[Overlap]) -> String {
+    let mut table =
+        Table::new(&["segment", "overlaps with", "in both", "of the one", "of the other"]);
+    let either = |o: &Overlap| o.both as f64 / (o.members + o.other_members - o.both) as f64;
+    let mut greatest: Vec<&Overlap> = overlaps.iter().collect();
+    greatest.sort_by(|a, b| either(b).total_cmp(&either(a)));
+    for overlap in greatest.iter().take(OVERLAPS) {
+        let share = |of: usize| format!("{:.1} %", 100.0 * overlap.both as f64 / of.max(1) as f64);
+        table.row([
+            overlap.segment.clone(),
+            overlap.other.clone(),
+            thousands(overlap.both as u64),
+            share(overlap.members),
+            share(overlap.other_members),
+        ]);
+    }
+    match overlaps.len().saturating_sub(OVERLAPS) {
+        0 => table.render(),
+        more => format!("{}and {more} smaller ones: --format json has all\n", table.render()),
+    }
+}

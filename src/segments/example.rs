@@ -1,0 +1,147 @@
+//! Made-up customers with the segments that they must have: what `segments test` holds the rules to.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::assign::{Assigned, PreviousState, one};
+use super::spec::Segments;
+use crate::error::{Error, Result};
+use crate::expression::reference::evaluate;
+use crate::expression::{Columns, Expression, Node, Type, Value};
+use crate::money::Scale;
+use crate::time::Instant;
+
+/// A value of a made-up customer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Given {
+    /// True or false.
+    Boolean(bool),
+    /// A whole number.
+    Integer(i64),
+    /// Another number.
+    Double(f64),
+    /// Text, also an instant or a date.
+    Text(String),
+}
+
+/// One `[[example]]` table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExampleSpec {
+    /// For the reader.
+    #[serde(default)]
+    pub description: String,
+    /// Features and scores; all others are null.
+    pub given: BTreeMap<String, Given>,
+    /// Segments that they were in for long at the last as-of.
+    #[serde(default)]
+    pub was: Vec<String>,
+    /// What they have consented to.
+    #[serde(default)]
+    pub consents: Vec<String>,
+    /// The primary segment that they must have.
+    #[serde(default)]
+    pub primary: Option<String>,
+    /// All segments that they must have, in the order of the rules.
+    #[serde(default)]
+    pub segments: Option<Vec<String>>,
+}
+
+/// A checked example.
+#[derive(Debug, Clone)]
+pub struct Example {
+    /// As the file says.
+    pub spec: ExampleSpec,
+    values: BTreeMap<String, Value>,
+    scale: Scale,
+}
+
+impl Example {
+    /// Checks the `number`-th example of `file` against the columns and segments that there are.
+    pub(super) fn check(
+        file: &str,
+        number: usize,
+        spec: &ExampleSpec,
+        columns: &Columns,
+        segments: &[&str],
+    ) -> Result<Self> {
+        let place = format!("{file}: example {number}");
+        let mut values = BTreeMap::new();
+        for (name, given) in &spec.given {
+            let Some(ty) = columns.get(name) else {
+                let known = columns.iter().map(|(name, _)| name);
+                return Err(Error::unknown(place, "column", name, known));
+            };
+            values.insert(name.clone(), value(given, ty, columns.scale, &place, name)?);
+        }
+        let named = spec.was.iter().chain(&spec.primary).chain(spec.segments.iter().flatten());
+        for name in named {
+            if !segments.contains(&name.as_str()) {
+                return Err(Error::unknown(place, "segment", name, segments));
+            }
+        }
+        if spec.primary.is_none() && spec.segments.is_none() {
+            return Err(Error::configuration(
+                format!("{place} says nothing of what must come out"),
+                "add primary = \"…\" or segments = [\"…\"]",
+            ));
+        }
+        Ok(Self { spec: spec.clone(), values, scale: columns.scale })
+    }
+
+    /// What the rules give for this customer.
+    pub fn assign(&self, segments: &Segments) -> Assigned {
+        let column = |name: &str| self.values.get(name).cloned().unwrap_or(Value::Null);
+        let holds = |condition: &Expression| {
+            evaluate(condition, self.scale, &column) == Value::Boolean(true)
+        };
+        let masks: Vec<[bool; 2]> =
+            segments.rules.iter().map(|rule| [holds(&rule.enter), holds(&rule.stay)]).collect();
+        // Long before: every dwell is over.
+        let (since, as_of) = (Instant(i64::MIN / 2), Instant(0));
+        let version = |name: &String| {
+            let rule = segments.rules.iter().find(|rule| rule.spec.name == *name);
+            rule.map_or(String::new(), |rule| rule.version.clone())
+        };
+        let was = self.spec.was.iter().map(|name| (name.clone(), (version(name), since)));
+        let before = PreviousState { memberships: was.collect(), ..PreviousState::default() };
+        let allowed = |rule: &super::spec::Rule| {
+            rule.spec.requires_consent.iter().all(|scope| self.spec.consents.contains(scope))
+        };
+        one(segments, &masks, &allowed, Some(&before), false, as_of)
+    }
+
+    /// What is other than it must be, in words; None where all is as it must be.
+    pub fn fault(&self, segments: &Segments) -> Option<String> {
+        let assigned = self.assign(segments);
+        let found: Vec<&str> = assigned.memberships.iter().map(|m| m.segment.as_str()).collect();
+        if let Some(wanted) = self.spec.primary.as_ref().filter(|name| **name != assigned.primary) {
+            return Some(format!("primary is \"{}\", not \"{wanted}\"", assigned.primary));
+        }
+        let wanted = self.spec.segments.as_ref().filter(|wanted| **wanted != found)?;
+        Some(format!("segments are {found:?}, not {wanted:?}"))
+    }
+}
+
+fn value(given: &Given, ty: Type, scale: Scale, place: &str, name: &str) -> Result<Value> {
+    let (value, own) = match given {
+        Given::Boolean(v) => (Value::Boolean(*v), Type::Boolean),
+        Given::Integer(v) => (Value::Integer(*v), Type::Integer),
+        Given::Double(v) => (Value::Double(*v), Type::Double),
+        Given::Text(v) => (Value::Text(v.clone()), Type::Text),
+    };
+    let fits = own == ty
+        || (own.is_numeric() && ty.is_numeric())
+        || (own == Type::Text && matches!(ty, Type::Timestamp | Type::Date));
+    let literal = Expression { node: Node::Literal(value), ty: own };
+    let cast = evaluate(&literal.cast(ty), scale, &|_| Value::Null);
+    if !fits || cast == Value::Null {
+        return Err(Error::configuration(
+            format!("{place}: {name} = {given:?} is not a {}", ty.name()),
+            "give a value of the column's type, or leave the column out for null",
+        ));
+    }
+    Ok(cast)
+}

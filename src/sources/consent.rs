@@ -1,0 +1,48 @@
+//! What customers have consented to.
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ListArray, RecordBatch, StringArray};
+
+/// Consent of customers, row by row.
+#[derive(Debug, Clone, Default)]
+pub struct Consent {
+    status: Option<StringArray>,
+    scopes: Option<ListArray>,
+}
+
+impl Consent {
+    /// The columns of the profile that say so.
+    pub const COLUMNS: [&str; 2] = ["opt_in_status", "consent_scopes"];
+
+    /// Reads the columns that `rows` has.
+    pub fn of(rows: &RecordBatch) -> Self {
+        let [status, scopes] = Self::COLUMNS.map(|name| rows.column_by_name(name));
+        Self {
+            status: status.and_then(|column| column.as_string_opt::<i32>()).cloned(),
+            scopes: scopes.and_then(|column| column.as_list_opt::<i32>()).cloned(),
+        }
+    }
+
+    fn status(&self, row: usize) -> Option<&str> {
+        self.status.as_ref().filter(|s| s.is_valid(row)).map(|s| s.value(row))
+    }
+
+    /// Whether the customer does not want to be contacted.
+    pub fn opted_out(&self, row: usize) -> bool {
+        self.status(row) == Some("opted_out")
+    }
+
+    /// Whether the customer has consented to this. Scopes say what; without any, only an explicit
+    /// opt-in is consent.
+    pub fn allows(&self, row: usize, scope: &str) -> bool {
+        let in_scope = match self.scopes.as_ref().filter(|scopes| scopes.is_valid(row)) {
+            Some(scopes) => {
+                let listed = scopes.value(row);
+                let listed = listed.as_string_opt::<i32>();
+                listed.is_some_and(|s| s.iter().flatten().any(|s| s == scope))
+            }
+            None => self.status(row) == Some("opted_in"),
+        };
+        !self.opted_out(row) && in_scope
+    }
+}

@@ -1,0 +1,232 @@
+//! Segments as they are written and as `c360-ml segments` tells of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use rand::seq::SliceRandom;
+use serde_json::Value;
+
+use crate::cli::{data_files, output};
+use crate::support::{EVENTS_FILE, PROFILE_FILE, edit, project, random, rewrite};
+use crate::written::table;
+
+fn ran(project: &Path, arguments: &[&str]) -> String {
+    let (stdout, stderr, code) = output(project, arguments);
+    assert_eq!(code, 0, "{arguments:?}: {stderr}");
+    stdout
+}
+
+fn json(project: &Path, arguments: &[&str]) -> Value {
+    let all = [arguments, &["--format", "json"]].concat();
+    serde_json::from_str(&ran(project, &all)).unwrap()
+}
+
+fn texts(rows: &RecordBatch, name: &str) -> Vec<String> {
+    let column = rows.column_by_name(name).unwrap().as_string::<i32>();
+    column.iter().map(|text| text.unwrap_or_default().to_owned()).collect()
+}
+
+/// The members of each segment.
+fn members(project: &Path, date: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let rows = table(project, &format!("segments/as_of={date}"));
+    let mut members: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (key, segment) in texts(&rows, "customer360_id").into_iter().zip(texts(&rows, "segment")) {
+        assert!(members.entry(segment).or_default().insert(key));
+    }
+    members
+}
+
+/// What a dry run foretells is what the next run with these thresholds gives, and the rules as they
+/// are give what was published.
+#[test]
+fn a_dry_run_tells_what_would_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    ran(&project, &["run", "--as-of", "2024-06-24", "--known-at", "2024-07-01"]);
+    ran(&project, &["score", "--known-at", "2024-07-01"]);
+    let before = data_files(&project);
+    assert_eq!(json(&project, &["segments", "simulate"])["moved"], 0);
+    let tested = json(&project, &["segments", "test"]);
+    assert_eq!(tested["moved"], 0);
+    assert_eq!(tested["faults"], serde_json::json!([]));
+    assert_eq!(tested["conditions"][0]["segment"], "High value – at risk");
+    let overlaps = tested["overlaps"].as_array().unwrap();
+    let of = members(&project, "2024-07-01");
+    for overlap in overlaps {
+        let [a, b] = ["segment", "other"].map(|name| &of[overlap[name].as_str().unwrap()]);
+        assert_eq!(overlap["both"], a.intersection(b).count(), "{overlap}");
+    }
+
+    let foretold = json(&project, &["segments", "simulate", "--set", "churn_high=0.7"]);
+    assert!(foretold["moved"].as_u64().unwrap() > 5, "{foretold}");
+    assert_eq!(data_files(&project), before, "nothing is written");
+    edit(&project, "models/segments.toml", "churn_high = 0.6 ", "churn_high = 0.7 ");
+    assert_eq!(json(&project, &["segments", "test"])["faults"], serde_json::json!([]));
+    // Edited rules are tried out as well.
+    assert_eq!(json(&project, &["segments", "simulate"])["flows"], foretold["flows"]);
+    ran(&project, &["score", "--known-at", "2024-07-01"]);
+    let of = members(&project, "2024-07-01");
+    for segment in foretold["segments"].as_array().unwrap() {
+        let found = of.get(segment["segment"].as_str().unwrap()).map_or(0, BTreeSet::len);
+        assert_eq!(segment["members"][1], found, "{segment}");
+    }
+    let (_, stderr, code) = output(&project, &["segments", "simulate", "--set", "churn_low=0.2"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("unknown threshold `churn_low`"), "{stderr}");
+
+    // An example that the rules do not give.
+    edit(&project, "models/segments.toml", "primary = \"Prospect\"", "primary = \"New\"");
+    let (stdout, _, code) = output(&project, &["segments", "test"]);
+    assert_eq!(code, 3, "{stdout}");
+    assert!(stdout.contains("primary is \"Prospect\", not \"New\""), "{stdout}");
+}
+
+/// Changes lead from the segments of one night to those of the next; who was put out by time stays out,
+/// and who does not want to be contacted is flagged and in no segment that needs consent.
+#[test]
+fn nights_follow_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let nights = ["2024-07-01", "2024-07-08", "2024-07-30", "2024-07-31", "2024-08-01"];
+    ran(&project, &["run"]);
+    let mut before = BTreeMap::new();
+    let mut expired = BTreeSet::new();
+    for night in nights {
+        ran(&project, &["score", "--as-of", night]);
+        let now = members(&project, night);
+        let changes = table(&project, &format!("segment_changes/as_of={night}"));
+        let [keys, segments, kinds, reasons] =
+            ["customer360_id", "segment", "change", "reason"].map(|name| texts(&changes, name));
+        let mut told = before.clone();
+        for row in 0..changes.num_rows() {
+            let of: &mut BTreeSet<String> = told.entry(segments[row].clone()).or_default();
+            let (key, name) = (keys[row].clone(), &segments[row]);
+            let changed = match kinds[row].as_str() {
+                "entered" => of.insert(key),
+                _ => of.remove(&key),
+            };
+            assert!(changed, "{night}: {} {} {name}", keys[row], kinds[row]);
+            if reasons[row] == "expired" {
+                assert_eq!((name.as_str(), night), ("win_back_by_email", "2024-07-31"));
+                expired.insert(keys[row].clone());
+            }
+        }
+        told.retain(|_, members| !members.is_empty());
+        assert_eq!(told, now, "{night}");
+        before = now;
+    }
+    assert!(expired.len() > 10, "{expired:?}");
+    assert!(before.get("win_back_by_email").is_none_or(|in_it| in_it.is_disjoint(&expired)));
+
+    let profile = table(&project, "profile/as_of=2024-08-01");
+    let status: BTreeMap<String, String> = texts(&profile, "customer360_id")
+        .into_iter()
+        .zip(texts(&profile, "opt_in_status"))
+        .collect();
+    for name in ["segments", "scores", "recommendations"] {
+        let rows = table(&project, &format!("{name}/as_of=2024-08-01"));
+        let flags = rows.column_by_name("opted_out").unwrap().as_boolean().clone();
+        assert!((1..rows.num_rows()).contains(&flags.true_count()), "{name}");
+        for (row, key) in texts(&rows, "customer360_id").iter().enumerate() {
+            assert_eq!(flags.value(row), status[key] == "opted_out", "{name} {key}");
+        }
+    }
+    let first = members(&project, "2024-07-01");
+    assert!(first["win_back_by_email"].iter().all(|key| status[key] == "opted_in"));
+
+    let key = expired.first().unwrap();
+    let told = ran(&project, &["segments", "history", key]);
+    assert!(told.contains("left     win_back_by_email"), "{told}");
+    assert!(told.contains("expired"), "{told}");
+    let (_, stderr, code) = output(&project, &["segments", "history", "nobody"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("no run has put nobody in a segment"), "{stderr}");
+}
+
+#[test]
+fn rules_that_cannot_be_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let path = project.join("models/segments.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let rule = "\n[[segment]]\nname = \"x\"\n";
+    let cases: [(&str, &str); 9] = [
+        (
+            "enter = \"orders_30d > 3 and orders_30d < 2\"",
+            "\"x\" can have no members: no customer can",
+        ),
+        (
+            "primary = true\nenter = \"churn_risk_score > 0.9 and lifetime_value_percentile > 10\"",
+            "\"x\" can be nobody's primary segment",
+        ),
+        (
+            "group = \"value and state\"\nenter = \"churn_risk_score > 0.9 and lifetime_value_percentile > 10\"",
+            "\"x\" can have no members: \"High value – at risk\"",
+        ),
+        (
+            "enter = \"orders_30d > 3\"\nexpires = \"7d\"\nmin_dwell = \"8d\"",
+            "expires after 7d, before its min_dwell",
+        ),
+        ("enter = \"orders_30d > 3\"\nexpires = \"0d\"", "expires at once"),
+        (
+            "enter = \"orders_30d > 3\"\nrequires_consent = [\"\"]",
+            "names a scope twice, or one without",
+        ),
+        (
+            "enter = \"orders_30d > 3\"\n[[example]]\ngiven = {}",
+            "says nothing of what must come out",
+        ),
+        (
+            "enter = \"orders_30d > 3\"\n[[example]]\nprimary = \"x\"\ngiven = { orders_30d = \"a\" }",
+            "orders_30d = Text(\"a\") is not a integer",
+        ),
+        (
+            "enter = \"orders_30d > 3\"\n[[example]]\ngiven = {}\nprimary = \"y\"",
+            "unknown segment `y`",
+        ),
+    ];
+    for (more, message) in cases {
+        // Examples come last in the file, rules before them.
+        std::fs::write(
+            &path,
+            text.replace("# What the rules must give", &format!("{rule}{more}\n# What")),
+        )
+        .unwrap();
+        let (_, stderr, code) = output(&project, &["segments", "list"]);
+        assert_eq!(code, 2, "{more}: {stderr}");
+        assert!(stderr.contains(message), "{more}: {stderr}");
+    }
+    for (from, to, message) in [
+        ("[thresholds]", "[thresholds]\nunused = 1", "no rule uses the threshold unused"),
+        ("[thresholds]", "[thresholds]\norders_30d = 1", "has the name of a feature or score"),
+        ("churn_high = 0.6 ", "churn_high = nan ", "is NaN"),
+    ] {
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+        let (_, stderr, code) = output(&project, &["segments", "list"]);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains(message), "{stderr}");
+    }
+}
+
+/// Rows in another order are the same rows: not a byte of what is published moves.
+#[test]
+fn the_order_of_rows_changes_no_byte() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [plain, shuffled] = folders.each_ref().map(|folder| project(folder.path()));
+    for file in [EVENTS_FILE, PROFILE_FILE] {
+        rewrite(&shuffled, file, |rows: RecordBatch| {
+            let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
+            order.shuffle(&mut random());
+            c360_ml::store::parquet::take(&rows, &order.into()).unwrap()
+        });
+    }
+    for project in [&plain, &shuffled] {
+        ran(project, &["run"]);
+        ran(project, &["score", "--as-of", "2024-07-03"]);
+    }
+    let files = data_files(&plain);
+    assert!(files.iter().any(|(folder, _)| folder.starts_with("segments/")));
+    assert_eq!(files, data_files(&shuffled));
+}
