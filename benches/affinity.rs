@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::time::Instant as Clock;
 
 use c360_ml::models::affinity::{ItemFactors, Options, Sparse};
+use c360_ml::training::affinity::ranking::{Case, Ranker, judge};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -18,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(());
     };
     let mut users: Sparse = Vec::new();
-    let mut truth: Vec<HashSet<usize>> = Vec::new();
+    let mut truth: Vec<HashSet<u32>> = Vec::new();
     let mut count = 0;
     for line in std::fs::read_to_string(path)?.lines().skip(1) {
         let cells: Vec<usize> = line.split(',').map(str::parse).collect::<Result<_, _>>()?;
@@ -30,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         count = count.max(item + 1);
         match later {
             0 => users[user].push((item as u32, 1.0)),
-            _ => _ = truth[user].insert(item),
+            _ => _ = truth[user].insert(item as u32),
         }
     }
     users.iter_mut().for_each(|row| row.sort_unstable_by_key(|(item, _)| *item));
@@ -43,18 +44,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let model = ItemFactors::fit(names, &users, options);
         let seconds = begun.elapsed().as_secs_f64();
         let gram = model.gram();
-        let gains = users.iter().zip(&truth).filter(|(_, wanted)| !wanted.is_empty());
-        let gains: Vec<f64> = gains
-            .map(|(row, wanted)| {
-                let vector = model.fold_in(row, &gram);
-                let best = model.recommend(&vector, row, 10, false, 0.0);
-                let gain = |rank: usize| 1.0 / (rank as f64 + 2.0).log2();
-                let found = best.iter().enumerate().filter(|(_, (item, _))| wanted.contains(item));
-                let ideal: f64 = (0..wanted.len().min(10)).map(gain).sum();
-                found.map(|(rank, _)| gain(rank)).sum::<f64>() / ideal
-            })
-            .collect();
-        let mean = gains.iter().sum::<f64>() / gains.len() as f64;
+        let case = |(row, wanted): (&Vec<(u32, f64)>, &HashSet<u32>)| Case {
+            own: row.clone(),
+            vector: model.fold_in(row, &gram).vector,
+            hidden: row.iter().map(|(item, _)| *item).collect(),
+            wanted: wanted.clone(),
+        };
+        let judged = users.iter().zip(&truth).filter(|(_, wanted)| !wanted.is_empty());
+        let cases: Vec<Case> = judged.map(case).collect();
+        let mean = judge("", &model, &cases, Ranker::Blend(0.0)).ndcg;
         println!("seed {seed}: {seconds:.3} s, NDCG@10 {mean:.4}");
     }
     Ok(())

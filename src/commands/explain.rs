@@ -14,7 +14,7 @@ use crate::features::embedded::EmbeddedEngine;
 use crate::features::engine::Engine;
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::report::rows::{cell, columns_text, objects};
-use crate::report::sentences::{Membership, ScoreRow, membership, sentence};
+use crate::report::sentences::{Membership, ScoreRow, membership, recommendation, sentence};
 use crate::report::{Output, Table, text};
 use crate::scoring::Champions;
 use crate::scoring::tables::pairs;
@@ -61,8 +61,12 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
         json.insert("segment_reasons".into(), json!(reasons));
     }
     if let Some(items) = &items {
-        text += &format!("\nrecommendations\n{}", columns_text(items, &["rank", "item", "score"]));
+        let names = ["rank", "item", "score", "percentile"];
+        text += &format!("\nrecommendations\n{}", columns_text(items, &names));
+        let reasons = recommended(items);
+        reasons.iter().for_each(|reason| text += &format!("{reason}\n"));
         json.insert("recommendations".into(), json!(objects(items)));
+        json.insert("recommendation_reasons".into(), json!(reasons));
     }
     Ok(Output { text, json: Value::Object(json) })
 }
@@ -97,6 +101,27 @@ fn memberships(project: &Project, id: &str, at: Instant, rows: &RecordBatch) -> 
         })
     };
     (0..rows.num_rows()).map(sentence).collect()
+}
+
+/// A sentence for each recommendation.
+fn recommended(rows: &RecordBatch) -> Vec<String> {
+    let text = |name: &str, row: usize| {
+        let column = rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+        column.filter(|column| column.is_valid(row)).map(|column| column.value(row))
+    };
+    let percentile = |row: usize| {
+        let column = rows.column_by_name("percentile")?.as_primitive_opt::<Float64Type>()?;
+        column.is_valid(row).then(|| column.value(row))
+    };
+    let sentence = |row: usize| {
+        recommendation(
+            text("item", row)?,
+            text("reason", row)?,
+            text("because", row),
+            percentile(row),
+        )
+    };
+    (0..rows.num_rows()).filter_map(sentence).collect()
 }
 
 /// By model how the logits of one customer came about: their features are computed anew from the

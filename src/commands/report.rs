@@ -13,7 +13,9 @@ use crate::report::html::{affinity, lifetime_value, run};
 use crate::report::{Output, Progress, Table};
 use crate::scoring::summary::RunMetrics;
 use crate::store::{Store, Transaction};
+use crate::training::affinity::AffinityMetrics;
 use crate::training::artifact::{Artifact, ClassifierMetrics, Trained};
+use crate::training::lifetime_value::LifetimeValueMetrics;
 
 /// The page over all reports, in the store's folder.
 const INDEX: &str = "reports.html";
@@ -33,7 +35,7 @@ pub fn report(project: &Project, progress: &mut Progress) -> Result<(Output, Pat
     let mut table = Table::new(&["report", "in"]);
     table.row(["all versions and runs".to_owned(), path.display().to_string()]);
     let folder = &project.settings.project.store;
-    for version in versions.iter().filter(|version| version.champion) {
+    for version in versions.iter().filter(|version| version.champion && version.report) {
         let (name, version) = (&version.model, &version.version);
         let file = format!("{folder}/models/{name}/{version}/report.html");
         table.row([format!("{name}, in use"), file]);
@@ -56,44 +58,39 @@ fn versions(
         .into_iter()
         .map(|(name, version)| (name.to_owned(), version.to_owned()))
         .collect();
+    let project = &project.settings.project.name;
     let mut versions = Vec::new();
     for (name, version) in all {
         let artifact = Artifact::load(store, &name, &version)?;
-        let folder = format!("models/{name}/{version}");
-        let classifier = match &artifact.model {
-            Trained::Classifier(classifier) => classifier,
+        let numbers_of = format!("models/{name}/{version}/metrics.json");
+        let (page, grade, numbers) = match &artifact.model {
+            Trained::Classifier(model) => {
+                let metrics: ClassifierMetrics = store.read_json(&numbers_of)?;
+                let numbers = index::of_classifier(&metrics.test.metrics);
+                let report = ModelReport { project, artifact: &artifact, model, metrics: &metrics };
+                (Some(model::render(&report)), metrics.grade.grade, numbers)
+            }
             Trained::LifetimeValue(model) => {
-                let metrics = store.read_json(&format!("{folder}/metrics.json"))?;
-                let project = &project.settings.project.name;
+                let metrics: LifetimeValueMetrics = store.read_json(&numbers_of)?;
                 let page = lifetime_value::render(project, &artifact, model, &metrics);
-                transaction.write_text(&format!("{folder}/report.html"), &page)?;
-                continue;
+                (Some(page), metrics.family.clone(), index::of_lifetime_value(&metrics))
             }
             Trained::Affinity(model) => {
-                let metrics = store.read_json(&format!("{folder}/metrics.json"))?;
-                let project = &project.settings.project.name;
+                let metrics: AffinityMetrics = store.read_json(&numbers_of)?;
                 let page = affinity::render(project, &artifact, model, &metrics);
-                transaction.write_text(&format!("{folder}/report.html"), &page)?;
-                continue;
+                (Some(page), format!("{} items", metrics.items), index::of_affinity(&metrics))
             }
-            _ => continue,
+            Trained::Engagement(_) | Trained::Rfm(_) => (None, String::new(), Vec::new()),
         };
-        let metrics: ClassifierMetrics = store.read_json(&format!("{folder}/metrics.json"))?;
-        let name_of_project = &project.settings.project.name;
-        let (model, metrics_of) = (classifier.as_ref(), &metrics);
-        let report = ModelReport {
-            project: name_of_project,
-            artifact: &artifact,
-            model,
-            metrics: metrics_of,
-        };
-        transaction.write_text(&format!("{folder}/report.html"), &model::render(&report))?;
-        let champion = transaction.root.champions.get(&name) == Some(&version);
+        if let Some(page) = &page {
+            transaction.write_text(&format!("models/{name}/{version}/report.html"), page)?;
+        }
         versions.push(Version {
-            champion,
+            champion: transaction.root.champions.get(&name) == Some(&version),
             as_of: artifact.as_of,
-            grade: metrics.grade.grade,
-            metrics: metrics.test.metrics,
+            report: page.is_some(),
+            grade,
+            numbers,
             model: name,
             version,
         });

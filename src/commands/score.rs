@@ -61,7 +61,7 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
         &project.events,
         (&entities, &attributes),
         &project.catalog,
-        &champions,
+        (&champions, project.models.affinity.as_ref()),
         as_of,
     )?;
     progress.stage("checking the contract");
@@ -279,7 +279,8 @@ fn warn_of_old_versions(project: &Project, champions: &Champions, as_of: Instant
         moved_spec(name, version);
     }
     if let (Some((name, version, artifact)), Some(now)) = (&champions.affinity, &models.affinity)
-        && (artifact.spec != now.spec || artifact.interactions != now.interactions)
+        && (artifact.spec.fitted(&now.spec) != now.spec
+            || artifact.interactions != now.interactions)
     {
         moved_spec(name, version);
     }

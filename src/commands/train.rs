@@ -22,7 +22,8 @@ use crate::store::{Root, Store, Transaction};
 use crate::time::Instant;
 use crate::training::affinity::{self, AffinityMetrics};
 use crate::training::artifact::{
-    Artifact, ClassifierArtifact, ClassifierMetrics, EngagementArtifact, RfmArtifact, Trained,
+    AffinityArtifact, Artifact, ClassifierArtifact, ClassifierMetrics, EngagementArtifact,
+    RfmArtifact, Trained,
 };
 use crate::training::classifier::{self, Champion, Past, Prediction};
 use crate::training::gather::{Gathered, Known, gather};
@@ -69,7 +70,8 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
             history: history.clone(),
         });
     }
-    let fitted = fit(project, gathered, pasts, as_of.at, progress)?;
+    let taste = earlier_taste(project, &store, &transaction.root, as_of);
+    let fitted = fit(project, gathered, pasts, taste, as_of.at, progress)?;
 
     progress.stage("writing");
     let mut outcome = Outcome::default();
@@ -237,6 +239,26 @@ fn champions(
     project.models.classifiers.iter().map(of_model).collect()
 }
 
+/// The latest version of taste that was trained as of an earlier instant: what a new one is turned to.
+/// A version of the same as-of is not, so that training again gives the same.
+fn earlier_taste(
+    project: &Project,
+    store: &Store,
+    root: &Root,
+    as_of: AsOf,
+) -> Option<(String, AffinityArtifact)> {
+    let name = &project.models.affinity.as_ref()?.spec.name;
+    let mut versions: Vec<&String> = root.trained.get(name)?.iter().collect();
+    versions.retain(|v| Artifact::trained_at(v).is_some_and(|trained| trained < as_of.at));
+    versions.sort_by_key(|version| Artifact::trained_at(version));
+    let artifacts = versions.into_iter().rev().filter_map(|v| Artifact::load(store, name, v).ok());
+    let mut known = artifacts.filter(|artifact| artifact.known_at <= as_of.known_at);
+    known.find_map(|artifact| match artifact.model {
+        Trained::Affinity(model) => Some((artifact.version, *model)),
+        _ => None,
+    })
+}
+
 fn moved(artifact: &ClassifierArtifact, catalog: &Catalog) -> bool {
     artifact.moved_definitions(catalog).next().is_some()
 }
@@ -271,6 +293,7 @@ fn fit(
     project: &Project,
     gathered: Gathered,
     pasts: Vec<Past>,
+    taste: Option<(String, AffinityArtifact)>,
     as_of: Instant,
     progress: &mut Progress,
 ) -> Result<Vec<Fitted>> {
@@ -314,7 +337,8 @@ fn fit(
     if let Some(model) = &models.affinity {
         progress.stage("factorizing tastes");
         let (interactions, windows) = (gathered.interactions, gathered.windows);
-        let (artifact, metrics) = affinity::train(model, interactions, as_of, windows)?;
+        let (artifact, metrics) =
+            affinity::train(model, interactions, as_of, windows, taste.as_ref())?;
         let numbers = Numbers::Affinity(Box::new(metrics));
         fitted.push((model.spec.name.clone(), Trained::Affinity(Box::new(artifact)), numbers));
     }

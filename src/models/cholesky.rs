@@ -3,6 +3,12 @@
 /// Solves a x = b in place for a symmetric positive definite `a` of `f` rows, of which the lower
 /// half is read.
 pub fn solve(a: &mut [f64], b: &mut [f64], f: usize) {
+    factor(a, f);
+    substitute(a, b, f);
+}
+
+/// Puts L of a = L L' in place of the lower half of a symmetric positive definite `a` of `f` rows.
+pub fn factor(a: &mut [f64], f: usize) {
     for j in 0..f {
         let mut diagonal = a[j * f + j];
         for k in 0..j {
@@ -19,13 +25,17 @@ pub fn solve(a: &mut [f64], b: &mut [f64], f: usize) {
             a[i * f + j] = value / diagonal;
         }
     }
+}
+
+/// Solves L L' x = b in place, given L as [`factor`] leaves it.
+pub fn substitute(l: &[f64], b: &mut [f64], f: usize) {
     for i in 0..f {
-        let known: f64 = (0..i).map(|k| a[i * f + k] * b[k]).sum();
-        b[i] = (b[i] - known) / a[i * f + i];
+        let known: f64 = (0..i).map(|k| l[i * f + k] * b[k]).sum();
+        b[i] = (b[i] - known) / l[i * f + i];
     }
     for i in (0..f).rev() {
-        let known: f64 = (i + 1..f).map(|k| a[k * f + i] * b[k]).sum();
-        b[i] = (b[i] - known) / a[i * f + i];
+        let known: f64 = (i + 1..f).map(|k| l[k * f + i] * b[k]).sum();
+        b[i] = (b[i] - known) / l[i * f + i];
     }
 }
 

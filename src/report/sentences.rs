@@ -154,6 +154,25 @@ pub fn membership(membership: &Membership) -> String {
     }
 }
 
+/// Why an item is recommended; None for a reason of another version of this program.
+pub fn recommendation(
+    item: &str,
+    reason: &str,
+    because: Option<&str>,
+    percentile: Option<f64>,
+) -> Option<String> {
+    let why = match (reason, because) {
+        ("own", _) => "they go for it already".to_owned(),
+        ("taste", Some(own)) => format!("customers who go for {own}, as they do, go for it too"),
+        ("popular", _) => "many go for it, and nothing is known of their taste".to_owned(),
+        _ => return None,
+    };
+    let rank = percentile.map_or(String::new(), |percentile| {
+        format!("; it suits them better than {percentile:.0} % of customers")
+    });
+    Some(format!("{item}: {why}{rank}."))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,5 +259,22 @@ mod tests {
             membership(&others),
             "At risk, since 2024-07-01: no other primary segment holds."
         );
+    }
+
+    #[test]
+    fn each_recommendation_is_told() {
+        assert_eq!(
+            recommendation("coats", "own", None, Some(93.4)).unwrap(),
+            "coats: they go for it already; it suits them better than 93 % of customers."
+        );
+        assert_eq!(
+            recommendation("coats", "taste", Some("shirts"), None).unwrap(),
+            "coats: customers who go for shirts, as they do, go for it too."
+        );
+        assert_eq!(
+            recommendation("coats", "popular", None, None).unwrap(),
+            "coats: many go for it, and nothing is known of their taste."
+        );
+        assert_eq!(recommendation("coats", "new", None, None), None);
     }
 }

@@ -6,11 +6,11 @@ pub mod frame;
 pub mod lifetime_value;
 pub mod summary;
 pub mod tables;
+pub mod taste;
 pub mod waterfall;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, UInt32Array};
 
 use self::frame::{ScoreColumns, frame};
@@ -21,6 +21,7 @@ use crate::features::engine::{BuildReport, Engine};
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::read::numeric;
 use crate::features::spec::Op;
+use crate::models::spec::Affinity;
 use crate::sources::SourcePlan;
 use crate::sources::attributes::{Attributes, are_levels};
 use crate::sources::profile::{Entities, ProfilePlan, keys};
@@ -86,6 +87,12 @@ pub struct Recommendation {
     pub item: String,
     /// The predicted preference, or the popularity of the item for a customer without a past.
     pub score: f64,
+    /// 0-100: the share of customers whose score of this item is below; None for what is just popular.
+    pub percentile: Option<f64>,
+    /// `own` for what the customer has already, `taste` for what customers like them have, `popular`.
+    pub reason: &'static str,
+    /// The customer's own item that speaks for it most.
+    pub because: Option<String>,
 }
 
 /// The champions that score.
@@ -161,13 +168,13 @@ pub struct Scored {
 
 const FIRST_EVENT: &str = "profile__first_event";
 
-/// Computes features and scores of all customers at `as_of`.
+/// Computes features and scores of all customers at `as_of`; `affinity` says what may be recommended now.
 pub fn score(
     engine: &dyn Engine,
     source: &SourcePlan,
     (entities, attributes): (&Entities, &Attributes),
     catalog: &Catalog,
-    champions: &Champions,
+    (champions, affinity): (&Champions, Option<&Affinity>),
     as_of: AsOf,
 ) -> Result<Scored> {
     let plans = plans(catalog, champions, as_of);
@@ -217,8 +224,15 @@ pub fn score(
     if let Some((name, version, artifact)) = &champions.lifetime_value {
         scored.push(lifetime_value::score(name, version, artifact, &next()?, source, as_of.at)?);
     }
-    let interactions = batches.last().filter(|_| champions.affinity.is_some());
-    let taste = taste(champions, interactions, keys(&features)?)?;
+    let taste = match (&champions.affinity, batches.last()) {
+        (Some((_, _, artifact)), Some(interactions)) => {
+            let offer =
+                affinity.map(|model| taste::offer(model, &artifact.model, source.context.scale));
+            let offer = offer.transpose()?.unwrap_or_default();
+            taste::taste(artifact, &offer, interactions, keys(&features)?)?
+        }
+        _ => taste::Taste::none(customers),
+    };
     let columns: Vec<ScoreColumns> = scored.iter().map(ScoreColumns::of).collect();
     let of_rfm = champions.rfm.is_some().then_some(rfm.as_slice());
     let frame = frame(&features, &columns, of_rfm, source.context.scale)?;
@@ -328,60 +342,6 @@ fn rfm_scores(name: &str, version: &str, scores: &[[u8; 3]]) -> ModelScores {
         reasons: scores.iter().map(parts).collect(),
         drift: Vec::new(),
     }
-}
-
-#[derive(Default)]
-struct Taste {
-    vectors: Vec<Vec<f64>>,
-    recommendations: Vec<Vec<Recommendation>>,
-    own: Vec<Vec<String>>,
-}
-
-fn taste(
-    champions: &Champions,
-    batches: Option<&Vec<RecordBatch>>,
-    keys: &StringArray,
-) -> Result<Taste> {
-    let (Some((_, _, artifact)), Some(batches)) = (&champions.affinity, batches) else {
-        return Ok(Taste {
-            vectors: vec![Vec::new(); keys.len()],
-            recommendations: vec![Vec::new(); keys.len()],
-            own: vec![Vec::new(); keys.len()],
-        });
-    };
-    let model = &artifact.model;
-    let index: HashMap<&str, u32> =
-        model.items.iter().enumerate().map(|(i, item)| (item.as_str(), i as u32)).collect();
-    let mut by_key: HashMap<&str, Vec<(&str, f64)>> = HashMap::new();
-    for batch in batches {
-        let (items, weights) = (batch.column(1).as_string::<i32>(), numeric(batch.column(2))?);
-        for (i, key) in crate::sources::profile::keys(batch)?.iter().flatten().enumerate() {
-            by_key.entry(key).or_default().push((items.value(i), weights[i]));
-        }
-    }
-    let gram = model.gram();
-    let mut taste = Taste::default();
-    for key in keys.iter().flatten() {
-        let own = by_key.get(key).map(Vec::as_slice).unwrap_or_default();
-        let mut row: Vec<(u32, f64)> =
-            own.iter().filter_map(|(item, weight)| Some((*index.get(item)?, *weight))).collect();
-        row.sort_unstable_by_key(|(item, _)| *item);
-        let vector = model.fold_in(&row, &gram);
-        let spec = &artifact.spec;
-        let best = model.recommend(&vector, &row, spec.top, spec.repeat, artifact.own);
-        taste.recommendations.push(
-            best.into_iter()
-                .map(|(item, score)| Recommendation { item: model.items[item].clone(), score })
-                .collect(),
-        );
-        taste.vectors.push(vector);
-        let mut own = own.to_vec();
-        own.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
-        // Interests are categories; a taste for single products is not one.
-        own.retain(|_| artifact.spec.item == "category");
-        taste.own.push(own.into_iter().map(|(item, _)| item.to_owned()).collect());
-    }
-    Ok(taste)
 }
 
 #[cfg(test)]

@@ -160,6 +160,9 @@ pub fn recommendations(
         ("rank", Arc::new(Int32Array::from_iter_values(rows().map(|r| r.1))) as ArrayRef),
         ("item", texts(rows().map(|r| r.2.item.as_str()))),
         ("score", Arc::new(Float64Array::from_iter_values(rows().map(|r| r.2.score)))),
+        ("percentile", Arc::new(rows().map(|r| r.2.percentile).collect::<Float64Array>())),
+        ("reason", texts(rows().map(|r| r.2.reason))),
+        ("because", Arc::new(rows().map(|r| r.2.because.as_deref()).collect::<StringArray>())),
     ]);
     batch(columns)
 }

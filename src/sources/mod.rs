@@ -7,6 +7,7 @@ pub mod attributes;
 pub mod consent;
 pub mod contract;
 pub mod files;
+pub mod items;
 pub mod profile;
 pub mod scan;
 

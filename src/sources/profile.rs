@@ -401,7 +401,11 @@ fn wrong_type(name: &str, found: &DataType, wanted: &DataType, file: &Path) -> E
 }
 
 /// A raw array in the Arrow type that expressions use for it.
-fn normalize(array: &ArrayRef, ty: RawType, context: &SourceContext) -> Result<ArrayRef> {
+pub(super) fn normalize(
+    array: &ArrayRef,
+    ty: RawType,
+    context: &SourceContext,
+) -> Result<ArrayRef> {
     let Some(logical) = ty.logical(context.scale) else { return Ok(array.clone()) };
     let wanted = arrow_type(logical, context.scale);
     let failed = "converting a raw column";

@@ -22,7 +22,7 @@ use crate::expression::Expression;
 use crate::features::catalog::{Aggregation, Catalog, Definition};
 use crate::features::plan::{AsOf, FeaturePlan, Interactions};
 use crate::features::read::column;
-use crate::models::affinity::ItemFactors;
+use crate::models::affinity::{ItemFactors, Ranks};
 use crate::models::calibration::{Calibration, Isotonic};
 use crate::models::engagement::Ecdf;
 use crate::models::estimator::Estimator;
@@ -360,6 +360,12 @@ pub struct AffinityArtifact {
     pub own: f64,
     /// Item factors.
     pub model: ItemFactors,
+    /// How customers' scores of each item were distributed.
+    #[serde(default)]
+    pub ranks: Ranks,
+    /// The version whose space the factors were turned to.
+    #[serde(default)]
+    pub aligned_to: Option<String>,
 }
 
 /// What was trained.

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Decimal128Type, Float64Type};
+use std::sync::Arc;
 
-use crate::cli::output;
-use crate::support::{edit, project};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Decimal128Type, Float32Type, Float64Type};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
+
+use crate::cli::{output, root};
+use crate::support::{edit, project, write};
 use crate::written::table;
 
 /// A project without classifiers, which take long and which this is not about.
@@ -121,4 +124,199 @@ fn the_trend_of_engagement_is_the_difference_of_two_scores() {
         moved += usize::from(parts["trend_28d"].abs() > 1.0);
     }
     assert!(moved > 100, "{moved}");
+}
+
+/// By customer the recommended items, best first, each with its row in the table.
+fn recommended(rows: &RecordBatch) -> BTreeMap<String, Vec<(String, usize)>> {
+    let text = |name: &str| rows.column_by_name(name).unwrap().as_string::<i32>().clone();
+    let (keys, items) = (text("customer360_id"), text("item"));
+    let mut recommended: BTreeMap<String, Vec<(String, usize)>> = BTreeMap::new();
+    for row in 0..rows.num_rows() {
+        let item = (items.value(row).to_owned(), row);
+        recommended.entry(keys.value(row).to_owned()).or_default().push(item);
+    }
+    recommended
+}
+
+/// What may be recommended is read when customers are scored, from a table of items and by predicate.
+#[test]
+fn an_offer_is_read_at_every_scoring() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = small(folder.path());
+    edit(&project, "models/affinity.toml", "repeat = true", "repeat = false");
+    ran(&project, &["run"]);
+    let rows = table(&project, "recommendations/as_of=2024-07-01");
+    let first = recommended(&rows);
+    let version = root(&project)["champions"]["affinity"].clone();
+    let all: std::collections::BTreeSet<&String> =
+        first.values().flatten().map(|(item, _)| item).collect();
+    assert!(all.len() > 5, "{all:?}");
+
+    // A reason names what the customer has, and a percentile is one.
+    let text = |name: &str| rows.column_by_name(name).unwrap().as_string::<i32>().clone();
+    let (reasons, because) = (text("reason"), text("because"));
+    let percentiles = rows.column_by_name("percentile").unwrap().as_primitive::<Float64Type>();
+    let mut of_taste = 0;
+    for (key, items) in &first {
+        for (item, row) in items {
+            assert_eq!(reasons.value(*row) == "taste", percentiles.is_valid(*row), "{key} {item}");
+            if reasons.value(*row) == "taste" {
+                of_taste += 1;
+                assert!((0.0..=100.0).contains(&percentiles.value(*row)));
+                assert_ne!(because.value(*row), item, "{key}");
+                // What speaks for it is the customer's own, and so not recommended itself.
+                assert!(items.iter().all(|(other, _)| other != because.value(*row)), "{key}");
+            }
+        }
+    }
+    assert!(of_taste > 500, "{of_taste}");
+
+    let items: Vec<&str> = all.iter().map(|item| item.as_str()).collect();
+    let stock: Vec<i64> = (0..items.len() as i64).map(|i| i % 4).collect();
+    let shelf: Vec<&str> = (0..items.len()).map(|i| if i < 5 { "low" } else { "high" }).collect();
+    let columns: [(&str, ArrayRef); 3] = [
+        ("name", Arc::new(StringArray::from(items.clone()))),
+        ("stock", Arc::new(Int64Array::from(stock.clone()))),
+        ("shelf", Arc::new(StringArray::from(shelf.clone()))),
+    ];
+    write(&project.join("items.parquet"), &RecordBatch::try_from_iter(columns).unwrap());
+    edit(
+        &project,
+        "models/affinity.toml",
+        "where = \"customers >= 20\"",
+        "items = \"items.parquet\"\nkey = \"name\"\ncategory = \"shelf\"\nmost_per_category = 2\nwhere = \"stock > 0 and item <> 'books'\"",
+    );
+    ran(&project, &["score"]);
+    assert_eq!(root(&project)["champions"]["affinity"], version, "nothing was trained");
+    let then = recommended(&table(&project, "recommendations/as_of=2024-07-01"));
+    // Two have everything that is left.
+    assert!(then.len() + 5 > first.len(), "{} of {}", then.len(), first.len());
+    let place = |item: &String| items.iter().position(|known| known == item).unwrap();
+    for (key, list) in &then {
+        assert!(list.iter().all(|(item, _)| stock[place(item)] > 0 && item != "books"), "{key}");
+        for of in ["low", "high"] {
+            assert!(list.iter().filter(|(item, _)| shelf[place(item)] == of).count() <= 2, "{key}");
+        }
+    }
+    for (from, to, message) in [
+        ("stock > 0", "stok > 0", "did you mean `stock`"),
+        ("key = \"name\"", "key = \"nam\"", "unknown column `nam`"),
+        (
+            "most_per_category = 2",
+            "most_per_category = 0",
+            "wants both category and most_per_category",
+        ),
+        ("items = \"items.parquet\"", "items = \"none.parquet\"", "there is no file or folder"),
+    ] {
+        edit(&project, "models/affinity.toml", from, to);
+        let (_, stderr, code) = output(&project, &["score"]);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains(message), "{stderr}");
+        edit(&project, "models/affinity.toml", to, from);
+    }
+}
+
+/// The percentile within an item is the share of customers whose score of it is below.
+#[test]
+fn a_recommendation_has_a_percentile_within_its_item() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = small(folder.path());
+    edit(&project, "models/affinity.toml", "top = 5", "top = 100");
+    ran(&project, &["run"]);
+    let rows = table(&project, "recommendations/as_of=2024-07-01");
+    let number =
+        |name: &str| rows.column_by_name(name).unwrap().as_primitive::<Float64Type>().clone();
+    let (scores, percentiles) = (number("score"), number("percentile"));
+    let items = rows.column_by_name("item").unwrap().as_string::<i32>().clone();
+    let mut by_item: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
+    for row in (0..rows.num_rows()).filter(|row| percentiles.is_valid(*row)) {
+        let pair = (scores.value(row), percentiles.value(row));
+        by_item.entry(items.value(row)).or_default().push(pair);
+    }
+    assert!(by_item.len() > 5, "{:?}", by_item.keys());
+    for (item, pairs) in &by_item {
+        for (score, percentile) in pairs.iter().step_by(97) {
+            let share = |at: &dyn Fn(f64) -> bool| {
+                100.0 * pairs.iter().filter(|(other, _)| at(*other)).count() as f64
+                    / pairs.len() as f64
+            };
+            let (below, up_to) = (share(&|other| other < *score), share(&|other| other <= *score));
+            // Twentieths are frozen, and what lies between is a straight line.
+            let near = below - 5.0..=up_to + 5.0;
+            assert!(near.contains(percentile), "{item} {score}: {percentile}, {below} to {up_to}");
+        }
+    }
+}
+
+/// A retrain is turned towards the version before it; training again gives the same.
+#[test]
+fn vectors_of_different_weeks_compare() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = small(folder.path());
+    ran(&project, &["run", "--as-of", "2024-06-03", "--known-at", "2024-07-01"]);
+    edit(&project, "models/affinity.toml", "seed = 7", "seed = 8");
+    ran(&project, &["train", "--known-at", "2024-07-01"]);
+    ran(&project, &["score", "--known-at", "2024-07-01"]);
+    let version = root(&project)["champions"]["affinity"].as_str().unwrap().to_owned();
+    let path = project.join(format!("store/models/affinity/{version}/metrics.json"));
+    let metrics: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert!(metrics["aligned"][0].as_str().unwrap().starts_with("2024-06-03-"), "{metrics}");
+    let near = |name: &str| metrics["aligned"][1][name].as_f64().unwrap();
+    assert!(near("before") < 0.6 && near("after") > 0.9, "{metrics}");
+
+    let vectors = |date: &str| {
+        let profile = table(&project, &format!("profile/as_of={date}"));
+        let lists =
+            profile.column_by_name("recommendation_vector").unwrap().as_list::<i32>().clone();
+        let keys = profile.column(0).as_string::<i32>().clone();
+        let one = |row: usize| lists.value(row).as_primitive::<Float32Type>().values().to_vec();
+        let all = (0..lists.len()).map(|row| (keys.value(row).to_owned(), one(row)));
+        all.collect::<BTreeMap<String, Vec<f32>>>()
+    };
+    let (before, now) = (vectors("2024-06-03"), vectors("2024-07-01"));
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let cosines: Vec<f32> = before
+        .iter()
+        .map(|(key, a)| (a, &now[key]))
+        .map(|(a, b)| product(a, b) / (product(a, a) * product(b, b)).sqrt())
+        .filter(|cosine| cosine.is_finite())
+        .collect();
+    let mean = cosines.iter().sum::<f32>() / cosines.len() as f32;
+    assert!(mean > 0.8, "customers stay where they were: {mean} over {}", cosines.len());
+
+    ran(&project, &["train", "--known-at", "2024-07-01"]);
+    assert_eq!(root(&project)["champions"]["affinity"], version.as_str());
+}
+
+/// Each cohort with enough repeat buyers has a fit of its own, and its customers are scored by it.
+#[test]
+fn cohorts_are_fitted_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = small(folder.path());
+    ran(&project, &["run"]);
+    let of_all = parts(&project, "2024-07-01", "lifetime_value");
+    edit(
+        &project,
+        "models/lifetime_value.toml",
+        "method =",
+        "cohort = \"first_channel\"\nminimum_repeaters = 50\nmethod =",
+    );
+    let (stdout, stderr, code) = output(&project, &["train"]);
+    assert_eq!(code, 0, "{stderr}");
+    ran(&project, &["score"]);
+    let version = root(&project)["champions"]["lifetime_value"].as_str().unwrap().to_owned();
+    let path = project.join(format!("store/models/lifetime_value/{version}/metrics.json"));
+    let metrics: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let fits = metrics["purchasing"].as_array().unwrap();
+    let cohorts: Vec<&str> = fits.iter().filter_map(|fit| fit["cohort"].as_str()).collect();
+    assert!(fits[0]["cohort"].is_null() && cohorts.len() >= 2, "{stdout}");
+    let first = |fit: &serde_json::Value| fit["fit"]["parameters"][0].as_f64().unwrap();
+    assert!(fits[1..].iter().all(|fit| first(fit) != first(&fits[0])), "{fits:?}");
+    let bought = |fit: &serde_json::Value| fit["customers"].as_u64().unwrap();
+    assert!(fits[1..].iter().map(bought).sum::<u64>() <= bought(&fits[0]));
+    let apart = parts(&project, "2024-07-01", "lifetime_value");
+    let moved = apart.iter().filter(|(key, (score, _))| (score - of_all[*key].0).abs() > 0.01);
+    assert!(moved.count() > 500);
 }

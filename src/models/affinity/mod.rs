@@ -7,8 +7,10 @@
 //! Pilászy and Tikk 2011) in single precision; customers are folded in exactly, by Cholesky. Rows are
 //! solved in parallel and each on its own, so the result does not depend on the number of threads.
 
+mod align;
 mod alternating;
 mod map;
+mod recommend;
 
 use rand::SeedableRng;
 use rand_distr::{Distribution, Normal};
@@ -16,6 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use self::alternating::{Compressed, LANES, alternate};
 use super::cholesky;
+
+pub use align::Alignment;
+pub use recommend::{Because, Choice, Offer, Ranks};
 
 /// Item factors, frozen at training; customers are folded in when they are scored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +42,15 @@ pub struct ItemFactors {
     pub holders: Vec<u32>,
     /// Customers that it was fitted on.
     pub customers: u32,
+}
+
+/// A customer in the space of the items.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Folded {
+    /// x of (Y'Y + Y'(C - I)Y + lambda I) x = Y'C p.
+    pub vector: Vec<f64>,
+    /// The lower half of the Cholesky factor of that system; before any interaction the system.
+    system: Vec<f64>,
 }
 
 /// Interactions as rows of (column, weight).
@@ -104,16 +118,27 @@ impl ItemFactors {
         }
     }
 
-    /// The vector of a customer with these interactions; zeros where there are none.
-    pub fn fold_in(&self, row: &[(u32, f64)], gram: &[f64]) -> Vec<f64> {
-        let options = Options {
-            factors: self.factors,
-            alpha: self.alpha,
-            regularization: self.regularization,
-            iterations: 0,
-            seed: 0,
-        };
-        solve(row, &self.vectors, gram, options)
+    /// The vector of a customer with these interactions, sorted by item; zeros where there are none.
+    pub fn fold_in(&self, row: &[(u32, f64)], gram: &[f64]) -> Folded {
+        let f = self.factors;
+        let (mut system, mut vector) = (gram.to_vec(), vec![0.0; f]);
+        for i in 0..f {
+            system[i * f + i] += self.regularization;
+        }
+        for (index, weight) in row {
+            let y = &self.vectors[*index as usize];
+            let extra = self.alpha * weight;
+            for i in 0..f {
+                vector[i] += (1.0 + extra) * y[i];
+                for j in 0..=i {
+                    system[i * f + j] += extra * y[i] * y[j];
+                }
+            }
+        }
+        if !row.is_empty() {
+            cholesky::solve(&mut system, &mut vector, f);
+        }
+        Folded { vector, system }
     }
 
     /// A place for each item on a plane: items that the same customers like are near each other.
@@ -131,40 +156,15 @@ impl ItemFactors {
     pub fn scores(&self, vector: &[f64], row: &[(u32, f64)], own: f64) -> Vec<f64> {
         let product = |item: &Vec<f64>| item.iter().zip(vector).map(|(y, x)| x * y).sum();
         let mut scores: Vec<f64> = self.vectors.iter().map(product).collect();
-        let most = row.iter().map(|(_, weight)| *weight).fold(f64::MIN_POSITIVE, f64::max);
-        row.iter().for_each(|(item, weight)| scores[*item as usize] += own * weight / most);
+        habit(row, own).for_each(|(item, share)| scores[item as usize] += share);
         scores
     }
+}
 
-    /// The best items for a customer with their scores, best first; `row` are the customer's own
-    /// interactions, sorted by item, left out unless `repeat`, with `own` as in
-    /// [`ItemFactors::scores`]. Where nothing is known, the most popular items. Ties go to the item
-    /// whose name comes first.
-    pub fn recommend(
-        &self,
-        vector: &[f64],
-        row: &[(u32, f64)],
-        top: usize,
-        repeat: bool,
-        own: f64,
-    ) -> Vec<(usize, f64)> {
-        let scores = match row.is_empty() {
-            true => self.popularity.clone(),
-            false => self.scores(vector, row, own),
-        };
-        let had = |item: usize| row.binary_search_by_key(&(item as u32), |(i, _)| *i).is_ok();
-        let mut scored: Vec<(usize, f64)> = (0..self.items.len())
-            .filter(|item| repeat || !had(*item))
-            .map(|item| (item, scores[item]))
-            .collect();
-        let better = |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        if scored.len() > top {
-            scored.select_nth_unstable_by(top, better);
-            scored.truncate(top);
-        }
-        scored.sort_by(better);
-        scored
-    }
+/// What a customer's own interactions add to the scores of their items: `own` for the greatest.
+pub fn habit(row: &[(u32, f64)], own: f64) -> impl Iterator<Item = (u32, f64)> {
+    let most = row.iter().map(|(_, weight)| *weight).fold(f64::MIN_POSITIVE, f64::max);
+    row.iter().map(move |(item, weight)| (*item, own * weight / most))
 }
 
 /// Y'Y, row after row, summed in the order of the vectors.
@@ -183,31 +183,6 @@ fn gram(vectors: &[Vec<f64>], f: usize) -> Vec<f64> {
         }
     }
     gram
-}
-
-/// Solves (Y'Y + Y'(C - I)Y + lambda I) x = Y'C p for one row.
-fn solve(row: &[(u32, f64)], vectors: &[Vec<f64>], gram: &[f64], options: Options) -> Vec<f64> {
-    let f = options.factors;
-    if row.is_empty() {
-        return vec![0.0; f];
-    }
-    let mut a = gram.to_vec();
-    let mut b = vec![0.0; f];
-    for i in 0..f {
-        a[i * f + i] += options.regularization;
-    }
-    for (index, weight) in row {
-        let y = &vectors[*index as usize];
-        let extra = options.alpha * weight;
-        for i in 0..f {
-            b[i] += (1.0 + extra) * y[i];
-            for j in 0..=i {
-                a[i * f + j] += extra * y[i] * y[j];
-            }
-        }
-    }
-    cholesky::solve(&mut a, &mut b, f);
-    b
 }
 
 #[cfg(test)]
@@ -233,11 +208,11 @@ mod tests {
     fn recommends_what_customers_of_the_same_taste_have() {
         let (items, customers) = two_tastes();
         let model = ItemFactors::fit(items, &customers, OPTIONS);
-        let vector = model.fold_in(&[(0, 1.0)], &model.gram());
-        let best = model.recommend(&vector, &[(0, 1.0)], 2, false, 1.0);
-        assert_eq!(best[0].0, 1, "who has a is offered b: {best:?}");
-        let cold = model.recommend(&[0.0, 0.0], &[], 1, false, 1.0);
-        assert_eq!(cold.len(), 1);
+        let customer = model.fold_in(&[(0, 1.0)], &model.gram());
+        let offer = Offer { top: 2, repeat: false, ..Offer::default() };
+        let best = model.recommend(&customer, &[(0, 1.0)], 1.0, &offer);
+        assert_eq!(best[0].item, 1, "who has a is offered b: {best:?}");
+        assert_eq!(best[0].because, Because::Taste(0));
     }
 
     #[test]
@@ -245,7 +220,7 @@ mod tests {
         let (items, customers) = two_tastes();
         let model = ItemFactors::fit(items, &customers, OPTIONS);
         let (gram, row) = (model.gram(), [(0, 1.5), (2, 0.5)]);
-        let x = model.fold_in(&row, &gram);
+        let x = model.fold_in(&row, &gram).vector;
         for i in 0..2 {
             let mut left: f64 = (0..2).map(|j| gram[i * 2 + j] * x[j]).sum::<f64>() + 0.1 * x[i];
             let mut right = 0.0;

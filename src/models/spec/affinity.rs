@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{check_weights, weight_sql};
 use crate::error::{Error, Result};
-use crate::expression::Type;
 use crate::expression::check::{check, check_as};
+use crate::expression::{Columns, Expression, Type};
 use crate::features::plan::Interactions;
-use crate::sources::SourcePlan;
+use crate::sources::items::ItemTable;
+use crate::sources::{SourceContext, SourcePlan};
 use crate::time::{Duration, Window};
 
 /// A model of `kind = "affinity"`.
@@ -51,6 +52,95 @@ pub struct AffinitySpec {
     /// An item that was not had for so long is new to a customer, where that is tested.
     #[serde(default = "default_new_after")]
     pub new_after: Duration,
+    /// What may be recommended.
+    #[serde(default)]
+    pub offer: OfferSpec,
+}
+
+impl AffinitySpec {
+    /// What of the spec a version was trained with, the rest taken from `now`: what is recommended is
+    /// read anew at every scoring.
+    pub fn fitted(&self, now: &Self) -> Self {
+        Self { top: now.top, repeat: now.repeat, offer: now.offer.clone(), ..self.clone() }
+    }
+}
+
+/// The `[offer]` table.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfferSpec {
+    /// A table of items, Parquet, relative to the project.
+    #[serde(default)]
+    pub items: Option<String>,
+    /// Its column that has the item.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Which items may be recommended: a predicate over the table, `item`, `customers` (who have it) and
+    /// `weight` (of all interactions with it).
+    #[serde(default, rename = "where")]
+    pub condition: Option<String>,
+    /// The category of an item: an expression over the same.
+    #[serde(default)]
+    pub category: Option<String>,
+    /// How many items of one category a customer gets at most.
+    #[serde(default)]
+    pub most_per_category: Option<usize>,
+}
+
+/// What may be recommended, checked.
+#[derive(Debug, Clone, Default)]
+pub struct CheckedOffer {
+    /// The table of items.
+    pub items: Option<ItemTable>,
+    /// Which items may be recommended.
+    pub condition: Option<Expression>,
+    /// The category of an item, and how many of one there may be.
+    pub cap: Option<(Expression, usize)>,
+}
+
+/// Columns that every item has.
+pub const ITEM_COLUMNS: [(&str, Type); 3] =
+    [("item", Type::Text), ("customers", Type::Integer), ("weight", Type::Double)];
+
+impl CheckedOffer {
+    fn check(file: &str, spec: &OfferSpec, context: &SourceContext) -> Result<Self> {
+        let place = format!("{file}: offer");
+        let items = match (&spec.items, &spec.key) {
+            (Some(path), Some(key)) => Some(ItemTable::open(path, key, context, &place)?),
+            (None, None) => None,
+            _ => {
+                return Err(Error::configuration(
+                    format!("{place} has one of items and key, and not the other"),
+                    "items = \"data/products.parquet\", key = \"product_id\"",
+                ));
+            }
+        };
+        let mut columns = items.as_ref().map_or_else(
+            || Columns::new(context.scale, []),
+            |items| items.table.columns(context.scale),
+        );
+        for (name, ty) in ITEM_COLUMNS {
+            columns.insert(name, ty);
+        }
+        let condition = spec.condition.as_ref();
+        let condition = condition
+            .map(|sql| check_as(sql, Type::Boolean, &columns, &format!("{place} where")))
+            .transpose()?;
+        let cap = match (&spec.category, spec.most_per_category) {
+            (Some(sql), Some(most)) if most > 0 => {
+                let category = check(sql, &columns, &format!("{place} category"))?;
+                Some((category.cast(Type::Text), most))
+            }
+            (None, None) => None,
+            _ => {
+                return Err(Error::configuration(
+                    format!("{place} wants both category and most_per_category, at least 1"),
+                    "category = \"department\", most_per_category = 2",
+                ));
+            }
+        };
+        Ok(Self { items, condition, cap })
+    }
 }
 
 fn default_horizon() -> Duration {
@@ -72,6 +162,8 @@ pub struct Affinity {
     pub later: Interactions,
     /// The same, over what is not new to a customer.
     pub recent: Interactions,
+    /// What may be recommended.
+    pub offer: CheckedOffer,
 }
 
 impl Affinity {
@@ -88,7 +180,8 @@ impl Affinity {
             ..interactions.clone()
         };
         let (later, recent) = (main(spec.horizon), main(spec.new_after));
-        Ok(Self { spec, interactions, later, recent })
+        let offer = CheckedOffer::check(file, &spec.offer, &events.context)?;
+        Ok(Self { spec, interactions, later, recent, offer })
     }
 }
 

@@ -170,9 +170,14 @@ fn card(artifact: &Artifact, model: &AffinityArtifact, metrics: &AffinityMetrics
             ("look-back", format!("{}, weights halve in {}", spec.window, spec.half_life)),
             ("factors", format!("{}, L2 {}, confidence 1 + {} x weight, {} alternations, seed {}", spec.factors, spec.regularization, spec.alpha, spec.iterations, spec.seed)),
             ("own interactions count", metrics.own.to_string()),
+            ("turned to", model.aligned_to.clone().unwrap_or_else(|| "no earlier version".to_owned())),
             ("data", artifact.data_fingerprint.clone()),
             ("spec", artifact.spec_fingerprint.clone()),
         ]))
+        p {
+            "Of each item the distribution of customers' scores is kept, so that a recommendation has a percentile "
+            "within its item. What may be recommended (offer, top, repeat) is read from the project at every scoring."
+        }
         p {
             "Limits: what customers were shown is not known, so that what is popular stays popular; an item that "
             "nobody has interacted with yet is never recommended."

@@ -9,9 +9,12 @@ use super::page::{Section, day, page};
 use crate::report::thousands;
 use crate::scoring::summary::RunMetrics;
 use crate::time::Instant;
+use crate::training::affinity::{AffinityMetrics, Setting};
 use crate::training::evaluation::metrics::Metrics;
+use crate::training::lifetime_value::LifetimeValueMetrics;
+use crate::training::lifetime_value::holdout::Errors;
 
-/// One version of a classifier.
+/// One version of a model.
 #[derive(Debug, Clone)]
 pub struct Version {
     /// The model.
@@ -22,10 +25,81 @@ pub struct Version {
     pub as_of: Instant,
     /// Whether it is in use.
     pub champion: bool,
+    /// Whether it has a report.
+    pub report: bool,
     /// In a word.
     pub grade: String,
-    /// On its test snapshot.
-    pub metrics: Metrics,
+    /// What it was tested by.
+    pub numbers: Vec<Number>,
+}
+
+/// A number that versions are compared by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Number {
+    /// What it is.
+    pub name: &'static str,
+    /// None where it could not be told.
+    pub value: Option<f64>,
+    /// Whether it is drawn over time.
+    pub drawn: bool,
+}
+
+/// Drawn numbers, then others.
+fn numbers<const D: usize, const N: usize>(
+    drawn: [(&'static str, Option<f64>); D],
+    others: [(&'static str, Option<f64>); N],
+) -> Vec<Number> {
+    let number = |drawn: bool| move |(name, value)| Number { name, value, drawn };
+    drawn.into_iter().map(number(true)).chain(others.into_iter().map(number(false))).collect()
+}
+
+/// A classifier on its own test snapshot.
+pub fn of_classifier(metrics: &Metrics) -> Vec<Number> {
+    numbers(
+        [
+            ("ROC AUC", Some(metrics.roc_auc)),
+            ("average precision", Some(metrics.average_precision)),
+            ("base rate", Some(metrics.positives as f64 / metrics.rows as f64)),
+        ],
+        [("Brier", Some(metrics.brier)), ("ECE", Some(metrics.ece))],
+    )
+}
+
+/// Lifetime value on its holdout.
+pub fn of_lifetime_value(metrics: &LifetimeValueMetrics) -> Vec<Number> {
+    let holdout = metrics.holdout.as_ref();
+    let model = |value: fn(&Errors) -> f64| holdout.map(|holdout| value(&holdout.model));
+    let simple = holdout.and_then(|holdout| {
+        holdout.baselines.iter().map(|errors| errors.spend_gini).reduce(f64::max)
+    });
+    numbers(
+        [
+            ("normalized Gini of spend", model(|errors| errors.spend_gini)),
+            ("of the better simple guess", simple),
+            ("correlation of purchases", model(|errors| errors.purchases_correlation)),
+        ],
+        [
+            ("error of all purchases", model(|errors| errors.purchases_error)),
+            ("error of all spend", model(|errors| errors.spend_error)),
+        ],
+    )
+}
+
+/// Taste on what followed.
+pub fn of_affinity(metrics: &AffinityMetrics) -> Vec<Number> {
+    let tested = metrics.tested.as_ref();
+    let own = |setting: &Setting| setting.rankings.first().map(|ranking| ranking.ndcg);
+    let simple = |setting: &Setting| setting.best_simple().map(|ranking| ranking.ndcg);
+    numbers(
+        [
+            ("NDCG@10", tested.and_then(|tested| own(&tested.all))),
+            ("of the best without a model", tested.and_then(|tested| simple(&tested.all))),
+        ],
+        [
+            ("NDCG@10 of new items", tested.and_then(|tested| own(&tested.new))),
+            ("of the best without a model, new", tested.and_then(|tested| simple(&tested.new))),
+        ],
+    )
 }
 
 /// The whole file; links are relative to the store's folder.
@@ -35,7 +109,7 @@ pub fn render(project: &str, versions: &[Version], runs: &[RunMetrics]) -> Strin
         by_model.entry(&version.model).or_default().push(version);
     }
     let models = html! {
-        @if by_model.is_empty() { p { "No classifier is trained yet." } }
+        @if by_model.is_empty() { p { "No model is trained yet." } }
         @for (model, versions) in &by_model { (of_model(model, versions)) }
     };
     let sections = [
@@ -49,36 +123,44 @@ fn of_model(model: &str, versions: &[&Version]) -> Markup {
     let mut versions = versions.to_vec();
     versions.sort_by(|a, b| a.as_of.cmp(&b.as_of).then_with(|| a.version.cmp(&b.version)));
     let at: Vec<String> = versions.iter().map(|version| day(version.as_of)).collect();
-    let of = |value: fn(&Metrics) -> f64| versions.iter().map(|v| value(&v.metrics)).collect();
-    let chart = Chart::new(
-        &format!("over-time-{model}"),
-        &format!("{model}: metrics of each version on its own test snapshot"),
-        "trained as of",
-        "",
-    )
-    .legend()
-    .series("ROC AUC", BLUE, at.clone(), of(|m| m.roc_auc))
-    .series("average precision", ORANGE, at.clone(), of(|m| m.average_precision))
-    .series("base rate", GREY, at, of(|m| m.positives as f64 / m.rows as f64))
-    .says(format!("Metrics of {} versions of {model}; the table has the numbers.", versions.len()));
+    let names = versions.last().map_or(&[][..], |version| version.numbers.as_slice());
+    let value = |version: &Version, name: &str| {
+        version.numbers.iter().find(|number| number.name == name)?.value
+    };
+    let title = format!("{model}: each version by its own test");
+    let mut chart = Chart::new(&format!("over-time-{model}"), &title, "trained as of", "").legend();
+    let drawn = names.iter().filter(|number| number.drawn);
+    for (number, color) in drawn.zip([BLUE, ORANGE, GREY]) {
+        let values = versions.iter().map(|v| value(v, number.name).unwrap_or(f64::NAN)).collect();
+        chart = chart.series(number.name, color, at.clone(), values);
+    }
+    let told = |version: &&Version| version.numbers.iter().any(|number| number.value.is_some());
+    let chart = chart
+        .says(format!("Numbers of {} versions of {model}; the table has them.", versions.len()));
     html! {
         h3 { (model) }
-        (chart.render())
+        @if versions.iter().any(told) { (chart.render()) }
         div.scroll tabindex="0" role="region" aria-label={ "Versions of " (model) } { table.sortable {
             caption { "Versions of " (model) }
-            thead { tr { @for name in ["version", "in use", "grade", "ROC AUC", "average precision", "Brier", "ECE"] {
-                th scope="col" { button type="button" { (name) } }
-            } } }
+            thead { tr {
+                @for name in ["version", "in use", "grade"].into_iter().chain(names.iter().map(|n| n.name)) {
+                    th scope="col" { button type="button" { (name) } }
+                }
+            } }
             tbody { @for version in versions.iter().rev() { tr {
-                td { a href={ "models/" (model) "/" (version.version) "/report.html" } { (version.version) } }
+                td {
+                    @if version.report {
+                        a href={ "models/" (model) "/" (version.version) "/report.html" } { (version.version) }
+                    } @else { (version.version) }
+                }
                 td { @if version.champion { "champion" } }
                 td { (version.grade) }
-                @for value in [
-                    version.metrics.roc_auc,
-                    version.metrics.average_precision,
-                    version.metrics.brier,
-                    version.metrics.ece,
-                ] { td.number data-value=(value) { (format!("{value:.4}")) } }
+                @for number in names {
+                    @match value(version, number.name) {
+                        Some(value) => td.number data-value=(value) { (format!("{value:.4}")) },
+                        None => td.number data-value="-1e9" { "–" },
+                    }
+                }
             } } }
         } }
     }

@@ -12,12 +12,14 @@ use self::ranking::{Case, Pairs, Ranker, Ranking, judge};
 use self::sample::{InteractionData, Items, Row, Sample};
 use super::artifact::AffinityArtifact;
 use crate::error::{Error, Result};
-use crate::models::affinity::{ItemFactors, Options, Sparse};
+use crate::models::affinity::{Alignment, ItemFactors, Options, Ranks, Sparse, habit};
 use crate::models::spec::{Affinity, AffinitySpec};
 use crate::time::{Duration, Instant};
 
 /// Customers that a ranking is judged by at most.
 const JUDGED: usize = 20_000;
+/// Customers that an item's distribution of scores is taken from at most.
+const RANKED: usize = 5_000;
 /// Fewer tell nothing.
 const LEAST_JUDGED: usize = 30;
 /// Shares of a customer's own habits that are tried; the last one puts these first whatever else.
@@ -55,6 +57,14 @@ pub struct Setting {
     pub rankings: Vec<Ranking>,
 }
 
+impl Setting {
+    /// The best of what is no model.
+    pub fn best_simple(&self) -> Option<&Ranking> {
+        let others = self.rankings.iter().skip(1).filter(|other| other.name != FACTORS);
+        others.reduce(|a, b| if b.ndcg > a.ndcg { b } else { a })
+    }
+}
+
 /// What was foretold of the last horizon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -87,6 +97,10 @@ pub struct AffinityMetrics {
     pub chosen_at: Option<Instant>,
     /// Shares with the NDCG of each at that instant.
     pub tried: Vec<(f64, f64)>,
+    /// The version that its vectors were turned to, and how near they are; None for the first one, and
+    /// where the lengths of vectors differ.
+    #[serde(default)]
+    pub aligned: Option<(String, Alignment)>,
     /// None where the history is too short.
     pub tested: Option<Tested>,
 }
@@ -94,13 +108,17 @@ pub struct AffinityMetrics {
 impl AffinityMetrics {
     /// How well it foretold the last horizon, in words.
     pub fn sentences(&self) -> Vec<String> {
+        let near = self.aligned.as_ref().map(|(version, near)| {
+            format!(
+                "Its vectors were turned to those of {version}: over {} items the mean cosine went from {:.2} to {:.2}.",
+                near.items, near.before, near.after
+            )
+        });
         let Some(tested) = &self.tested else {
             return vec!["The history is too short to foretell a part of it: nothing says how well this does.".to_owned()];
         };
         let sentence = |what: &str, setting: &Setting| {
-            let (own, others) = setting.rankings.split_first()?;
-            let others = others.iter().filter(|other| other.name != FACTORS);
-            let best = others.reduce(|a, b| if b.ndcg > a.ndcg { b } else { a })?;
+            let (own, best) = (setting.rankings.first()?, setting.best_simple()?);
             let verdict = if own.ndcg > best.ndcg { "better" } else { "no better" };
             Some(format!(
                 "{what} it ranks {verdict} than {}, the best without a model: NDCG@10 {:.4} against {:.4} over {} customers.",
@@ -109,7 +127,7 @@ impl AffinityMetrics {
         };
         let all = sentence("Of all items", &tested.all);
         let new = sentence("Of items new to the customer", &tested.new);
-        all.into_iter().chain(new).collect()
+        all.into_iter().chain(new).chain(near).collect()
     }
 }
 
@@ -122,11 +140,12 @@ pub fn train(
     mut data: InteractionData,
     as_of: Instant,
     windows: Option<Windows>,
+    past: Option<&(String, AffinityArtifact)>,
 ) -> Result<(AffinityArtifact, AffinityMetrics)> {
     let spec = &model.spec;
     data.sort();
     let items = &data.items;
-    let (factors, _) = factorize(spec, items, &data.now).ok_or_else(|| {
+    let (mut factors, rows) = factorize(spec, items, &data.now).ok_or_else(|| {
         Error::not_enough(
             format!("the model {} has no interactions to learn from", spec.name),
             "check its item, weights and window",
@@ -146,6 +165,8 @@ pub fn train(
     }
     let best = tried.iter().copied().reduce(|a, b| if b.1 > a.1 { b } else { a });
     let own = spec.own.or(best.map(|(own, _)| own)).unwrap_or(USUAL_OWN);
+    let alignment = past.and_then(|(_, past)| factors.align(&past.model));
+    let ranks = ranks(&factors, &rows, own);
     let tested = windows.and_then(|windows| test(spec, &data, own, windows.tested, as_of));
     let metrics = AffinityMetrics {
         format_version: crate::store::FORMAT_VERSION,
@@ -155,6 +176,7 @@ pub fn train(
         own,
         chosen_at,
         tried,
+        aligned: past.zip(alignment).map(|((version, _), near)| (version.clone(), near)),
         tested,
     };
     let artifact = AffinityArtifact {
@@ -162,8 +184,31 @@ pub fn train(
         interactions: model.interactions.clone(),
         own,
         model: factors,
+        ranks,
+        aligned_to: metrics.aligned.as_ref().map(|(version, _)| version.clone()),
     };
     Ok((artifact, metrics))
+}
+
+/// The distribution of each item's score over the customers with the least hashes.
+fn ranks(factors: &ItemFactors, rows: &[(u64, Row)], own: f64) -> Ranks {
+    let rows: Vec<&Row> = rows.iter().map(|(_, row)| row).take(RANKED).collect();
+    let gram = factors.gram();
+    let vectors: Vec<Vec<f64>> =
+        rows.par_iter().map(|row| factors.fold_in(row, &gram).vector).collect();
+    let mut habits: Vec<Vec<(usize, f64)>> = vec![Vec::new(); factors.items.len()];
+    for (customer, row) in rows.iter().enumerate() {
+        for (item, share) in habit(row, own) {
+            habits[item as usize].push((customer, share));
+        }
+    }
+    Ranks::fit(factors.items.len(), |item| {
+        let y = &factors.vectors[item];
+        let product = |x: &Vec<f64>| x.iter().zip(y).map(|(x, y)| x * y).sum();
+        let mut scores: Vec<f64> = vectors.iter().map(product).collect();
+        habits[item].iter().for_each(|(customer, share)| scores[*customer] += share);
+        scores
+    })
 }
 
 /// The factors of a sample, with its rows in their items; None where it is empty.
@@ -236,7 +281,7 @@ fn cases(
         let wanted: HashSet<u32> =
             later.filter(|item| hidden.binary_search(item).is_err()).collect();
         hidden.retain(known);
-        let vector = model.fold_in(own, &gram);
+        let vector = model.fold_in(own, &gram).vector;
         (!wanted.is_empty()).then(|| Case { own: own.clone(), vector, hidden, wanted })
     };
     let cases: Vec<Option<Case>> = rows.par_iter().map(case).collect();

@@ -1,0 +1,87 @@
+//! A table of items: what is known of what may be recommended.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema};
+
+use super::SourceContext;
+use super::files::{RawTable, RawType};
+use super::profile::normalize;
+use crate::error::{Error, Result};
+use crate::store::parquet::{concat, read};
+
+/// A checked table of items.
+#[derive(Debug, Clone)]
+pub struct ItemTable {
+    /// Its files and raw columns.
+    pub table: RawTable,
+    /// The column that has the item.
+    pub key: String,
+    context: SourceContext,
+}
+
+impl ItemTable {
+    /// Reads footers and checks the key.
+    pub fn open(path: &str, key: &str, context: &SourceContext, place: &str) -> Result<Self> {
+        let table = RawTable::open(&context.root.join(path), place)?;
+        match table.get(key).map(|column| column.ty) {
+            Some(RawType::Text | RawType::Integer) => {}
+            Some(_) => {
+                let message = format!("{place}: the key {key} is neither text nor an integer");
+                return Err(Error::configuration(message, "an item is text or an integer"));
+            }
+            None => {
+                let known = table.raw.iter().map(|column| column.name.as_str());
+                return Err(Error::unknown(format!("{place} key"), "column", key, known));
+            }
+        }
+        Ok(Self { table, key: key.to_owned(), context: context.clone() })
+    }
+
+    /// Items as text, and some columns in the types that expressions use.
+    ///
+    /// # Errors
+    /// A contract violation for an item that is there twice.
+    pub fn read(&self, columns: &BTreeSet<&str>) -> Result<(StringArray, RecordBatch)> {
+        let wanted: Vec<&str> = columns.iter().copied().chain([self.key.as_str()]).collect();
+        let mut batches = Vec::new();
+        for file in &self.table.files {
+            batches.extend(read(file, Some(&wanted))?);
+        }
+        let file = self.table.files[0].display();
+        let rows = concat(&batches)?.ok_or_else(|| {
+            Error::contract(format!("{file} has no rows"), "a table of items needs at least one")
+        })?;
+        let column = |name: &str| {
+            rows.column_by_name(name).ok_or_else(|| Error::Engine {
+                context: "reading items",
+                message: format!("there is no column {name}"),
+            })
+        };
+        let keys = arrow_cast::cast(column(&self.key)?, &DataType::Utf8)
+            .map_err(Error::engine("reading items"))?;
+        let keys = keys.as_string::<i32>().clone();
+        let mut seen = std::collections::HashSet::new();
+        if let Some(twice) = keys.iter().flatten().find(|key| !seen.insert(*key)) {
+            return Err(Error::contract(
+                format!("{file}: column {}: {twice} is there twice", self.key),
+                "a table of items has one row per item",
+            ));
+        }
+        let known = self.table.raw.iter().filter(|raw| columns.contains(raw.name.as_str()));
+        let mut fields = Vec::new();
+        let mut arrays: Vec<ArrayRef> = Vec::new();
+        for raw in known {
+            let array = normalize(column(&raw.name)?, raw.ty, &self.context)?;
+            fields.push(Field::new(&raw.name, array.data_type().clone(), true));
+            arrays.push(array);
+        }
+        let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(keys.len()));
+        let schema = Arc::new(Schema::new(fields));
+        let rows = RecordBatch::try_new_with_options(schema, arrays, &options);
+        Ok((keys, rows.map_err(Error::engine("reading items"))?))
+    }
+}
