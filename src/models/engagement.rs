@@ -37,6 +37,24 @@ impl Ecdf {
     }
 }
 
+/// How much each part counts; 1 in all.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Composite {
+    /// The rank of the decayed, weighted activity.
+    pub activity: f64,
+    /// Active days of the last 28.
+    pub active_days: f64,
+    /// Channels of the last 28 days.
+    pub channels: f64,
+}
+
+impl Default for Composite {
+    fn default() -> Self {
+        Self { activity: 0.5, active_days: 0.3, channels: 0.2 }
+    }
+}
+
 /// The parts of one customer's score, each between 0 and 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Parts {
@@ -58,28 +76,64 @@ impl Parts {
         }
     }
 
+    /// What each part gives of 100, activity, frequency, breadth.
+    pub fn points(self, composite: &Composite) -> [f64; 3] {
+        [
+            100.0 * composite.activity * self.activity,
+            100.0 * composite.active_days * self.frequency,
+            100.0 * composite.channels * self.breadth,
+        ]
+    }
+
     /// 0 to 100.
-    pub fn score(self) -> f64 {
-        100.0 * (0.5 * self.activity + 0.3 * self.frequency + 0.2 * self.breadth)
+    pub fn score(self, composite: &Composite) -> f64 {
+        let [activity, frequency, breadth] = [self.activity, self.frequency, self.breadth];
+        let Composite { activity: a, active_days: b, channels: c } = composite;
+        (100.0 * (a * activity + b * frequency + c * breadth)).min(100.0)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::{Rng, SeedableRng};
 
     #[test]
-    fn no_events_score_nothing_and_more_never_lowers() {
+    fn the_score_goes_from_0_to_100() {
         let ecdf = Ecdf::fit((1..=5000).map(f64::from).collect());
         assert_eq!(ecdf.knots.len(), 1001);
-        assert_eq!(Parts::new(&ecdf, 0.0, 0.0, 0.0).score(), 0.0);
-        let mut last = 0.0;
-        for step in 1..1000 {
-            let score =
-                Parts::new(&ecdf, f64::from(step) * 7.0, f64::from(step % 28), 2.0).activity;
-            assert!(score >= last);
-            last = score;
+        let composite = Composite::default();
+        assert_eq!(Parts::new(&ecdf, 0.0, 0.0, 0.0).score(&composite), 0.0);
+        let most = Parts::new(&ecdf, 1e9, 28.0, 9.0);
+        assert_eq!(most.score(&composite), 100.0);
+        assert_eq!(most.points(&composite), [50.0, 30.0, 20.0]);
+    }
+
+    /// More activity, days or channels never lower the score, whatever the distribution.
+    #[test]
+    fn more_never_lowers() {
+        let seed: u64 = rand::rng().random();
+        println!("seed {seed}");
+        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        for _ in 0..2000 {
+            let count = random.random_range(0..2500);
+            let some = |random: &mut rand_chacha::ChaCha8Rng| {
+                // Often one of few values, so that there are ties.
+                f64::from(random.random_range(0..20)) * random.random_range(0.0..1.0_f64).round()
+            };
+            let ecdf = Ecdf::fit((0..count).map(|_| some(&mut random)).collect());
+            let shares: [f64; 3] = std::array::from_fn(|_| random.random_range(0.01..1.0));
+            let [activity, active_days, channels] =
+                shares.map(|share| share / shares.iter().sum::<f64>());
+            let composite = Composite { activity, active_days, channels };
+            let mut more = |value: f64| value + some(&mut random) * 0.5;
+            let less = [more(0.0), more(0.0), more(0.0)];
+            let greater = less.map(&mut more);
+            let score = |[activity, days, channels]: [f64; 3]| {
+                Parts::new(&ecdf, activity, days, channels).score(&composite)
+            };
+            assert!((0.0..=100.0).contains(&score(greater)));
+            assert!(score(greater) >= score(less), "{less:?} {greater:?} {composite:?}");
         }
-        assert_eq!(Parts::new(&ecdf, 1e9, 28.0, 9.0).score(), 100.0);
     }
 }

@@ -136,8 +136,9 @@ pub fn membership(membership: &Membership) -> String {
     if membership.otherwise {
         return format!("{name}, since {since}: no other primary segment holds.");
     }
+    let values = membership.values.iter();
     let values: Vec<String> =
-        membership.values.iter().map(|(name, value)| format!("{name} is {value}")).collect();
+        values.map(|(name, value)| format!("{} is {value}", name.replace('_', " "))).collect();
     let values = values.join(" and ");
     let why = match (membership.reason, values.is_empty()) {
         ("dwell", _) => {
@@ -238,17 +239,17 @@ mod tests {
             since: "2024-07-01".into(),
             reason: "enter",
             min_dwell: Some(Duration::days(14)),
-            values: vec![("churn".into(), "0.7".into()), ("value".into(), "90".into())],
+            values: vec![("churn_risk_score".into(), "0.7".into()), ("value".into(), "90".into())],
             ..Membership::default()
         };
         let told = |reason: &'static str| membership(&Membership { reason, ..at_risk.clone() });
         assert_eq!(
             told("enter"),
-            "At risk (call them), since 2024-07-01: churn is 0.7 and value is 90."
+            "At risk (call them), since 2024-07-01: churn risk score is 0.7 and value is 90."
         );
         assert_eq!(
             told("stay"),
-            "At risk (call them), since 2024-07-01: still, as churn is 0.7 and value is 90."
+            "At risk (call them), since 2024-07-01: still, as churn risk score is 0.7 and value is 90."
         );
         assert_eq!(
             told("dwell"),

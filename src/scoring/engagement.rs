@@ -38,21 +38,20 @@ pub fn score(
         Some(past) => before(artifact, rows, &take(past, &key_order(keys(past)?))?)?,
         None => vec![0.0; parts.len()],
     };
-    let score: Vec<Option<f64>> = parts.iter().map(|parts| Some(parts.score())).collect();
+    let composite = &artifact.spec.composite;
+    let score: Vec<Option<f64>> = parts.iter().map(|parts| Some(parts.score(composite))).collect();
     let named = parts.iter().zip(&before).map(|(parts, before)| {
         vec![
             ("activity", parts.activity),
             ("active_days", parts.frequency),
             ("channels", parts.breadth),
-            (TREND_PART, parts.score() - before),
+            (TREND_PART, parts.score(composite) - before),
         ]
     });
     let reasons = parts.iter().map(|parts| {
-        vec![
-            ("activity".to_owned(), 50.0 * parts.activity),
-            ("active days".to_owned(), 30.0 * parts.frequency),
-            ("channels".to_owned(), 20.0 * parts.breadth),
-        ]
+        let names = ["activity", "active days", "channels"];
+        let points = names.into_iter().zip(parts.points(composite));
+        points.map(|(name, points)| (name.to_owned(), points)).collect()
     });
     Ok(ModelScores {
         model: name.to_owned(),
@@ -82,7 +81,7 @@ fn before(
             next += 1;
         }
         let found = next < then.len() && key == Some(then.value(next));
-        if found { parts[next].score() } else { 0.0 }
+        if found { parts[next].score(&artifact.spec.composite) } else { 0.0 }
     };
     Ok(now.iter().map(of_key).collect())
 }

@@ -223,7 +223,7 @@ fn a_sum_that_overflows_is_refused() {
 
 #[test]
 fn specs_are_checked_before_any_work() {
-    let cases: [(&str, &str, &str, i32, &[&str]); 16] = [
+    let cases: [(&str, &str, &str, i32, &[&str]); 17] = [
         ("c360.toml", "currency", "curency", 2, &["c360.toml line", "unknown field `curency`"]),
         ("c360.toml", "UTC", "Mars/Base", 2, &["`Mars/Base` is not an IANA time zone"]),
         ("c360.toml", "fixtures/profile", "fixtures/nowhere", 2, &["there is no file or folder"]),
@@ -276,6 +276,7 @@ fn specs_are_checked_before_any_work() {
             2,
             &["another model writes churn_risk_score"],
         ),
+        ("models/engagement.toml", "activity = 0.5", "activity = 0.6", 2, &["not 1 in all"]),
         // Each of these four was once accepted.
         (
             "features/browsing.toml",

@@ -8,6 +8,7 @@ use crate::expression::check::{check, check_as};
 use crate::expression::{Expression, Node, Type, Value};
 use crate::features::catalog::Aggregation;
 use crate::features::spec::Op;
+use crate::models::engagement::Composite;
 use crate::sources::SourcePlan;
 use crate::time::{Duration, Window};
 
@@ -26,6 +27,9 @@ pub struct EngagementSpec {
     pub half_life: Duration,
     /// How far to look back.
     pub window: Duration,
+    /// How much each part of the score counts.
+    #[serde(default)]
+    pub composite: Composite,
 }
 
 /// The columns that [`crate::models::engagement`] reads, in this order.
@@ -41,6 +45,15 @@ pub(super) fn aggregations(
     if spec.half_life.0 == 0 || spec.window.0 == 0 {
         let message = format!("{file}: half_life and window must be longer than 0");
         return Err(Error::configuration(message, "half_life = \"14d\", window = \"180d\""));
+    }
+    let Composite { activity, active_days, channels } = spec.composite;
+    let shares = [activity, active_days, channels];
+    let sum: f64 = shares.iter().sum();
+    if shares.iter().any(|share| !(0.0..=1.0).contains(share)) || (sum - 1.0).abs() > 1e-9 {
+        return Err(Error::configuration(
+            format!("{file}: the shares of composite are {shares:?}, which is not 1 in all"),
+            "composite = { activity = 0.5, active_days = 0.3, channels = 0.2 }",
+        ));
     }
     let columns = events.columns();
     let weight = check_as(&weight_sql(&spec.weights), Type::Double, &columns, file)?;

@@ -130,22 +130,32 @@ fn histogram(model: &ModelSummary) -> Chart {
 }
 
 fn segments(metrics: &RunMetrics) -> Markup {
-    let head = ["segment", "members", "as primary", "as primary before", "change"];
+    let head = [
+        "segment",
+        "members",
+        "opted out",
+        "entered",
+        "left",
+        "as primary",
+        "as primary before",
+        "change",
+    ];
     let rows: Vec<Vec<Cell>> = metrics
         .segments
         .iter()
         .map(|size| {
             let change = size.primary as f64 - size.primary_before as f64;
-            let mut cells = vec![Cell::text(size.segment.clone()), Cell::count(size.members)];
-            cells.push(Cell::count(size.primary));
-            match metrics.previous {
-                Some(_) => cells.extend([
-                    Cell::count(size.primary_before),
-                    Cell::Number(change, format!("{change:+}")),
-                ]),
-                None => cells.extend([Cell::Empty, Cell::Empty]),
-            }
-            cells
+            let since = |cell: Cell| if metrics.previous.is_some() { cell } else { Cell::Empty };
+            vec![
+                Cell::text(size.segment.clone()),
+                Cell::count(size.members),
+                Cell::count(size.opted_out),
+                since(Cell::count(size.entered)),
+                since(Cell::count(size.left)),
+                Cell::count(size.primary),
+                since(Cell::count(size.primary_before)),
+                since(Cell::Number(change, format!("{change:+}"))),
+            ]
         })
         .collect();
     let names = || metrics.segments.iter().filter(|size| size.primary > 0);
@@ -160,7 +170,34 @@ fn segments(metrics: &RunMetrics) -> Markup {
     html! {
         (chart.render())
         (table("Segments", &head, &rows))
+        p.soft { "Whoever has opted out is scored and in segments like all others, and must not be contacted." }
         @if metrics.previous.is_some() { (flows(metrics).render()) }
+        @if !metrics.overlaps.is_empty() { (overlaps(metrics)) }
+    }
+}
+
+/// Every pair of segments that shares customers.
+fn overlaps(metrics: &RunMetrics) -> Markup {
+    let head = ["segment", "overlaps with", "in both", "of the one", "of the other"];
+    let rows: Vec<Vec<Cell>> = metrics
+        .overlaps
+        .iter()
+        .map(|overlap| {
+            let share = |of: usize| Cell::percent(overlap.both as f64 / of.max(1) as f64);
+            vec![
+                Cell::text(overlap.segment.clone()),
+                Cell::text(overlap.other.clone()),
+                Cell::count(overlap.both),
+                share(overlap.members),
+                share(overlap.other_members),
+            ]
+        })
+        .collect();
+    html! {
+        details {
+            summary { "Segments that share customers" }
+            (table("Overlaps of segments", &head, &rows))
+        }
     }
 }
 
