@@ -3,16 +3,18 @@
 usage: python3 benches/hysteresis.py BINARY FOLDER [CUSTOMERS] [NIGHTS]
 
 Simulates customers into FOLDER, copies this repository's project there twice, once without any `stay` and
-`min_dwell`, trains both before the first night, scores every night, and prints both tables side by side.
+`min_dwell`, trains both before the first night, scores every night, and prints both side by side. Needs pyarrow.
 """
 
+import collections
 import datetime
-import json
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+
+import pyarrow.parquet
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 LAST = datetime.date(2024, 7, 1)
@@ -46,14 +48,29 @@ def project(folder, name, hysteresis):
 
 
 def changes(project):
-    """By as-of who changed their primary segment, of those who had one."""
-    changed = {}
-    for path in sorted(project.glob("store/runs/*-score/metrics.json")):
-        metrics = json.loads(path.read_text())
-        flows = [flow for flow in metrics["flows"] if flow["from"] != "new"]
-        moved = sum(flow["customers"] for flow in flows if flow["from"] != flow["to"])
-        changed[metrics["as_of"][:10]] = (moved, sum(flow["customers"] for flow in flows))
+    """By customer the nights on which their primary segment changed, with the one before and after."""
+    changed = collections.defaultdict(list)
+    for folder in sorted(project.glob("store/segment_changes/as_of=*")):
+        night = datetime.date.fromisoformat(folder.name.removeprefix("as_of="))
+        columns = ["customer360_id", "previous_primary", "primary_segment"]
+        for path in folder.glob("*.parquet"):
+            rows = pyarrow.parquet.read_table(path, columns=columns).to_pylist()
+            for key, before, after in {tuple(row.values()) for row in rows}:
+                if before is not None and before != after:
+                    changed[key].append((night, before, after))
     return changed
+
+
+def by_night(changed, date):
+    """Customers who changed on a night, and who of them came back to where they were within a week."""
+    moved = back = 0
+    for moves in changed.values():
+        for i, (night, before, _) in enumerate(moves):
+            if night == date:
+                moved += 1
+                week = night + datetime.timedelta(days=7)
+                back += any(after == before and later <= week for later, _, after in moves[i + 1 :])
+    return moved, back
 
 
 def main():
@@ -72,13 +89,20 @@ def main():
         for date in dates:
             call(binary, copy, "score", "--as-of", str(date))
         both.append(changes(copy))
-    print("night        customers  with hysteresis  without")
-    total = [0, 0]
-    for date in map(str, dates[1:]):
-        (ours, of), (theirs, _) = both[0][date], both[1][date]
-        total = [total[0] + ours, total[1] + theirs]
-        print(f"{date}   {of:>9,}  {ours:>15,}  {theirs:>7,}")
-    print(f"per night    {'':>9}  {total[0] / nights:>15,.1f}  {total[1] / nights:>7,.1f}")
+    report(both, dates[1:])
+
+
+def report(both, nights):
+    print("              with hysteresis         without")
+    print("night         changed  came back      changed  came back")
+    total = [0] * 4
+    for date in nights:
+        row = [*by_night(both[0], date), *by_night(both[1], date)]
+        total = [a + b for a, b in zip(total, row)]
+        print("{}    {:>7,}  {:>9,}      {:>7,}  {:>9,}".format(date, *row))
+    per_night = [number / len(nights) for number in total]
+    print("per night     {:>7,.1f}  {:>9,.1f}      {:>7,.1f}  {:>9,.1f}".format(*per_night))
+
 
 
 main()
