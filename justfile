@@ -41,6 +41,11 @@ bench-affinity FILE:
     python3 benches/affinity.py {{FILE}} /tmp/c360-split.csv
     cargo bench --bench affinity -- /tmp/c360-split.csv
 
+# Changes of the primary segment over thirty nights in FOLDER, with hysteresis and without (needs pyarrow)
+bench-hysteresis FOLDER:
+    cargo build --release
+    python3 benches/hysteresis.py target/release/c360-ml {{FOLDER}}
+
 # Fetch the CDNOW sample and train on it
 cdnow:
     python3 examples/cdnow/fetch.py

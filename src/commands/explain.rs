@@ -14,7 +14,7 @@ use crate::features::embedded::EmbeddedEngine;
 use crate::features::engine::Engine;
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::report::rows::{cell, columns_text, objects};
-use crate::report::sentences::{Membership, ScoreRow, membership, recommendation, sentence};
+use crate::report::sentences::{Membership, ScoreRow, membership, recommendation, sentence, taste};
 use crate::report::{Output, Table, text};
 use crate::scoring::Champions;
 use crate::scoring::tables::pairs;
@@ -60,6 +60,9 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
         json.insert("segments".into(), json!(objects(segments)));
         json.insert("segment_reasons".into(), json!(reasons));
     }
+    let of_taste = of_taste(&row);
+    text += &format!("\n{of_taste}\n");
+    json.insert("taste".into(), json!(of_taste));
     if let Some(items) = &items {
         let names = ["rank", "item", "score", "percentile"];
         text += &format!("\nrecommendations\n{}", columns_text(items, &names));
@@ -101,6 +104,21 @@ fn memberships(project: &Project, id: &str, at: Instant, rows: &RecordBatch) -> 
         })
     };
     (0..rows.num_rows()).map(sentence).collect()
+}
+
+/// A sentence on the vector and the interests of a profile row.
+fn of_taste(row: &RecordBatch) -> String {
+    let list = |name: &str| {
+        let column = row.column_by_name(name).and_then(|column| column.as_list_opt::<i32>())?;
+        column.is_valid(0).then(|| column.value(0))
+    };
+    let texts = |name: &str| -> Vec<String> {
+        let values = list(name);
+        let texts = values.as_ref().and_then(|values| values.as_string_opt::<i32>());
+        texts.map_or_else(Vec::new, |t| t.iter().flatten().map(str::to_owned).collect())
+    };
+    let filled = texts("filled_fields").iter().any(|name| name == "interests");
+    taste(list("recommendation_vector").map_or(0, |v| v.len()), &texts("interests"), filled)
 }
 
 /// A sentence for each recommendation.

@@ -92,6 +92,8 @@ fn write_manifest(
 fn data_fingerprint(project: &Project) -> Result<String> {
     use rayon::prelude::*;
     let lookups = project.events.lookups.iter().flat_map(|lookup| &lookup.table.files);
+    let offered = project.models.affinity.iter().flat_map(|model| &model.offer.items);
+    let offered = offered.flat_map(|items| &items.table.files);
     let files: Vec<&PathBuf> = project
         .profile
         .table
@@ -99,6 +101,7 @@ fn data_fingerprint(project: &Project) -> Result<String> {
         .iter()
         .chain(&project.events.table.files)
         .chain(lookups)
+        .chain(offered)
         .collect();
     let hashes: Vec<String> = files
         .into_par_iter()

@@ -81,13 +81,23 @@ pub fn segments(root: &Root, as_of: Instant) -> Option<(Instant, Vec<String>)> {
     by_as_of.pop_last()
 }
 
+/// What the previous run said of segments.
+pub struct States {
+    /// In the order of the customers.
+    pub customers: Vec<Option<PreviousState>>,
+    /// Of those who are customers no more, by key.
+    pub gone: BTreeMap<String, PreviousState>,
+}
+
 /// The segments of each customer in the previous run.
 pub fn states(
     store: &Store,
     previous: Option<(Instant, Vec<String>)>,
     customers: &StringArray,
-) -> Result<Vec<Option<PreviousState>>> {
-    let Some((_, files)) = previous else { return Ok(vec![None; customers.len()]) };
+) -> Result<States> {
+    let Some((_, files)) = previous else {
+        return Ok(States { customers: vec![None; customers.len()], gone: BTreeMap::new() });
+    };
     let paths: Vec<_> = files.iter().map(|file| store.file(file)).collect();
     let rows = read_all(paths.iter().map(|path| path.as_path()), None)?;
     let mut by_key: HashMap<String, PreviousState> = HashMap::new();
@@ -122,25 +132,20 @@ pub fn states(
             state.memberships.insert(name, (rule.value(i).to_owned(), Instant(since.value(i))));
         }
     }
-    Ok(customers.iter().flatten().map(|key| by_key.remove(key)).collect())
+    let customers = customers.iter().flatten().map(|key| by_key.remove(key)).collect();
+    Ok(States { customers, gone: by_key.into_iter().collect() })
 }
 
-/// Who has bought since the previous as-of, by the feature that writes `last_purchase_at`.
-pub fn bought_since(
-    project: &Project,
-    features: &RecordBatch,
-    previous: Option<Instant>,
-) -> Vec<bool> {
+/// When each customer last bought, by the feature that writes `last_purchase_at`; without one a
+/// purchase ends no dwell.
+pub fn last_purchases(project: &Project, features: &RecordBatch) -> Vec<Option<Instant>> {
     let mut all = project.catalog.features.iter();
     let writer = all.find(|feature| feature.writes.as_deref() == Some("last_purchase_at"));
     let last = writer.and_then(|feature| features.column_by_name(feature.column()));
     let last = last.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
-    (0..features.num_rows())
-        .map(|row| match (last, previous) {
-            (Some(last), Some(previous)) => !last.is_null(row) && last.value(row) >= previous.0,
-            _ => false,
-        })
-        .collect()
+    let at =
+        |row: usize| last.filter(|last| last.is_valid(row)).map(|last| Instant(last.value(row)));
+    (0..features.num_rows()).map(at).collect()
 }
 
 /// The scores of an earlier as-of by model; empty where there is none.

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::scoring::engagement;
 use crate::scoring::frame::{ScoreColumns, frame};
 use crate::scoring::tables::pairs;
-use crate::segments::{Assigned, Known, PreviousState, Segments, assign};
+use crate::segments::{Known, Outcome, PreviousState, Segments, assign};
 use crate::sources::consent::Consent;
 use crate::sources::profile::keys;
 use crate::store::parquet::{concat, read_all, sort_by_key, take};
@@ -34,7 +34,7 @@ pub struct Published {
     /// What the customers had consented to.
     pub consent: Consent,
     previous: Vec<Option<PreviousState>>,
-    bought: Vec<bool>,
+    last_purchase: Vec<Option<Instant>>,
 }
 
 impl Published {
@@ -52,24 +52,27 @@ impl Published {
         let profile = tables.read("profile", Some(&PROFILE))?;
         let customers = keys(&profile)?.clone();
         let features = tables.features(&customers)?;
-        let scores = tables.read("scores", None)?;
-        let models = tables.scores(&scores, customers.len())?;
-        let rfm = tables.rfm(&scores, customers.len())?;
+        let scores = tables.find("scores", None)?;
+        let models = tables.scores(scores.as_ref(), customers.len())?;
+        let rfm = tables.rfm(scores.as_ref(), customers.len())?;
         let frame = frame(&features, &models, rfm.as_deref(), project.context().scale)?;
         let own = format!("segments/as_of={}", as_of.folder());
         let own = root.below(&own).map(str::to_owned).collect();
-        let segments = previous::states(store, Some((as_of, own)), &customers)?;
-        let earlier = previous::segments(root, as_of);
-        let earlier_as_of = earlier.as_ref().map(|(at, _)| *at);
-        let bought = previous::bought_since(project, &features, earlier_as_of);
-        let previous = previous::states(store, earlier, &customers)?;
-        Ok(Self { as_of, frame, segments, consent: Consent::of(&profile), previous, bought })
+        let segments = previous::states(store, Some((as_of, own)), &customers)?.customers;
+        let previous =
+            previous::states(store, previous::segments(root, as_of), &customers)?.customers;
+        let last_purchase = previous::last_purchases(project, &features);
+        let consent = Consent::of(&profile);
+        Ok(Self { as_of, frame, segments, consent, previous, last_purchase })
     }
 
     /// What the rules give for this as-of.
-    pub fn assign(&self, project: &Project, segments: &Segments) -> Result<Vec<Assigned>> {
-        let known =
-            Known { previous: &self.previous, bought: &self.bought, consent: &self.consent };
+    pub fn assign(&self, project: &Project, segments: &Segments) -> Result<Outcome> {
+        let known = Known {
+            previous: &self.previous,
+            last_purchase: &self.last_purchase,
+            consent: &self.consent,
+        };
         assign(segments, &self.frame, project.context().scale, self.as_of, known)
     }
 }
@@ -84,8 +87,8 @@ struct Tables<'a> {
 }
 
 impl Tables<'_> {
-    /// A table sorted by customer, with these columns, or all.
-    fn read(&self, name: &str, columns: Option<&[&str]>) -> Result<RecordBatch> {
+    /// A table sorted by customer, with these columns, or all; None where it has no rows.
+    fn find(&self, name: &str, columns: Option<&[&str]>) -> Result<Option<RecordBatch>> {
         let folder = format!("{name}/as_of={}", self.as_of.folder());
         let rows = match self.id {
             Some(id) => rows_of(self.store, self.root, &folder, id)?,
@@ -95,11 +98,14 @@ impl Tables<'_> {
                 read_all(paths.iter().map(|path| path.as_path()), columns)?
             }
         };
-        match (rows, self.id) {
-            (Some(rows), _) => sort_by_key(&rows, "customer360_id"),
-            (None, Some(id)) => Err(unknown_customer(self.as_of, id)),
-            (None, None) => Err(self.moved_on(&format!("there is no {name}"))),
-        }
+        rows.map(|rows| sort_by_key(&rows, "customer360_id")).transpose()
+    }
+
+    fn read(&self, name: &str, columns: Option<&[&str]>) -> Result<RecordBatch> {
+        self.find(name, columns)?.ok_or_else(|| match self.id {
+            Some(id) => unknown_customer(self.as_of, id),
+            None => self.moved_on(&format!("its table {name} is gone")),
+        })
     }
 
     fn moved_on(&self, what: &str) -> Error {
@@ -135,19 +141,26 @@ impl Tables<'_> {
     }
 
     /// Rows of `scores/` that are of one model, a row per customer.
-    fn of_model(&self, scores: &RecordBatch, name: &str, customers: usize) -> Result<RecordBatch> {
+    fn of_model(
+        &self,
+        scores: Option<&RecordBatch>,
+        name: &str,
+        customers: usize,
+    ) -> Result<RecordBatch> {
+        let none = || self.moved_on(&format!("it has no scores of {name}"));
+        let scores = scores.ok_or_else(none)?;
         let model = scores.column_by_name("model").and_then(|c| c.as_string_opt::<i32>());
         let model = model.ok_or_else(|| self.moved_on("the scores are not a table of scores"))?;
         let own: Vec<u32> =
             (0..model.len() as u32).filter(|row| model.value(*row as usize) == name).collect();
         if own.len() != customers {
-            return Err(self.moved_on(&format!("it has no scores of {name}")));
+            return Err(none());
         }
         take(scores, &own.into())
     }
 
     /// The scores of the project's models as rules see them.
-    fn scores(&self, scores: &RecordBatch, customers: usize) -> Result<Vec<ScoreColumns>> {
+    fn scores(&self, scores: Option<&RecordBatch>, customers: usize) -> Result<Vec<ScoreColumns>> {
         let of_field = |(name, field): (&str, &str)| {
             let rows = self.of_model(scores, name, customers)?;
             let number = |name: &str| {
@@ -173,7 +186,7 @@ impl Tables<'_> {
     }
 
     /// The scores of RFM, if the project has it.
-    fn rfm(&self, scores: &RecordBatch, customers: usize) -> Result<Option<Vec<[u8; 3]>>> {
+    fn rfm(&self, scores: Option<&RecordBatch>, customers: usize) -> Result<Option<Vec<[u8; 3]>>> {
         let Some(model) = &self.project.models.rfm else { return Ok(None) };
         let rows = self.of_model(scores, &model.spec.name, customers)?;
         let part = |row: usize| {

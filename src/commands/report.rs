@@ -73,7 +73,7 @@ fn versions(
             Trained::LifetimeValue(model) => {
                 let metrics: LifetimeValueMetrics = store.read_json(&numbers_of)?;
                 let page = lifetime_value::render(project, &artifact, model, &metrics);
-                (Some(page), metrics.family.clone(), index::of_lifetime_value(&metrics))
+                (Some(page), metrics.method(), index::of_lifetime_value(&metrics))
             }
             Trained::Affinity(model) => {
                 let metrics: AffinityMetrics = store.read_json(&numbers_of)?;

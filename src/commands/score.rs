@@ -20,7 +20,7 @@ use crate::schema::profile_field;
 use crate::scoring::summary::{self, RunMetrics};
 use crate::scoring::tables::{self, Customers};
 use crate::scoring::{Champions, Scored, score as score_customers};
-use crate::segments::{Assigned, Known, assign};
+use crate::segments::{Assigned, Assignment, Known, assign};
 use crate::sources::Orphans;
 use crate::sources::attributes::Attributes;
 use crate::sources::consent::Consent;
@@ -69,22 +69,26 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     progress.stage("assigning segments");
     let customers = keys(&scored.features)?.clone();
     let states = previous::states(&store, earlier, &customers)?;
-    let bought = previous::bought_since(project, &scored.features, earlier_as_of);
+    let last_purchase = previous::last_purchases(project, &scored.features);
     let scale = project.context().scale;
     let consent = consent(&source, &customers)?;
-    let known = Known { previous: &states, bought: &bought, consent: &consent };
-    let assigned = assign(&project.segments, &scored.frame, scale, as_of.at, known)?;
+    let previous = &states.customers;
+    let known = Known { previous, last_purchase: &last_purchase, consent: &consent };
+    let assigned = assign(&project.segments, &scored.frame, scale, as_of.at, known)?.assigned;
+    let assigned = Assignment { customers: assigned, gone: states.gone };
     progress.stage("merging the profile");
     let moves = transaction.root.profile.as_ref().is_none_or(|profile| profile.as_of <= as_of.at);
-    let profile = profile(project, &store, &transaction.root, as_of, &source, &scored, &assigned)?;
+    let profile =
+        profile(project, &store, &transaction.root, as_of, &source, &scored, &assigned.customers)?;
 
     progress.stage("writing");
-    let customers = Customers { keys: &customers, consent: &consent, as_of: as_of.at };
+    let customers =
+        Customers { keys: &customers, consent: &consent, as_of: as_of.at, previous: earlier_as_of };
     write(&mut transaction, project, as_of, &champions, &scored, &assigned, customers)?;
     write_parts(&mut transaction, project, &folder("profile", as_of), &profile)?;
     let run = run_id(&transaction, "score");
     let before = previous::scores(&store, &transaction.root, earlier_as_of)?;
-    let mut metrics = metrics(project, &run, earlier_as_of, &scored, &assigned, customers, &before);
+    let mut metrics = metrics(project, &run, &scored, &assigned, customers, &before);
     metrics.checks = checks;
     if let Some(days) = metrics.last_event.map(|last| as_of.at.days_since(last.0))
         && days > STALE_DAYS
@@ -109,7 +113,7 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
         progress,
     )?;
     transaction.commit()?;
-    Ok(printed(project, as_of, &run, &scored, &assigned, moves))
+    Ok(printed(project, as_of, &run, &scored, &assigned.customers, moves))
 }
 
 /// What `validate` would say, without reading anything twice that the run has read.
@@ -131,9 +135,8 @@ fn contract(
 fn metrics(
     project: &Project,
     run: &str,
-    previous: Option<Instant>,
     scored: &Scored,
-    assigned: &[Assigned],
+    assigned: &Assignment,
     customers: Customers,
     before: &BTreeMap<String, Vec<f64>>,
 ) -> RunMetrics {
@@ -148,15 +151,15 @@ fn metrics(
         format_version: FORMAT_VERSION,
         run: run.to_owned(),
         as_of: customers.as_of,
-        previous,
-        customers: assigned.len(),
+        previous: customers.previous,
+        customers: assigned.customers.len(),
         events: scored.report.clone(),
         checks: Vec::new(),
         last_event: summary::last_event(scored, seen.map(|feature| feature.column())),
         models: models.collect(),
         segments: summary::segments(&names, assigned, customers.consent),
         flows: summary::flows(assigned),
-        overlaps: summary::overlaps(&names, assigned),
+        overlaps: summary::overlaps(&names, &assigned.customers),
     }
 }
 
@@ -167,12 +170,12 @@ fn write(
     as_of: AsOf,
     champions: &Champions,
     scored: &Scored,
-    assigned: &[Assigned],
+    assigned: &Assignment,
     customers: Customers,
 ) -> Result<()> {
     let mut rows = vec![
         ("scores", tables::scores(scored, customers)?),
-        ("segments", tables::segments(assigned, customers)?),
+        ("segments", tables::segments(&assigned.customers, customers)?),
         ("segment_changes", tables::changes(assigned, customers)?),
     ];
     if let Some((_, version, _)) = &champions.affinity {

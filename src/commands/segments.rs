@@ -10,8 +10,8 @@ use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::expression::Number;
 use crate::report::{Output, Table, rows, thousands};
-use crate::scoring::summary::{Flow, Overlap, count_flows, overlaps};
-use crate::segments::{Assigned, PreviousState, Segments, masks};
+use crate::scoring::summary::{Flow, NEW, Overlap, count_flows, overlaps};
+use crate::segments::{Assigned, Outcome, PreviousState, Segments};
 use crate::time::Instant;
 
 /// Flows that are printed.
@@ -102,19 +102,20 @@ pub fn test(project: &Project, at: Option<Instant>) -> Result<(Output, bool)> {
     let examples = segments.examples.len();
     let rules = segments.rules.len();
     let mut text = format!(
-        "{rules} rules: every column is known, none excludes itself, none is always forestalled\n{} of {examples} examples are as they must be\n",
+        "rules: {rules}, each with known columns, none that nobody can meet or that is always forestalled\nexamples: {} of {examples} are as they must be\n",
         examples - faults.len()
     );
     let mut json = json!({ "rules": rules, "examples": examples });
     if project.store()?.root()?.profile.is_some() || at.is_some() {
         let published = Published::read(project, at, None)?;
-        let assigned = published.assign(project, segments)?;
+        let outcome = published.assign(project, segments)?;
+        let assigned = &outcome.assigned;
         let wrong = one_primary(&published.segments);
         let as_of = published.as_of;
         if wrong > 0 {
             faults.push(format!("{wrong} customers have no primary segment as of {as_of}"));
         }
-        let moved = moved(&published.segments, &assigned);
+        let moved = moved(&published.segments, assigned);
         let customers = thousands(assigned.len() as u64);
         text += &format!("{customers} customers as of {as_of}, each with one primary segment\n");
         text += &match moved {
@@ -124,9 +125,9 @@ pub fn test(project: &Project, at: Option<Instant>) -> Result<(Output, bool)> {
                 thousands(moved as u64)
             ),
         };
-        let (own, table) = conditions(project, &published, &assigned)?;
+        let (own, table) = conditions(segments, &outcome);
         let names: Vec<&str> = segments.names().collect();
-        let overlaps = overlaps(&names, &assigned);
+        let overlaps = overlaps(&names, assigned);
         text += &format!("\n{table}\n{}", overlap_text(&overlaps));
         json["as_of"] = json!(as_of);
         json["customers"] = json!(assigned.len());
@@ -156,7 +157,7 @@ pub fn simulate(
         scale,
     )?;
     let published = Published::read(project, at, None)?;
-    let assigned = published.assign(project, &segments)?;
+    let assigned = published.assign(project, &segments)?.assigned;
     let live = sizes(&published.segments);
     let mut then: BTreeMap<&str, (u64, u64)> = Default::default();
     for assigned in &assigned {
@@ -230,8 +231,9 @@ pub fn simulate(
 pub fn history(project: &Project, id: &str) -> Result<Output> {
     let store = project.store()?;
     let root = store.root()?;
-    let mut table =
-        Table::new(&["as of", "change", "segment", "reason", "since", "primary segment"]);
+    let names =
+        ["as_of", "previous_as_of", "change", "segment", "reason", "since", "primary_segment"];
+    let mut table = Table::new(&names);
     let mut json = Vec::new();
     for date in root.as_ofs("segment_changes") {
         let folder = format!("segment_changes/as_of={date}");
@@ -240,7 +242,6 @@ pub fn history(project: &Project, id: &str) -> Result<Output> {
             found.column_by_name(name).map_or_else(String::new, |column| rows::cell(column, row))
         };
         for row in 0..found.num_rows() {
-            let names = ["as_of", "change", "segment", "reason", "since", "primary_segment"];
             table.row(names.map(|name| cell(name, row)));
         }
         json.extend(rows::objects(&found));
@@ -299,50 +300,38 @@ fn moved(states: &[Option<PreviousState>], assigned: &[Assigned]) -> usize {
 /// Flows from the published primary segment to the one that would be.
 fn flows(states: &[Option<PreviousState>], assigned: &[Assigned]) -> Vec<Flow> {
     let from = |state: &'_ Option<PreviousState>| state.as_ref().and_then(|s| s.primary.clone());
-    let from: Vec<String> =
-        states.iter().map(|s| from(s).unwrap_or_else(|| "new".into())).collect();
+    let from: Vec<String> = states.iter().map(|s| from(s).unwrap_or_else(|| NEW.into())).collect();
     count_flows(from.iter().map(String::as_str).zip(assigned.iter().map(|a| a.primary.as_str())))
 }
 
-/// By rule for whom its conditions hold, and what is odd about that.
-fn conditions(
-    project: &Project,
-    published: &Published,
-    assigned: &[Assigned],
-) -> Result<(serde_json::Value, String)> {
-    let segments: &Segments = &project.segments;
-    let holding = masks(segments, &published.frame, project.context().scale)?;
+/// By rule for whom `enter` holds, and what is odd about that.
+fn conditions(segments: &Segments, outcome: &Outcome) -> (serde_json::Value, String) {
     let mut table = Table::new(&["segment", "enter holds for", "members", "as primary", "note"]);
     let mut json = Vec::new();
-    for (rule, [enter, stay]) in segments.rules.iter().zip(&holding) {
+    for (rule, enter) in segments.rules.iter().zip(&outcome.enter) {
         let name = rule.spec.name.as_str();
         let holds = enter.iter().filter(|holds| **holds).count();
-        let flickers = enter.iter().zip(stay).filter(|(enter, stay)| **enter && !**stay).count();
         let is_in = |a: &&Assigned| a.memberships.iter().any(|m| m.segment == name);
-        let members = assigned.iter().filter(is_in).count();
-        let primary = assigned.iter().filter(|a| a.primary == name).count();
-        let mut notes = Vec::new();
-        if holds == 0 {
-            notes.push("holds for nobody here".to_owned());
-        } else if rule.spec.primary && primary == 0 {
-            notes.push("nobody's primary segment here: others come before it".to_owned());
-        }
-        if flickers > 0 {
-            let who = thousands(flickers as u64);
-            notes
-                .push(format!("stay does not hold for {who} who enter: they leave the next night"));
-        }
+        let members = outcome.assigned.iter().filter(is_in).count();
+        let primary = outcome.assigned.iter().filter(|a| a.primary == name).count();
+        let note = match () {
+            () if holds == 0 => "holds for nobody here",
+            () if rule.spec.primary && primary == 0 => {
+                "nobody's primary segment here: others come before it"
+            }
+            () => "",
+        };
         let count = |number: usize| thousands(number as u64);
         table.row([
             name.to_owned(),
             count(holds),
             count(members),
             if rule.spec.primary { count(primary) } else { "-".to_owned() },
-            notes.join("; "),
+            note.to_owned(),
         ]);
-        json.push(json!({ "segment": name, "enter": holds, "members": members, "primary": primary, "notes": notes }));
+        json.push(json!({ "segment": name, "enter": holds, "members": members, "primary": primary, "note": note }));
     }
-    Ok((json!(json), table.render()))
+    (json!(json), table.render())
 }
 
 /// The greatest overlaps, by the share of who is in either that is in both.

@@ -239,8 +239,8 @@ fn champions(
     project.models.classifiers.iter().map(of_model).collect()
 }
 
-/// The latest version of taste that was trained as of an earlier instant: what a new one is turned to.
-/// A version of the same as-of is not, so that training again gives the same.
+/// The version of taste that a new one is turned to: the one in use, if it was trained as of an earlier
+/// instant, else the latest that was. One of the same as-of is not, so that training again gives the same.
 fn earlier_taste(
     project: &Project,
     store: &Store,
@@ -250,7 +250,8 @@ fn earlier_taste(
     let name = &project.models.affinity.as_ref()?.spec.name;
     let mut versions: Vec<&String> = root.trained.get(name)?.iter().collect();
     versions.retain(|v| Artifact::trained_at(v).is_some_and(|trained| trained < as_of.at));
-    versions.sort_by_key(|version| Artifact::trained_at(version));
+    let champion = root.champions.get(name);
+    versions.sort_by_key(|version| (champion == Some(*version), Artifact::trained_at(version)));
     let artifacts = versions.into_iter().rev().filter_map(|v| Artifact::load(store, name, v).ok());
     let mut known = artifacts.filter(|artifact| artifact.known_at <= as_of.known_at);
     known.find_map(|artifact| match artifact.model {

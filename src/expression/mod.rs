@@ -79,7 +79,7 @@ pub enum Value {
 
 /// A number as a spec or the command line gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "not a number")]
 pub enum Number {
     /// A whole one.
     Integer(i64),

@@ -51,16 +51,12 @@ pub struct Rfm {
 }
 
 impl Rfm {
-    /// Recency, frequency and monetary scores 1-5; 0 for who never bought.
-    pub fn score(&self, days_since: Option<f64>, days: f64, net_spend: f64) -> [u8; 3] {
-        match days_since {
-            Some(since) => [
-                self.recency.score(-since),
-                self.frequency.score(days),
-                self.monetary.score(net_spend),
-            ],
-            None => [0; 3],
-        }
+    /// Scores 1-5 of days since the last purchase, days with a purchase and net spend; 0 for who never
+    /// bought.
+    pub fn score(&self, buyer: Option<[f64; 3]>) -> [u8; 3] {
+        buyer.map_or([0; 3], |[since, days, net_spend]| {
+            [self.recency.score(-since), self.frequency.score(days), self.monetary.score(net_spend)]
+        })
     }
 }
 

@@ -138,7 +138,7 @@ pub fn membership(membership: &Membership) -> String {
     }
     let values = membership.values.iter();
     let values: Vec<String> =
-        values.map(|(name, value)| format!("{} is {value}", name.replace('_', " "))).collect();
+        values.map(|(name, value)| told(&name.replace('_', " "), value)).collect();
     let values = values.join(" and ");
     let why = match (membership.reason, values.is_empty()) {
         ("dwell", _) => {
@@ -155,6 +155,29 @@ pub fn membership(membership: &Membership) -> String {
     }
 }
 
+fn told(name: &str, value: &str) -> String {
+    if value == "-" { format!("there is no {name}") } else { format!("{name} is {value}") }
+}
+
+/// What the taste of a customer was worked out from.
+pub fn taste(length: usize, interests: &[String], filled: bool) -> String {
+    let vector = match length {
+        0 => "There is no vector of taste.".to_owned(),
+        length => format!(
+            "The vector of taste has {length} numbers, worked out from what they did: near vectors are near tastes."
+        ),
+    };
+    match (interests.is_empty(), filled) {
+        (true, _) => vector,
+        (_, true) => {
+            format!("{vector} Interests are what they go for most: {}.", interests.join(", "))
+        }
+        (_, false) => {
+            format!("{vector} Interests are those of the source: {}.", interests.join(", "))
+        }
+    }
+}
+
 /// Why an item is recommended; None for a reason of another version of this program.
 pub fn recommendation(
     item: &str,
@@ -168,7 +191,8 @@ pub fn recommendation(
         ("popular", _) => "many go for it, and nothing is known of their taste".to_owned(),
         _ => return None,
     };
-    let rank = percentile.map_or(String::new(), |percentile| {
+    let rank = percentile.filter(|percentile| *percentile > 50.0);
+    let rank = rank.map_or(String::new(), |percentile| {
         format!("; it suits them better than {percentile:.0} % of customers")
     });
     Some(format!("{item}: {why}{rank}."))
@@ -277,5 +301,9 @@ mod tests {
             "coats: many go for it, and nothing is known of their taste."
         );
         assert_eq!(recommendation("coats", "new", None, None), None);
+        let few = recommendation("coats", "own", None, Some(20.0)).unwrap();
+        assert_eq!(few, "coats: they go for it already.", "no reason to recommend it");
+        assert_eq!(told("churn risk score", "-"), "there is no churn risk score");
+        assert!(taste(16, &["toys".to_owned()], true).ends_with("what they go for most: toys."));
     }
 }

@@ -86,7 +86,7 @@ pub fn describe(name: &str, version: &str, metrics: &ClassifierMetrics) -> Strin
 /// Fits and the holdout of a model of lifetime value.
 pub fn lifetime_value(name: &str, version: &str, metrics: &LifetimeValueMetrics) -> String {
     let buyers = thousands(metrics.customers as u64);
-    let mut text = format!("{name} {version}: {} over {buyers} buyers\n", metrics.family);
+    let mut text = format!("{name} {version}: {} over {buyers} buyers\n", metrics.method());
     for sentence in metrics.sentences() {
         text += &format!("  {sentence}\n");
     }

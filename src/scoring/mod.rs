@@ -18,15 +18,15 @@ use crate::error::{Error, Result};
 use crate::expression::{Expression, Type};
 use crate::features::catalog::{Aggregation, Catalog};
 use crate::features::engine::{BuildReport, Engine};
-use crate::features::plan::{AsOf, FeaturePlan};
-use crate::features::read::numeric;
+use crate::features::plan::{AsOf, FeaturePlan, Interactions};
 use crate::features::spec::Op;
 use crate::models::spec::Affinity;
 use crate::sources::SourcePlan;
 use crate::sources::attributes::{Attributes, are_levels};
 use crate::sources::profile::{Entities, ProfilePlan, keys};
 use crate::store::parquet::{concat, take};
-use crate::time::Window;
+use crate::time::{Instant, Window, Zone};
+use crate::training;
 use crate::training::artifact::{
     AffinityArtifact, Artifact, ClassifierArtifact, EngagementArtifact, RfmArtifact, Trained,
 };
@@ -177,9 +177,9 @@ pub fn score(
     (champions, affinity): (&Champions, Option<&Affinity>),
     as_of: AsOf,
 ) -> Result<Scored> {
-    let plans = plans(catalog, champions, as_of);
-    let mut batches: Vec<Vec<RecordBatch>> = plans.iter().map(|_| Vec::new()).collect();
-    let report = engine.build(source, entities, &plans, &mut |part| {
+    let plans = plans(catalog, champions, source, as_of);
+    let mut batches: Vec<Vec<RecordBatch>> = plans.list.iter().map(|_| Vec::new()).collect();
+    let report = engine.build(source, entities, &plans.list, &mut |part| {
         batches[part.plan].push(part.rows);
         Ok(())
     })?;
@@ -191,7 +191,7 @@ pub fn score(
     })?;
     let order = key_order(keys(&first)?);
     let mut tables = Vec::new();
-    for (plan, list) in plans.iter().zip(&batches) {
+    for (plan, list) in plans.list.iter().zip(&batches) {
         // Other rows than the customers of the as-of.
         let apart = plan.interactions.is_some() || plan.as_ofs != [as_of];
         let table = if apart { None } else { concat(list)? };
@@ -209,13 +209,12 @@ pub fn score(
         scored.push(classifier::score(name, version, artifact, &next()?, attributes, source)?);
     }
     if let Some((name, version, artifact)) = &champions.engagement {
-        let past = batches.len() - 1 - usize::from(champions.affinity.is_some());
-        let past = concat(&batches[past])?;
+        let past = plans.past.map(|past| concat(&batches[past])).transpose()?.flatten();
         scored.push(engagement::score(name, version, artifact, &next()?, past.as_ref())?);
     }
     let rfm = match &champions.rfm {
         Some((name, version, artifact)) => {
-            let scores = rfm(artifact, &next()?)?;
+            let scores = rfm(artifact, &next()?, source.context.zone, as_of.at)?;
             scored.push(rfm_scores(name, version, &scores));
             scores
         }
@@ -224,12 +223,17 @@ pub fn score(
     if let Some((name, version, artifact)) = &champions.lifetime_value {
         scored.push(lifetime_value::score(name, version, artifact, &next()?, source, as_of.at)?);
     }
-    let taste = match (&champions.affinity, batches.last()) {
+    let taste = match (&champions.affinity, plans.interactions) {
         (Some((_, _, artifact)), Some(interactions)) => {
-            let offer =
-                affinity.map(|model| taste::offer(model, &artifact.model, source.context.scale));
+            let scale = source.context.scale;
+            let offer = affinity.map(|model| taste::offer(model, &artifact.model, scale));
             let offer = offer.transpose()?.unwrap_or_default();
-            taste::taste(artifact, &offer, interactions, keys(&features)?)?
+            // A taste for what is no category is no interest.
+            let by_category = artifact.interactions.item == category();
+            let categories = plans.categories.or(by_category.then_some(interactions));
+            let categories = categories.map_or(&[][..], |at| batches[at].as_slice());
+            let read = (batches[interactions].as_slice(), categories);
+            taste::taste(artifact, &offer, read, keys(&features)?)?
         }
         _ => taste::Taste::none(customers),
     };
@@ -249,8 +253,19 @@ pub fn score(
     })
 }
 
-/// The catalog's plan, one per champion, engagement as it was before, and the interactions last.
-fn plans(catalog: &Catalog, champions: &Champions, as_of: AsOf) -> Vec<FeaturePlan> {
+/// What is asked of the engine, and where what is no table of customers at the as-of is among it.
+struct Plans {
+    list: Vec<FeaturePlan>,
+    /// Engagement as it was before.
+    past: Option<usize>,
+    /// What taste is worked out from.
+    interactions: Option<usize>,
+    /// The same over categories, where the items are none.
+    categories: Option<usize>,
+}
+
+/// The catalog's plan, one per champion, then what is no table of customers at the as-of.
+fn plans(catalog: &Catalog, champions: &Champions, source: &SourcePlan, as_of: AsOf) -> Plans {
     let all: Vec<&str> = catalog.features.iter().map(|feature| feature.column()).collect();
     let mut features = FeaturePlan::of_catalog(catalog, all, vec![as_of]);
     features.give(Aggregation {
@@ -263,28 +278,37 @@ fn plans(catalog: &Catalog, champions: &Champions, as_of: AsOf) -> Vec<FeaturePl
         ty: Type::Timestamp,
     });
     let now = || FeaturePlan { as_ofs: vec![as_of], ..FeaturePlan::default() };
-    let mut plans = vec![features];
-    for (_, _, artifact) in &champions.classifiers {
-        plans.push(artifact.plan(now()));
-    }
-    let lists = [
+    let mut list = vec![features];
+    list.extend(champions.classifiers.iter().map(|(_, _, artifact)| artifact.plan(now())));
+    let aggregations = [
         champions.engagement.as_ref().map(|(_, _, artifact)| &artifact.aggregations),
         champions.rfm.as_ref().map(|(_, _, artifact)| &artifact.aggregations),
     ];
-    for list in lists.into_iter().flatten() {
-        plans.push(given(list, now()));
-    }
-    if let Some((_, _, artifact)) = &champions.lifetime_value {
-        plans.push(artifact.plan(now()));
-    }
+    list.extend(aggregations.into_iter().flatten().map(|of| given(of, now())));
+    list.extend(champions.lifetime_value.iter().map(|(_, _, artifact)| artifact.plan(now())));
+    let mut plans = Plans { list, past: None, interactions: None, categories: None };
+    let mut add = |plan: FeaturePlan| {
+        plans.list.push(plan);
+        Some(plans.list.len() - 1)
+    };
     if let Some((_, _, artifact)) = &champions.engagement {
         let then = AsOf { at: as_of.at.minus(engagement::TREND), ..as_of };
-        plans.push(given(&artifact.aggregations, FeaturePlan { as_ofs: vec![then], ..now() }));
+        plans.past =
+            add(given(&artifact.aggregations, FeaturePlan { as_ofs: vec![then], ..now() }));
     }
     if let Some((_, _, artifact)) = &champions.affinity {
-        plans.push(FeaturePlan { interactions: Some(artifact.interactions.clone()), ..now() });
+        let interactions = artifact.interactions.clone();
+        plans.interactions = add(FeaturePlan { interactions: Some(interactions.clone()), ..now() });
+        if interactions.item != category() && source.columns().get("category").is_some() {
+            let interactions = Interactions { item: category(), ..interactions };
+            plans.categories = add(FeaturePlan { interactions: Some(interactions), ..now() });
+        }
     }
     plans
+}
+
+fn category() -> Expression {
+    Expression::column("category", Type::Text)
 }
 
 /// A plan that gives these.
@@ -312,14 +336,16 @@ pub fn percentiles(values: &[Option<f64>]) -> Vec<Option<f64>> {
     values.iter().map(|value| value.map(rank)).collect()
 }
 
-fn rfm(artifact: &RfmArtifact, rows: &RecordBatch) -> Result<Vec<[u8; 3]>> {
-    let [recency, days, spend, refunds] = [1, 2, 3, 4].map(|i| numeric(rows.column(i)));
-    let (recency, days, spend, refunds) = (recency?, days?, spend?, refunds?);
-    let score = |i: usize| {
-        let since = Some(recency[i]).filter(|days| !days.is_nan());
-        artifact.rfm.score(since, days[i], spend[i] - refunds[i])
-    };
-    Ok((0..rows.num_rows()).map(score).collect())
+fn rfm(
+    artifact: &RfmArtifact,
+    rows: &RecordBatch,
+    zone: Zone,
+    at: Instant,
+) -> Result<Vec<[u8; 3]>> {
+    Ok(training::rfm::read(rows, zone, at)?
+        .into_iter()
+        .map(|row| artifact.rfm.score(row))
+        .collect())
 }
 
 /// The sum of the three scores with its parts; none for who never bought.
@@ -327,6 +353,9 @@ fn rfm_scores(name: &str, version: &str, scores: &[[u8; 3]]) -> ModelScores {
     let bought = |scores: &[u8; 3]| scores[0] > 0;
     let sum = |scores: &[u8; 3]| bought(scores).then(|| scores.iter().map(|s| f64::from(*s)).sum());
     let parts = |scores: &[u8; 3]| {
+        if !bought(scores) {
+            return vec![("has never bought".to_owned(), 0.0)];
+        }
         let named = ["recency", "frequency", "monetary"].into_iter().zip(scores);
         named.map(|(part, score)| (part.to_owned(), f64::from(*score))).collect()
     };

@@ -12,7 +12,7 @@ use super::{Basis, ModelScores, Scored};
 use crate::error::{Error, Result};
 use crate::features::engine::BuildReport;
 use crate::models::preprocessing::shape::quantile;
-use crate::segments::Assigned;
+use crate::segments::{Assigned, Assignment};
 use crate::sources::consent::Consent;
 use crate::sources::contract::Check;
 use crate::time::Instant;
@@ -48,7 +48,8 @@ pub struct RunMetrics {
     pub models: Vec<ModelSummary>,
     /// By segment, in the order of the rules.
     pub segments: Vec<SegmentSize>,
-    /// Between primary segments; `new` for who was not there at the last as-of.
+    /// Between primary segments; `new` for who was not there at the last as-of, `gone` for who
+    /// is there no more.
     pub flows: Vec<Flow>,
     /// Segments that share customers; empty in runs before there was this.
     #[serde(default)]
@@ -136,6 +137,11 @@ pub struct Overlap {
     pub both: usize,
 }
 
+/// Where those come from who were no customers at the last as-of.
+pub const NEW: &str = "new";
+/// Where those go who are customers no more.
+pub const GONE: &str = "gone";
+
 /// Customers who went from one primary segment to another, or stayed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -146,6 +152,13 @@ pub struct Flow {
     pub to: String,
     /// How many.
     pub customers: usize,
+}
+
+impl Flow {
+    /// Whether these have changed their primary segment.
+    pub fn is_change(&self) -> bool {
+        self.from != self.to && self.from != NEW && self.to != GONE
+    }
 }
 
 /// The scores of the last as-of by model, read from its table.
@@ -236,7 +249,7 @@ fn summary(values: &[f64]) -> Option<ScoreSummary> {
 }
 
 /// Sizes of segments, in the order of `names`.
-pub fn segments(names: &[&str], assigned: &[Assigned], consent: &Consent) -> Vec<SegmentSize> {
+pub fn segments(names: &[&str], assigned: &Assignment, consent: &Consent) -> Vec<SegmentSize> {
     let empty = |name: &&str| SegmentSize { segment: (*name).to_owned(), ..SegmentSize::default() };
     let mut sizes: Vec<SegmentSize> = names.iter().map(empty).collect();
     let places: HashMap<&str, usize> = names.iter().enumerate().map(|(i, n)| (*n, i)).collect();
@@ -246,7 +259,11 @@ pub fn segments(names: &[&str], assigned: &[Assigned], consent: &Consent) -> Vec
             *of(&mut sizes[*place]) += 1;
         }
     };
-    for (row, assigned) in assigned.iter().enumerate() {
+    for state in assigned.gone.values() {
+        state.memberships.keys().for_each(|name| count(name, |size| &mut size.left));
+        state.primary.iter().for_each(|name| count(name, |size| &mut size.primary_before));
+    }
+    for (row, assigned) in assigned.customers.iter().enumerate() {
         count(&assigned.primary, |size| &mut size.primary);
         if let Some(previous) = &assigned.previous {
             count(previous, |size| &mut size.primary_before);
@@ -285,9 +302,11 @@ pub fn overlaps(names: &[&str], assigned: &[Assigned]) -> Vec<Overlap> {
 }
 
 /// Flows between primary segments since the last as-of, greatest first.
-pub fn flows(assigned: &[Assigned]) -> Vec<Flow> {
-    let pairs = assigned.iter().map(|a| (a.previous.as_deref().unwrap_or("new"), &*a.primary));
-    count_flows(pairs)
+pub fn flows(assigned: &Assignment) -> Vec<Flow> {
+    let now = assigned.customers.iter();
+    let pairs = now.map(|a| (a.previous.as_deref().unwrap_or(NEW), &*a.primary));
+    let gone = assigned.gone.values().filter_map(|state| Some((state.primary.as_deref()?, GONE)));
+    count_flows(pairs.chain(gone))
 }
 
 /// How many went from where to where, greatest first.
@@ -312,7 +331,7 @@ pub fn last_event(scored: &Scored, column: Option<&str>) -> Option<Instant> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::segments::Membership;
+    use crate::segments::{Membership, PreviousState};
 
     fn assigned(primary: &str, previous: Option<&str>) -> Assigned {
         let membership = |segment: &str| Membership {
@@ -338,15 +357,19 @@ mod tests {
             assigned("active", Some("active")),
             assigned("active", None),
         ];
+        let gone = PreviousState { primary: Some("active".into()), ..PreviousState::default() };
+        let all = Assignment { customers: all.to_vec(), gone: [("left".to_owned(), gone)].into() };
         let flows = flows(&all);
         assert_eq!(flows[0], Flow { from: "active".into(), to: "active".into(), customers: 2 });
-        assert_eq!(flows.iter().map(|flow| flow.customers).sum::<usize>(), 4);
+        assert_eq!(flows.iter().map(|flow| flow.customers).sum::<usize>(), 5);
+        assert!(flows.iter().any(|flow| flow.from == "active" && flow.to == "gone"));
+        assert_eq!(flows.iter().filter(|flow| flow.is_change()).count(), 1);
         assert!(flows.iter().any(|flow| flow.from == "new" && flow.to == "active"));
         let names = ["everyone", "active", "lost"];
         let sizes = segments(&names, &all, &Consent::default());
-        assert_eq!((sizes[1].primary, sizes[1].primary_before), (3, 3));
+        assert_eq!((sizes[1].primary, sizes[1].primary_before), (3, 4));
         assert_eq!((sizes[1].members, sizes[1].entered, sizes[2].entered), (3, 1, 1));
-        let overlaps = overlaps(&names, &all);
+        let overlaps = overlaps(&names, &all.customers);
         let both: Vec<_> = overlaps.iter().map(|o| (&*o.segment, &*o.other, o.both)).collect();
         assert_eq!(both, [("everyone", "active", 3), ("everyone", "lost", 1)]);
     }

@@ -11,9 +11,10 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Fields};
 
+use super::summary::GONE;
 use super::{Recommendation, Scored};
 use crate::error::{Error, Result};
-use crate::segments::{Assigned, Membership};
+use crate::segments::{Assigned, Assignment, Membership};
 use crate::sources::consent::Consent;
 use crate::time::Instant;
 
@@ -81,6 +82,8 @@ pub struct Customers<'a> {
     pub consent: &'a Consent,
     /// Of all rows.
     pub as_of: Instant,
+    /// The as-of that segments go on from.
+    pub previous: Option<Instant>,
 }
 
 impl Customers<'_> {
@@ -218,28 +221,63 @@ pub fn segments(assigned: &[Assigned], customers: Customers) -> Result<RecordBat
 }
 
 /// One row per customer and segment that they have entered or left since the last as-of.
-pub fn changes(assigned: &[Assigned], customers: Customers) -> Result<RecordBatch> {
-    struct Change<'a>(usize, &'a str, &'static str, &'static str, Instant);
-    let rows: Vec<Change> = assigned
-        .iter()
-        .enumerate()
-        .flat_map(|(row, assigned)| {
-            let left = assigned.left.iter();
-            let left = left.map(move |l| Change(row, &l.segment, "left", l.reason, l.since));
-            let entered = assigned.entered();
-            left.chain(entered.map(move |m| Change(row, &m.segment, "entered", m.reason, m.since)))
-        })
-        .collect();
-    let primary = |row: &Change| assigned[row.0].primary.as_str();
-    let previous = rows.iter().map(|row| assigned[row.0].previous.as_deref());
-    let mut columns = customers.columns(rows.iter().map(|row| row.0));
-    columns.extend([
-        ("segment", texts(rows.iter().map(|row| row.1))),
-        ("change", texts(rows.iter().map(|row| row.2))),
-        ("reason", texts(rows.iter().map(|row| row.3))),
-        ("since", instants(rows.iter().map(|row| row.4))),
-        ("primary_segment", texts(rows.iter().map(primary))),
-        ("previous_primary", Arc::new(previous.collect::<StringArray>()) as ArrayRef),
-    ]);
-    batch(columns)
+pub fn changes(assigned: &Assignment, customers: Customers) -> Result<RecordBatch> {
+    struct Change<'a> {
+        key: &'a str,
+        opted_out: bool,
+        segment: &'a str,
+        change: &'static str,
+        reason: &'static str,
+        since: Instant,
+        primary: Option<&'a str>,
+        previous: Option<&'a str>,
+    }
+    let mut rows: Vec<Change> = Vec::new();
+    for (row, own) in assigned.customers.iter().enumerate() {
+        let change = |segment, change, reason, since| Change {
+            key: customers.keys.value(row),
+            opted_out: customers.consent.opted_out(row),
+            segment,
+            change,
+            reason,
+            since,
+            primary: Some(&own.primary),
+            previous: own.previous.as_deref(),
+        };
+        rows.extend(own.left.iter().map(|l| change(&l.segment, "left", l.reason, l.since)));
+        rows.extend(own.entered().map(|m| change(&m.segment, "entered", m.reason, m.since)));
+    }
+    for (key, state) in &assigned.gone {
+        rows.extend(state.memberships.iter().map(|(segment, (_, since))| Change {
+            key,
+            opted_out: false,
+            segment,
+            change: "left",
+            reason: GONE,
+            since: *since,
+            primary: None,
+            previous: state.primary.as_deref(),
+        }));
+    }
+    rows.sort_by_key(|row| row.key);
+    let optional = |of: fn(&Change) -> Option<String>| -> ArrayRef {
+        Arc::new(rows.iter().map(of).collect::<StringArray>())
+    };
+    let previous = rows.iter().map(|_| customers.previous.map(|at| at.0));
+    let previous = previous.collect::<TimestampMicrosecondArray>().with_timezone("UTC");
+    batch(vec![
+        ("customer360_id", texts(rows.iter().map(|row| row.key))),
+        ("as_of", instants(rows.iter().map(|_| customers.as_of))),
+        (
+            "opted_out",
+            Arc::new(rows.iter().map(|row| Some(row.opted_out)).collect::<BooleanArray>()),
+        ),
+        ("previous_as_of", Arc::new(previous)),
+        ("segment", texts(rows.iter().map(|row| row.segment))),
+        ("change", texts(rows.iter().map(|row| row.change))),
+        ("reason", texts(rows.iter().map(|row| row.reason))),
+        ("since", instants(rows.iter().map(|row| row.since))),
+        ("primary_segment", optional(|row| row.primary.map(str::to_owned))),
+        ("previous_primary", optional(|row| row.previous.map(str::to_owned))),
+    ])
 }

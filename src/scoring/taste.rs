@@ -28,7 +28,7 @@ pub struct Taste {
     pub vectors: Vec<Vec<f64>>,
     /// Best first.
     pub recommendations: Vec<Vec<Recommendation>>,
-    /// The items of a customer's own interactions by weight, heaviest first.
+    /// The categories of a customer's own interactions by weight, heaviest first.
     pub own: Vec<Vec<String>>,
 }
 
@@ -43,16 +43,8 @@ impl Taste {
     }
 }
 
-/// Folds customers in, given batches of customer, item and weight.
-pub fn taste(
-    artifact: &AffinityArtifact,
-    offer: &Offer,
-    batches: &[RecordBatch],
-    customers: &StringArray,
-) -> Result<Taste> {
-    let model = &artifact.model;
-    let index: HashMap<&str, u32> =
-        model.items.iter().enumerate().map(|(i, item)| (item.as_str(), i as u32)).collect();
+/// Batches of customer, item and weight by customer.
+fn by_key(batches: &[RecordBatch]) -> Result<HashMap<&str, Vec<(&str, f64)>>> {
     let mut by_key: HashMap<&str, Vec<(&str, f64)>> = HashMap::new();
     for batch in batches {
         let (items, weights) = (batch.column(1).as_string::<i32>(), numeric(batch.column(2))?);
@@ -60,19 +52,32 @@ pub fn taste(
             by_key.entry(key).or_default().push((items.value(i), weights[i]));
         }
     }
+    Ok(by_key)
+}
+
+/// Folds customers in, given batches of customer, item and weight, and the same over categories.
+pub fn taste(
+    artifact: &AffinityArtifact,
+    offer: &Offer,
+    (interactions, categories): (&[RecordBatch], &[RecordBatch]),
+    customers: &StringArray,
+) -> Result<Taste> {
+    let model = &artifact.model;
+    let index: HashMap<&str, u32> =
+        model.items.iter().enumerate().map(|(i, item)| (item.as_str(), i as u32)).collect();
+    let (of_items, of_categories) = (by_key(interactions)?, by_key(categories)?);
     let gram = model.gram();
     let one = |row: usize| {
-        let own = by_key.get(customers.value(row)).map(Vec::as_slice).unwrap_or_default();
+        let key = customers.value(row);
+        let own = of_items.get(key).map(Vec::as_slice).unwrap_or_default();
         let mut row: Vec<(u32, f64)> =
             own.iter().filter_map(|(item, weight)| Some((*index.get(item)?, *weight))).collect();
         row.sort_unstable_by_key(|(item, _)| *item);
         let customer = model.fold_in(&row, &gram);
         let best = model.recommend(&customer, &row, artifact.own, offer);
         let recommended = best.into_iter().map(|choice| recommendation(artifact, choice)).collect();
-        let mut own = own.to_vec();
+        let mut own = of_categories.get(key).cloned().unwrap_or_default();
         own.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
-        // Interests are categories; a taste for single products is not one.
-        own.retain(|_| artifact.spec.item == "category");
         let own: Vec<String> = own.into_iter().map(|(item, _)| item.to_owned()).collect();
         (customer.vector, recommended, own)
     };

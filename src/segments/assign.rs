@@ -1,17 +1,18 @@
 //! Who is in which segment, given who was.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_schema::{DataType, Field, Schema};
 
 use super::spec::{Rule, Segments};
-use crate::error::Result;
-use crate::expression::Expression;
+use crate::error::{Error, Result};
 use crate::expression::polars::evaluate;
 use crate::money::Scale;
 use crate::sources::consent::Consent;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// One membership as it is kept in `segments/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub struct Left {
     pub since: Instant,
     /// Why they are out: `rule` (it no longer holds), `purchase` (which ended the dwell), `expired`,
     /// `precedence` (another of its group), `consent`, `changed` (the rule is another and does not
-    /// hold) or `removed` (there is no such rule any more).
+    /// hold), `removed` (there is no such rule any more) or `gone` (there is no such customer any more).
     pub reason: &'static str,
 }
 
@@ -63,6 +64,15 @@ impl Assigned {
     }
 }
 
+/// The segments of all customers, and of those who are customers no more what they were.
+#[derive(Debug, Default)]
+pub struct Assignment {
+    /// In the order of the customers.
+    pub customers: Vec<Assigned>,
+    /// By key.
+    pub gone: BTreeMap<String, PreviousState>,
+}
+
 /// What an earlier as-of said of one customer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PreviousState {
@@ -79,132 +89,160 @@ pub struct PreviousState {
 pub struct Known<'a> {
     /// The state of the latest earlier as-of.
     pub previous: &'a [Option<PreviousState>],
-    /// Who has bought since then.
-    pub bought: &'a [bool],
+    /// When they last bought.
+    pub last_purchase: &'a [Option<Instant>],
     /// What they have consented to.
     pub consent: &'a Consent,
 }
 
-/// Assigns segments at `as_of` to the customers of `rows`, in their order.
+/// What came of the rules.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The segments of each customer, in the order of the rows.
+    pub assigned: Vec<Assigned>,
+    /// By rule for whom `enter` holds.
+    pub enter: Vec<Vec<bool>>,
+}
+
+/// Assigns segments at `as_of` to the customers of `rows`, in their order. Rules are evaluated one
+/// after the other, because a rule may name the segments before it.
 pub fn assign(
     segments: &Segments,
     rows: &RecordBatch,
     scale: Scale,
     as_of: Instant,
     known: Known<'_>,
-) -> Result<Vec<Assigned>> {
-    let masks = masks(segments, rows, scale)?;
-    let of_row = |row: usize| {
-        let holds: Vec<[bool; 2]> =
-            masks.iter().map(|[enter, stay]| [enter[row], stay[row]]).collect();
-        let allowed = |rule: &Rule| {
-            rule.spec.requires_consent.iter().all(|scope| known.consent.allows(row, scope))
-        };
-        let before = known.previous[row].as_ref();
-        one(segments, &holds, &allowed, before, known.bought[row], as_of)
-    };
-    Ok((0..rows.num_rows()).map(of_row).collect())
-}
-
-/// By rule whether `enter` and `stay` hold, row by row.
-pub fn masks(segments: &Segments, rows: &RecordBatch, scale: Scale) -> Result<Vec<[Vec<bool>; 2]>> {
-    let rules = segments.rules.iter().enumerate();
-    let named: Vec<(String, Expression)> = rules
-        .flat_map(|(i, rule)| {
-            [
-                (format!("\u{0}enter{i}"), rule.enter.clone()),
-                (format!("\u{0}stay{i}"), rule.stay.clone()),
-            ]
-        })
+) -> Result<Outcome> {
+    let mut customers: Vec<Night> = (0..rows.num_rows())
+        .map(|row| Night::new(known.previous[row].as_ref(), known.last_purchase[row], as_of))
         .collect();
-    if named.is_empty() {
-        return Ok(Vec::new());
+    let (mut columns, mut fields) = (rows.columns().to_vec(), rows.schema().fields().to_vec());
+    let mut outcome = Outcome::default();
+    for (i, rule) in segments.rules.iter().enumerate() {
+        let frame = RecordBatch::try_new(Arc::new(Schema::new(fields.clone())), columns.clone())
+            .map_err(Error::engine("segments"))?;
+        let named = [
+            ("\u{0}enter".to_owned(), rule.enter.clone()),
+            ("\u{0}stay".to_owned(), rule.stay.clone()),
+        ];
+        let truths = evaluate(&named, &frame, scale)?;
+        let [enter, stay] = [0, 1].map(|of| {
+            let truths = truths[of].as_boolean().iter();
+            truths.map(|truth| truth == Some(true)).collect::<Vec<bool>>()
+        });
+        for (row, customer) in customers.iter_mut().enumerate() {
+            let consents = rule.spec.requires_consent.iter();
+            let allowed = consents.clone().all(|scope| known.consent.allows(row, scope));
+            customer.apply(rule, [enter[row], stay[row]], allowed);
+        }
+        outcome.enter.push(enter);
+        if segments.rules[i + 1..].iter().any(|later| later.names(&rule.spec.name)) {
+            let members: BooleanArray =
+                customers.iter().map(|customer| Some(customer.is_in(&rule.spec.name))).collect();
+            fields.push(Arc::new(Field::new(&rule.spec.name, DataType::Boolean, false)));
+            columns.push(Arc::new(members));
+        }
     }
-    let arrays = evaluate(&named, rows, scale)?;
-    let truths: Vec<Vec<bool>> =
-        arrays.iter().map(|a| a.as_boolean().iter().map(|v| v == Some(true)).collect()).collect();
-    let mut truths = truths.into_iter();
-    let pair = |_: &Rule| [truths.next(), truths.next()].map(Option::unwrap_or_default);
-    Ok(segments.rules.iter().map(pair).collect())
+    outcome.assigned = customers.into_iter().map(|customer| customer.end(segments)).collect();
+    Ok(outcome)
 }
 
-/// The segments of one customer: `holds` says by rule whether enter and stay do.
-pub fn one(
-    segments: &Segments,
-    holds: &[[bool; 2]],
-    allowed: &dyn Fn(&Rule) -> bool,
-    before: Option<&PreviousState>,
-    bought: bool,
+/// One customer while the rules are gone through.
+pub(super) struct Night<'a> {
+    before: Option<&'a PreviousState>,
+    last_purchase: Option<Instant>,
     as_of: Instant,
-) -> Assigned {
-    let mut assigned = Assigned {
-        previous: before.and_then(|state| state.primary.clone()),
-        ..Assigned::default()
-    };
-    let mut groups: Vec<&str> = Vec::new();
-    let mut primary: Option<&str> = None;
-    for (rule, [enter, stay]) in segments.rules.iter().zip(holds.iter().copied()) {
+    assigned: Assigned,
+    groups: Vec<&'a str>,
+    primary: Option<&'a str>,
+}
+
+impl<'a> Night<'a> {
+    /// Before any rule.
+    pub fn new(
+        before: Option<&'a PreviousState>,
+        last_purchase: Option<Instant>,
+        as_of: Instant,
+    ) -> Self {
+        let assigned = Assigned::default();
+        Self { before, last_purchase, as_of, assigned, groups: Vec::new(), primary: None }
+    }
+
+    /// Whether the customer is in a segment by the rules so far.
+    pub fn is_in(&self, name: &str) -> bool {
+        self.assigned.memberships.iter().any(|membership| membership.segment == name)
+    }
+
+    /// Applies one rule, given whether `enter` and `stay` hold and consent is there.
+    pub fn apply(&mut self, rule: &'a Rule, [enter, stay]: [bool; 2], allowed: bool) {
         let name = &rule.spec.name;
-        let was = before.and_then(|state| state.memberships.get(name));
+        let was = self.before.and_then(|state| state.memberships.get(name));
         // A changed rule starts from `enter`.
         let since = was.filter(|(version, _)| *version == rule.version).map(|(_, since)| *since);
-        let over = before.and_then(|state| state.expired.get(name));
+        let over = self.before.and_then(|state| state.expired.get(name));
         let barred = enter && over.is_some_and(|version| *version == rule.version);
-        let ends = |length: Option<crate::time::Duration>| {
-            since.zip(length).map(|(since, length)| since.plus(length))
-        };
-        let dwells = ends(rule.spec.min_dwell).is_some_and(|end| as_of < end);
-        let expires = ends(rule.spec.expires).is_some_and(|end| as_of >= end);
-        let verdict = if !allowed(rule) {
+        let ends =
+            |length: Option<Duration>| since.zip(length).map(|(since, length)| since.plus(length));
+        let dwells = ends(rule.spec.min_dwell).is_some_and(|end| self.as_of < end);
+        let bought = since.is_some_and(|since| self.last_purchase.is_some_and(|at| at >= since));
+        let expires = ends(rule.spec.expires).is_some_and(|end| self.as_of >= end);
+        let verdict = if !allowed {
             Err("consent")
-        } else if rule.spec.group.as_deref().is_some_and(|group| groups.contains(&group)) {
+        } else if rule.spec.group.as_deref().is_some_and(|group| self.groups.contains(&group)) {
             Err("precedence")
         } else if expires || barred {
             Err("expired")
         } else {
             match since {
-                Some(since) if stay => Ok((since, "stay")),
+                // Whoever might come in stays as well.
+                Some(since) if stay || enter => Ok((since, "stay")),
                 Some(since) if dwells && !bought => Ok((since, "dwell")),
-                _ if enter => Ok((as_of, "enter")),
                 Some(_) if dwells => Err("purchase"),
                 Some(_) => Err("rule"),
+                None if enter => Ok((self.as_of, "enter")),
                 None => Err("changed"),
             }
         };
         if barred || (expires && enter) {
-            assigned.expired.push((name.clone(), rule.version.clone()));
+            self.assigned.expired.push((name.clone(), rule.version.clone()));
         }
         match (verdict, was) {
             (Ok((since, reason)), _) => {
-                groups.extend(rule.spec.group.as_deref());
-                primary = primary.or(Some(name.as_str()).filter(|_| rule.spec.primary));
+                self.groups.extend(rule.spec.group.as_deref());
+                self.primary = self.primary.or(Some(name.as_str()).filter(|_| rule.spec.primary));
                 let (segment, rule) = (name.clone(), rule.version.clone());
-                assigned.memberships.push(Membership { segment, rule, since, reason });
-                assigned.kept.extend(was.map(|_| name.clone()));
+                self.assigned.memberships.push(Membership { segment, rule, since, reason });
+                self.assigned.kept.extend(was.map(|_| name.clone()));
             }
             (Err(reason), Some((_, since))) => {
-                assigned.left.push(Left { segment: name.clone(), since: *since, reason });
+                self.assigned.left.push(Left { segment: name.clone(), since: *since, reason });
             }
             (Err(_), None) => {}
         }
     }
-    let otherwise = &segments.otherwise;
-    let was = before.and_then(|state| state.memberships.get(otherwise));
-    if primary.is_none() {
-        let (since, reason) = was.map_or((as_of, "enter"), |(_, since)| (*since, "stay"));
-        let (segment, rule) = (otherwise.clone(), String::new());
-        assigned.memberships.push(Membership { segment, rule, since, reason });
-        assigned.kept.extend(was.map(|_| otherwise.clone()));
+
+    /// What has come of all rules.
+    pub fn end(self, segments: &Segments) -> Assigned {
+        let Self { before, as_of, mut assigned, primary, .. } = self;
+        assigned.previous = before.and_then(|state| state.primary.clone());
+        let otherwise = &segments.otherwise;
+        let was = before.and_then(|state| state.memberships.get(otherwise));
+        if primary.is_none() {
+            let (since, reason) = was.map_or((as_of, "enter"), |(_, since)| (*since, "stay"));
+            let (segment, rule) = (otherwise.clone(), String::new());
+            assigned.memberships.push(Membership { segment, rule, since, reason });
+            assigned.kept.extend(was.map(|_| otherwise.clone()));
+        }
+        assigned.primary = primary.unwrap_or(otherwise).to_owned();
+        for (name, (_, since)) in before.iter().flat_map(|state| &state.memberships) {
+            let known = segments.rules.iter().any(|rule| rule.spec.name == *name);
+            let reason = match name == otherwise {
+                true if primary.is_some() => "rule",
+                false if !known => "removed",
+                _ => continue,
+            };
+            assigned.left.push(Left { segment: name.clone(), since: *since, reason });
+        }
+        assigned
     }
-    assigned.primary = primary.unwrap_or(otherwise).to_owned();
-    for (name, (_, since)) in before.iter().flat_map(|state| &state.memberships) {
-        let known = segments.rules.iter().any(|rule| rule.spec.name == *name);
-        let reason = match name == otherwise {
-            true if primary.is_some() => "rule",
-            false if !known => "removed",
-            _ => continue,
-        };
-        assigned.left.push(Left { segment: name.clone(), since: *since, reason });
-    }
-    assigned
 }

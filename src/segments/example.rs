@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::assign::{Assigned, PreviousState, one};
+use super::assign::{Assigned, Night, PreviousState};
 use super::spec::Segments;
 use crate::error::{Error, Result};
 use crate::expression::reference::evaluate;
@@ -14,7 +14,7 @@ use crate::time::Instant;
 
 /// A value of a made-up customer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "neither a number, a text, true nor false")]
 pub enum Given {
     /// True or false.
     Boolean(bool),
@@ -70,8 +70,9 @@ impl Example {
         let place = format!("{file}: example {number}");
         let mut values = BTreeMap::new();
         for (name, given) in &spec.given {
-            let Some(ty) = columns.get(name) else {
-                let known = columns.iter().map(|(name, _)| name);
+            let is_column = |name: &str| !segments.contains(&name);
+            let Some(ty) = columns.get(name).filter(|_| is_column(name)) else {
+                let known = columns.iter().map(|(name, _)| name).filter(|name| is_column(name));
                 return Err(Error::unknown(place, "column", name, known));
             };
             values.insert(name.clone(), value(given, ty, columns.scale, &place, name)?);
@@ -93,12 +94,6 @@ impl Example {
 
     /// What the rules give for this customer.
     pub fn assign(&self, segments: &Segments) -> Assigned {
-        let column = |name: &str| self.values.get(name).cloned().unwrap_or(Value::Null);
-        let holds = |condition: &Expression| {
-            evaluate(condition, self.scale, &column) == Value::Boolean(true)
-        };
-        let masks: Vec<[bool; 2]> =
-            segments.rules.iter().map(|rule| [holds(&rule.enter), holds(&rule.stay)]).collect();
         // Long before: every dwell is over.
         let (since, as_of) = (Instant(i64::MIN / 2), Instant(0));
         let version = |name: &String| {
@@ -107,10 +102,21 @@ impl Example {
         };
         let was = self.spec.was.iter().map(|name| (name.clone(), (version(name), since)));
         let before = PreviousState { memberships: was.collect(), ..PreviousState::default() };
-        let allowed = |rule: &super::spec::Rule| {
-            rule.spec.requires_consent.iter().all(|scope| self.spec.consents.contains(scope))
-        };
-        one(segments, &masks, &allowed, Some(&before), false, as_of)
+        let mut night = Night::new(Some(&before), None, as_of);
+        let mut values = self.values.clone();
+        for rule in &segments.rules {
+            let column = |name: &str| values.get(name).cloned().unwrap_or(Value::Null);
+            let holds = |condition: &Expression| {
+                evaluate(condition, self.scale, &column) == Value::Boolean(true)
+            };
+            let holds = [holds(&rule.enter), holds(&rule.stay)];
+            let consents = rule.spec.requires_consent.iter();
+            let allowed = consents.clone().all(|scope| self.spec.consents.contains(scope));
+            night.apply(rule, holds, allowed);
+            let is_in = night.is_in(&rule.spec.name);
+            values.insert(rule.spec.name.clone(), Value::Boolean(is_in));
+        }
+        night.end(segments)
     }
 
     /// What is other than it must be, in words; None where all is as it must be.

@@ -8,7 +8,7 @@ mod example;
 mod reach;
 mod spec;
 
-pub use assign::{Assigned, Known, Left, Membership, PreviousState, assign, masks};
+pub use assign::{Assigned, Assignment, Known, Left, Membership, Outcome, PreviousState, assign};
 pub use example::{Example, ExampleSpec};
 pub use spec::{Rule, RuleSpec, Segments, SegmentsSpec, score_columns};
 
@@ -54,13 +54,13 @@ mod tests {
         score: f64,
         day: i64,
         before: Option<PreviousState>,
-        bought: bool,
+        last_purchase: Option<i64>,
         status: &'static str,
     }
 
     impl Night {
         fn new(score: f64, day: i64) -> Self {
-            Self { score, day, before: None, bought: false, status: "opted_in" }
+            Self { score, day, before: None, last_purchase: None, status: "opted_in" }
         }
 
         fn since(self, day: i64) -> Self {
@@ -79,10 +79,14 @@ mod tests {
             let status: ArrayRef = Arc::new(StringArray::from(vec![self.status]));
             let consent =
                 Consent::of(&RecordBatch::try_from_iter([("opt_in_status", status)]).unwrap());
-            let known =
-                Known { previous: &[self.before], bought: &[self.bought], consent: &consent };
+            let last_purchase = self.last_purchase.map(|day| Instant(day * DAY));
+            let known = Known {
+                previous: &[self.before],
+                last_purchase: &[last_purchase],
+                consent: &consent,
+            };
             let as_of = Instant(self.day * DAY);
-            assign(segments, &rows, Scale::default(), as_of, known).unwrap().remove(0)
+            assign(segments, &rows, Scale::default(), as_of, known).unwrap().assigned.remove(0)
         }
     }
 
@@ -103,13 +107,31 @@ mod tests {
         assert_eq!(left.entered().map(|m| m.segment.as_str()).collect::<Vec<_>>(), ["calm"]);
     }
 
+    /// A `stay` that is narrower than `enter` loses nobody whom `enter` holds for.
+    #[test]
+    fn who_might_come_in_stays() {
+        let columns = Columns::new(Scale::default(), [("score".to_owned(), Type::Double)]);
+        let mut segments = segments(|_| ());
+        segments.rules = vec![rule("risky", "score >= 0.6", Some("score >= 0.9"), &columns)];
+        let stays = Night::new(0.7, 10).since(3).assign(&segments);
+        assert_eq!((stays.memberships[0].since.0, stays.memberships[0].reason), (3 * DAY, "stay"));
+    }
+
     #[test]
     fn dwell_holds_until_its_end_or_a_purchase() {
         let segments = segments(|spec| spec.min_dwell = Some(Duration::days(14)));
         let kept = Night::new(0.1, 10).since(0).assign(&segments);
         assert_eq!(kept.memberships[0].reason, "dwell");
-        let bought = Night { bought: true, ..Night::new(0.1, 10).since(0) }.assign(&segments);
-        assert_eq!((bought.primary.as_str(), bought.left[0].reason), ("calm", "purchase"));
+        // A purchase since they came in ends it, on whichever night.
+        let bought = |day: i64| {
+            let night = Night { last_purchase: Some(day), ..Night::new(0.1, 10).since(2) };
+            night.assign(&segments)
+        };
+        for day in [2, 9] {
+            let bought = bought(day);
+            assert_eq!((bought.primary.as_str(), bought.left[0].reason), ("calm", "purchase"));
+        }
+        assert_eq!(bought(1).primary, "risky");
         let over = Night::new(0.1, 14).since(0).assign(&segments);
         assert_eq!(
             (over.primary.as_str(), over.left[0].reason),

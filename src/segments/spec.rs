@@ -27,7 +27,7 @@ pub struct RuleSpec {
     pub description: String,
     /// Who comes in: a predicate over features, scores, percentiles and thresholds.
     pub enter: String,
-    /// Who stays in; default `enter`.
+    /// Who else stays in, beside those whom `enter` holds for.
     #[serde(default)]
     pub stay: Option<String>,
     /// How long a member stays at least, unless they buy.
@@ -135,7 +135,7 @@ impl Segments {
         let Some((file, spec)) = source else {
             return Ok(Self { otherwise: "All customers".into(), ..Self::default() });
         };
-        let columns = columns(&file, &spec, catalog, models, scale)?;
+        let mut columns = columns(&file, &spec, catalog, models, scale)?;
         let mut rules: Vec<Rule> = Vec::new();
         for rule in &spec.rules {
             if rules.iter().any(|other| other.spec.name == rule.name) || rule.name == spec.otherwise
@@ -146,7 +146,18 @@ impl Segments {
                 ));
             }
             check_spec(&file, rule, profile)?;
-            rules.push(Rule::check(&file, rule, &columns)?);
+            let checked = Rule::check(&file, rule, &columns, &rules)?;
+            if columns.names().any(|name| name == rule.name) {
+                return Err(Error::configuration(
+                    format!(
+                        "{file}: segment \"{}\" has the name of a feature, score or threshold",
+                        rule.name
+                    ),
+                    "rename it; rules after it may name it, and must know which of the two is meant",
+                ));
+            }
+            columns.insert(&rule.name, Type::Boolean);
+            rules.push(checked);
         }
         if let Some(name) = spec.thresholds.keys().find(|name| !is_used(name, &spec)) {
             return Err(Error::configuration(
@@ -201,15 +212,25 @@ impl Segments {
 }
 
 impl Rule {
-    fn check(file: &str, spec: &RuleSpec, columns: &Columns) -> Result<Self> {
+    /// Whether the rule names a segment, or a column.
+    pub fn names(&self, name: &str) -> bool {
+        self.enter.columns().contains(name) || self.stay.columns().contains(name)
+    }
+
+    fn check(file: &str, spec: &RuleSpec, columns: &Columns, before: &[Rule]) -> Result<Self> {
         let place = |key: &str| format!("{file}: segment \"{}\" {key}", spec.name);
         let enter = check_as(&spec.enter, Type::Boolean, columns, &place("enter"))?;
         let stay = match &spec.stay {
             Some(stay) => check_as(stay, Type::Boolean, columns, &place("stay"))?,
             None => enter.clone(),
         };
-        let version = fingerprint(&(&enter, &stay, spec.min_dwell, spec.expires), &[]);
-        Ok(Self { spec: spec.clone(), enter, stay, version })
+        let mut rule = Self { spec: spec.clone(), enter, stay, version: String::new() };
+        // A rule is another one where a segment that it names is.
+        let named = before.iter().filter(|other| rule.names(&other.spec.name));
+        let versions: Vec<String> = named.map(|other| other.version.clone()).collect();
+        let definition = (&rule.enter, &rule.stay, spec.min_dwell, spec.expires);
+        rule.version = fingerprint(&definition, &versions);
+        Ok(rule)
     }
 }
 

@@ -14,6 +14,7 @@ use super::affinity::Windows;
 use super::affinity::sample::InteractionData;
 use super::artifact::ClassifierArtifact;
 use super::lifetime_value::{PurchaseData, holdout_at};
+use super::rfm;
 use super::schedule::{Schedule, check_fresh};
 use super::skew::{Differences, Served};
 use crate::error::{Error, Result};
@@ -418,12 +419,9 @@ pub fn gather(
                 Ok(())
             }
             Role::Buyers => {
-                let [recency, days, spend, refunds] =
-                    [1, 2, 3, 4].map(|i| numeric(part.rows.column(i)));
-                let (recency, days, spend, refunds) = (recency?, days?, spend?, refunds?);
-                for i in (0..recency.len()).filter(|i| !recency[*i].is_nan()) {
-                    gathered.buyers.push([-recency[i], days[i], spend[i] - refunds[i]]);
-                }
+                let buyers = rfm::read(&part.rows, source.context.zone, as_of.at)?;
+                let buyers = buyers.into_iter().flatten();
+                gathered.buyers.extend(buyers.map(|[since, days, net]| [-since, days, net]));
                 Ok(())
             }
             Role::Purchases => match &models.lifetime_value {

@@ -11,6 +11,7 @@ pub mod inspection;
 pub mod lifetime_value;
 pub mod matured;
 pub mod promotion;
+pub mod rfm;
 pub mod schedule;
 pub mod selection;
 pub mod skew;

@@ -84,6 +84,28 @@ fn lifetime_value_is_what_came_and_what_is_expected() {
     assert!(alive > 100 && expected > 10_000.0, "{alive} {expected}");
 }
 
+/// Interests are categories whatever the items are.
+#[test]
+fn interests_are_categories() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = small(folder.path());
+    ran(&project, &["run"]);
+    let interests = || {
+        let profile = table(&project, "profile/as_of=2024-07-01");
+        let lists = profile.column_by_name("interests").unwrap().as_list::<i32>().clone();
+        let one = |row: usize| {
+            lists.value(row).as_string::<i32>().iter().flatten().map(str::to_owned).collect()
+        };
+        (0..lists.len()).map(one).collect::<Vec<Vec<String>>>()
+    };
+    let before = interests();
+    edit(&project, "models/affinity.toml", "item = \"category\"", "item = \"product_id\"");
+    ran(&project, &["train"]);
+    ran(&project, &["score"]);
+    assert_eq!(before, interests());
+    assert!(before.iter().filter(|list| !list.is_empty()).count() > 1000);
+}
+
 /// With too few who bought again, means of customers of the same age stand in, and it is said.
 #[test]
 fn too_few_repeat_buyers_are_expected_to_do_what_others_did() {
@@ -93,6 +115,9 @@ fn too_few_repeat_buyers_are_expected_to_do_what_others_did() {
     let (stdout, stderr, code) = output(&project, &["run"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("fewer than 5000: means of customers of the same age"), "{stdout}");
+    assert!(stdout.contains(": means of customers of the same age over 1,768 buyers"), "{stdout}");
+    // They are those of the time before the holdout, so they do not hit it.
+    assert!(!stdout.contains("(+0.0 %)"), "{stdout}");
     let scores = parts(&project, "2024-07-01", "lifetime_value");
     let bought = scores.values().filter(|(_, parts)| parts.contains_key("predicted"));
     let mut predicted: Vec<f64> = bought
@@ -188,6 +213,7 @@ fn an_offer_is_read_at_every_scoring() {
     );
     ran(&project, &["score"]);
     assert_eq!(root(&project)["champions"]["affinity"], version, "nothing was trained");
+    assert!(output(&project, &["score"]).0.starts_with("nothing to do"));
     let then = recommended(&table(&project, "recommendations/as_of=2024-07-01"));
     // Two have everything that is left.
     assert!(then.len() + 5 > first.len(), "{} of {}", then.len(), first.len());
@@ -198,6 +224,18 @@ fn an_offer_is_read_at_every_scoring() {
             assert!(list.iter().filter(|(item, _)| shelf[place(item)] == of).count() <= 2, "{key}");
         }
     }
+    // Another table is another input.
+    let columns: [(&str, ArrayRef); 3] = [
+        ("name", Arc::new(StringArray::from(items.clone()))),
+        ("stock", Arc::new(Int64Array::from(vec![0; items.len()]))),
+        ("shelf", Arc::new(StringArray::from(shelf.clone()))),
+    ];
+    write(&project.join("items.parquet"), &RecordBatch::try_from_iter(columns).unwrap());
+    ran(&project, &["score"]);
+    let files = root(&project)["files"].as_object().unwrap().clone();
+    let own = files.keys().find(|path| path.starts_with("recommendations/")).unwrap();
+    let rows = c360_ml::store::parquet::read(&project.join("store").join(own), None).unwrap();
+    assert!(rows.iter().all(|rows| rows.num_rows() == 0), "nothing is in stock");
     for (from, to, message) in [
         ("stock > 0", "stok > 0", "did you mean `stock`"),
         ("key = \"name\"", "key = \"nam\"", "unknown column `nam`"),

@@ -51,7 +51,7 @@ fn a_dry_run_tells_what_would_come() {
     let tested = json(&project, &["segments", "test"]);
     assert_eq!(tested["moved"], 0);
     assert_eq!(tested["faults"], serde_json::json!([]));
-    assert_eq!(tested["conditions"][0]["segment"], "High value – at risk");
+    assert_eq!(tested["conditions"][0]["segment"], "high_value");
     let overlaps = tested["overlaps"].as_array().unwrap();
     let of = members(&project, "2024-07-01");
     for overlap in overlaps {
@@ -145,6 +145,68 @@ fn nights_follow_each_other() {
     assert!(stderr.contains("no run has put nobody in a segment"), "{stderr}");
 }
 
+/// Whoever is a customer no more leaves every segment, and whoever comes back enters them.
+#[test]
+fn customers_who_are_gone_have_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    ran(&project, &["run"]);
+    let before = members(&project, "2024-07-01");
+    let whole = std::fs::read(project.join(PROFILE_FILE)).unwrap();
+    rewrite(&project, PROFILE_FILE, |rows: RecordBatch| rows.slice(50, rows.num_rows() - 50));
+    ran(&project, &["score", "--as-of", "2024-07-02"]);
+    let all = |members: &BTreeMap<String, BTreeSet<String>>| -> BTreeSet<String> {
+        members.values().flatten().cloned().collect()
+    };
+    let there = all(&members(&project, "2024-07-02"));
+    let gone: BTreeSet<String> = all(&before).difference(&there).cloned().collect();
+    assert_eq!(gone.len(), 50);
+    let changes = table(&project, "segment_changes/as_of=2024-07-02");
+    let [keys, segments, reasons] =
+        ["customer360_id", "segment", "reason"].map(|name| texts(&changes, name));
+    let left: BTreeSet<(String, String)> = (0..changes.num_rows())
+        .filter(|row| reasons[*row] == "gone")
+        .map(|row| (segments[row].clone(), keys[row].clone()))
+        .collect();
+    let pairs = before.iter().flat_map(|(name, of)| of.iter().map(move |key| (name, key)));
+    let had = pairs.filter(|(_, key)| gone.contains(*key));
+    assert_eq!(left, had.map(|(name, key)| (name.clone(), key.clone())).collect());
+    assert!(keys.is_sorted(), "sorted by customer");
+    let run =
+        std::fs::read_to_string(project.join("store/runs/000003-score/metrics.json")).unwrap();
+    let run: Value = serde_json::from_str(&run).unwrap();
+    let flows = run["flows"].as_array().unwrap().iter().filter(|flow| flow["to"] == "gone");
+    assert_eq!(flows.map(|flow| flow["customers"].as_u64().unwrap()).sum::<u64>(), 50);
+
+    std::fs::write(project.join(PROFILE_FILE), whole).unwrap();
+    ran(&project, &["score", "--as-of", "2024-07-03"]);
+    let told = ran(&project, &["segments", "history", gone.first().unwrap()]);
+    assert!(told.contains("gone") && told.contains("2024-07-02T00:00:00Z"), "{told}");
+}
+
+/// Rules over features alone need no model.
+#[test]
+fn rules_need_no_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    for entry in std::fs::read_dir(project.join("models")).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    let rules = "otherwise = \"others\"\n[thresholds]\nmany = 5\n[[segment]]\nname = \"often\"\nenter = \"orders_count >= many\"\nprimary = true\n[[segment]]\nname = \"often and lately\"\nenter = \"often and orders_30d > 0\"\n";
+    std::fs::write(project.join("models/segments.toml"), rules).unwrap();
+    ran(&project, &["score"]);
+    let of = members(&project, "2024-07-01");
+    let (often, lately) = (&of["often"], &of["often and lately"]);
+    assert!(!lately.is_empty() && lately.len() < often.len() && lately.is_subset(often));
+    assert!(ran(&project, &["segments", "list"]).contains("often and orders_30d > 0"));
+    assert_eq!(json(&project, &["segments", "test"])["moved"], 0);
+    assert!(
+        json(&project, &["segments", "simulate", "--set", "many=9"])["moved"].as_u64() > Some(9)
+    );
+    let (_, stderr, code) = output(&project, &["segments", "list", "--as-of", "2024-06-01"]);
+    assert_eq!(code, 4, "{stderr}");
+}
+
 #[test]
 fn rules_that_cannot_be_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -152,17 +214,18 @@ fn rules_that_cannot_be_are_refused() {
     let path = project.join("models/segments.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     let rule = "\n[[segment]]\nname = \"x\"\n";
-    let cases: [(&str, &str); 9] = [
+    let cases: [(&str, &str); 10] = [
+        ("enter = \"x\"", "unknown column `x`"),
         (
             "enter = \"orders_30d > 3 and orders_30d < 2\"",
             "\"x\" can have no members: no customer can",
         ),
         (
-            "primary = true\nenter = \"churn_risk_score > 0.9 and lifetime_value_percentile > 10\"",
+            "primary = true\nenter = \"high_value and churn_risk_score > 0.9\"",
             "\"x\" can be nobody's primary segment",
         ),
         (
-            "group = \"value and state\"\nenter = \"churn_risk_score > 0.9 and lifetime_value_percentile > 10\"",
+            "group = \"value and state\"\nenter = \"high_value and churn_risk_score > 0.9\"",
             "\"x\" can have no members: \"High value – at risk\"",
         ),
         (
@@ -199,6 +262,8 @@ fn rules_that_cannot_be_are_refused() {
         assert!(stderr.contains(message), "{more}: {stderr}");
     }
     for (from, to, message) in [
+        ("name = \"high_value\"", "name = \"orders_30d\"", "has the name of a feature, score"),
+        ("churn_high = 0.6 ", "churn_high = \"high\" ", "not a number"),
         ("[thresholds]", "[thresholds]\nunused = 1", "no rule uses the threshold unused"),
         ("[thresholds]", "[thresholds]\norders_30d = 1", "has the name of a feature or score"),
         ("churn_high = 0.6 ", "churn_high = nan ", "is NaN"),

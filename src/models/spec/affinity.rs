@@ -193,6 +193,7 @@ fn interactions(file: &str, spec: &AffinitySpec, events: &SourcePlan) -> Result<
     let positive = [spec.regularization, spec.alpha];
     if !(1..=256).contains(&spec.factors)
         || spec.iterations == 0
+        || spec.top == 0
         || spec.half_life.0 == 0
         || spec.horizon.0 == 0
         || spec.new_after.0 == 0
@@ -201,7 +202,7 @@ fn interactions(file: &str, spec: &AffinitySpec, events: &SourcePlan) -> Result<
     {
         return Err(Error::configuration(
             format!(
-                "{file}: factors (1-256), iterations, half_life, regularization, alpha, own, horizon or new_after is off"
+                "{file}: factors (1-256), iterations, top, half_life, regularization, alpha, own, horizon or new_after is off"
             ),
             "factors = 16, regularization = 1.0, alpha = 2.0, iterations = 15, half_life = \"60d\"",
         ));

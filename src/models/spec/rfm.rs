@@ -28,9 +28,9 @@ pub struct RfmSpec {
     pub window: Duration,
 }
 
-/// The columns that [`crate::models::rfm`] reads, in this order.
+/// The columns that [`crate::training::rfm`] reads, in this order.
 pub const RFM_COLUMNS: [&str; 4] =
-    ["rfm__days_since_last_purchase", "rfm__purchase_days", "rfm__spend", "rfm__refunds"];
+    ["rfm__last_purchase_at", "rfm__purchase_days", "rfm__spend", "rfm__refunds"];
 
 pub(super) fn aggregations(
     file: &str,
@@ -42,6 +42,7 @@ pub(super) fn aggregations(
     let bought = check_as(&spec.condition, Type::Boolean, &columns, &place("where"))?;
     let refunded = check_as(&spec.refunds, Type::Boolean, &columns, &place("refunds"))?;
     let amount = check_as("abs(amount)", Type::Money, &columns, file)?;
+    let at = Expression::column("event_ts", Type::Timestamp);
     let window = Window::Trailing(spec.window);
     let [recency, days, spend, refunds] = RFM_COLUMNS;
     let make = |column: &str, op, input, condition: &Expression, window, ty| Aggregation {
@@ -54,7 +55,7 @@ pub(super) fn aggregations(
         ty,
     };
     Ok(vec![
-        make(recency, Op::DaysSinceLast, None, &bought, Window::Lifetime, Type::Double),
+        make(recency, Op::Max, Some(at), &bought, Window::Lifetime, Type::Timestamp),
         make(days, Op::ActiveDays, None, &bought, window, Type::Integer),
         make(spend, Op::Sum, Some(amount.clone()), &bought, window, Type::Money),
         make(refunds, Op::Sum, Some(amount), &refunded, window, Type::Money),

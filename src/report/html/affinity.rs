@@ -62,7 +62,7 @@ fn rankings(metrics: &AffinityMetrics) -> Markup {
             "The same model, fitted on what was known at " (day(tested.from)) ", ranks what each customer will do; "
             "then it is looked at what they did up to " (day(tested.until)) "."
         }
-        (setting("all", "All items that may be recommended", &tested.all))
+        (setting("all", "All items, whatever the offer leaves out", &tested.all))
         (setting("new", "Only items that the customer had not had lately", &tested.new))
         @if let Some(at) = metrics.chosen_at {
             h3 { "How much a customer's own interactions count" }

@@ -143,7 +143,7 @@ fn of_model(model: &str, versions: &[&Version]) -> Markup {
         div.scroll tabindex="0" role="region" aria-label={ "Versions of " (model) } { table.sortable {
             caption { "Versions of " (model) }
             thead { tr {
-                @for name in ["version", "in use", "grade"].into_iter().chain(names.iter().map(|n| n.name)) {
+                @for name in ["version", "in use", "in a word"].into_iter().chain(names.iter().map(|n| n.name)) {
                     th scope="col" { button type="button" { (name) } }
                 }
             } }
@@ -179,7 +179,7 @@ fn of_runs(runs: &[RunMetrics]) -> Markup {
                     td { (day(run.as_of)) }
                     td.number data-value=(run.customers) { (thousands(run.customers as u64)) }
                     @let changed: usize = run.flows.iter()
-                        .filter(|flow| flow.from != "new" && flow.from != flow.to)
+                        .filter(|flow| flow.is_change())
                         .map(|flow| flow.customers).sum();
                     td.number data-value=(changed) { (thousands(changed as u64)) }
                 } } }

@@ -31,7 +31,7 @@ fn verdict(metrics: &LifetimeValueMetrics) -> Markup {
     let unused = metrics.purchasing.iter().all(|fit| !fit.used);
     html! {
         div.verdict.failed[unused] {
-            strong { (metrics.family) " over " (thousands(metrics.customers as u64)) " buyers" }
+            strong { (metrics.method()) " over " (thousands(metrics.customers as u64)) " buyers" }
             ul { @for sentence in metrics.sentences() { li { (sentence) } } }
         }
         @if let Some(holdout) = &metrics.holdout { (cards(holdout)) }

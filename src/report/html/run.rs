@@ -43,12 +43,8 @@ fn summary(metrics: &RunMetrics) -> Markup {
         models.map(|model| model.model.as_str()).collect::<Vec<_>>().join(", ")
     };
     let moved = names(&mut metrics.models.iter().filter(moved));
-    let changed: usize = metrics
-        .flows
-        .iter()
-        .filter(|f| f.from != f.to && f.from != "new")
-        .map(|f| f.customers)
-        .sum();
+    let changed: usize =
+        metrics.flows.iter().filter(|flow| flow.is_change()).map(|f| f.customers).sum();
     html! {
         div.verdict {
             strong { (thousands(metrics.customers as u64)) " customers scored" }
@@ -146,15 +142,17 @@ fn segments(metrics: &RunMetrics) -> Markup {
         .map(|size| {
             let change = size.primary as f64 - size.primary_before as f64;
             let since = |cell: Cell| if metrics.previous.is_some() { cell } else { Cell::Empty };
+            let never = size.primary + size.primary_before == 0;
+            let primary = |cell: Cell| if never { Cell::Empty } else { cell };
             vec![
                 Cell::text(size.segment.clone()),
                 Cell::count(size.members),
                 Cell::count(size.opted_out),
                 since(Cell::count(size.entered)),
                 since(Cell::count(size.left)),
-                Cell::count(size.primary),
-                since(Cell::count(size.primary_before)),
-                since(Cell::Number(change, format!("{change:+}"))),
+                primary(Cell::count(size.primary)),
+                primary(since(Cell::count(size.primary_before))),
+                primary(since(Cell::Number(change, format!("{change:+}")))),
             ]
         })
         .collect();

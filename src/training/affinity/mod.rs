@@ -134,7 +134,7 @@ impl AffinityMetrics {
 /// Factorizes the interactions of customers.
 ///
 /// # Errors
-/// [`Error::NotEnough`] where there is no interaction.
+/// [`Error::NotEnough`] where there is no interaction, or the factorization diverges.
 pub fn train(
     model: &Affinity,
     mut data: InteractionData,
@@ -151,6 +151,12 @@ pub fn train(
             "check its item, weights and window",
         )
     })?;
+    if factors.vectors.iter().flatten().any(|value| !value.is_finite()) {
+        return Err(Error::not_enough(
+            format!("the factors of the model {} do not stay finite", spec.name),
+            "lower its alpha or weights, or raise its regularization",
+        ));
+    }
     let mut tried = Vec::new();
     let mut chosen_at = None;
     if let (None, Some(windows)) = (spec.own, windows)
@@ -267,7 +273,10 @@ fn cases(
     let case = |(hash, own): &(u64, Row)| {
         let later = data.later[window].find(*hash)?;
         let hidden: Row = match (new, spec.repeat) {
-            (true, _) => data.recent.find(*hash).map(|row| in_places(row, &places))?,
+            (true, _) => {
+                let lately = data.recent.find(*hash);
+                lately.map_or_else(Row::new, |row| in_places(row, &places))
+            }
             (false, true) => Vec::new(),
             (false, false) => own.clone(),
         };

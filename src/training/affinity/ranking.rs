@@ -144,10 +144,7 @@ impl Pairs {
         let alone: Vec<f32> = (0..items).map(|item| cosines[item * items + item]).collect();
         for (a, row) in cosines.chunks_exact_mut(items.max(1)).enumerate() {
             for (b, value) in row.iter_mut().enumerate() {
-                *value = match a == b {
-                    true => 0.0,
-                    false => *value / (alone[a] * alone[b]).sqrt().max(1.0),
-                };
+                *value /= (alone[a] * alone[b]).sqrt().max(1.0);
             }
         }
         Some(Self { count: items, cosines })
@@ -215,7 +212,7 @@ mod tests {
     fn pairs_are_cosines() {
         let rows = vec![vec![(0, 1.0), (1, 1.0)], vec![(0, 1.0)], vec![(1, 1.0), (2, 1.0)]];
         let pairs = Pairs::count(3, &rows).unwrap();
-        assert_eq!(pairs.scores(&[(0, 2.0)]), [0.0, 1.0, 0.0]);
+        assert_eq!(pairs.scores(&[(0, 2.0)]), [2.0, 1.0, 0.0]);
         assert_eq!(Pairs::count(MOST_PAIRED + 1, &rows), None);
     }
 }

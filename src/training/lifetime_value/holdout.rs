@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::purchases::Customer;
 use super::{PurchaseData, discounting, fit};
+use crate::models::lifetime_value::Buyer;
 use crate::models::spec::LifetimeValueSpec;
 use crate::time::{Duration, Instant};
 
@@ -112,7 +113,8 @@ pub fn evaluate(
     let length = Duration(until.0 - at.0);
     let days = length.as_days();
     let tenure = tenure_means(&customers, &actual, days);
-    let predictor = fit(spec, &customers, tenure.clone()).predictor;
+    // Where nothing is fitted the means of what came before the holdout stand in, not of the holdout.
+    let predictor = fit(spec, &customers, earlier_means(data, days)).predictor;
     let predictions = predictor.predict(&customers, &discounting(length, 0.0));
     let predicted: Vec<Pair> = predictions.iter().map(|p| [p.purchases, p.value]).collect();
     // The first purchase begins the time that the rate is over, so it is not one of the purchases in it.
@@ -139,6 +141,18 @@ pub fn evaluate(
         by_value: by_value(&predicted, &actual),
     };
     (holdout, tenure)
+}
+
+/// What customers of an age did in as many days before the holdout.
+fn earlier_means(data: &PurchaseData, days: f64) -> Vec<TenureMean> {
+    let there = data.then.iter().filter(|(customer, _)| customer.buyer.age >= days);
+    let (customers, did): (Vec<Customer>, Vec<Pair>) = there
+        .map(|(customer, recent)| {
+            let buyer = Buyer { age: customer.buyer.age - days, ..customer.buyer };
+            (Customer { buyer, ..customer.clone() }, *recent)
+        })
+        .unzip();
+    tenure_means(&customers, &did, days)
 }
 
 /// What a customer has done between the holdout's instant and the as-of.

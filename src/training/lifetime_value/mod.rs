@@ -267,6 +267,14 @@ impl LifetimeValueMetrics {
         )
     }
 
+    /// What expects purchases: the family, or what stands in where it could not be fitted.
+    pub fn method(&self) -> String {
+        match self.purchasing.iter().any(|fit| fit.used) || self.family == HISTORIC {
+            true => self.family.clone(),
+            false => "means of customers of the same age".to_owned(),
+        }
+    }
+
     /// How it did on the holdout, and what to know before use.
     pub fn sentences(&self) -> Vec<String> {
         let mut sentences = Vec::new();
@@ -308,6 +316,9 @@ impl LifetimeValueMetrics {
         sentences
     }
 }
+
+/// The name of what expects nothing.
+const HISTORIC: &str = "historic";
 
 /// What training reads of purchases.
 #[derive(Debug, Default)]
@@ -395,7 +406,7 @@ pub fn train(
     data.sample(spec.max_customers);
     let [revenue, refunds] = data.totals;
     let refund_rate = if revenue > 0.0 { (refunds / revenue).clamp(0.0, 1.0) } else { 0.0 };
-    let family = spec.method.family().map_or("historic", |family| family.name());
+    let family = spec.method.family().map_or(HISTORIC, |family| family.name());
     let mut metrics = LifetimeValueMetrics {
         format_version: crate::store::FORMAT_VERSION,
         as_of,
