@@ -308,7 +308,11 @@ fn versions_are_exported() {
         (["onnx", "churn", "--out", nowhere.to_str().unwrap()], 1, "no/such/folder.onnx"),
         (["mlflow", "churn", "--tracking-uri", "runs"], 2, "`runs` is no address"),
         // Nobody listens on the port of the discard service.
-        (["mlflow", "churn", "--tracking-uri", "http://u:s3cret@127.0.0.1:9"], 1, "//127.0.0.1:9: "),
+        (
+            ["mlflow", "churn", "--tracking-uri", "http://u:s3cret@127.0.0.1:9"],
+            1,
+            "//127.0.0.1:9: ",
+        ),
     ] {
         let (_, stderr, code) = output(&project, &[&["export"], &arguments[..]].concat());
         assert_eq!(code, expected, "{stderr}");
