@@ -130,6 +130,33 @@ enum Features {
     },
     /// Compute all views at the as-of and write them to the offline store
     Build,
+    /// Join features to rows of your own, each as of its own instant: as many rows, in their order
+    Join {
+        /// Parquet with customer360_id, event_timestamp and any columns of your own
+        #[arg(long)]
+        entities: PathBuf,
+        /// The views to join, separated by commas; default all
+        #[arg(long, value_delimiter = ',')]
+        views: Vec<String>,
+        /// The Parquet file to write
+        #[arg(long)]
+        out: PathBuf,
+        /// Compute features from the events before each instant, instead of reading the latest snapshots
+        #[arg(long)]
+        exact: bool,
+        /// How old a snapshot of a view may be, such as commerce=7d; may be repeated
+        #[arg(long, value_name = "VIEW=DURATION", value_parser = time_to_live)]
+        ttl: Vec<(String, Duration)>,
+        /// Use a snapshot only if it had been created by the instant of the row
+        #[arg(long)]
+        known: bool,
+    },
+}
+
+/// `view=duration`.
+fn time_to_live(text: &str) -> std::result::Result<(String, Duration), String> {
+    let (view, length) = text.split_once('=').ok_or("write VIEW=DURATION, such as commerce=7d")?;
+    Ok((view.trim().to_owned(), length.trim().parse()?))
 }
 
 #[derive(Debug, Subcommand)]
@@ -298,6 +325,11 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
         }
         Command::Features(Features::Build) => {
             commands::features::build(&project()?, &mut progress)?
+        }
+        Command::Features(Features::Join { entities, views, out, exact, ttl, known }) => {
+            let join =
+                commands::join::Join { entities, views, out, exact: *exact, ttl, known: *known };
+            commands::join::join(&project()?, &join, &mut progress)?
         }
         Command::Train => {
             let (output, passed) = commands::train::train(&project()?, &mut progress)?;

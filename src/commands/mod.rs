@@ -3,6 +3,7 @@
 pub mod explain;
 pub mod export;
 pub mod features;
+pub mod join;
 pub mod models;
 mod previous;
 mod published;

@@ -209,10 +209,10 @@ fn read(
     let reason = tests.into_iter().enumerate().rev().fold(lit(0_i32), |rest, (i, test)| {
         polars::prelude::when(test).then(lit(i as i32 + 1)).otherwise(rest)
     });
-    let latest = plans.iter().flat_map(|plan| &plan.as_ofs).map(|as_of| as_of.at.0).max();
+    let latest = plans.iter().flat_map(FeaturePlan::all_as_ofs).map(|as_of| as_of.at.0).max();
     let time = col(TIME).cast(DataType::Int64);
     let visible = time.lt(lit(latest.unwrap_or(i64::MAX))).or(is_null(TIME));
-    let known = plans.iter().flat_map(|plan| &plan.as_ofs).map(|as_of| as_of.known_at.0).max();
+    let known = plans.iter().flat_map(FeaturePlan::all_as_ofs).map(|as_of| as_of.known_at.0).max();
     let visible = if layout.ingestion {
         let ingested = col(INGESTED).cast(DataType::Int64);
         visible.and(ingested.lt(lit(known.unwrap_or(i64::MAX))).or(is_null(INGESTED)))

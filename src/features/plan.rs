@@ -1,6 +1,7 @@
 //! What an engine is asked for: aggregations and derived columns at some as-ofs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +51,13 @@ pub struct FeaturePlan {
     pub interactions: Option<Interactions>,
     /// When.
     pub as_ofs: Vec<AsOf>,
+    /// When for each customer, by key, instead of the same for all.
+    pub own: Option<Arc<OwnAsOfs>>,
 }
+
+/// As-ofs of customers by key, each ascending and without repetition. A customer has a row for each of
+/// their own, of nulls where there was neither a profile nor an event of theirs before it.
+pub type OwnAsOfs = HashMap<String, Vec<AsOf>>;
 
 impl FeaturePlan {
     /// A plan for some columns of the catalog.
@@ -91,6 +98,12 @@ impl FeaturePlan {
             self.outputs.push(aggregation.column.clone());
         }
         self.define(&Definition::Aggregation(aggregation));
+    }
+
+    /// Every as-of of the plan.
+    pub fn all_as_ofs(&self) -> impl Iterator<Item = &AsOf> {
+        let own = self.own.iter().flat_map(|own| own.values().flatten());
+        self.as_ofs.iter().chain(own)
     }
 
     /// The type of a column of this plan.

@@ -6,6 +6,7 @@
 pub mod attributes;
 pub mod consent;
 pub mod contract;
+pub mod entity_rows;
 pub mod files;
 pub mod items;
 pub mod profile;

@@ -3,6 +3,7 @@
 mod cli;
 mod expressions;
 mod input;
+mod join;
 mod models;
 mod oracle;
 mod parts;

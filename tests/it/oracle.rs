@@ -22,7 +22,7 @@ use rand::seq::SliceRandom;
 use crate::support::{event_source, instant, random, random_events};
 
 /// Every op with every input it takes, over several windows, with and without a condition.
-fn all_aggregations(source: &SourcePlan) -> Vec<Aggregation> {
+pub fn all_aggregations(source: &SourcePlan) -> Vec<Aggregation> {
     let windows: Vec<Window> = ["1d", "7d", "30d", "90d", "lifetime"]
         .map(|text| Window::try_from(text.to_owned()).unwrap())
         .to_vec();
@@ -72,7 +72,7 @@ fn all_aggregations(source: &SourcePlan) -> Vec<Aggregation> {
     list
 }
 
-fn value(array: &ArrayRef, row: usize) -> Value {
+pub fn value(array: &ArrayRef, row: usize) -> Value {
     if array.is_null(row) {
         return Value::Null;
     }
@@ -90,7 +90,7 @@ fn value(array: &ArrayRef, row: usize) -> Value {
     }
 }
 
-fn same(a: &Value, b: &Value) -> bool {
+pub fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Double(a), Value::Double(b)) => (a - b).abs() <= 1e-12 * a.abs().max(1.0),
         _ => a == b,

@@ -3,6 +3,7 @@
 use super::super::spec::Op;
 use super::layout::{Bit, CompiledPlan, Stream, Use};
 use crate::expression::Type;
+use crate::features::plan::AsOf;
 use crate::money::Scale;
 use crate::time::{Instant, Window, Zone};
 
@@ -24,7 +25,8 @@ pub struct Values {
 }
 
 impl Values {
-    fn push(&mut self, value: Option<u64>) {
+    /// Adds a value.
+    pub fn push(&mut self, value: Option<u64>) {
         self.bits.push(value.unwrap_or(0));
         self.valid.push(value.is_some());
     }
@@ -74,30 +76,49 @@ pub struct Context {
     pub scale: Scale,
 }
 
-/// Appends one row to each of `outputs` (by as-of, then column) where the customer is `included`.
+/// The as-ofs of one customer, and where each one's rows go.
+#[derive(Debug, Clone, Copy)]
+pub struct Cuts<'a> {
+    /// Ascending.
+    pub as_ofs: &'a [AsOf],
+    /// At which of them there is a row.
+    pub included: &'a [bool],
+    /// Whether all rows go to one output, in the order of the as-ofs.
+    pub single: bool,
+}
+
+impl Cuts<'_> {
+    /// The output of an as-of.
+    pub fn output(&self, as_of: usize) -> usize {
+        if self.single { 0 } else { as_of }
+    }
+}
+
+/// Appends one row to each of `outputs` (by as-of, then column) where the customer is included.
 pub fn aggregate(
     plan: &CompiledPlan,
     events: &Events<'_>,
-    included: &[bool],
+    cuts: Cuts<'_>,
     scratch: &mut Scratch,
     context: Context,
     outputs: &mut [Vec<Values>],
 ) -> Result<(), Overflow> {
-    scratch.cut(plan, events, included);
+    scratch.cut(plan, events, cuts);
+    let included = cuts.included;
     for stream in &plan.streams {
         scratch.select(stream, events);
         scratch.prepare(plan, stream, context.zone);
         for as_of in (0..included.len()).filter(|as_of| included[*as_of]) {
-            let at = plan.plan.as_ofs[as_of].at;
-            let cuts = as_of * (plan.windows.len() + 1);
-            let before = |cut: usize| scratch.before[scratch.cuts[cuts + cut] as usize] as usize;
+            let at = cuts.as_ofs[as_of].at;
+            let first = as_of * (plan.windows.len() + 1);
+            let before = |cut: usize| scratch.before[scratch.cuts[first + cut] as usize] as usize;
             let end = before(plan.windows.len());
             for usage in &stream.uses {
                 let start = before(usage.window);
                 let input = plan.plan.aggregations[usage.column].input.as_ref().map(|x| x.ty);
                 let value = scratch.value(usage, input, start, end, at, context);
                 let value = value.map_err(|sum| Overflow { column: usage.column, sum })?;
-                outputs[as_of][usage.column].push(value);
+                outputs[cuts.output(as_of)][usage.column].push(value);
             }
         }
     }
@@ -106,10 +127,10 @@ pub fn aggregate(
 
 impl Scratch {
     /// Where the windows of each as-of begin and end among the customer's events.
-    fn cut(&mut self, plan: &CompiledPlan, events: &Events<'_>, included: &[bool]) {
+    fn cut(&mut self, plan: &CompiledPlan, events: &Events<'_>, cuts: Cuts<'_>) {
         self.cuts.clear();
         let before = |instant: i64| events.times.partition_point(|time| *time < instant) as u32;
-        for (as_of, included) in plan.plan.as_ofs.iter().zip(included) {
+        for (as_of, included) in cuts.as_ofs.iter().zip(cuts.included) {
             self.cuts.extend(plan.windows.iter().map(|window| match window {
                 Window::Lifetime => 0,
                 _ if !included => 0,

@@ -9,7 +9,7 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Schema};
 
-use super::aggregate::{Context, Events, Scratch, Values, aggregate, decay};
+use super::aggregate::{Context, Cuts, Events, Scratch, Values, aggregate, decay};
 use super::interner::{Interner, hash};
 use super::layout::{Bit, CompiledPlan, ItemStream, Layout};
 use super::partition::Partition;
@@ -19,6 +19,7 @@ use crate::expression::Type;
 use crate::expression::polars::arrow_type;
 use crate::features::plan::AsOf;
 use crate::money::Scale;
+use crate::time::Instant;
 
 /// The rows of one partition: for each plan and as-of a record batch sorted by key, and how many
 /// events repeated another.
@@ -132,9 +133,22 @@ struct Sweeper<'a> {
     hashes: Vec<(u64, u32)>,
 }
 
+/// A plan for a customer.
+#[derive(Clone, Copy)]
+struct Sweep<'a> {
+    index: usize,
+    plan: &'a CompiledPlan,
+    customer: u32,
+    /// Whether all of the customer's rows go to one batch.
+    single: bool,
+}
+
 impl<'a> Sweeper<'a> {
     fn new(partition: &'a Partition, layout: &'a Layout, context: Context) -> Self {
-        let as_ofs = |plan: &CompiledPlan| plan.plan.as_ofs.len();
+        let as_ofs = |plan: &CompiledPlan| match plan.plan.own {
+            Some(_) => 1,
+            None => plan.plan.as_ofs.len(),
+        };
         let columns = |plan: &CompiledPlan| vec![Values::default(); plan.plan.aggregations.len()];
         Self {
             partition,
@@ -167,26 +181,58 @@ impl<'a> Sweeper<'a> {
         }
         let copies = self.drop_dominated(&mut sorted);
         let layout = self.layout;
+        let partition = self.partition;
         for (index, plan) in layout.plans.iter().enumerate() {
+            let own = plan.plan.own.as_ref().map(|own| {
+                own.get(partition.customers.text(customer)).map_or(&[][..], Vec::as_slice)
+            });
+            let sweep = Sweep { index, plan, customer, single: own.is_some() };
+            let as_ofs = own.unwrap_or(&plan.plan.as_ofs);
             // As-ofs at which every event that had happened was known are swept together.
-            let apart: Vec<bool> = plan
-                .plan
-                .as_ofs
-                .iter()
-                .map(|as_of| copies || self.has_late(&sorted, *as_of))
-                .collect();
-            let together: Vec<bool> = apart.iter().map(|apart| !apart).collect();
-            if together.contains(&true) {
-                self.evaluate(index, plan, customer, &sorted, &together)?;
-            }
-            for (i, as_of) in plan.plan.as_ofs.iter().enumerate().filter(|(i, _)| apart[*i]) {
-                let visible = self.visible(&sorted, *as_of, copies);
-                let mut alone = vec![false; apart.len()];
-                alone[i] = true;
-                self.evaluate(index, plan, customer, &visible, &alone)?;
+            let apart: Vec<bool> =
+                as_ofs.iter().map(|as_of| copies || self.has_late(&sorted, *as_of)).collect();
+            match sweep.single {
+                true => self.in_order(sweep, as_ofs, &sorted, copies, &apart)?,
+                false => {
+                    let together: Vec<bool> = apart.iter().map(|apart| !apart).collect();
+                    if together.contains(&true) {
+                        self.evaluate(sweep, as_ofs, &sorted, &together)?;
+                    }
+                    for (i, as_of) in as_ofs.iter().enumerate().filter(|(i, _)| apart[*i]) {
+                        let visible = self.visible(&sorted, *as_of, copies);
+                        let mut alone = vec![false; apart.len()];
+                        alone[i] = true;
+                        self.evaluate(sweep, as_ofs, &visible, &alone)?;
+                    }
+                }
             }
         }
         self.sorted = sorted;
+        Ok(())
+    }
+
+    /// Evaluates a customer's own as-ofs so that their rows come in order: those that may be swept
+    /// together are as far as they follow each other.
+    fn in_order(
+        &mut self,
+        sweep: Sweep<'_>,
+        as_ofs: &[AsOf],
+        sorted: &[u32],
+        copies: bool,
+        apart: &[bool],
+    ) -> Result<()> {
+        let mut next = 0;
+        for run in apart.chunk_by(|a, b| !a && !b) {
+            let own = &as_ofs[next..next + run.len()];
+            next += run.len();
+            match run {
+                [true] => {
+                    let visible = self.visible(sorted, own[0], copies);
+                    self.evaluate(sweep, own, &visible, &[true])?;
+                }
+                _ => self.evaluate(sweep, own, sorted, &vec![true; own.len()])?,
+            }
+        }
         Ok(())
     }
 
@@ -291,12 +337,12 @@ impl<'a> Sweeper<'a> {
 
     fn evaluate(
         &mut self,
-        index: usize,
-        plan: &CompiledPlan,
-        customer: u32,
+        sweep: Sweep<'_>,
+        as_ofs: &[AsOf],
         rows: &[u32],
         wanted: &[bool],
     ) -> Result<()> {
+        let Sweep { index, plan, customer, single } = sweep;
         let words = self.layout.words();
         self.times.clear();
         self.flags.clear();
@@ -307,16 +353,24 @@ impl<'a> Sweeper<'a> {
         }
         let profile = self.partition.created_at.get(customer as usize);
         let first = self.times.first().copied();
-        let included: Vec<bool> = (0..plan.plan.as_ofs.len())
-            .map(|as_of| {
-                let at = plan.plan.as_ofs[as_of].at;
-                let created =
-                    profile.is_some_and(|created| created.is_none_or(|created| created < at));
-                wanted[as_of] && (created || first.is_some_and(|time| time < at.0))
-            })
+        let is_there = |at: Instant| {
+            profile.is_some_and(|created| created.is_none_or(|created| created < at))
+                || first.is_some_and(|time| time < at.0)
+        };
+        let included: Vec<bool> = as_ofs
+            .iter()
+            .zip(wanted)
+            .map(|(as_of, wanted)| *wanted && is_there(as_of.at))
             .collect();
-        for as_of in (0..wanted.len()).filter(|as_of| included[*as_of]) {
-            self.rows[index][as_of].push(customer);
+        let cuts = Cuts { as_ofs, included: &included, single };
+        for as_of in (0..wanted.len()).filter(|as_of| included[*as_of] || single) {
+            self.rows[index][cuts.output(as_of)].push(customer);
+        }
+        // Whoever is not there yet is nowhere later than those who are: as-ofs ascend.
+        let absent =
+            if single { included.iter().filter(|included| !**included).count() } else { 0 };
+        for values in self.values[index].iter_mut().take(usize::from(absent > 0)).flatten() {
+            (0..absent).for_each(|_| values.push(None));
         }
         let events = Events {
             times: &self.times,
@@ -327,24 +381,22 @@ impl<'a> Sweeper<'a> {
         };
         if let Some(items) = &plan.items {
             for as_of in (0..wanted.len()).filter(|as_of| wanted[*as_of]) {
-                self.collect_items(index, as_of, customer, plan.plan.as_ofs[as_of], items, rows);
+                self.collect_items(index, as_of, customer, as_ofs[as_of], items, rows);
             }
             return Ok(());
         }
         let outputs = &mut self.values[index];
         let context = self.context;
-        aggregate(plan, &events, &included, &mut self.scratch, context, outputs).map_err(
-            |overflow| {
-                let key = self.partition.customers.text(customer);
-                Error::contract(
-                    format!(
-                        "the sum {} of customer {key} is {}, too large to hold",
-                        plan.plan.aggregations[overflow.column].column, overflow.sum
-                    ),
-                    "an amount is wrong, or project.money_scale is too fine for this currency",
-                )
-            },
-        )
+        aggregate(plan, &events, cuts, &mut self.scratch, context, outputs).map_err(|overflow| {
+            let key = self.partition.customers.text(customer);
+            Error::contract(
+                format!(
+                    "the sum {} of customer {key} is {}, too large to hold",
+                    plan.plan.aggregations[overflow.column].column, overflow.sum
+                ),
+                "an amount is wrong, or project.money_scale is too fine for this currency",
+            )
+        })
     }
 
     fn collect_items(

@@ -1,0 +1,173 @@
+//! `features join`: features at the instants of the user's own rows.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::Field;
+use rayon::prelude::*;
+use serde_json::json;
+
+use crate::config::Project;
+use crate::error::{Error, Result};
+use crate::expression::polars::arrow_type;
+use crate::features::catalog::Feature;
+use crate::features::embedded::EmbeddedEngine;
+use crate::features::engine::Engine;
+use crate::features::join::{self, Places, Validity};
+use crate::features::plan::FeaturePlan;
+use crate::report::{Output, Progress, Table, thousands};
+use crate::sources::entity_rows::EntityRows;
+use crate::store::parquet::read;
+use crate::time::Duration;
+
+/// What `features join` is asked for.
+#[derive(Debug, Clone)]
+pub struct Join<'a> {
+    /// The rows to join to.
+    pub entities: &'a Path,
+    /// The views; all of them where none is named.
+    pub views: &'a [String],
+    /// The file to write.
+    pub out: &'a Path,
+    /// Whether features are computed from the events at each row's own instant.
+    pub exact: bool,
+    /// By view how old a snapshot may be.
+    pub ttl: &'a [(String, Duration)],
+    /// Whether a snapshot counts only if it had been created by the row's instant.
+    pub known: bool,
+}
+
+/// Joins features to rows of the user's own, each at its own instant, and writes them.
+pub fn join(project: &Project, join: &Join, progress: &mut Progress) -> Result<Output> {
+    let views = views(project, join)?;
+    progress.stage("reading the entities");
+    let entities = EntityRows::read(join.entities, project.context())?;
+    let mut table = Table::new(&["view", "columns", "rows with features", "rows without"]);
+    let (mut fields, mut arrays, mut told) = (Vec::new(), Vec::new(), Vec::new());
+    progress.stage("joining");
+    let joined_views = match join.exact {
+        true => exactly(project, &entities, &views)?,
+        false => from_snapshots(project, &entities, &views, join)?,
+    };
+    for (view, places, columns) in joined_views {
+        let with = places.iter().flatten().count() as u64;
+        let without = places.len() as u64 - with;
+        table.row([&view, &columns.len().to_string(), &thousands(with), &thousands(without)]);
+        told.push(
+            json!({ "view": view, "columns": columns.len(), "with": with, "without": without }),
+        );
+        for (field, array) in columns {
+            fields.push(field);
+            arrays.push(array);
+        }
+    }
+    let rows = join::joined(&entities, fields, arrays)?;
+    progress.stage("writing");
+    let folder = join.out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let failed = || Error::io("write", join.out);
+    let staged =
+        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(failed())?;
+    crate::store::parquet::write(staged.path(), &rows.schema(), [&rows])?;
+    staged.as_file().sync_all().map_err(failed())?;
+    staged.persist(join.out).map_err(|error| failed()(error.error))?;
+    progress.finish();
+    let text = format!(
+        "{}\n{} rows with {} columns in {}\n",
+        table.render(),
+        thousands(rows.num_rows() as u64),
+        rows.num_columns(),
+        join.out.display()
+    );
+    Ok(Output { text, json: json!({ "rows": rows.num_rows(), "views": told, "file": join.out }) })
+}
+
+/// The views that are asked for, with what each is given.
+fn views(project: &Project, join: &Join) -> Result<Vec<String>> {
+    let known: Vec<&str> = project.catalog.views.iter().map(|view| view.name.as_str()).collect();
+    let asked = join.views.iter().map(|view| ("--views", view));
+    for (flag, view) in asked.chain(join.ttl.iter().map(|(view, _)| ("--ttl", view))) {
+        if !known.contains(&view.as_str()) {
+            return Err(Error::unknown(flag, "view", view, known));
+        }
+    }
+    if join.exact && (join.known || !join.ttl.is_empty()) {
+        return Err(Error::configuration(
+            "--ttl and --known are about snapshots, and --exact reads none",
+            "leave out --exact, or the others",
+        ));
+    }
+    Ok(match join.views {
+        [] => known.into_iter().map(str::to_owned).collect(),
+        views => views.to_vec(),
+    })
+}
+
+/// A view's name, where its rows were found, and its columns in the order of the entities.
+type JoinedView = (String, Places, Vec<(Field, ArrayRef)>);
+
+fn columns_of(
+    project: &Project,
+    view: &str,
+    batches: &[RecordBatch],
+    places: &Places,
+) -> Result<Vec<(Field, ArrayRef)>> {
+    let scale = project.context().scale;
+    let columns: Vec<(&str, Field)> = project
+        .catalog
+        .of_view(view)
+        .map(|f| (f.column(), Field::new(f.column(), arrow_type(f.ty(), scale), true)))
+        .collect();
+    let arrays = join::gather(batches, &columns, places)?;
+    Ok(columns.into_iter().map(|(_, field)| field).zip(arrays).collect())
+}
+
+/// From the latest snapshot of each view at or before a row's instant.
+fn from_snapshots(
+    project: &Project,
+    entities: &EntityRows,
+    views: &[String],
+    join: &Join,
+) -> Result<Vec<JoinedView>> {
+    let store = project.store()?;
+    let root = store.root()?;
+    let of_view = |view: &String| {
+        let paths: Vec<_> =
+            root.below(&format!("features/{view}")).map(|file| store.file(file)).collect();
+        if paths.is_empty() {
+            return Err(Error::not_enough(
+                format!("there is no snapshot of the view {view}"),
+                "run `c360-ml features build --as-of T` for the instants you need, or join with --exact",
+            ));
+        }
+        let batches: Vec<Vec<RecordBatch>> =
+            paths.par_iter().map(|path| read(path, None)).collect::<Result<_>>()?;
+        let batches = batches.concat();
+        let ttl = join.ttl.iter().find(|(name, _)| name == view).map(|(_, ttl)| *ttl);
+        let validity = Validity { ttl, known: join.known };
+        let places = join::latest(entities, &batches, validity)?;
+        let columns = columns_of(project, view, &batches, &places)?;
+        Ok((view.clone(), places, columns))
+    };
+    views.iter().map(of_view).collect()
+}
+
+/// From the events before each row's instant.
+fn exactly(project: &Project, entities: &EntityRows, views: &[String]) -> Result<Vec<JoinedView>> {
+    let own = Arc::new(join::own_as_ofs(entities, project.known_at));
+    let columns = views.iter().flat_map(|view| project.catalog.of_view(view)).map(Feature::column);
+    let mut plan = FeaturePlan::of_catalog(&project.catalog, columns, Vec::new());
+    plan.own = Some(own.clone());
+    let scratch = tempfile::tempdir().map_err(Error::io("write", std::env::temp_dir()))?;
+    let engine = EmbeddedEngine::new(project.memory, scratch.path().to_owned());
+    let mut parts = Vec::new();
+    engine.build(&project.events, &project.profile.entities()?, &[plan], &mut |part| {
+        parts.push(part.rows);
+        Ok(())
+    })?;
+    let places = join::exact(entities, &own, &parts)?;
+    let of_view = |view: &String| {
+        Ok((view.clone(), places.clone(), columns_of(project, view, &parts, &places)?))
+    };
+    views.iter().map(of_view).collect()
+}

@@ -1,0 +1,197 @@
+//! Point-in-time joins: for each row of the user's own the features that were true at its instant.
+//!
+//! N rows in, N rows out, in their order. From stored snapshots a row has the latest one at or before its
+//! instant, unless that is older than the view's time to live; exact values are computed from the events
+//! before the instant itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
+use arrow_schema::{Field, Schema};
+use arrow_select::interleave::interleave;
+use rayon::prelude::*;
+
+use super::plan::{AsOf, OwnAsOfs};
+use crate::error::{Error, Result};
+use crate::sources::entity_rows::EntityRows;
+use crate::sources::profile::keys;
+use crate::time::{Duration, Instant};
+
+/// Where the features of each row are: a batch and a row of it; None for nulls.
+pub type Places = Vec<Option<(usize, usize)>>;
+
+/// Which snapshots count.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Validity {
+    /// A snapshot that is older than this says nothing any more.
+    pub ttl: Option<Duration>,
+    /// Whether a snapshot counts only if it had been created by the instant of the row.
+    pub known: bool,
+}
+
+/// For each row the latest snapshot at or before its instant, of equal ones the latest created.
+///
+/// `snapshots` are batches of `customer360_id`, `event_timestamp`, `created_timestamp` and features.
+pub fn latest(
+    entities: &EntityRows,
+    snapshots: &[RecordBatch],
+    validity: Validity,
+) -> Result<Places> {
+    let mut codes: HashMap<&str, u32> = HashMap::new();
+    let of_row: Vec<u32> = entities
+        .keys
+        .iter()
+        .flatten()
+        .map(|key| {
+            let next = codes.len() as u32;
+            *codes.entry(key).or_insert(next)
+        })
+        .collect();
+    let found: Vec<Vec<Snapshot>> = snapshots
+        .par_iter()
+        .enumerate()
+        .map(|(batch, rows)| {
+            let (at, created) = (instants(rows, "event_timestamp")?, instants(rows, CREATED)?);
+            let own = keys(rows)?.iter().enumerate();
+            let own = own.filter_map(|(row, key)| Some((row, *codes.get(key?)?)));
+            let snapshot = |(row, customer): (usize, u32)| Snapshot {
+                customer,
+                at: at[row],
+                created: created[row],
+                place: (batch as u32, row as u32),
+            };
+            Ok(own.map(snapshot).collect())
+        })
+        .collect::<Result<_>>()?;
+    let mut found: Vec<Snapshot> = found.into_iter().flatten().collect();
+    found.par_sort_unstable();
+    let mut starts = vec![0; codes.len() + 1];
+    found.iter().for_each(|snapshot| starts[snapshot.customer as usize + 1] += 1);
+    (0..codes.len()).for_each(|code| starts[code + 1] += starts[code]);
+    let place = |(code, time): (&u32, &Instant)| {
+        let own = &found[starts[*code as usize]..starts[*code as usize + 1]];
+        let before = &own[..own.partition_point(|snapshot| snapshot.at <= time.0)];
+        let oldest = validity.ttl.map_or(i64::MIN, |ttl| time.minus(ttl).0);
+        let fresh = before.iter().rev().take_while(|snapshot| snapshot.at >= oldest);
+        let mut known = fresh.filter(|snapshot| !validity.known || snapshot.created <= time.0);
+        known.next().map(|snapshot| (snapshot.place.0 as usize, snapshot.place.1 as usize))
+    };
+    Ok(of_row.par_iter().zip(&entities.times).map(place).collect())
+}
+
+const CREATED: &str = "created_timestamp";
+
+/// A row of a snapshot; the order is that of customer, instant, creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Snapshot {
+    customer: u32,
+    at: i64,
+    created: i64,
+    place: (u32, u32),
+}
+
+fn instants(rows: &RecordBatch, name: &str) -> Result<Vec<i64>> {
+    let column = rows.column_by_name(name);
+    let column = column.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
+    let column = column.ok_or_else(|| {
+        Error::contract(
+            format!("a snapshot has no {name} in microseconds"),
+            "it was not written by `features build` or `score`",
+        )
+    })?;
+    Ok(column.values().to_vec())
+}
+
+/// The instants of each customer, as a plan wants them; what was known is what had been ingested by
+/// `known_at`, or by the instant itself.
+pub fn own_as_ofs(entities: &EntityRows, known_at: Option<Instant>) -> OwnAsOfs {
+    let mut own: OwnAsOfs = HashMap::new();
+    for (key, at) in entities.keys.iter().flatten().zip(&entities.times) {
+        let as_of = AsOf { at: *at, known_at: known_at.unwrap_or(*at) };
+        match own.get_mut(key) {
+            Some(list) => list.push(as_of),
+            None => _ = own.insert(key.to_owned(), vec![as_of]),
+        }
+    }
+    for list in own.values_mut() {
+        list.sort_unstable();
+        list.dedup();
+    }
+    own
+}
+
+/// Where the rows of a plan with these as-ofs are: each customer's stand together, in order.
+pub fn exact(entities: &EntityRows, own: &OwnAsOfs, parts: &[RecordBatch]) -> Result<Places> {
+    let mut starts: HashMap<&str, (usize, usize)> = HashMap::new();
+    for (batch, rows) in parts.iter().enumerate() {
+        for (row, key) in keys(rows)?.iter().flatten().enumerate() {
+            starts.entry(key).or_insert((batch, row));
+        }
+    }
+    let place = |(key, at): (Option<&str>, &Instant)| {
+        let key = key?;
+        let (batch, first) = starts.get(key)?;
+        let rank = own.get(key)?.binary_search_by_key(at, |as_of| as_of.at).ok()?;
+        Some((*batch, first + rank))
+    };
+    Ok(entities.keys.iter().zip(&entities.times).map(place).collect())
+}
+
+/// Some columns of `batches` in the order of `places`.
+///
+/// # Errors
+/// A contract violation where the batches have a column in different types.
+pub fn gather(
+    batches: &[RecordBatch],
+    columns: &[(&str, Field)],
+    places: &Places,
+) -> Result<Vec<ArrayRef>> {
+    // The first array is one null.
+    let indices: Vec<(usize, usize)> =
+        places.iter().map(|place| place.map_or((0, 0), |(batch, row)| (batch + 1, row))).collect();
+    let gathered = columns.par_iter().map(|(name, field)| {
+        let mut arrays = vec![new_null_array(field.data_type(), 1)];
+        for rows in batches {
+            let array = rows.column_by_name(name).ok_or_else(|| changed(name))?;
+            if array.data_type() != field.data_type() {
+                return Err(changed(name));
+            }
+            arrays.push(array.clone());
+        }
+        let arrays: Vec<&dyn Array> = arrays.iter().map(|array| array.as_ref()).collect();
+        interleave(&arrays, &indices).map_err(Error::engine("a join"))
+    });
+    gathered.collect()
+}
+
+fn changed(name: &str) -> Error {
+    Error::contract(
+        format!("some snapshots have no {name}, or have it in another type"),
+        "its definition has changed since; build these as-ofs again",
+    )
+}
+
+/// The rows with these columns beside their own.
+///
+/// # Errors
+/// A configuration error where the rows have a column of one of these names already.
+pub fn joined(
+    entities: &EntityRows,
+    fields: Vec<Field>,
+    arrays: Vec<ArrayRef>,
+) -> Result<RecordBatch> {
+    let mut all = entities.rows.schema().fields().to_vec();
+    if let Some(taken) = fields.iter().find(|f| all.iter().any(|own| own.name() == f.name())) {
+        return Err(Error::configuration(
+            format!("the entities have a column {} already", taken.name()),
+            "rename it, or leave out the view that has a feature of this name",
+        ));
+    }
+    all.extend(fields.into_iter().map(Arc::new));
+    let columns = entities.rows.columns().iter().cloned().chain(arrays).collect();
+    let schema = Schema::new_with_metadata(all, entities.rows.schema().metadata().clone());
+    RecordBatch::try_new(Arc::new(schema), columns).map_err(Error::engine("a join"))
+}

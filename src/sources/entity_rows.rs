@@ -1,0 +1,89 @@
+//! Rows of the user's own that features are to be joined to: a key, an instant, and anything else.
+
+use std::path::Path;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, RecordBatch, StringArray};
+use arrow_schema::DataType;
+
+use super::SourceContext;
+use super::files::{RawTable, RawType};
+use super::profile::normalize;
+use crate::error::{Error, Result};
+use crate::store::parquet::read_all;
+use crate::time::Instant;
+
+/// The column that names the customer.
+pub const KEY: &str = "customer360_id";
+/// The column that says when.
+pub const TIME: &str = "event_timestamp";
+
+/// The rows in the order of their file.
+#[derive(Debug, Clone)]
+pub struct EntityRows {
+    /// As they came, all columns.
+    pub rows: RecordBatch,
+    /// The customer of each row.
+    pub keys: StringArray,
+    /// The instant of each row.
+    pub times: Vec<Instant>,
+}
+
+impl EntityRows {
+    /// Reads a Parquet file, or a folder or glob of them in the order of their names.
+    ///
+    /// # Errors
+    /// A contract violation for a missing key or instant, as a column or in a row.
+    pub fn read(path: &Path, context: &SourceContext) -> Result<Self> {
+        let table = RawTable::open(path, "--entities")?;
+        let file = table.files[0].display().to_string();
+        let kind = |name: &str| match table.get(name) {
+            Some(column) => Ok(column.ty),
+            None => Err(Error::contract(
+                format!("{file}: the column {name} is missing"),
+                format!("entities have {KEY}, {TIME} and any columns of their own"),
+            )),
+        };
+        let (key, time) = (kind(KEY)?, kind(TIME)?);
+        let wrong = |name: &str, wanted: &str| {
+            Err(Error::contract(
+                format!("{file}: column {name} is no {wanted}"),
+                "convert it where the file is written",
+            ))
+        };
+        if !matches!(key, RawType::Text | RawType::Integer) {
+            return wrong(KEY, "text or integer");
+        }
+        if !matches!(time, RawType::Timestamp { .. } | RawType::Date) {
+            return wrong(TIME, "timestamp or date");
+        }
+        let rows = read_all(table.files.iter().map(|path| path.as_path()), None)?;
+        let rows = rows.ok_or_else(|| {
+            Error::contract(format!("{file} has no rows"), "there is nothing to join to")
+        })?;
+        let failed = "reading entities";
+        let column = |name: &str| {
+            let index = rows.schema().index_of(name).map_err(Error::engine(failed))?;
+            Ok::<_, Error>(rows.column(index).clone())
+        };
+        let keys =
+            arrow_cast::cast(&column(KEY)?, &DataType::Utf8).map_err(Error::engine(failed))?;
+        let keys = keys.as_string::<i32>().clone();
+        let times = normalize(&column(TIME)?, time, context)?;
+        let micros = DataType::Timestamp(arrow_schema::TimeUnit::Microsecond, None);
+        let times = arrow_cast::cast(&times, &micros).map_err(Error::engine(failed))?;
+        let times = times.as_primitive::<TimestampMicrosecondType>();
+        let nulls = [(KEY, keys.nulls()), (TIME, times.nulls())];
+        for (name, nulls) in nulls {
+            if let Some(row) = nulls.and_then(|nulls| nulls.iter().position(|valid| !valid)) {
+                return Err(Error::contract(
+                    format!("{file}: column {name}: row {} is null", row + 1),
+                    "every row needs a customer and an instant",
+                ));
+            }
+        }
+        let times = times.values().iter().map(|time| Instant(*time)).collect();
+        Ok(Self { rows, keys, times })
+    }
+}
