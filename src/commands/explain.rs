@@ -60,9 +60,10 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
         json.insert("segments".into(), json!(objects(segments)));
         json.insert("segment_reasons".into(), json!(reasons));
     }
-    let of_taste = of_taste(&row);
-    text += &format!("\n{of_taste}\n");
-    json.insert("taste".into(), json!(of_taste));
+    if let Some(of_taste) = of_taste(&row) {
+        text += &format!("\n{of_taste}\n");
+        json.insert("taste".into(), json!(of_taste));
+    }
     if let Some(items) = &items {
         let names = ["rank", "item", "score", "percentile"];
         text += &format!("\nrecommendations\n{}", columns_text(items, &names));
@@ -107,7 +108,7 @@ fn memberships(project: &Project, id: &str, at: Instant, rows: &RecordBatch) -> 
 }
 
 /// A sentence on the vector and the interests of a profile row.
-fn of_taste(row: &RecordBatch) -> String {
+fn of_taste(row: &RecordBatch) -> Option<String> {
     let list = |name: &str| {
         let column = row.column_by_name(name).and_then(|column| column.as_list_opt::<i32>())?;
         column.is_valid(0).then(|| column.value(0))

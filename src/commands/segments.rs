@@ -128,7 +128,12 @@ pub fn test(project: &Project, at: Option<Instant>) -> Result<(Output, bool)> {
         let (own, table) = conditions(segments, &outcome);
         let names: Vec<&str> = segments.names().collect();
         let overlaps = overlaps(&names, assigned);
-        text += &format!("\n{table}\n{}", overlap_text(&overlaps));
+        if rules > 0 {
+            text += &format!("\n{table}");
+        }
+        if !overlaps.is_empty() {
+            text += &format!("\n{}", overlap_text(&overlaps));
+        }
         json["as_of"] = json!(as_of);
         json["customers"] = json!(assigned.len());
         json["moved"] = json!(moved);

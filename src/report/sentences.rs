@@ -159,23 +159,17 @@ fn told(name: &str, value: &str) -> String {
     if value == "-" { format!("there is no {name}") } else { format!("{name} is {value}") }
 }
 
-/// What the taste of a customer was worked out from.
-pub fn taste(length: usize, interests: &[String], filled: bool) -> String {
-    let vector = match length {
-        0 => "There is no vector of taste.".to_owned(),
-        length => format!(
-            "The vector of taste has {length} numbers, worked out from what they did: near vectors are near tastes."
-        ),
-    };
-    match (interests.is_empty(), filled) {
+/// What the taste of a customer was worked out from; None for a project without a model of it.
+pub fn taste(length: usize, interests: &[String], filled: bool) -> Option<String> {
+    let vector = format!(
+        "The vector of taste has {length} numbers, worked out from what they did: near vectors are near tastes."
+    );
+    let listed = interests.join(", ");
+    (length > 0).then(|| match (interests.is_empty(), filled) {
         (true, _) => vector,
-        (_, true) => {
-            format!("{vector} Interests are what they go for most: {}.", interests.join(", "))
-        }
-        (_, false) => {
-            format!("{vector} Interests are those of the source: {}.", interests.join(", "))
-        }
-    }
+        (_, true) => format!("{vector} Interests are what they go for most: {listed}."),
+        (_, false) => format!("{vector} Interests are those of the source: {listed}."),
+    })
 }
 
 /// Why an item is recommended; None for a reason of another version of this program.
@@ -304,6 +298,8 @@ mod tests {
         let few = recommendation("coats", "own", None, Some(20.0)).unwrap();
         assert_eq!(few, "coats: they go for it already.", "no reason to recommend it");
         assert_eq!(told("churn risk score", "-"), "there is no churn risk score");
-        assert!(taste(16, &["toys".to_owned()], true).ends_with("what they go for most: toys."));
+        let told = taste(16, &["toys".to_owned()], true).unwrap();
+        assert!(told.ends_with("what they go for most: toys."), "{told}");
+        assert_eq!(taste(0, &[], false), None);
     }
 }
