@@ -18,7 +18,7 @@ use crate::features::join::{self, Places, Validity};
 use crate::features::plan::FeaturePlan;
 use crate::report::{Output, Progress, Table, thousands};
 use crate::sources::entity_rows::EntityRows;
-use crate::store::parquet::read;
+use crate::store::parquet::{read, take};
 use crate::time::Duration;
 
 /// What `features join` is asked for.
@@ -140,13 +140,28 @@ fn from_snapshots(
                 "run `c360-ml features build --as-of T` for the instants you need, or join with --exact",
             ));
         }
-        let batches: Vec<Vec<RecordBatch>> =
-            paths.par_iter().map(|path| read(path, None)).collect::<Result<_>>()?;
-        let batches = batches.concat();
+        let stamps: Vec<Vec<RecordBatch>> =
+            paths.par_iter().map(|path| read(path, Some(&join::STAMPS))).collect::<Result<_>>()?;
         let ttl = join.ttl.iter().find(|(name, _)| name == view).map(|(_, ttl)| *ttl);
         let validity = Validity { ttl, known: join.known };
-        let places = join::latest(entities, &batches, validity)?;
-        let columns = columns_of(project, view, &batches, &places)?;
+        let mut places = join::latest(entities, &stamps.concat(), validity)?;
+        // Of each snapshot only the rows that are asked for are kept.
+        let wanted = join::compact(&mut places);
+        let own = project.catalog.of_view(view).map(Feature::column);
+        let names: Vec<&str> = own.chain(["customer360_id"]).collect();
+        let files = paths.par_iter().zip(&stamps).enumerate();
+        let kept = files.map(|(file, (path, own))| {
+            let before: usize = stamps[..file].iter().map(Vec::len).sum();
+            let rows = read(path, Some(&names))?;
+            let rows = rows.iter().zip(before..before + own.len());
+            let none = Vec::new();
+            rows.map(|(rows, batch)| {
+                take(rows, &wanted.get(&batch).unwrap_or(&none).clone().into())
+            })
+            .collect::<Result<Vec<_>>>()
+        });
+        let batches: Vec<Vec<RecordBatch>> = kept.collect::<Result<_>>()?;
+        let columns = columns_of(project, view, &batches.concat(), &places)?;
         Ok((view.clone(), places, columns))
     };
     views.iter().map(of_view).collect()

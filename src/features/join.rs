@@ -82,7 +82,27 @@ pub fn latest(
     Ok(of_row.par_iter().zip(&entities.times).map(place).collect())
 }
 
+/// What [`latest`] reads of a snapshot.
+pub const STAMPS: [&str; 3] = ["customer360_id", "event_timestamp", CREATED];
+
 const CREATED: &str = "created_timestamp";
+
+/// By batch the rows that any place names, ascending; the places are then of these rows alone.
+pub fn compact(places: &mut Places) -> HashMap<usize, Vec<u32>> {
+    let mut wanted: HashMap<usize, Vec<u32>> = HashMap::new();
+    for (batch, row) in places.iter().flatten() {
+        wanted.entry(*batch).or_default().push(*row as u32);
+    }
+    for rows in wanted.values_mut() {
+        rows.sort_unstable();
+        rows.dedup();
+    }
+    for (batch, row) in places.iter_mut().flatten() {
+        let rank = wanted[batch].binary_search(&(*row as u32));
+        *row = rank.unwrap_or_else(|_| unreachable!("every row was kept"));
+    }
+    wanted
+}
 
 /// A row of a snapshot; the order is that of customer, instant, creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
