@@ -1,5 +1,6 @@
 //! The naive reference: one value at a time, written to be obviously right rather than fast.
-//! Tests and the audit compare what an engine computes with this.
+//! Tests compare what an engine computes with this; segment rules are judged by it, where there are
+//! made-up values instead of rows.
 
 use std::cmp::Ordering;
 

@@ -345,9 +345,7 @@ impl PurchaseData {
         self.totals[1] += refunds.iter().sum::<f64>();
         let customers = purchases::read(rows, model.spec.cohort, source.context.zone, at)?;
         self.now.extend(customers.into_iter().flatten());
-        if self.now.len() > 2 * model.spec.max_customers {
-            keep_least(&mut self.now, model.spec.max_customers, |customer| customer.hash);
-        }
+        keep_least(&mut self.now, model.spec.max_customers, |customer| customer.hash);
         Ok(())
     }
 
@@ -364,9 +362,7 @@ impl PurchaseData {
         let customers = purchases::read(rows, model.spec.cohort, source.context.zone, at)?;
         let pairs = customers.into_iter().zip(recent);
         self.then.extend(pairs.filter_map(|(customer, recent)| Some((customer?, recent))));
-        if self.then.len() > 2 * model.spec.max_customers {
-            keep_least(&mut self.then, model.spec.max_customers, |(customer, _)| customer.hash);
-        }
+        keep_least(&mut self.then, model.spec.max_customers, |(customer, _)| customer.hash);
         Ok(())
     }
 
@@ -381,10 +377,13 @@ impl PurchaseData {
     }
 }
 
-/// Sorts by hash and leaves the least `most`: the same sample in whatever order rows come.
+/// Of more than twice as many, leaves those `most` with the least hashes: the same sample in whatever
+/// order rows come.
 fn keep_least<T>(rows: &mut Vec<T>, most: usize, hash: impl Fn(&T) -> u64) {
-    rows.sort_unstable_by_key(hash);
-    rows.truncate(most);
+    if rows.len() > 2 * most {
+        rows.sort_unstable_by_key(hash);
+        rows.truncate(most);
+    }
 }
 
 /// The instant at which a holdout begins: the horizon before the as-of, or half the history.
