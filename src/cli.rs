@@ -129,7 +129,11 @@ enum Features {
         name: String,
     },
     /// Compute all views at the as-of and write them to the offline store
-    Build,
+    Build {
+        /// Read all event files, and not only those that are new or have changed
+        #[arg(long)]
+        full: bool,
+    },
     /// Join features to rows of your own, each as of its own instant: as many rows, in their order
     Join {
         /// Parquet with customer360_id, event_timestamp and any columns of your own
@@ -323,8 +327,8 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
         Command::Features(Features::Describe { name }) => {
             commands::features::describe(&project()?, name)?
         }
-        Command::Features(Features::Build) => {
-            commands::features::build(&project()?, &mut progress)?
+        Command::Features(Features::Build { full }) => {
+            commands::features::build(&project()?, *full, &mut progress)?
         }
         Command::Features(Features::Join { entities, views, out, exact, ttl, known }) => {
             let join =

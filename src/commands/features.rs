@@ -6,15 +6,15 @@ use arrow_array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use arrow_schema::{Field, Schema};
 use serde_json::json;
 
-use super::{as_of, data_fingerprint, engine, write_manifest};
+use super::{as_of, write_manifest};
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::catalog::{Definition, Feature, View};
-use crate::features::engine::Engine;
+use crate::features::history::{self, Keeping};
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::report::{Output, Progress, Table, thousands};
 use crate::store::Transaction;
-use crate::store::parquet::{Writer, concat, sort_by_key};
+use crate::store::parquet::{Writer, merge_by_key};
 
 /// Every view with its columns.
 pub fn list(project: &Project) -> Output {
@@ -107,35 +107,40 @@ fn describe_view(project: &Project, view: &View) -> Output {
     Output { text, json }
 }
 
-/// Computes all views at the as-of and writes them to the offline store.
-pub fn build(project: &Project, progress: &mut Progress) -> Result<Output> {
+/// Computes all views at the as-of and writes them to the offline store; `full` reads all events again.
+pub fn build(project: &Project, full: bool, progress: &mut Progress) -> Result<Output> {
     let as_of = as_of(project)?;
     let mut transaction = project.store()?.begin("features build")?;
-    let data = data_fingerprint(project)?;
     progress.stage("computing features");
     let entities = project.profile.entities()?;
     let columns = project.catalog.features.iter().map(Feature::column);
     let plan = FeaturePlan::of_catalog(&project.catalog, columns, vec![as_of]);
     let mut parts = Vec::new();
-    let report =
-        engine(project, &transaction).build(&project.events, &entities, &[plan], &mut |part| {
+    let keeping = Keeping::new(full, project.memory);
+    let (report, refresh) = history::build(
+        &mut transaction,
+        &project.events,
+        &entities,
+        &[plan],
+        &keeping,
+        &mut |part| {
             parts.push(part.rows);
             Ok(())
-        })?;
-    let rows = concat(&parts)?.ok_or_else(|| {
+        },
+    )?;
+    let rows = merge_by_key(&parts)?.ok_or_else(|| {
         Error::not_enough(format!("there is no customer at {}", as_of.at), "choose a later as-of")
     })?;
     drop(parts);
     progress.stage("writing features");
-    let rows = sort_by_key(&rows, "customer360_id")?;
     let written = write_views(&mut transaction, project, as_of, &rows)?;
     write_manifest(
         &mut transaction,
         project,
         "features-build",
-        &data,
+        "",
         &report,
-        json!({}),
+        json!({ "refresh": refresh }),
         progress,
     )?;
     transaction.commit()?;
@@ -144,7 +149,7 @@ pub fn build(project: &Project, progress: &mut Progress) -> Result<Output> {
     for (view, columns, file) in &written {
         table.row([view, &columns.to_string(), &thousands(rows.num_rows() as u64), file]);
     }
-    let json = json!({ "as_of": as_of.at, "customers": rows.num_rows(), "events": report, "files": written });
+    let json = json!({ "as_of": as_of.at, "customers": rows.num_rows(), "events": report, "refresh": refresh, "files": written });
     Ok(Output { text: table.render(), json })
 }
 

@@ -3,7 +3,7 @@
 //! The scan's batches are scattered by a few threads while Polars decodes the next ones. Derived
 //! columns are evaluated by Polars per part. No Polars type leaves this file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
@@ -18,12 +18,14 @@ use rayon::prelude::*;
 
 use super::engine::{BuildReport, Engine, Part};
 use super::plan::FeaturePlan;
-use super::timeline::{Batch, Context, InputValues, Layout, Partitions, Scatterer, sweep};
+use super::timeline::{
+    Batch, Context, InputValues, Layout, Partitions, Scatterer, partition_count, sweep,
+};
 use crate::error::{Error, Result};
 use crate::expression::polars::{arrow_type, evaluate};
 use crate::expression::{Expression, Type};
 use crate::sources::profile::Entities;
-use crate::sources::scan::{NOT_A_NUMBER, scan};
+use crate::sources::scan::{FILE, NOT_A_NUMBER, scan, scan_with_files};
 use crate::sources::{Orphans, SourcePlan};
 
 const KEY: &str = "customer360_id";
@@ -62,14 +64,13 @@ impl Engine for EmbeddedEngine {
         let layout = Layout::new(plans, source.has_ingestion());
         let create = source.orphans == Orphans::Create;
         let partitions = Partitions::new(
-            source.table.rows,
-            self.partition_events,
+            partition_count(source.table.rows, self.partition_events),
             &entities.keys,
             &entities.created_at,
             self.memory,
             self.spill_folder.clone(),
         );
-        let mut report = read(source, plans, &layout, &partitions)?;
+        let mut report = read(source, plans, &layout, &partitions)?.report;
         report.spilled_bytes = partitions.spilled_bytes.load(Ordering::Relaxed);
         check_rejected(source, &report)?;
 
@@ -111,7 +112,11 @@ impl Engine for EmbeddedEngine {
 }
 
 /// Adds the derived columns of a plan and keeps its outputs.
-fn derive(plan: &FeaturePlan, rows: &RecordBatch, source: &SourcePlan) -> Result<RecordBatch> {
+pub(super) fn derive(
+    plan: &FeaturePlan,
+    rows: &RecordBatch,
+    source: &SourcePlan,
+) -> Result<RecordBatch> {
     if plan.interactions.is_some() {
         return Ok(rows.clone());
     }
@@ -138,7 +143,7 @@ fn derive(plan: &FeaturePlan, rows: &RecordBatch, source: &SourcePlan) -> Result
 }
 
 /// Refuses more unusable rows than the source allows.
-fn check_rejected(source: &SourcePlan, report: &BuildReport) -> Result<()> {
+pub(super) fn check_rejected(source: &SourcePlan, report: &BuildReport) -> Result<()> {
     let rejected: u64 = report.rejected.values().sum();
     if rejected as f64 > source.max_rejected_share * report.events as f64 {
         let reasons: Vec<String> =
@@ -156,7 +161,7 @@ fn check_rejected(source: &SourcePlan, report: &BuildReport) -> Result<()> {
 }
 
 /// Refuses orphans where the source does.
-fn check_orphans(source: &SourcePlan, report: &BuildReport) -> Result<()> {
+pub(super) fn check_orphans(source: &SourcePlan, report: &BuildReport) -> Result<()> {
     if source.orphans == Orphans::Fail && report.orphans > 0 {
         return Err(Error::contract(
             format!("{} events belong to customers whom the profile does not have", report.orphans),
@@ -176,13 +181,28 @@ const REASONS: [&str; 6] = [
     "the currency is another",
 ];
 
-/// Scans the events and scatters them.
-fn read(
+/// What was read, in all and where the layout keeps files of each of the source's.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    pub report: BuildReport,
+    pub files: Vec<FileReading>,
+}
+
+/// The rows of one file.
+#[derive(Debug, Default, Clone)]
+pub(super) struct FileReading {
+    pub events: u64,
+    pub rejected: BTreeMap<String, u64>,
+}
+
+/// Scans the events and scatters them: those that a plan may see, or all of them with the index of
+/// their file where the layout keeps files.
+pub(super) fn read(
     source: &SourcePlan,
     plans: &[FeaturePlan],
     layout: &Layout,
     partitions: &Partitions,
-) -> Result<BuildReport> {
+) -> Result<Reading> {
     let column = |name: &str| source.mapping.get(name).map(|x| Expression::column(name, x.ty));
     let mut select = Vec::new();
     for name in [KEY, ID, KIND, TIME] {
@@ -223,8 +243,11 @@ fn read(
         Some(key) => visible.and(col(KEY).eq(lit(key.as_str()))),
         None => visible,
     };
-    let frame = scan(source, &select)?
-        .filter(wanted)
+    let frame = match layout.files.is_some() {
+        true => scan_with_files(source, &select)?,
+        false => scan(source, &select)?.filter(wanted),
+    };
+    let frame = frame
         .with_column(reason.cast(DataType::UInt8).alias(REASON))
         .with_columns([col(TIME).cast(DataType::Int64)]);
     let frame = if layout.ingestion {
@@ -236,7 +259,13 @@ fn read(
     let threads = rayon::current_num_threads().max(1);
     let (send, receive) = mpsc::sync_channel::<DataFrame>(threads);
     let receive = Mutex::new(receive);
-    let report = Mutex::new(BuildReport::default());
+    let paths = source.table.files.iter().map(|path| path.to_string_lossy().into_owned());
+    let files: HashMap<String, u32> = paths.zip(0..).collect();
+    let reading = Reading {
+        files: vec![FileReading::default(); if layout.files.is_some() { files.len() } else { 0 }],
+        ..Reading::default()
+    };
+    let reading = Mutex::new(reading);
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let send = Mutex::new(send);
     let scanned = std::thread::scope(|scope| {
@@ -248,7 +277,7 @@ fn read(
                     if lock(&failure).is_some() {
                         continue;
                     }
-                    if let Err(error) = scatter(frame, layout, &mut scatterer, &report) {
+                    if let Err(error) = scatter(frame, layout, &mut scatterer, &files, &reading) {
                         lock(&failure).get_or_insert(error);
                     }
                 }
@@ -271,7 +300,7 @@ fn read(
         return Err(error);
     }
     scanned.map_err(|error| scan_error(source, &error.to_string()))?;
-    Ok(std::mem::take(&mut *lock(&report)))
+    Ok(std::mem::take(&mut *lock(&reading)))
 }
 
 const REASON: &str = "\u{0}reason";
@@ -293,41 +322,75 @@ fn scatter(
     mut frame: DataFrame,
     layout: &Layout,
     scatterer: &mut Scatterer<'_>,
-    report: &Mutex<BuildReport>,
+    files: &HashMap<String, u32>,
+    reading: &Mutex<Reading>,
 ) -> Result<()> {
     frame.rechunk_mut();
-    let events = frame.height() as u64;
+    let of_file = if layout.files.is_some() { file_indices(&frame, files)? } else { Vec::new() };
     let reasons = column(&frame, REASON)?.u8().map_err(Error::engine(CONTEXT))?;
-    let mut rejected: BTreeMap<String, u64> = BTreeMap::new();
-    for code in reasons.iter().flatten().filter(|code| *code > 0) {
-        *rejected.entry(REASONS[usize::from(code) - 1].to_owned()).or_default() += 1;
-    }
-    let frame = if rejected.is_empty() {
-        frame
-    } else {
-        let usable = reasons.iter().map(|code| code == Some(0)).collect();
-        frame.filter(&usable).map_err(Error::engine(CONTEXT))?
-    };
-    {
-        let mut report = lock(report);
-        report.events += events;
-        for (reason, count) in rejected {
-            *report.rejected.entry(reason).or_default() += count;
+    let mut rejected: BTreeMap<(u32, u8), u64> = BTreeMap::new();
+    for (row, code) in reasons.iter().enumerate() {
+        if let Some(code) = code.filter(|code| *code > 0) {
+            let file = of_file.get(row).copied().unwrap_or(0);
+            *rejected.entry((file, code)).or_default() += 1;
         }
     }
+    {
+        let mut reading = lock(reading);
+        reading.report.events += frame.height() as u64;
+        for run in of_file.chunk_by(|a, b| a == b) {
+            reading.files[run[0] as usize].events += run.len() as u64;
+        }
+        for ((file, code), count) in &rejected {
+            let reason = REASONS[usize::from(*code) - 1].to_owned();
+            *reading.report.rejected.entry(reason.clone()).or_default() += count;
+            if let Some(file) = reading.files.get_mut(*file as usize) {
+                *file.rejected.entry(reason).or_default() += count;
+            }
+        }
+    }
+    let (frame, of_file) = if rejected.is_empty() {
+        (frame, of_file)
+    } else {
+        let usable: Vec<bool> = reasons.iter().map(|code| code == Some(0)).collect();
+        let left = of_file.into_iter().zip(&usable).filter(|(_, usable)| **usable);
+        let left = left.map(|(file, _)| file).collect();
+        let usable = usable.into_iter().collect();
+        (frame.filter(&usable).map_err(Error::engine(CONTEXT))?, left)
+    };
     // Slices that stay in a core's cache while their columns are taken apart.
     for start in (0..frame.height()).step_by(SLICE) {
         let slice = frame.slice(start as i64, SLICE);
-        scatterer.scatter(&batch(&slice, layout)?, layout)?;
+        let first = layout.files.unwrap_or(0);
+        let files = of_file.iter().skip(start).take(slice.height()).map(|file| first + file);
+        scatterer.scatter(&batch(&slice, layout, files.collect())?, layout)?;
     }
     Ok(())
+}
+
+/// The index of each row's file.
+fn file_indices(frame: &DataFrame, files: &HashMap<String, u32>) -> Result<Vec<u32>> {
+    let paths = column(frame, FILE)?.str().map_err(Error::engine(CONTEXT))?;
+    let mut latest = ("", 0);
+    let index = |path: Option<&'_ str>| {
+        let path = path.unwrap_or_default();
+        if path != latest.0 {
+            let (path, index) = files.get_key_value(path).ok_or_else(|| Error::Engine {
+                context: CONTEXT,
+                message: format!("no file of the source is {path}"),
+            })?;
+            latest = (path, *index);
+        }
+        Ok(latest.1)
+    };
+    paths.iter().map(index).collect()
 }
 
 /// Events that are taken apart at a time.
 const SLICE: usize = 1 << 14;
 
 /// The columns of usable events as the partitions take them.
-fn batch<'a>(frame: &'a DataFrame, layout: &Layout) -> Result<Batch<'a>> {
+fn batch<'a>(frame: &'a DataFrame, layout: &Layout, files: Vec<u32>) -> Result<Batch<'a>> {
     let rows = frame.height();
     let words = layout.words();
     let mut flags = vec![0_u64; rows * words];
@@ -374,6 +437,7 @@ fn batch<'a>(frame: &'a DataFrame, layout: &Layout) -> Result<Batch<'a>> {
         times: integers(TIME, 0)?,
         ingested: if layout.ingestion { integers(INGESTED, i64::MIN)? } else { Vec::new() },
         flags,
+        files,
         inputs,
     })
 }

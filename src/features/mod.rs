@@ -7,6 +7,7 @@
 pub mod catalog;
 pub mod embedded;
 pub mod engine;
+pub mod history;
 pub mod join;
 pub mod plan;
 pub mod read;

@@ -2,10 +2,12 @@
 //! and their schemas compared before any row is.
 
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use arrow_schema::{DataType, SchemaRef};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::expression::{Columns, Type};
@@ -203,6 +205,40 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What tells whether a file is still the one that was read, without reading its rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Its length.
+    pub bytes: u64,
+    /// When it was last written, in microseconds since 1970.
+    pub modified: i64,
+    /// XXH3-64 of its footer: the schema, and where each column chunk begins and what it holds.
+    pub footer: String,
+}
+
+impl Fingerprint {
+    /// Reads the end of a Parquet file.
+    pub fn of(path: &Path) -> Result<Self> {
+        let read = || -> std::io::Result<Self> {
+            let mut file = File::open(path)?;
+            let metadata = file.metadata()?;
+            let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH);
+            let modified = modified.map_or(0, |since| since.as_micros() as i64);
+            let mut tail = [0; 8];
+            file.seek(SeekFrom::End(-8))?;
+            file.read_exact(&mut tail)?;
+            let [a, b, c, d, ..] = tail;
+            let length = u64::from(u32::from_le_bytes([a, b, c, d])) + 8;
+            let mut footer = Vec::new();
+            file.seek(SeekFrom::Start(metadata.len().saturating_sub(length)))?;
+            file.read_to_end(&mut footer)?;
+            let footer = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&footer));
+            Ok(Self { bytes: metadata.len(), modified, footer })
+        };
+        read().map_err(Error::io("read", path))
+    }
 }
 
 /// Arrow schema and row count of one file.

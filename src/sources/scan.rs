@@ -21,8 +21,20 @@ use crate::expression::{Expression, Type};
 /// The column of [`scan`] that says whether a number of the row that was read is not finite.
 pub const NOT_A_NUMBER: &str = "\u{0}nan";
 
+/// The column of [`scan_with_files`] that says which file a row was read from.
+pub const FILE: &str = "\u{0}file";
+
 /// A lazy frame of the named expressions, which are over canonical columns, and [`NOT_A_NUMBER`].
 pub fn scan(plan: &SourcePlan, select: &[(String, Expression)]) -> Result<LazyFrame> {
+    frame(plan, select, false)
+}
+
+/// [`scan`] with the path of each row's file as [`FILE`].
+pub fn scan_with_files(plan: &SourcePlan, select: &[(String, Expression)]) -> Result<LazyFrame> {
+    frame(plan, select, true)
+}
+
+fn frame(plan: &SourcePlan, select: &[(String, Expression)], files: bool) -> Result<LazyFrame> {
     let raw: Vec<(String, Expression)> =
         select.iter().map(|(name, x)| (name.clone(), plan.raw(x))).collect();
     let mut needed: BTreeSet<String> =
@@ -35,7 +47,7 @@ pub fn scan(plan: &SourcePlan, select: &[(String, Expression)]) -> Result<LazyFr
     for lookup in &joined {
         needed.insert(lookup.on.clone());
     }
-    let mut frame = open(&plan.table, &needed, "", &plan.context)?;
+    let mut frame = open_with(&plan.table, &needed, "", &plan.context, files)?;
     for lookup in joined {
         let prefix = format!("{}.", lookup.name);
         let mut wanted: BTreeSet<String> = needed
@@ -72,6 +84,7 @@ pub fn scan(plan: &SourcePlan, select: &[(String, Expression)]) -> Result<LazyFr
         .reduce(Expr::or)
         .unwrap_or_else(|| lit(false));
     columns.push(not_a_number.alias(NOT_A_NUMBER));
+    columns.extend(files.then(|| col(FILE)));
     Ok(frame.select(columns))
 }
 
@@ -81,6 +94,16 @@ pub fn open(
     names: &BTreeSet<String>,
     prefix: &str,
     context: &SourceContext,
+) -> Result<LazyFrame> {
+    open_with(table, names, prefix, context, false)
+}
+
+fn open_with(
+    table: &RawTable,
+    names: &BTreeSet<String>,
+    prefix: &str,
+    context: &SourceContext,
+    files: bool,
 ) -> Result<LazyFrame> {
     let paths: Vec<PlRefPath> = table.files.iter().map(|path| reference(path)).collect();
     let hive = table.raw.iter().any(|column| column.hive);
@@ -92,6 +115,7 @@ pub fn open(
             schema: None,
             try_parse_dates: false,
         },
+        include_file_paths: files.then(|| FILE.into()),
         ..Default::default()
     };
     let frame = LazyFrame::scan_parquet_files(paths.into(), args)
@@ -100,6 +124,7 @@ pub fn open(
     let mut select: Vec<Expr> = columns
         .map(|column| normalize(column, context).alias(format!("{prefix}{}", column.name)))
         .collect();
+    select.extend(files.then(|| col(FILE)));
     if select.is_empty() {
         select.push(lit(0_i64).alias(format!("{prefix}\u{0}")));
     }

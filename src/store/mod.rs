@@ -230,6 +230,7 @@ impl Store {
             staging,
             staged: Vec::new(),
             replaced: Vec::new(),
+            removed: Vec::new(),
             _lock: lock,
         })
     }
@@ -279,6 +280,7 @@ pub struct Transaction {
     staging: PathBuf,
     staged: Vec<String>,
     replaced: Vec<String>,
+    removed: Vec<String>,
     _lock: File,
 }
 
@@ -286,6 +288,11 @@ impl Transaction {
     /// The generation that this run will publish.
     pub fn generation(&self) -> u64 {
         self.root.generation + 1
+    }
+
+    /// The store that it writes to.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// A folder for what must be on disk only during the run.
@@ -314,6 +321,11 @@ impl Transaction {
         std::fs::write(&path, text).map_err(Error::io("write", &path))
     }
 
+    /// Declares that a live file is live no more once this run is published.
+    pub fn remove(&mut self, relative: &str) {
+        self.removed.push(relative.to_owned());
+    }
+
     /// Declares that what this run stages in `folder` stands for all that was live there.
     pub fn replace(&mut self, folder: &str) {
         self.replaced.push(folder.to_owned());
@@ -321,7 +333,7 @@ impl Transaction {
 
     /// Syncs the staged files, moves them into place and publishes the root.
     pub fn commit(mut self) -> Result<Root> {
-        let mut superseded: Vec<String> = Vec::new();
+        let mut superseded = std::mem::take(&mut self.removed);
         for folder in &self.replaced {
             superseded.extend(self.root.below(folder).map(str::to_owned));
         }

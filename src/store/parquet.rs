@@ -10,6 +10,7 @@ use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
@@ -131,6 +132,27 @@ pub fn take(batch: &RecordBatch, rows: &arrow_array::UInt32Array) -> Result<Reco
         batch.columns().iter().map(|column| arrow_select::take::take(column, rows, None)).collect();
     RecordBatch::try_new(batch.schema(), columns.map_err(Error::engine(context))?)
         .map_err(Error::engine(context))
+}
+
+/// Batches whose first column is their key, each sorted by it, as one that is; None where there are none.
+pub fn merge_by_key(batches: &[RecordBatch]) -> Result<Option<RecordBatch>> {
+    use arrow_array::cast::AsArray;
+    let context = "merging batches by key";
+    let Some(first) = batches.first() else { return Ok(None) };
+    let mut order: Vec<(&str, (usize, usize))> = Vec::new();
+    for (batch, rows) in batches.iter().enumerate() {
+        let keys = rows.column(0).as_string::<i32>();
+        order.extend((0..keys.len()).map(|row| (keys.value(row), (batch, row))));
+    }
+    // A stable sort merges what is sorted already.
+    order.sort_by_key(|(key, _)| *key);
+    let places: Vec<(usize, usize)> = order.into_iter().map(|(_, place)| place).collect();
+    let columns = (0..first.num_columns()).into_par_iter().map(|column| {
+        let arrays: Vec<&dyn Array> = batches.iter().map(|b| b.column(column).as_ref()).collect();
+        arrow_select::interleave::interleave(&arrays, &places).map_err(Error::engine(context))
+    });
+    let columns = columns.collect::<Result<_>>()?;
+    RecordBatch::try_new(first.schema(), columns).map(Some).map_err(Error::engine(context))
 }
 
 /// `batch` sorted by its text column `key`, bytewise.

@@ -1,11 +1,11 @@
 //! One customer's sorted events to one value per window: the arithmetic of every op.
 
 use super::super::spec::Op;
-use super::layout::{Bit, CompiledPlan, Stream, Use};
+use super::layout::{CompiledPlan, Stream, Use};
 use crate::expression::Type;
 use crate::features::plan::AsOf;
 use crate::money::Scale;
-use crate::time::{Instant, Window, Zone};
+use crate::time::{Instant, Zone};
 
 /// Ops that look at calendar days.
 const DAY_OPS: [Op; 6] = [
@@ -32,15 +32,20 @@ impl Values {
     }
 }
 
-/// The events of one customer in the order of (event_ts, event_id).
-pub struct Events<'a> {
-    pub times: &'a [i64],
-    /// Flag words, `words` per event.
-    pub flags: &'a [u64],
-    pub words: usize,
-    /// Where each event's inputs are.
-    pub rows: &'a [u32],
-    pub inputs: &'a [Vec<u64>],
+/// The events of one stream and customer in the order of (event_ts, event_id).
+#[derive(Debug, Default, Clone)]
+pub struct Selected {
+    pub times: Vec<i64>,
+    /// Inputs as bits; empty for a stream without one.
+    pub values: Vec<u64>,
+}
+
+impl Selected {
+    /// Forgets the events, keeps the room.
+    pub fn clear(&mut self) {
+        self.times.clear();
+        self.values.clear();
+    }
 }
 
 /// A sum of money or integers that does not fit; the column it belongs to.
@@ -53,19 +58,17 @@ pub struct Overflow {
 /// Buffers that one sweep uses for all its customers.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    /// By as-of: events before each window's start, and before the as-of.
-    cuts: Vec<u32>,
-    /// Events of the stream before each event.
-    before: Vec<u32>,
-    /// The stream's events: time, and input as bits.
-    times: Vec<i64>,
-    values: Vec<u64>,
+    /// By window of the plan: events of the stream before its start.
+    starts: Vec<usize>,
     sums: Vec<i128>,
     days: Vec<i32>,
     /// Days that differ from the day before, up to each event.
     day_changes: Vec<u32>,
     /// The next event of the stream with the same value, or the number of events.
     next: Vec<u32>,
+    /// By text code: in which stream it was last met, and where.
+    met: Vec<(u32, u32)>,
+    streams: u32,
     pairs: Vec<(u64, u32)>,
 }
 
@@ -94,29 +97,31 @@ impl Cuts<'_> {
     }
 }
 
-/// Appends one row to each of `outputs` (by as-of, then column) where the customer is included.
+/// Appends one row to each of `outputs` (by as-of, then column) where the customer is included;
+/// `streams` has the events of each of the plan's.
 pub fn aggregate(
     plan: &CompiledPlan,
-    events: &Events<'_>,
+    streams: &[Selected],
     cuts: Cuts<'_>,
     scratch: &mut Scratch,
     context: Context,
     outputs: &mut [Vec<Values>],
 ) -> Result<(), Overflow> {
-    scratch.cut(plan, events, cuts);
+    scratch.starts.resize(plan.windows.len(), 0);
     let included = cuts.included;
-    for stream in &plan.streams {
-        scratch.select(stream, events);
-        scratch.prepare(plan, stream, context.zone);
+    for (stream, events) in plan.streams.iter().zip(streams) {
+        let input = stream.input_type(plan);
+        scratch.prepare(stream, events, input, context.zone);
         for as_of in (0..included.len()).filter(|as_of| included[*as_of]) {
             let at = cuts.as_ofs[as_of].at;
-            let first = as_of * (plan.windows.len() + 1);
-            let before = |cut: usize| scratch.before[scratch.cuts[first + cut] as usize] as usize;
-            let end = before(plan.windows.len());
+            let end = events.times.partition_point(|time| *time < at.0);
+            for window in &stream.windows {
+                let start = plan.windows[*window].start(at).0;
+                scratch.starts[*window] = events.times[..end].partition_point(|time| *time < start);
+            }
             for usage in &stream.uses {
-                let start = before(usage.window);
-                let input = plan.plan.aggregations[usage.column].input.as_ref().map(|x| x.ty);
-                let value = scratch.value(usage, input, start, end, at, context);
+                let start = scratch.starts[usage.window];
+                let value = scratch.value(usage, events, input, start, end, at, context);
                 let value = value.map_err(|sum| Overflow { column: usage.column, sum })?;
                 outputs[cuts.output(as_of)][usage.column].push(value);
             }
@@ -126,58 +131,14 @@ pub fn aggregate(
 }
 
 impl Scratch {
-    /// Where the windows of each as-of begin and end among the customer's events.
-    fn cut(&mut self, plan: &CompiledPlan, events: &Events<'_>, cuts: Cuts<'_>) {
-        self.cuts.clear();
-        let before = |instant: i64| events.times.partition_point(|time| *time < instant) as u32;
-        for (as_of, included) in cuts.as_ofs.iter().zip(cuts.included) {
-            self.cuts.extend(plan.windows.iter().map(|window| match window {
-                Window::Lifetime => 0,
-                _ if !included => 0,
-                window => before(window.start(as_of.at).0),
-            }));
-            self.cuts.push(before(as_of.at.0));
-        }
-    }
-
-    /// Picks the stream's events out of the customer's. Every event is written and only those of
-    /// the stream advance the end: which they are is a coin toss that no processor foresees.
-    fn select(&mut self, stream: &Stream, events: &Events<'_>) {
-        let count = events.times.len();
-        let input = stream.input.map(|index| events.inputs[index].as_slice());
-        self.before.clear();
-        self.before.push(0);
-        self.times.clear();
-        self.times.resize(count + 1, 0);
-        self.values.clear();
-        self.values.resize(if input.is_some() { count + 1 } else { 0 }, 0);
-        let mut end = 0;
-        for (i, time) in events.times.iter().enumerate() {
-            let flags = &events.flags[i * events.words..(i + 1) * events.words];
-            let is_set = |bit: &Option<Bit>| bit.is_none_or(|bit| bit.is_set(flags));
-            self.times[end] = *time;
-            if let Some(input) = input {
-                self.values[end] = input[events.rows[i] as usize];
-            }
-            end += usize::from(is_set(&stream.condition) & is_set(&stream.valid));
-            self.before.push(end as u32);
-        }
-        self.times.truncate(end);
-        self.values.truncate(end);
-    }
-
     /// Prepares what the stream's ops look up: running sums, days, next occurrences.
-    fn prepare(&mut self, plan: &CompiledPlan, stream: &Stream, zone: Zone) {
+    fn prepare(&mut self, stream: &Stream, events: &Selected, input: Option<Type>, zone: Zone) {
         let has = |ops: &[Op]| stream.uses.iter().any(|usage| ops.contains(&usage.op));
-        let input = stream
-            .uses
-            .first()
-            .and_then(|usage| plan.plan.aggregations[usage.column].input.as_ref().map(|x| x.ty));
         self.sums.clear();
         if has(&[Op::Sum, Op::FirstDaySum, Op::Mean]) && input != Some(Type::Double) {
             let mut sum = 0_i128;
             self.sums.push(0);
-            for value in &self.values {
+            for value in &events.values {
                 sum += i128::from(*value as i64);
                 self.sums.push(sum);
             }
@@ -186,7 +147,7 @@ impl Scratch {
         self.day_changes.clear();
         if has(&DAY_OPS) {
             let mut changes = 0;
-            for time in &self.times {
+            for time in &events.times {
                 let day = zone.day(*time);
                 changes += u32::from(self.days.last().is_some_and(|last| *last != day));
                 self.days.push(day);
@@ -194,16 +155,37 @@ impl Scratch {
             }
         }
         if has(&[Op::CountDistinct]) {
-            self.prepare_next();
+            match input {
+                Some(Type::Text) => self.prepare_next_text(&events.values),
+                _ => self.prepare_next(&events.values),
+            }
         }
     }
 
-    fn prepare_next(&mut self) {
-        let count = self.values.len() as u32;
+    /// Texts are dense codes: a table remembers where each was met.
+    fn prepare_next_text(&mut self, codes: &[u64]) {
+        let count = codes.len() as u32;
+        self.streams += 1;
+        self.next.clear();
+        self.next.resize(codes.len(), count);
+        for (i, code) in codes.iter().enumerate().rev() {
+            let code = *code as usize;
+            if code >= self.met.len() {
+                self.met.resize(code + 1, (0, 0));
+            }
+            let (stream, later) = std::mem::replace(&mut self.met[code], (self.streams, i as u32));
+            if stream == self.streams {
+                self.next[i] = later;
+            }
+        }
+    }
+
+    fn prepare_next(&mut self, values: &[u64]) {
+        let count = values.len() as u32;
         self.next.clear();
         self.next.resize(count as usize, count);
         self.pairs.clear();
-        self.pairs.extend(self.values.iter().copied().zip(0..));
+        self.pairs.extend(values.iter().copied().zip(0..));
         self.pairs.sort_unstable();
         for pair in self.pairs.windows(2) {
             if pair[0].0 == pair[1].0 {
@@ -213,19 +195,20 @@ impl Scratch {
     }
 
     /// The value of one op over the stream's events `start..end`; the sum where it overflows.
+    #[expect(clippy::too_many_arguments, reason = "one value of one op in one window")]
     fn value(
         &self,
         usage: &Use,
+        events: &Selected,
         input: Option<Type>,
         start: usize,
         end: usize,
         at: Instant,
         context: Context,
     ) -> Result<Option<u64>, i128> {
-        let start = start.min(end);
         let count = end - start;
         let double = |value: f64| Ok(Some(value.to_bits()));
-        let values = || self.values[start..end].iter().copied();
+        let values = || events.values[start..end].iter().copied();
         Ok(match usage.op {
             Op::Count => Some(count as u64),
             Op::CountDistinct => {
@@ -238,7 +221,7 @@ impl Scratch {
                 let same = |day: &&i32| first == Some(day);
                 let until = start + self.days[start..end].iter().take_while(same).count();
                 let sum = Use { op: Op::Sum, ..*usage };
-                return self.value(&sum, input, start, until, at, context);
+                return self.value(&sum, events, input, start, until, at, context);
             }
             Op::Sum if input == Some(Type::Double) => {
                 return double(values().map(f64::from_bits).sum());
@@ -275,10 +258,10 @@ impl Scratch {
                 let values = || values().map(|v| number(v, input, context.scale));
                 return Ok(deviation(values).map(f64::to_bits));
             }
-            Op::First => Some(self.values[start]),
-            Op::Last => Some(self.values[end - 1]),
-            Op::DaysSinceFirst => return double(at.days_since(self.times[start])),
-            Op::DaysSinceLast => return double(at.days_since(self.times[end - 1])),
+            Op::First => Some(events.values[start]),
+            Op::Last => Some(events.values[end - 1]),
+            Op::DaysSinceFirst => return double(at.days_since(events.times[start])),
+            Op::DaysSinceLast => return double(at.days_since(events.times[end - 1])),
             Op::ActiveDays => Some(u64::from(self.active_days(start, end))),
             Op::MeanGapDays => {
                 let gaps = self.active_days(start, end) - 1;
@@ -298,8 +281,8 @@ impl Scratch {
                 let half_life = usage.half_life.map_or(1.0, |length| length.0 as f64);
                 let sum = (start..end).map(|i| {
                     let weight =
-                        self.values.get(i).map_or(1.0, |v| number(*v, input, context.scale));
-                    weight * decay(at, self.times[i], half_life)
+                        events.values.get(i).map_or(1.0, |v| number(*v, input, context.scale));
+                    weight * decay(at, events.times[i], half_life)
                 });
                 return double(sum.sum());
             }

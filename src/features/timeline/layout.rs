@@ -41,6 +41,22 @@ pub struct Stream {
     pub valid: Option<Bit>,
     pub input: Option<usize>,
     pub uses: Vec<Use>,
+    /// The plan's windows that the uses have, each once.
+    pub windows: Vec<usize>,
+}
+
+impl Stream {
+    /// Whether an event with these flag words belongs to it.
+    pub fn has(&self, flags: &[u64]) -> bool {
+        let is_set = |bit: &Option<Bit>| bit.is_none_or(|bit| bit.is_set(flags));
+        is_set(&self.condition) && is_set(&self.valid)
+    }
+
+    /// The type of its input.
+    pub fn input_type(&self, plan: &CompiledPlan) -> Option<Type> {
+        let usage = self.uses.first()?;
+        plan.plan.aggregations[usage.column].input.as_ref().map(|input| input.ty)
+    }
 }
 
 /// The item and weight of a plan's interactions.
@@ -72,6 +88,8 @@ pub struct Layout {
     pub inputs: Vec<Expression>,
     /// Whether events carry when they were ingested.
     pub ingestion: bool,
+    /// The number of the source's first file, where events carry which one they came from.
+    pub files: Option<u32>,
     time: Option<usize>,
     pub(super) plans: Vec<CompiledPlan>,
 }
@@ -86,7 +104,16 @@ fn position(list: &mut Vec<Expression>, expression: &Expression) -> usize {
 impl Layout {
     /// The layout that serves all `plans`.
     pub fn new(plans: &[FeaturePlan], ingestion: bool) -> Self {
-        let (mut conditions, mut inputs) = (Vec::new(), Vec::new());
+        Self::beside(Vec::new(), Vec::new(), plans, ingestion)
+    }
+
+    /// The layout that serves all `plans` and has `conditions` and `inputs` first.
+    pub fn beside(
+        mut conditions: Vec<Expression>,
+        mut inputs: Vec<Expression>,
+        plans: &[FeaturePlan],
+        ingestion: bool,
+    ) -> Self {
         for plan in plans {
             for aggregation in &plan.aggregations {
                 aggregation.condition.iter().for_each(|x| {
@@ -103,7 +130,8 @@ impl Layout {
         }
         let event_ts = Expression::column("event_ts", Type::Timestamp);
         let time = inputs.iter().position(|input| *input == event_ts);
-        let mut layout = Self { conditions, inputs, ingestion, time, plans: Vec::new() };
+        let mut layout =
+            Self { conditions, inputs, ingestion, files: None, time, plans: Vec::new() };
         layout.plans = plans.iter().map(|plan| layout.compile(plan)).collect();
         layout
     }
@@ -138,6 +166,15 @@ impl Layout {
         self.inputs[index].ty == Type::Text
     }
 
+    /// By plan: the streams that an event with these flag words belongs to.
+    pub fn streams(&self, flags: &[u64]) -> Vec<Vec<u32>> {
+        let of_plan = |plan: &CompiledPlan| {
+            let streams = plan.streams.iter().zip(0..);
+            streams.filter(|(stream, _)| stream.has(flags)).map(|(_, index)| index).collect()
+        };
+        self.plans.iter().map(of_plan).collect()
+    }
+
     fn input(&self, expression: &Expression) -> usize {
         self.inputs.iter().position(|known| known == expression).unwrap_or_default()
     }
@@ -161,11 +198,16 @@ impl Layout {
                     valid: input.map(|index| self.valid(index)),
                     input,
                     uses: Vec::new(),
+                    windows: Vec::new(),
                 });
                 streams.len() - 1
             });
             let half_life = aggregation.half_life;
-            streams[stream].uses.push(Use { op: aggregation.op, window, half_life, column });
+            let stream = &mut streams[stream];
+            stream.uses.push(Use { op: aggregation.op, window, half_life, column });
+            if !stream.windows.contains(&window) {
+                stream.windows.push(window);
+            }
         }
         let items = plan.interactions.as_ref().map(|interactions| {
             let (item, weight) = (self.input(&interactions.item), self.input(&interactions.weight));

@@ -6,14 +6,22 @@
 //! threads, or on which as-ofs are computed together.
 
 mod aggregate;
+pub mod block;
+mod classes;
+mod column;
 mod interner;
+mod kept;
 mod layout;
+mod order;
+mod output;
 mod partition;
 mod record;
 mod sweep;
 
 pub use aggregate::Context;
+pub use block::{Block, Details};
+pub use kept::{Arrived, Cuts, Kept, Place, is_plain, latest, merge, spoken_inputs, sweep_kept};
 pub use layout::Layout;
-pub use partition::{Partitions, Scatterer};
+pub use partition::{Partition, Partitions, Scatterer, partition_count};
 pub use record::{Batch, InputValues};
 pub use sweep::{Swept, sweep};

@@ -19,7 +19,7 @@ const CHUNK: usize = 32 << 10;
 
 /// How many partitions a source of `events` rows has if one is worth `each` of them: a matter of the
 /// data, never of the threads.
-fn partition_count(events: u64, each: u64) -> usize {
+pub fn partition_count(events: u64, each: u64) -> usize {
     (events / each.max(1)).next_power_of_two().min(MOST) as usize
 }
 
@@ -78,17 +78,15 @@ pub struct Partitions {
 }
 
 impl Partitions {
-    /// Partitions for about `events` events, of about `each` of them, that know the profile's
-    /// customers; `budget` in bytes for events in memory, `folder` for what exceeds it.
+    /// `count` partitions that know the profile's customers; `budget` in bytes for events in memory,
+    /// `folder` for what exceeds it.
     pub fn new(
-        events: u64,
-        each: u64,
+        count: usize,
         keys: &[String],
         created_at: &[Option<Instant>],
         budget: u64,
         folder: PathBuf,
     ) -> Self {
-        let count = partition_count(events, each);
         let mut parts: Vec<Partition> = (0..count).map(|_| Partition::default()).collect();
         for (key, created_at) in keys.iter().zip(created_at) {
             let hash = hash(key.as_bytes());

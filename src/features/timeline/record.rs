@@ -1,6 +1,7 @@
 //! One event as bytes: what is scattered, spilled, and read back customer by customer.
 //!
-//! A record is its length, then event_ts, ingested_at where the source has it, the flags, the key,
+//! A record is its length, then event_ts, ingested_at where the source has it, its file where that is
+//! kept, the flags, the key,
 //! the id, and the inputs that have a value and are not event_ts again. All that belongs to one event lies together, so that
 //! a sweep, which meets a customer's events all over its partition, pays for one access an event.
 
@@ -28,6 +29,8 @@ pub struct Batch<'a> {
     pub ingested: Vec<i64>,
     /// Flag words, `Layout::words` per event.
     pub flags: Vec<u64>,
+    /// Which file each event came from; empty where the layout does not keep that.
+    pub files: Vec<u32>,
     /// One per input of the layout.
     pub inputs: Vec<InputValues<'a>>,
 }
@@ -39,6 +42,9 @@ pub fn write(batch: &Batch<'_>, row: usize, layout: &Layout, out: &mut Vec<u8>) 
     out.extend_from_slice(&batch.times[row].to_le_bytes());
     if layout.ingestion {
         out.extend_from_slice(&batch.ingested[row].to_le_bytes());
+    }
+    if layout.files.is_some() {
+        out.extend_from_slice(&batch.files[row].to_le_bytes());
     }
     let words = layout.words();
     let flags = &batch.flags[row * words..(row + 1) * words];
@@ -89,7 +95,8 @@ impl<'a> Record<'a> {
 
     /// The key alone.
     pub fn key(mut self, layout: &Layout) -> &'a [u8] {
-        self.skip(8 * (1 + usize::from(layout.ingestion)) + layout.flag_bytes());
+        let times = 8 * (1 + usize::from(layout.ingestion));
+        self.skip(times + 4 * usize::from(layout.files.is_some()) + layout.flag_bytes());
         self.text()
     }
 
@@ -104,6 +111,9 @@ impl<'a> Record<'a> {
         events.times.push(time);
         if layout.ingestion {
             events.ingested.push(i64::from_le_bytes(self.array()));
+        }
+        if layout.files.is_some() {
+            events.files.push(u32::from_le_bytes(self.array()));
         }
         let begin = events.flags.len();
         events.flags.resize(begin + layout.words(), 0);
@@ -159,6 +169,7 @@ impl<'a> Record<'a> {
 pub struct Decoded<'a> {
     pub times: Vec<i64>,
     pub ingested: Vec<i64>,
+    pub files: Vec<u32>,
     pub flags: Vec<u64>,
     pub ids: Vec<&'a [u8]>,
     pub inputs: Vec<Vec<u64>>,
@@ -170,10 +181,16 @@ impl Decoded<'_> {
         Self { inputs: vec![Vec::new(); inputs], ..Self::default() }
     }
 
+    /// When a row was ingested; `i64::MIN` where that is not said.
+    pub fn ingested(&self, row: u32) -> i64 {
+        self.ingested.get(row as usize).copied().unwrap_or(i64::MIN)
+    }
+
     /// Forgets the events, keeps the room.
     pub fn clear(&mut self) {
         self.times.clear();
         self.ingested.clear();
+        self.files.clear();
         self.flags.clear();
         self.ids.clear();
         self.inputs.iter_mut().for_each(Vec::clear);

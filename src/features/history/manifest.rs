@@ -1,0 +1,160 @@
+//! What a store has read of the event files, and what it was read as.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::expression::Expression;
+use crate::features::plan::FeaturePlan;
+use crate::features::timeline::{Layout, partition_count};
+use crate::sources::SourcePlan;
+use crate::sources::files::Fingerprint;
+use crate::store::Transaction;
+
+/// The folder of the store that has the timelines.
+pub const FOLDER: &str = "timelines";
+
+/// The event files whose rows the timelines have, and as what they were read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    format_version: u32,
+    /// What is kept of each event, in the order of its bits and values.
+    pub conditions: Vec<Expression>,
+    /// The inputs, likewise.
+    pub inputs: Vec<Expression>,
+    /// A hash of all else that the kept values depend on.
+    pub reading: String,
+    /// Partitions by customer hash.
+    pub partitions: usize,
+    /// The files, by the number that the events of each carry.
+    pub files: BTreeMap<u32, KeptFile>,
+    /// The segments in the store, oldest first.
+    pub segments: Vec<String>,
+}
+
+/// A file whose events the timelines have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// What it was when it was read.
+    pub fingerprint: Fingerprint,
+    /// Its rows.
+    pub events: u64,
+    /// Rows that cannot be used, by reason.
+    pub rejected: BTreeMap<String, u64>,
+}
+
+/// What differs between the files that were read and those that are there.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Numbers of files that are not there any more as they were.
+    pub gone: BTreeSet<u32>,
+    /// Files whose events the timelines do not have.
+    pub new: Vec<(PathBuf, Fingerprint)>,
+}
+
+impl Manifest {
+    /// A manifest of nothing read yet.
+    pub fn new(
+        source: &SourcePlan,
+        layout: &Layout,
+        reading: String,
+        partition_events: u64,
+    ) -> Self {
+        Self {
+            format_version: crate::store::FORMAT_VERSION,
+            conditions: layout.conditions.clone(),
+            inputs: layout.inputs.clone(),
+            reading,
+            partitions: partition_count(source.table.rows, partition_events),
+            files: BTreeMap::new(),
+            segments: Vec::new(),
+        }
+    }
+
+    /// The manifest that is live, and its path in the store.
+    pub fn live(transaction: &Transaction) -> Result<Option<(String, Self)>> {
+        let is_manifest = |path: &&str| path.ends_with(".json");
+        let Some(path) = transaction.root.below(FOLDER).find(is_manifest) else { return Ok(None) };
+        let path = path.to_owned();
+        let manifest = transaction.store().read_json(&path)?;
+        Ok(Some((path, manifest)))
+    }
+
+    /// Why the kept events cannot serve `plans`; None where they can.
+    pub fn unfit(
+        &self,
+        source: &SourcePlan,
+        plans: &[FeaturePlan],
+        reading: &str,
+    ) -> Option<&'static str> {
+        let layout = self.layout(source, plans);
+        if self.reading != reading {
+            return Some("the events are read in another way than before");
+        }
+        if layout.conditions.len() > self.conditions.len()
+            || layout.inputs.len() > self.inputs.len()
+        {
+            return Some("a feature looks at what was not kept of the events");
+        }
+        None
+    }
+
+    /// A layout that has the kept bits and values first.
+    pub fn layout(&self, source: &SourcePlan, plans: &[FeaturePlan]) -> Layout {
+        let (conditions, inputs) = (self.conditions.clone(), self.inputs.clone());
+        Layout::beside(conditions, inputs, plans, source.has_ingestion())
+    }
+
+    /// The number of the next file.
+    pub fn next_file(&self) -> u32 {
+        self.files.last_key_value().map_or(0, |(number, _)| number + 1)
+    }
+
+    /// Compares the files that were read with those of `source`.
+    pub fn changes(&self, source: &SourcePlan) -> Result<Changes> {
+        let there: Vec<(PathBuf, Fingerprint)> = source
+            .table
+            .files
+            .par_iter()
+            .map(|path| Ok((path.clone(), Fingerprint::of(path)?)))
+            .collect::<Result<_>>()?;
+        let read: HashMap<&PathBuf, (u32, &Fingerprint)> = self
+            .files
+            .iter()
+            .map(|(number, file)| (&file.path, (*number, &file.fingerprint)))
+            .collect();
+        let mut changes = Changes { gone: self.files.keys().copied().collect(), new: Vec::new() };
+        for (path, fingerprint) in there {
+            match read.get(&path) {
+                Some((number, known)) if **known == fingerprint => {
+                    changes.gone.remove(number);
+                }
+                _ => changes.new.push((path, fingerprint)),
+            }
+        }
+        Ok(changes)
+    }
+}
+
+/// A hash of all that the kept values of events depend on beside conditions and inputs: what the
+/// canonical columns mean, the lookup tables, zone, scale and currency.
+pub fn reading(source: &SourcePlan) -> Result<String> {
+    let mut text = serde_json::to_string(&source.mapping).unwrap_or_default();
+    let context = &source.context;
+    text += &format!("{} {} {}", context.zone.name(), context.scale.places(), context.currency);
+    text += &format!(" {}", source.has_ingestion());
+    for lookup in &source.lookups {
+        text += &format!(" {} {} {}", lookup.name, lookup.key, lookup.on);
+        for path in &lookup.table.files {
+            let hash = std::fs::File::open(path).and_then(crate::store::hash);
+            text += &hash.map_err(crate::error::Error::io("read", path))?.1;
+        }
+    }
+    Ok(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes())))
+}

@@ -1,0 +1,465 @@
+//! The events as earlier runs have read them: sorted timelines in the store, so that a run reads only
+//! the event files that are new or changed, and gives the bytes that reading all of them would give.
+//!
+//! Timelines are kept by partition of customers in segments. A run writes one segment with the whole
+//! timeline of every customer whom it touches; the newest one counts. Every run also writes a few
+//! partitions whole, in turn, so that older segments fall out of use.
+
+mod manifest;
+mod segment;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Range;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use self::manifest::{Changes, FOLDER, KeptFile, Manifest, reading};
+use self::segment::{BlockPlace, Segment, SegmentWriter};
+use super::embedded::{check_orphans, check_rejected, derive, read};
+use super::engine::{BuildReport, Part};
+use super::plan::FeaturePlan;
+use super::timeline::{
+    Arrived, Block, Context, Cuts, Details, Kept, Layout, Partition, Partitions, Place, Swept,
+    block, is_plain, latest, merge, spoken_inputs, sweep_kept,
+};
+use crate::error::{Error, Result};
+use crate::sources::profile::Entities;
+use crate::sources::{Orphans, SourcePlan};
+use crate::store::Transaction;
+
+/// A partition is written whole by one in so many runs.
+const TURNS: u64 = 12;
+
+/// How timelines are kept.
+#[derive(Debug, Clone)]
+pub struct Keeping {
+    /// Whether to read all events again, whatever is kept.
+    pub full: bool,
+    /// Bytes of events kept in memory before they spill.
+    pub memory: u64,
+    /// Events that are worth a partition of their own.
+    pub partition_events: u64,
+}
+
+impl Keeping {
+    /// Partitions of the usual size.
+    pub fn new(full: bool, memory: u64) -> Self {
+        Self { full, memory, partition_events: 100_000 }
+    }
+}
+
+/// What was read to bring the timelines up to date.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Refresh {
+    /// Why all event files were read; None where only new or changed ones were.
+    pub all_because: Option<String>,
+    /// Event files of the source.
+    pub files: usize,
+    /// Files that were read, because they are new or have changed.
+    pub files_read: usize,
+    /// Their length.
+    pub bytes_read: u64,
+    /// Their rows.
+    pub events_read: u64,
+    /// Files read before that are not there any more as they were.
+    pub files_gone: usize,
+    /// Customers whose timelines were written anew because of that.
+    pub customers_touched: u64,
+}
+
+/// Computes `plans` over all events of `source`, of which only files are read that are not yet kept, and
+/// keeps what was read with `transaction`. Parts come as from [`super::engine::Engine::build`].
+pub fn build(
+    transaction: &mut Transaction,
+    source: &SourcePlan,
+    entities: &Entities,
+    plans: &[FeaturePlan],
+    keeping: &Keeping,
+    sink: &mut dyn FnMut(Part) -> Result<()>,
+) -> Result<(BuildReport, Refresh)> {
+    let mut run = Run::prepare(transaction, source, plans, keeping)?;
+    let spill = transaction.scratch().to_owned();
+    let partitions = Partitions::new(
+        run.manifest.partitions,
+        &entities.keys,
+        &entities.created_at,
+        keeping.memory,
+        spill,
+    );
+    let spilled = run.read(source, plans, &partitions)?;
+    let mut report = run.report(spilled);
+    check_rejected(source, &report)?;
+
+    let name = format!("{FOLDER}/segment-{:06}.bin", transaction.generation());
+    let mut writer = match run.is_changed() {
+        true => Some(SegmentWriter::create(transaction.stage(&name)?)?),
+        false => None,
+    };
+    let cuts = Cuts::of(&run.layout);
+    let block = rayon::current_num_threads() * 2;
+    let mut parts = partitions.into_parts().into_iter().enumerate();
+    let mut live: HashSet<String> = HashSet::new();
+    loop {
+        let next: Vec<_> = parts.by_ref().take(block).collect();
+        if next.is_empty() {
+            break;
+        }
+        let swept: Vec<(usize, Partitioned)> = next
+            .into_par_iter()
+            .map(|(index, part)| {
+                let mut done = run.partition(index, part, cuts.as_ref(), source)?;
+                for (plan, batches) in plans.iter().zip(&mut done.swept.rows) {
+                    for batch in batches {
+                        *batch = derive(plan, batch, source)?;
+                    }
+                }
+                Ok((index, done))
+            })
+            .collect::<Result<_>>()?;
+        for (index, done) in swept {
+            report.duplicates += done.swept.duplicates;
+            report.orphans += done.swept.orphans;
+            run.refresh.customers_touched += done.touched;
+            live.extend(done.segments);
+            if let (Some(writer), Some((whole, events, sections))) = (&mut writer, done.block) {
+                writer.write(index, whole, events, &sections)?;
+            }
+            for (plan, batches) in done.swept.rows.into_iter().enumerate() {
+                for (as_of, rows) in batches.into_iter().enumerate() {
+                    if rows.num_rows() > 0 {
+                        sink(Part { plan, as_of, rows })?;
+                    }
+                }
+            }
+        }
+    }
+    check_orphans(source, &report)?;
+    if let Some(writer) = writer {
+        writer.finish()?;
+        run.publish(transaction, name, &live)?;
+    }
+    Ok((report, run.refresh))
+}
+
+/// What one run does to the timelines.
+struct Run {
+    layout: Layout,
+    manifest: Manifest,
+    /// Path of the manifest that is live.
+    before: Option<String>,
+    /// Newest first.
+    segments: Vec<Segment>,
+    /// Segments that are live and not used any more.
+    unused: Vec<String>,
+    changes: Changes,
+    gone: HashSet<u32>,
+    /// Partitions with this remainder are written whole.
+    turn: usize,
+    refresh: Refresh,
+}
+
+/// A partition brought up to date and swept.
+struct Partitioned {
+    swept: Swept,
+    /// Whether it is whole, its events, its sections.
+    block: Option<(bool, u64, Vec<Vec<u8>>)>,
+    /// Customers whose timelines changed.
+    touched: u64,
+    /// Older segments that still say something.
+    segments: Vec<String>,
+}
+
+impl Run {
+    fn prepare(
+        transaction: &Transaction,
+        source: &SourcePlan,
+        plans: &[FeaturePlan],
+        keeping: &Keeping,
+    ) -> Result<Self> {
+        let reading = reading(source)?;
+        let live = Manifest::live(transaction)?;
+        let unfit = match &live {
+            _ if keeping.full => Some("--full"),
+            None => Some("nothing was kept yet"),
+            Some((_, manifest)) => manifest.unfit(source, plans, &reading),
+        };
+        let (before, kept) =
+            live.map_or((None, None), |(path, manifest)| (Some(path), Some(manifest)));
+        let mut unused = Vec::new();
+        let manifest = match (kept, unfit) {
+            (Some(manifest), None) => manifest,
+            (kept, _) => {
+                unused.extend(kept.into_iter().flat_map(|manifest| manifest.segments));
+                let layout = Layout::new(plans, source.has_ingestion());
+                Manifest::new(source, &layout, reading, keeping.partition_events)
+            }
+        };
+        let mut layout = manifest.layout(source, plans);
+        layout.files = Some(manifest.next_file());
+        let changes = manifest.changes(source)?;
+        let open = |path: &String| Segment::open(path, &transaction.store().file(path));
+        let segments = manifest.segments.iter().rev().map(open).collect::<Result<_>>()?;
+        let refresh = Refresh {
+            all_because: unfit.map(str::to_owned),
+            files: source.table.files.len(),
+            files_read: changes.new.len(),
+            bytes_read: changes.new.iter().map(|(_, print)| print.bytes).sum(),
+            files_gone: changes.gone.len(),
+            ..Refresh::default()
+        };
+        Ok(Self {
+            layout,
+            before,
+            segments,
+            unused,
+            gone: changes.gone.iter().copied().collect(),
+            turn: (transaction.generation() % TURNS) as usize,
+            changes,
+            manifest,
+            refresh,
+        })
+    }
+
+    fn is_changed(&self) -> bool {
+        self.refresh.files_read + self.gone.len() > 0
+    }
+
+    /// Reads the files that are not kept and scatters their events; gives the bytes spilled.
+    fn read(
+        &mut self,
+        source: &SourcePlan,
+        plans: &[FeaturePlan],
+        partitions: &Partitions,
+    ) -> Result<u64> {
+        let first = self.manifest.next_file();
+        self.manifest.files.retain(|number, _| !self.gone.contains(number));
+        if self.changes.new.is_empty() {
+            return Ok(0);
+        }
+        let mut new = source.clone();
+        new.table.files = self.changes.new.iter().map(|(path, _)| path.clone()).collect();
+        let reading = read(&new, plans, &self.layout, partitions)?;
+        self.refresh.events_read = reading.report.events;
+        let new = std::mem::take(&mut self.changes.new);
+        for (number, ((path, fingerprint), file)) in
+            (first..).zip(new.into_iter().zip(reading.files))
+        {
+            let (events, rejected) = (file.events, file.rejected);
+            self.manifest.files.insert(number, KeptFile { path, fingerprint, events, rejected });
+        }
+        Ok(partitions.spilled_bytes.load(std::sync::atomic::Ordering::Relaxed))
+    }
+
+    fn report(&self, spilled_bytes: u64) -> BuildReport {
+        let mut rejected: BTreeMap<String, u64> = BTreeMap::new();
+        for (reason, count) in self.manifest.files.values().flat_map(|file| &file.rejected) {
+            *rejected.entry(reason.clone()).or_default() += count;
+        }
+        let events = self.manifest.files.values().map(|file| file.events).sum();
+        BuildReport { events, rejected, spilled_bytes, ..BuildReport::default() }
+    }
+
+    /// The blocks that say something of a partition, newest first.
+    fn blocks(&self, partition: usize) -> Vec<(&Segment, &BlockPlace)> {
+        let mut blocks = Vec::new();
+        for segment in &self.segments {
+            if let Some(block) = segment.block(partition) {
+                blocks.push((segment, block));
+                if block.whole {
+                    break;
+                }
+            }
+        }
+        blocks
+    }
+
+    /// Brings a partition up to date with what has arrived for it, and computes all plans.
+    fn partition(
+        &self,
+        index: usize,
+        part: Partition,
+        cuts: Option<&Cuts>,
+        source: &SourcePlan,
+    ) -> Result<Partitioned> {
+        let layout = &self.layout;
+        let arrived = Arrived::new(part, layout)?;
+        let mut blocks: Vec<Loaded<'_>> = self
+            .blocks(index)
+            .into_iter()
+            .map(|(segment, place)| Loaded::stored(segment, place))
+            .collect();
+        let whole = blocks.is_empty() || (blocks.len() > 1 && self.is_turn(index));
+        let touched = self.touched(&mut blocks, &arrived, whole)?;
+        let mut block = None;
+        if !touched.is_empty() {
+            let (sections, events) = self.merge(&mut blocks, &touched, &arrived, whole)?;
+            if whole {
+                blocks.clear();
+            }
+            block = Some((whole, events, sections.clone()));
+            blocks.insert(0, Loaded::new(sections));
+        }
+        let segments = blocks.iter().filter_map(Loaded::name).collect();
+        let touched = touched.len() as u64;
+        let swept = self.sweep(&mut blocks, arrived.into_partition(), cuts, source)?;
+        Ok(Partitioned { swept, block, touched, segments })
+    }
+
+    fn is_turn(&self, partition: usize) -> bool {
+        self.is_changed() && partition % TURNS as usize == self.turn
+    }
+
+    /// The keys of the customers whose timelines are to be written, sorted.
+    fn touched(
+        &self,
+        blocks: &mut [Loaded<'_>],
+        arrived: &Arrived,
+        whole: bool,
+    ) -> Result<Vec<Vec<u8>>> {
+        for block in blocks.iter_mut() {
+            block.need(block::CUSTOMERS..block::EVENTS + 1)?;
+            if !self.gone.is_empty() {
+                block.need(block::FILES..block::FILES + 1)?;
+            }
+        }
+        let mut touched: BTreeSet<&[u8]> = arrived.keys().into_iter().collect();
+        let views = views(blocks, &self.layout)?;
+        for (key, place) in latest(&views) {
+            let Kept { block, details } = &views[place.block];
+            let is_gone = |row| self.gone.contains(&details.file(row));
+            if whole || (!self.gone.is_empty() && block.rows(place.customer).any(is_gone)) {
+                touched.insert(key);
+            }
+        }
+        Ok(touched.into_iter().map(<[u8]>::to_vec).collect())
+    }
+
+    /// The timelines of the touched customers as a block's sections, and their events.
+    fn merge(
+        &self,
+        blocks: &mut [Loaded<'_>],
+        touched: &[Vec<u8>],
+        arrived: &Arrived,
+        whole: bool,
+    ) -> Result<(Vec<Vec<u8>>, u64)> {
+        let every = block::INGESTED..block::TEXTS + self.layout.inputs.len();
+        blocks.iter_mut().try_for_each(|block| block.need(every.clone()))?;
+        let mut views = views(blocks, &self.layout)?;
+        let latest = latest(&views);
+        Ok(merge(touched, &latest, &mut views, &self.gone, arrived, &self.layout, whole))
+    }
+
+    fn sweep(
+        &self,
+        blocks: &mut [Loaded<'_>],
+        partition: Partition,
+        cuts: Option<&Cuts>,
+        source: &SourcePlan,
+    ) -> Result<Swept> {
+        let layout = &self.layout;
+        let least = cuts.map_or(i64::MIN, Cuts::least_known_at);
+        let late: Vec<bool> =
+            views(blocks, layout)?.iter().map(|view| view.block.is_late(least)).collect();
+        for (block, late) in blocks.iter_mut().zip(late) {
+            for input in spoken_inputs(layout) {
+                block.need(block::TEXTS + input..block::TEXTS + input + 1)?;
+            }
+            if late {
+                block.need(block::INGESTED..block::INGESTED + 1)?;
+            }
+        }
+        let plain = {
+            let views = views(blocks, layout)?;
+            let is_plain =
+                |(_, place): &(_, Place)| is_plain(&views[place.block], place.customer, cuts);
+            let latest = latest(&views);
+            let plain: Vec<bool> = latest.iter().map(is_plain).collect();
+            let others = latest.iter().zip(&plain).filter(|(_, plain)| !**plain);
+            let others: BTreeSet<usize> = others.map(|((_, place), _)| place.block).collect();
+            drop(views);
+            for block in others {
+                blocks[block].need(block::INGESTED..block::TEXTS + layout.inputs.len())?;
+            }
+            plain
+        };
+        let views = views(blocks, layout)?;
+        let latest = latest(&views);
+        let create = source.orphans == Orphans::Create;
+        let context = Context { zone: source.context.zone, scale: source.context.scale };
+        sweep_kept(partition, &latest, &plain, views, layout, create, context)
+    }
+
+    /// Stages the new manifest, and says which files are not needed any more.
+    fn publish(
+        &mut self,
+        transaction: &mut Transaction,
+        segment: String,
+        live: &HashSet<String>,
+    ) -> Result<()> {
+        let (kept, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.manifest.segments)
+            .into_iter()
+            .partition(|path| live.contains(path));
+        self.manifest.segments = kept;
+        self.manifest.segments.push(segment);
+        for path in self.unused.iter().chain(&left).chain(&self.before) {
+            transaction.remove(path);
+        }
+        let name = format!("{FOLDER}/manifest-{:06}.json", transaction.generation());
+        transaction.write_json(&name, &self.manifest)
+    }
+}
+
+/// A block whose sections are read as they are needed.
+struct Loaded<'a> {
+    stored: Option<(&'a Segment, &'a BlockPlace)>,
+    sections: Vec<Option<Vec<u8>>>,
+}
+
+impl<'a> Loaded<'a> {
+    fn stored(segment: &'a Segment, place: &'a BlockPlace) -> Self {
+        Self { stored: Some((segment, place)), sections: vec![None; place.sections()] }
+    }
+
+    fn new(sections: Vec<Vec<u8>>) -> Self {
+        Self { stored: None, sections: sections.into_iter().map(Some).collect() }
+    }
+
+    fn name(&self) -> Option<String> {
+        self.stored.map(|(segment, _)| segment.relative.clone())
+    }
+
+    fn need(&mut self, sections: Range<usize>) -> Result<()> {
+        let Some((segment, place)) = self.stored else { return Ok(()) };
+        for index in sections {
+            if self.sections.get(index).is_some_and(Option::is_none) {
+                let read = segment.read(place, index)?;
+                self.sections[index] = Some(read);
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged(&self) -> Error {
+        let engine = || Error::Engine {
+            context: "a block of timelines",
+            message: "it is not as it was written".into(),
+        };
+        self.stored.map_or_else(engine, |(segment, _)| segment.damaged())
+    }
+
+    fn view(&self, layout: &Layout) -> Result<Kept<'_>> {
+        let sections: Vec<Option<&[u8]>> = self.sections.iter().map(Option::as_deref).collect();
+        let head = |index: usize| sections.get(index).copied().flatten().unwrap_or_default();
+        let block = Block::read(head(block::CUSTOMERS), head(block::EVENTS), layout);
+        let details = Details::read(sections.get(block::INGESTED..).unwrap_or_default(), layout);
+        match (block, details) {
+            (Ok(block), Ok(details)) => Ok(Kept { block, details }),
+            _ => Err(self.damaged()),
+        }
+    }
+}
+
+fn views<'a>(blocks: &'a [Loaded<'_>], layout: &Layout) -> Result<Vec<Kept<'a>>> {
+    blocks.iter().map(|block| block.view(layout)).collect()
+}

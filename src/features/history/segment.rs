@@ -1,0 +1,169 @@
+//! A file of timelines: blocks of partitions one after another, then where each of their sections is.
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::{Error, Result};
+
+const MAGIC: &[u8; 8] = b"C360TIME";
+
+/// Where the sections of a partition's block are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockPlace {
+    /// Index of the partition.
+    pub partition: usize,
+    /// Whether the block has all customers of the partition, so that older blocks say nothing more.
+    pub whole: bool,
+    /// Events of the block.
+    pub events: u64,
+    start: u64,
+    /// By section: its length and XXH3-64.
+    sections: Vec<(u64, u64)>,
+}
+
+impl BlockPlace {
+    /// How many sections there are.
+    pub fn sections(&self) -> usize {
+        self.sections.len()
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Index {
+    format_version: u32,
+    blocks: Vec<BlockPlace>,
+}
+
+/// Writes a segment, block by block.
+#[derive(Debug)]
+pub struct SegmentWriter {
+    path: PathBuf,
+    file: BufWriter<File>,
+    end: u64,
+    blocks: Vec<BlockPlace>,
+}
+
+impl SegmentWriter {
+    /// Starts a file.
+    pub fn create(path: PathBuf) -> Result<Self> {
+        let file = File::create(&path).map_err(Error::io("create", &path))?;
+        Ok(Self { path, file: BufWriter::new(file), end: 0, blocks: Vec::new() })
+    }
+
+    /// Adds the block of a partition.
+    pub fn write(
+        &mut self,
+        partition: usize,
+        whole: bool,
+        events: u64,
+        sections: &[Vec<u8>],
+    ) -> Result<()> {
+        let place = |section: &Vec<u8>| (section.len() as u64, xxh3_64(section));
+        let place = BlockPlace {
+            partition,
+            whole,
+            events,
+            start: self.end,
+            sections: sections.iter().map(place).collect(),
+        };
+        for section in sections {
+            self.file.write_all(section).map_err(Error::io("write", &self.path))?;
+            self.end += section.len() as u64;
+        }
+        self.blocks.push(place);
+        Ok(())
+    }
+
+    /// Writes where the blocks are and gives that back.
+    pub fn finish(mut self) -> Result<Vec<BlockPlace>> {
+        let index = Index { format_version: crate::store::FORMAT_VERSION, blocks: self.blocks };
+        let text = serde_json::to_vec(&index).map_err(Error::engine("writing JSON"))?;
+        let length = (text.len() as u64).to_le_bytes();
+        let mut write = || -> std::io::Result<()> {
+            self.file.write_all(&text)?;
+            self.file.write_all(&length)?;
+            self.file.write_all(MAGIC)?;
+            self.file.flush()
+        };
+        write().map_err(Error::io("write", &self.path))?;
+        Ok(index.blocks)
+    }
+}
+
+/// A segment of the store.
+#[derive(Debug)]
+pub struct Segment {
+    /// Its path in the store.
+    pub relative: String,
+    path: PathBuf,
+    /// Its blocks in the order of their partitions.
+    pub blocks: Vec<BlockPlace>,
+}
+
+impl Segment {
+    /// Reads where the blocks are.
+    ///
+    /// # Errors
+    /// A configuration error where the file is not whole or was written by another version.
+    pub fn open(relative: &str, path: &Path) -> Result<Self> {
+        let text = read_index(path).map_err(Error::io("read", path))?;
+        let index: Option<Index> = text.and_then(|text| serde_json::from_slice(&text).ok());
+        let index = index.filter(|index| index.format_version == crate::store::FORMAT_VERSION);
+        let blocks = index.ok_or_else(|| damaged(path))?.blocks;
+        Ok(Self { relative: relative.to_owned(), path: path.to_owned(), blocks })
+    }
+
+    /// The block of a partition, if there is one.
+    pub fn block(&self, partition: usize) -> Option<&BlockPlace> {
+        let found = self.blocks.binary_search_by_key(&partition, |block| block.partition);
+        found.ok().map(|index| &self.blocks[index])
+    }
+
+    /// Reads a section of a block.
+    pub fn read(&self, block: &BlockPlace, section: usize) -> Result<Vec<u8>> {
+        let place = block.sections.get(section).ok_or_else(|| self.damaged())?;
+        let before: u64 = block.sections[..section].iter().map(|place| place.0).sum();
+        let mut bytes = Vec::with_capacity(place.0 as usize);
+        let mut read = || -> std::io::Result<()> {
+            let mut file = File::open(&self.path)?;
+            file.seek(SeekFrom::Start(block.start + before))?;
+            file.take(place.0).read_to_end(&mut bytes).map(|_| ())
+        };
+        read().map_err(Error::io("read", &self.path))?;
+        let whole = (bytes.len() as u64, xxh3_64(&bytes)) == *place;
+        whole.then_some(bytes).ok_or_else(|| self.damaged())
+    }
+
+    /// The error of a segment whose bytes are not what was written.
+    pub fn damaged(&self) -> Error {
+        damaged(&self.path)
+    }
+}
+
+fn damaged(path: &Path) -> Error {
+    Error::configuration(
+        format!("{} is not what was written: it was changed or cut short", path.display()),
+        "`c360-ml features build --full` reads all events again and writes it anew",
+    )
+}
+
+/// The bytes of the index; None where the file does not end as a segment does.
+fn read_index(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let Some(end) = length.checked_sub(16) else { return Ok(None) };
+    let mut tail = [0; 16];
+    file.seek(SeekFrom::Start(end))?;
+    file.read_exact(&mut tail)?;
+    let (size, magic) = tail.split_at(8);
+    let size = u64::from_le_bytes(size.try_into().unwrap_or_default());
+    let Some(start) = end.checked_sub(size).filter(|_| magic == MAGIC) else { return Ok(None) };
+    file.seek(SeekFrom::Start(start))?;
+    let mut text = vec![0; size as usize];
+    file.read_exact(&mut text)?;
+    Ok(Some(text))
+}

@@ -1,0 +1,408 @@
+//! The timelines of a partition's customers as bytes: what the store keeps between runs.
+//!
+//! Customers are sorted by key, a customer's events by their order, and every event is there: a copy
+//! that can never count is marked and kept, for it counts again once the file of the other is gone.
+//! What every sweep looks at stands in the first two sections, so that the rest need not be read.
+
+use std::collections::HashMap;
+
+use super::column::{Damaged, Packed, TextColumn, Texts, pack};
+use super::interner::Interner;
+use super::layout::Layout;
+use super::order::{Copies, Order};
+use super::record::Decoded;
+
+/// Keys, numbers of events, and what is to be known of each customer.
+pub const CUSTOMERS: usize = 0;
+/// Times, flags and inputs.
+pub const EVENTS: usize = 1;
+/// When each event was ingested.
+pub const INGESTED: usize = 2;
+/// Which file each event came from.
+pub const FILES: usize = 3;
+/// Event ids.
+pub const IDS: usize = 4;
+/// The texts of an input; this plus the input's index.
+pub const TEXTS: usize = 5;
+
+/// A block being written, customer by customer in the order of their keys.
+#[derive(Debug)]
+pub struct BlockWriter<'a> {
+    layout: &'a Layout,
+    keys: Texts,
+    counts: Vec<i64>,
+    latest_ingested: Vec<i64>,
+    undecided: Vec<i64>,
+    /// By input: its values before each customer.
+    starts: Vec<Vec<i64>>,
+    classes: HashMap<Vec<u64>, i64>,
+    /// By class: flag words, then whether the events are dominated copies.
+    flags: Vec<u64>,
+    class: Vec<i64>,
+    times: Vec<i64>,
+    ingested: Vec<i64>,
+    files: Vec<i64>,
+    ids: Texts,
+    inputs: Vec<Vec<i64>>,
+    dictionaries: Vec<Dictionary>,
+}
+
+/// The texts of one input in the order in which they were first met.
+#[derive(Debug, Default)]
+struct Dictionary {
+    /// By code of the order's texts: the own code plus one, 0 where there is none yet.
+    codes: Vec<u32>,
+    texts: Texts,
+}
+
+impl Dictionary {
+    fn code(&mut self, foreign: usize, text: &[u8]) -> i64 {
+        if foreign >= self.codes.len() {
+            self.codes.resize(foreign + 1, 0);
+        }
+        if self.codes[foreign] == 0 {
+            self.texts.push(text);
+            self.codes[foreign] = self.texts.len() as u32;
+        }
+        i64::from(self.codes[foreign]) - 1
+    }
+}
+
+impl<'a> BlockWriter<'a> {
+    /// An empty block.
+    pub fn new(layout: &'a Layout) -> Self {
+        let inputs = layout.inputs.len();
+        Self {
+            layout,
+            keys: Texts::default(),
+            counts: Vec::new(),
+            latest_ingested: Vec::new(),
+            undecided: Vec::new(),
+            starts: vec![Vec::new(); inputs],
+            classes: HashMap::new(),
+            flags: Vec::new(),
+            class: Vec::new(),
+            times: Vec::new(),
+            ingested: Vec::new(),
+            files: Vec::new(),
+            ids: Texts::default(),
+            inputs: vec![Vec::new(); inputs],
+            dictionaries: (0..inputs).map(|_| Dictionary::default()).collect(),
+        }
+    }
+
+    /// Adds a customer with the events of `order`, sorted as `sorted` says. All customers of a block
+    /// come with the same texts.
+    pub fn push(&mut self, key: &[u8], order: Order<'_>, sorted: &[u32], copies: &Copies) {
+        let events = order.events;
+        self.keys.push(key);
+        self.counts.push(sorted.len() as i64);
+        self.undecided.push(copies.left.into());
+        let ingested = sorted.iter().map(|row| events.ingested(*row));
+        self.latest_ingested.push(ingested.max().unwrap_or(i64::MIN));
+        for (starts, values) in self.starts.iter_mut().zip(&self.inputs) {
+            starts.push(values.len() as i64);
+        }
+        let words = self.layout.words();
+        for row in sorted {
+            let (at, row) = (*row as usize, *row);
+            let mut flags = events.flags[at * words..(at + 1) * words].to_vec();
+            for input in (0..self.inputs.len()).filter(|i| self.layout.valid(*i).is_set(&flags)) {
+                let bits = events.inputs[input][at];
+                if self.layout.is_text(input) {
+                    let text = order.texts.get(bits as u32);
+                    let code = self.dictionaries[input].code(bits as usize, text);
+                    self.inputs[input].push(code);
+                } else if !self.layout.is_time(input) {
+                    self.inputs[input].push(bits as i64);
+                }
+            }
+            flags.push(copies.dominated.contains(&row).into());
+            let class = self.class_of(flags);
+            self.class.push(class);
+            self.times.push(events.times[at]);
+            self.ingested.push(events.ingested(row));
+            self.files.push(events.files[at].into());
+            self.ids.push(events.ids[at]);
+        }
+    }
+
+    fn class_of(&mut self, flags: Vec<u64>) -> i64 {
+        let next = self.classes.len() as i64;
+        let all = &mut self.flags;
+        *self.classes.entry(flags).or_insert_with_key(|flags| {
+            all.extend_from_slice(flags);
+            next
+        })
+    }
+
+    /// Events so far.
+    pub fn events(&self) -> u64 {
+        self.times.len() as u64
+    }
+
+    /// The block's sections.
+    pub fn finish(self) -> Vec<Vec<u8>> {
+        let mut sections = vec![Vec::new(); TEXTS];
+        let out = &mut sections[CUSTOMERS];
+        self.keys.write(out);
+        pack(&self.counts, out);
+        pack(&self.latest_ingested, out);
+        pack(&self.undecided, out);
+        self.starts.iter().for_each(|starts| pack(starts, out));
+        let out = &mut sections[EVENTS];
+        let flags: Vec<i64> = self.flags.iter().map(|word| *word as i64).collect();
+        pack(&flags, out);
+        pack(&self.class, out);
+        pack(&self.times, out);
+        self.inputs.iter().for_each(|values| pack(values, out));
+        // An event is mostly ingested soon after it happened, which takes fewer bytes to say.
+        let late = |(ingested, time): (&i64, &i64)| ingested.wrapping_sub(*time);
+        let lags: Vec<i64> = self.ingested.iter().zip(&self.times).map(late).collect();
+        pack(&lags, &mut sections[INGESTED]);
+        pack(&self.files, &mut sections[FILES]);
+        self.ids.write(&mut sections[IDS]);
+        for dictionary in self.dictionaries {
+            let mut out = Vec::new();
+            dictionary.texts.write(&mut out);
+            sections.push(out);
+        }
+        sections
+    }
+}
+
+/// What a sweep reads of a block.
+#[derive(Debug)]
+pub struct Block<'a> {
+    /// Keys in their order.
+    pub keys: TextColumn<'a>,
+    /// Events before each customer, and all events.
+    first: Vec<usize>,
+    latest_ingested: Packed<'a>,
+    undecided: Packed<'a>,
+    starts: Vec<Packed<'a>>,
+    /// By class: flag words.
+    pub flags: Vec<Vec<u64>>,
+    /// By class: whether the events are copies that can never count.
+    pub dominated: Vec<bool>,
+    /// By class: the inputs that the events have a value of.
+    pub valid: Vec<Vec<usize>>,
+    class: Packed<'a>,
+    times: Packed<'a>,
+    inputs: Vec<Packed<'a>>,
+    /// The input that is event_ts itself.
+    time_input: Option<usize>,
+}
+
+/// An event of a block.
+#[derive(Debug, Clone, Copy)]
+pub struct Event<'a> {
+    /// In microseconds.
+    pub time: i64,
+    /// Index into the block's classes.
+    pub class: usize,
+    /// By input, as bits; anything where the class has no value.
+    pub inputs: &'a [u64],
+}
+
+impl<'a> Block<'a> {
+    /// Reads the first two sections.
+    pub fn read(customers: &'a [u8], events: &'a [u8], layout: &Layout) -> Result<Self, Damaged> {
+        let bytes = &mut &customers[..];
+        let keys = TextColumn::read(bytes)?;
+        let counts = Packed::read(bytes)?;
+        let latest_ingested = Packed::read(bytes)?;
+        let undecided = Packed::read(bytes)?;
+        let columns = |bytes: &mut &'a [u8]| -> Result<Vec<_>, Damaged> {
+            layout.inputs.iter().map(|_| Packed::read(bytes)).collect()
+        };
+        let starts = columns(bytes)?;
+        let bytes = &mut &events[..];
+        let words = layout.words();
+        let classes: Vec<u64> = Packed::read(bytes)?.iter().map(|word| word as u64).collect();
+        let classes: Vec<&[u64]> = classes.chunks_exact(words + 1).collect();
+        let flags: Vec<Vec<u64>> = classes.iter().map(|class| class[..words].to_vec()).collect();
+        let dominated = classes.iter().map(|class| class[words] != 0).collect();
+        let has_value = |flags: &Vec<u64>| {
+            let stored = |i: &usize| layout.valid(*i).is_set(flags) && !layout.is_time(*i);
+            (0..layout.inputs.len()).filter(stored).collect()
+        };
+        let valid = flags.iter().map(has_value).collect();
+        let (class, times) = (Packed::read(bytes)?, Packed::read(bytes)?);
+        let inputs = columns(bytes)?;
+        let mut first = vec![0];
+        for count in counts.iter() {
+            first.push(first[first.len() - 1] + count as usize);
+        }
+        let events = first[first.len() - 1];
+        let customers = [counts.len(), latest_ingested.len(), undecided.len()];
+        let whole = customers
+            .iter()
+            .chain(starts.iter().map(|s| s.len()).collect::<Vec<_>>().iter())
+            .all(|count| *count == keys.len());
+        if !whole || [class.len(), times.len()] != [events; 2] {
+            return Err(Damaged);
+        }
+        Ok(Self {
+            keys,
+            first,
+            latest_ingested,
+            undecided,
+            starts,
+            flags,
+            dominated,
+            valid,
+            class,
+            times,
+            inputs,
+            time_input: (0..layout.inputs.len()).find(|input| layout.is_time(*input)),
+        })
+    }
+
+    /// Events of a customer, all copies included.
+    pub fn count(&self, customer: usize) -> usize {
+        self.first[customer + 1] - self.first[customer]
+    }
+
+    /// The rows of a customer's events.
+    pub fn rows(&self, customer: usize) -> std::ops::Range<usize> {
+        self.first[customer]..self.first[customer + 1]
+    }
+
+    /// Whether a customer has copies of which it depends on the as-of which one counts.
+    pub fn is_undecided(&self, customer: usize) -> bool {
+        self.undecided.get(customer) != 0
+    }
+
+    /// When the latest of a customer's events was ingested.
+    pub fn latest_ingested(&self, customer: usize) -> i64 {
+        self.latest_ingested.get(customer)
+    }
+
+    /// Whether anything was ingested at or after an instant.
+    pub fn is_late(&self, instant: i64) -> bool {
+        self.latest_ingested.iter().any(|ingested| ingested >= instant)
+    }
+
+    /// The time of an event.
+    pub fn time(&self, row: usize) -> i64 {
+        self.times.get(row)
+    }
+
+    /// The events of a customer in their order.
+    pub fn each(&self, customer: usize, mut visit: impl FnMut(usize, Event<'_>)) {
+        const MOST: usize = 64;
+        let mut cursors = [0_usize; MOST];
+        let mut values = [0_u64; MOST];
+        let (mut more_cursors, mut more_values);
+        let (cursors, values) = if self.inputs.len() <= MOST {
+            (&mut cursors[..self.inputs.len()], &mut values[..self.inputs.len()])
+        } else {
+            more_cursors = vec![0; self.inputs.len()];
+            more_values = vec![0; self.inputs.len()];
+            (&mut more_cursors[..], &mut more_values[..])
+        };
+        for (cursor, starts) in cursors.iter_mut().zip(&self.starts) {
+            *cursor = starts.get(customer) as usize;
+        }
+        for row in self.rows(customer) {
+            let class = self.class.get(row) as usize;
+            for input in &self.valid[class] {
+                values[*input] = self.inputs[*input].get(cursors[*input]) as u64;
+                cursors[*input] += 1;
+            }
+            let time = self.times.get(row);
+            if let Some(input) = self.time_input {
+                values[input] = time as u64;
+            }
+            visit(row, Event { time, class, inputs: values });
+        }
+    }
+}
+
+/// What is read of a block only for some of its customers, and the texts of its inputs.
+#[derive(Debug, Default)]
+pub struct Details<'a> {
+    lags: Option<Packed<'a>>,
+    files: Option<Packed<'a>>,
+    ids: Option<TextColumn<'a>>,
+    /// By input: its texts, and by code of theirs the code of the reader, [`UNKNOWN`] where none is.
+    texts: Vec<(Option<TextColumn<'a>>, Vec<u32>)>,
+}
+
+const UNKNOWN: u32 = u32::MAX;
+
+impl<'a> Details<'a> {
+    /// Reads the sections that are there; `sections` starts with [`INGESTED`].
+    pub fn read(sections: &[Option<&'a [u8]>], layout: &Layout) -> Result<Self, Damaged> {
+        let section = |index: usize| sections.get(index - INGESTED).copied().flatten();
+        let packed = |index| section(index).map(|bytes| Packed::read(&mut &bytes[..])).transpose();
+        let texts =
+            |index| section(index).map(|bytes| TextColumn::read(&mut &bytes[..])).transpose();
+        let by_input = |input: usize| -> Result<_, Damaged> {
+            let column = texts(TEXTS + input)?;
+            let codes = vec![UNKNOWN; column.as_ref().map_or(0, TextColumn::len)];
+            Ok((column, codes))
+        };
+        Ok(Self {
+            lags: packed(INGESTED)?,
+            files: packed(FILES)?,
+            ids: texts(IDS)?,
+            texts: (0..layout.inputs.len()).map(by_input).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// When the event of a row was ingested; `i64::MIN` where that is not said or not read.
+    pub fn ingested(&self, row: usize, time: i64) -> i64 {
+        self.lags.map_or(i64::MIN, |lags| lags.get(row).wrapping_add(time))
+    }
+
+    /// Which file the event of a row came from; 0 where that was not read.
+    pub fn file(&self, row: usize) -> u32 {
+        self.files.map_or(0, |files| files.get(row) as u32)
+    }
+
+    /// The code in `texts` of the text that the block calls `code`.
+    pub fn text(&mut self, input: usize, code: u64, texts: &mut Interner) -> u64 {
+        let Some((Some(column), codes)) = self.texts.get_mut(input) else { return code };
+        let own = &mut codes[code as usize];
+        if *own == UNKNOWN {
+            *own = texts.intern(column.get(code as usize));
+        }
+        (*own).into()
+    }
+
+    /// Appends the events of a customer for which `keep` holds, given their class and file.
+    pub fn decode(
+        &mut self,
+        block: &Block<'a>,
+        customer: usize,
+        layout: &Layout,
+        texts: &mut Interner,
+        keep: impl Fn(usize, u32) -> bool,
+        events: &mut Decoded<'a>,
+    ) {
+        block.each(customer, |row, event| {
+            let file = self.file(row);
+            if !keep(event.class, file) {
+                return;
+            }
+            events.times.push(event.time);
+            if layout.ingestion {
+                events.ingested.push(self.ingested(row, event.time));
+            }
+            events.files.push(file);
+            events.flags.extend_from_slice(&block.flags[event.class]);
+            events.ids.push(self.ids.as_ref().map_or(&[], |ids| ids.get(row)));
+            for (input, values) in events.inputs.iter_mut().enumerate() {
+                let bits = event.inputs[input];
+                let valid = layout.valid(input).is_set(&block.flags[event.class]);
+                values.push(match (valid, layout.is_text(input)) {
+                    (false, _) => 0,
+                    (true, false) => bits,
+                    (true, true) => self.text(input, bits, texts),
+                });
+            }
+        });
+    }
+}

@@ -1,0 +1,180 @@
+//! Whole numbers and texts as columns of bytes: each number in as few bytes as the widest one needs, so
+//! that any of them is found without reading those before it.
+
+/// Bytes that are not a column; the store's checksums have said so before, or a build differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Damaged;
+
+/// Appends `values`: their number, the bytes of each, the least of them, and how far each is above it.
+pub fn pack(values: &[i64], out: &mut Vec<u8>) {
+    let base = values.iter().copied().min().unwrap_or(0);
+    let above = |value: &i64| value.wrapping_sub(base) as u64;
+    let widest = values.iter().map(above).max().unwrap_or(0);
+    let width = (u64::BITS - widest.leading_zeros()).div_ceil(8) as usize;
+    out.extend_from_slice(&(values.len() as u64).to_le_bytes());
+    out.push(width as u8);
+    out.extend_from_slice(&base.to_le_bytes());
+    out.reserve(values.len() * width + 8);
+    for value in values {
+        out.extend_from_slice(&above(value).to_le_bytes()[..width]);
+    }
+    // Any value may be read as eight bytes.
+    out.extend_from_slice(&[0; 8]);
+}
+
+/// A column of whole numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct Packed<'a> {
+    bytes: &'a [u8],
+    count: usize,
+    width: usize,
+    mask: u64,
+    base: i64,
+}
+
+impl<'a> Packed<'a> {
+    /// Takes a column off the front of `bytes`.
+    pub fn read(bytes: &mut &'a [u8]) -> Result<Self, Damaged> {
+        let count = usize::try_from(u64::from_le_bytes(array(bytes)?)).map_err(|_| Damaged)?;
+        let [width] = array(bytes)?;
+        let base = i64::from_le_bytes(array(bytes)?);
+        let width = usize::from(width);
+        let length = count.checked_mul(width).and_then(|length| length.checked_add(8));
+        let bytes = take(bytes, length.filter(|_| width <= 8).ok_or(Damaged)?)?;
+        let mask = if width == 8 { u64::MAX } else { (1 << (8 * width)) - 1 };
+        Ok(Self { bytes, count, width, mask, base })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The value at `index`, which must be less than [`Packed::len`].
+    #[inline]
+    pub fn get(&self, index: usize) -> i64 {
+        let mut word = [0; 8];
+        let start = index * self.width;
+        word.copy_from_slice(&self.bytes[start..start + 8]);
+        self.base.wrapping_add((u64::from_le_bytes(word) & self.mask) as i64)
+    }
+
+    /// All values.
+    pub fn iter(&self) -> impl Iterator<Item = i64> + '_ {
+        (0..self.count).map(|index| self.get(index))
+    }
+}
+
+/// Texts one after another.
+#[derive(Debug, Default)]
+pub struct Texts {
+    lengths: Vec<i64>,
+    bytes: Vec<u8>,
+}
+
+impl Texts {
+    /// Adds a text.
+    pub fn push(&mut self, text: &[u8]) {
+        self.lengths.push(text.len() as i64);
+        self.bytes.extend_from_slice(text);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Appends them to `out`.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        pack(&self.lengths, out);
+        out.extend_from_slice(&self.bytes);
+    }
+}
+
+/// A column of texts.
+#[derive(Debug, Clone)]
+pub struct TextColumn<'a> {
+    /// Where each begins, and where the last one ends.
+    starts: Vec<usize>,
+    bytes: &'a [u8],
+}
+
+impl<'a> TextColumn<'a> {
+    /// Takes a column off the front of `bytes`.
+    pub fn read(bytes: &mut &'a [u8]) -> Result<Self, Damaged> {
+        let lengths = Packed::read(bytes)?;
+        let mut starts = Vec::with_capacity(lengths.len() + 1);
+        let mut end = 0_usize;
+        starts.push(end);
+        for length in lengths.iter() {
+            let length = usize::try_from(length).map_err(|_| Damaged)?;
+            end = end.checked_add(length).ok_or(Damaged)?;
+            starts.push(end);
+        }
+        Ok(Self { starts, bytes: take(bytes, end)? })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// The text at `index`, which must be less than [`TextColumn::len`].
+    pub fn get(&self, index: usize) -> &'a [u8] {
+        &self.bytes[self.starts[index]..self.starts[index + 1]]
+    }
+}
+
+/// Takes `count` bytes off the front.
+pub fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Result<&'a [u8], Damaged> {
+    let (taken, rest) = bytes.split_at_checked(count).ok_or(Damaged)?;
+    *bytes = rest;
+    Ok(taken)
+}
+
+fn array<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], Damaged> {
+    take(bytes, N)?.try_into().map_err(|_| Damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_come_back_whatever_their_width() {
+        let cases: [&[i64]; 8] = [
+            &[],
+            &[7, 7, 7],
+            &[0, 255],
+            &[-1, 256],
+            &[i64::MIN, 0, i64::MAX],
+            &[1_719_792_000_000_000, 1_656_633_600_000_001],
+            &[i64::MIN],
+            &[-5, 1 << 40, 3],
+        ];
+        for values in cases {
+            let mut bytes = Vec::new();
+            pack(values, &mut bytes);
+            bytes.push(9);
+            let mut rest = bytes.as_slice();
+            let column = Packed::read(&mut rest).unwrap();
+            assert_eq!(column.iter().collect::<Vec<_>>(), values);
+            assert_eq!(rest, [9]);
+            assert_eq!(Packed::read(&mut &bytes[..bytes.len() - 2]).err(), Some(Damaged));
+        }
+    }
+
+    #[test]
+    fn texts_come_back() {
+        let mut texts = Texts::default();
+        for text in ["", "a", "später", ""] {
+            texts.push(text.as_bytes());
+        }
+        let mut bytes = Vec::new();
+        texts.write(&mut bytes);
+        let column = TextColumn::read(&mut bytes.as_slice()).unwrap();
+        let found: Vec<&[u8]> = (0..column.len()).map(|i| column.get(i)).collect();
+        assert_eq!(found, [&b""[..], b"a", "später".as_bytes(), b""]);
+        assert_eq!(TextColumn::read(&mut &bytes[..bytes.len() - 1]).err(), Some(Damaged));
+    }
+}

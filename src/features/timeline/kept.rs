@@ -1,0 +1,324 @@
+//! Timelines that the store keeps: events that have arrived are merged into them, and a sweep reads
+//! them in place of the event files.
+
+use std::collections::HashSet;
+
+use super::aggregate::{Context, Selected};
+use super::block::{Block, BlockWriter, Details};
+use super::interner::hash;
+use super::layout::Layout;
+use super::order::Order;
+use super::partition::Partition;
+use super::record::{Decoded, Record};
+use super::sweep::{Grouped, Sweep, Sweeper, Swept, by_customer};
+use crate::error::Result;
+use crate::features::plan::AsOf;
+
+/// A block of the store, with what was read of it beyond what every sweep needs.
+#[derive(Debug)]
+pub struct Kept<'a> {
+    pub block: Block<'a>,
+    pub details: Details<'a>,
+}
+
+/// A customer's timeline: which block it is in, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub block: usize,
+    pub customer: usize,
+}
+
+/// The latest timeline of each customer in the order of their keys; the first block is the newest.
+pub fn latest<'a>(blocks: &[Kept<'a>]) -> Vec<(&'a [u8], Place)> {
+    let places = blocks.iter().enumerate().flat_map(|(block, kept)| {
+        let keys = 0..kept.block.keys.len();
+        keys.map(move |customer| (kept.block.keys.get(customer), Place { block, customer }))
+    });
+    let mut all: Vec<(&[u8], Place)> = places.collect();
+    if blocks.len() > 1 {
+        all.sort_by(|a, b| a.0.cmp(b.0).then(a.1.block.cmp(&b.1.block)));
+        all.dedup_by(|later, earlier| later.0 == earlier.0);
+    }
+    all
+}
+
+/// Events that have arrived for one partition, by customer.
+pub struct Arrived {
+    partition: Partition,
+    grouped: Grouped,
+}
+
+impl Arrived {
+    /// Takes the records of a partition.
+    pub fn new(mut partition: Partition, layout: &Layout) -> Result<Self> {
+        let (grouped, _) = by_customer(&mut partition, layout, true)?;
+        Ok(Self { partition, grouped })
+    }
+
+    /// The keys of the customers who have any, sorted.
+    pub fn keys(&self) -> Vec<&[u8]> {
+        let customers = &self.partition.customers;
+        let codes = (0..customers.len() as u32).filter(|code| !self.grouped.of(*code).is_empty());
+        let mut keys: Vec<&[u8]> = codes.map(|code| customers.get(code)).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// The partition without its records.
+    pub fn into_partition(self) -> Partition {
+        self.partition
+    }
+
+    fn of(&self, key: &[u8]) -> &[u8] {
+        let code = self.partition.customers.find_hashed(key, hash(key));
+        code.map_or(&[], |code| self.grouped.of(code))
+    }
+}
+
+/// Writes the timelines of `keys`, sorted: what is kept of each without the events of the files that
+/// are `gone`, and what has arrived. A customer of whom nothing is left is written as such, unless the
+/// block is `whole`. Gives the block's sections and events.
+pub fn merge<'a>(
+    keys: &[Vec<u8>],
+    latest: &[(&[u8], Place)],
+    kept: &mut [Kept<'a>],
+    gone: &HashSet<u32>,
+    arrived: &'a Arrived,
+    layout: &Layout,
+    whole: bool,
+) -> (Vec<Vec<u8>>, u64) {
+    let mut writer = BlockWriter::new(layout);
+    let mut texts = super::interner::Interner::default();
+    let mut events = Decoded::new(layout.inputs.len());
+    let (mut sorted, mut hashes) = (Vec::new(), Vec::new());
+    for key in keys {
+        events.clear();
+        if let Ok(found) = latest.binary_search_by(|(other, _)| (*other).cmp(key.as_slice())) {
+            let place = latest[found].1;
+            let Kept { block, details } = &mut kept[place.block];
+            let keep = |_, file| !gone.contains(&file);
+            details.decode(block, place.customer, layout, &mut texts, keep, &mut events);
+        }
+        for (_, record) in Record::all(arrived.of(key)) {
+            record.read(layout, &mut events, |text| texts.intern(text));
+        }
+        if events.times.is_empty() && whole {
+            continue;
+        }
+        let order = Order { layout, texts: &texts, events: &events };
+        order.sort(&mut sorted);
+        let copies = order.copies(&sorted, &mut hashes);
+        writer.push(key, order, &sorted, &copies);
+    }
+    let events = writer.events();
+    (writer.finish(), events)
+}
+
+/// As-ofs by instant, and from each on the least of their known-ats.
+#[derive(Debug, Default)]
+pub struct Cuts {
+    cuts: Vec<(i64, i64)>,
+}
+
+impl Cuts {
+    /// Of all plans; None where a plan has as-ofs of each customer's own, or gives interactions.
+    pub fn of(layout: &Layout) -> Option<Self> {
+        let mut cuts = Vec::new();
+        for plan in &layout.plans {
+            if plan.plan.own.is_some() || plan.items.is_some() {
+                return None;
+            }
+            let cut = |as_of: &AsOf| (as_of.at.0, as_of.known_at.0);
+            cuts.extend(plan.plan.as_ofs.iter().map(cut));
+        }
+        cuts.sort_unstable();
+        cuts.dedup();
+        let mut least = i64::MAX;
+        for (_, known_at) in cuts.iter_mut().rev() {
+            least = least.min(*known_at);
+            *known_at = least;
+        }
+        Some(Self { cuts })
+    }
+
+    /// The earliest known-at.
+    pub fn least_known_at(&self) -> i64 {
+        self.cuts.first().map_or(i64::MAX, |cut| cut.1)
+    }
+
+    /// Whether at one of the as-ofs an event had happened but was not yet known.
+    pub fn is_late(&self, time: i64, ingested: i64) -> bool {
+        let after = self.cuts.partition_point(|(at, _)| *at <= time);
+        self.cuts.get(after).is_some_and(|(_, known_at)| *known_at <= ingested)
+    }
+}
+
+/// Whether a customer's events are seen whole at every as-of, so that they need not be put in order
+/// again. Only where `cuts` are given can they be.
+pub fn is_plain(kept: &Kept<'_>, customer: usize, cuts: Option<&Cuts>) -> bool {
+    let Some(cuts) = cuts else { return false };
+    let Kept { block, details } = kept;
+    if block.is_undecided(customer) {
+        return false;
+    }
+    block.latest_ingested(customer) < cuts.least_known_at()
+        || block.rows(customer).all(|row| {
+            let time = block.time(row);
+            !cuts.is_late(time, details.ingested(row, time))
+        })
+}
+
+/// Computes all plans of `layout` over the kept timelines of one partition; customers who are not in
+/// the profile make a row if `create`.
+///
+/// `plain` says of each of `latest` whether [`is_plain`] holds.
+pub fn sweep_kept(
+    mut partition: Partition,
+    latest: &[(&[u8], Place)],
+    plain: &[bool],
+    kept: Vec<Kept<'_>>,
+    layout: &Layout,
+    create: bool,
+    context: Context,
+) -> Result<Swept> {
+    let known = partition.created_at.len();
+    let (mut orphans, mut places) = (0, vec![None; known]);
+    for ((key, place), plain) in latest.iter().zip(plain) {
+        let count = kept[place.block].block.count(place.customer);
+        if count == 0 {
+            continue;
+        }
+        let hash = hash(key);
+        let code = partition.customers.find_hashed(key, hash);
+        if code.is_none_or(|code| code as usize >= known) {
+            orphans += count as u64;
+            if !create {
+                continue;
+            }
+        }
+        let code = partition.customers.intern_hashed(key, hash) as usize;
+        places.resize(places.len().max(code + 1), None);
+        places[code] = Some((*place, *plain));
+    }
+    let is_row = |code: &u32| (*code as usize) < known || places[*code as usize].is_some();
+    let customers = &partition.customers;
+    let mut codes: Vec<u32> = (0..places.len() as u32).filter(is_row).collect();
+    codes.sort_unstable_by(|a, b| customers.get(*a).cmp(customers.get(*b)));
+
+    let (blocks, mut details): (Vec<_>, Vec<_>) =
+        kept.into_iter().map(|kept| (kept.block, kept.details)).unzip();
+    let members: Vec<Members> = blocks.iter().map(|block| Members::of(block, layout)).collect();
+    let mut sweeper = Sweeper::new(&partition, layout, context);
+    let spoken = spoken(layout);
+    for code in codes {
+        let Some((Place { block, customer }, plain)) = places[code as usize] else {
+            sweeper.events.clear();
+            sweeper.events_at_hand(code)?;
+            continue;
+        };
+        let (content, details) = (&blocks[block], &mut details[block]);
+        if plain {
+            sweeper.plain(code, content, customer, &members[block], details, &spoken)?;
+            continue;
+        }
+        sweeper.events.clear();
+        let keep = |class: usize, _| !content.dominated[class];
+        let (texts, events) = (&mut sweeper.texts, &mut sweeper.events);
+        details.decode(content, customer, layout, texts, keep, events);
+        sweeper.duplicates += (content.count(customer) - events.times.len()) as u64;
+        sweeper.events_at_hand(code)?;
+    }
+    Ok(Swept { orphans, ..sweeper.finish()? })
+}
+
+/// By input: whether its texts leave the sweep, so that codes of the block do not do.
+fn spoken(layout: &Layout) -> Vec<bool> {
+    let mut spoken = vec![false; layout.inputs.len()];
+    for plan in &layout.plans {
+        for stream in &plan.streams {
+            let text = stream.input.filter(|input| layout.is_text(*input));
+            let says =
+                |usage: &super::layout::Use| usage.op != crate::features::spec::Op::CountDistinct;
+            if let Some(input) = text.filter(|_| stream.uses.iter().any(says)) {
+                spoken[input] = true;
+            }
+        }
+    }
+    spoken
+}
+
+/// The inputs of `layout` whose texts a sweep needs.
+pub fn spoken_inputs(layout: &Layout) -> Vec<usize> {
+    let spoken = spoken(layout);
+    (0..spoken.len()).filter(|input| spoken[*input]).collect()
+}
+
+/// By class of a block: which streams of which plan its events belong to.
+struct Members {
+    classes: Vec<Vec<Member>>,
+}
+
+struct Member {
+    plan: usize,
+    stream: usize,
+    input: Option<usize>,
+}
+
+impl Members {
+    fn of(block: &Block<'_>, layout: &Layout) -> Self {
+        let class = |(flags, dominated): (&Vec<u64>, &bool)| {
+            let streams = layout.streams(flags);
+            let members = streams.iter().enumerate().flat_map(|(plan, streams)| {
+                streams.iter().map(move |stream| Member {
+                    plan,
+                    stream: *stream as usize,
+                    input: layout.plans[plan].streams[*stream as usize].input,
+                })
+            });
+            members.filter(|_| !dominated).collect()
+        };
+        Self { classes: block.flags.iter().zip(&block.dominated).map(class).collect() }
+    }
+}
+
+impl Sweeper<'_> {
+    /// Computes all plans for a customer whose events are in order and seen whole.
+    fn plain(
+        &mut self,
+        code: u32,
+        block: &Block<'_>,
+        customer: usize,
+        members: &Members,
+        details: &mut Details<'_>,
+        spoken: &[bool],
+    ) -> Result<()> {
+        self.selected.iter_mut().flatten().for_each(Selected::clear);
+        let (mut first, mut dominated) = (None, 0);
+        let (selected, texts) = (&mut self.selected, &mut self.texts);
+        block.each(customer, |_, event| {
+            if block.dominated[event.class] {
+                dominated += 1;
+                return;
+            }
+            first.get_or_insert(event.time);
+            for member in &members.classes[event.class] {
+                let stream = &mut selected[member.plan][member.stream];
+                stream.times.push(event.time);
+                if let Some(input) = member.input {
+                    let bits = event.inputs[input];
+                    let spoken = spoken[input];
+                    let bits = if spoken { details.text(input, bits, texts) } else { bits };
+                    stream.values.push(bits);
+                }
+            }
+        });
+        self.duplicates += dominated;
+        let layout = self.layout;
+        for (index, plan) in layout.plans.iter().enumerate() {
+            let sweep = Sweep { index, plan, customer: code, single: false };
+            let wanted = vec![true; plan.plan.as_ofs.len()];
+            self.aggregate(sweep, &plan.plan.as_ofs, first, &wanted)?;
+        }
+        Ok(())
+    }
+}

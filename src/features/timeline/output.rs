@@ -1,0 +1,97 @@
+//! Swept values as record batches.
+
+use std::sync::Arc;
+
+use arrow_array::{
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array, RecordBatch,
+    StringArray, TimestampMicrosecondArray,
+};
+use arrow_schema::{DataType, Field, Schema};
+
+use super::aggregate::Values;
+use super::interner::Interner;
+use super::layout::CompiledPlan;
+use super::partition::Partition;
+use crate::error::{Error, Result};
+use crate::expression::Type;
+use crate::expression::polars::arrow_type;
+use crate::money::Scale;
+
+/// Items of one as-of: customer code, item bits, weight.
+pub type Items = Vec<(u32, u64, f64)>;
+
+fn key_field() -> Field {
+    Field::new("customer360_id", DataType::Utf8, false)
+}
+
+/// One row per code of `customers`: the key, then the plan's aggregations.
+pub fn batch(
+    partition: &Partition,
+    texts: &Interner,
+    plan: &CompiledPlan,
+    values: Vec<Values>,
+    customers: &[u32],
+    scale: Scale,
+) -> Result<RecordBatch> {
+    let keys = customers.iter().map(|code| partition.customers.text(*code));
+    let mut fields = vec![key_field()];
+    let mut arrays: Vec<ArrayRef> = vec![Arc::new(StringArray::from_iter_values(keys))];
+    for (aggregation, values) in plan.plan.aggregations.iter().zip(values) {
+        fields.push(Field::new(&aggregation.column, arrow_type(aggregation.ty, scale), true));
+        arrays.push(array(texts, aggregation.ty, &values, scale)?);
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(Error::engine("a part"))
+}
+
+fn array(texts: &Interner, ty: Type, values: &Values, scale: Scale) -> Result<ArrayRef> {
+    let bits = || values.bits.iter().zip(&values.valid).map(|(bits, valid)| valid.then_some(*bits));
+    Ok(match ty {
+        Type::Boolean => Arc::new(bits().map(|b| b.map(|b| b != 0)).collect::<BooleanArray>()),
+        Type::Integer => Arc::new(bits().map(|b| b.map(|b| b as i64)).collect::<Int64Array>()),
+        Type::Double => Arc::new(bits().map(|b| b.map(f64::from_bits)).collect::<Float64Array>()),
+        Type::Money => {
+            let values = bits().map(|b| b.map(|b| i128::from(b as i64)));
+            let array = values.collect::<Decimal128Array>();
+            let array = array.with_precision_and_scale(Scale::PRECISION, scale.places() as i8);
+            Arc::new(array.map_err(Error::engine("a money column"))?)
+        }
+        Type::Text => {
+            let values = bits().map(|b| b.map(|b| texts.text(b as u32)));
+            Arc::new(values.collect::<StringArray>())
+        }
+        Type::Timestamp => {
+            let values = bits().map(|b| b.map(|b| b as i64));
+            Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+        }
+        Type::Date => Arc::new(bits().map(|b| b.map(|b| b as i64 as i32)).collect::<Date32Array>()),
+    })
+}
+
+/// Customer, item as text, weight; sorted by customer, then item.
+pub fn item_batch(
+    partition: &Partition,
+    texts: &Interner,
+    ty: Type,
+    items: Items,
+) -> Result<RecordBatch> {
+    let text = |bits: u64| match ty {
+        Type::Text => texts.text(bits as u32).to_owned(),
+        _ => (bits as i64).to_string(),
+    };
+    let mut rows: Vec<(&str, String, f64)> = items
+        .into_iter()
+        .map(|(customer, item, weight)| (partition.customers.text(customer), text(item), weight))
+        .collect();
+    rows.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    let schema = Schema::new(vec![
+        key_field(),
+        Field::new("item", DataType::Utf8, false),
+        Field::new("weight", DataType::Float64, false),
+    ]);
+    let arrays: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.0))),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.1))),
+        Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.2))),
+    ];
+    RecordBatch::try_new(Arc::new(schema), arrays).map_err(Error::engine("interactions"))
+}
