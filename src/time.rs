@@ -210,7 +210,34 @@ impl From<Window> for String {
 #[serde(try_from = "String", into = "String")]
 pub struct Zone(Tz);
 
+/// Days of instants one after another.
+#[derive(Debug)]
+pub struct Days {
+    zone: Zone,
+    /// The latest day, where all days are as long.
+    latest: Option<i32>,
+}
+
+impl Days {
+    /// The day of an instant, as [`Zone::day`] gives it.
+    pub fn of(&mut self, micros: i64) -> i32 {
+        if let Some(latest) = self.latest
+            && (0..DAY).contains(&micros.wrapping_sub(i64::from(latest) * DAY))
+        {
+            return latest;
+        }
+        let day = self.zone.day(micros);
+        self.latest = (self.zone.0 == Tz::UTC).then_some(day);
+        day
+    }
+}
+
 impl Zone {
+    /// [`Zone::day`] of many instants that mostly lie close together.
+    pub fn days(self) -> Days {
+        Days { zone: self, latest: None }
+    }
+
     /// Days since 1970-01-01 on this zone's calendar at a UTC instant in microseconds.
     pub fn day(self, micros: i64) -> i32 {
         let offset = if self.0 == Tz::UTC {

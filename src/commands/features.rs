@@ -3,18 +3,22 @@
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray};
-use arrow_schema::{Field, Schema};
+use arrow_schema::{Field, Schema, SchemaRef};
+use rayon::prelude::*;
 use serde_json::json;
 
 use super::{as_of, write_manifest};
 use crate::config::Project;
 use crate::error::{Error, Result};
+use crate::expression::Type;
+use crate::expression::polars::arrow_type;
 use crate::features::catalog::{Definition, Feature, View};
 use crate::features::history::{self, Keeping};
 use crate::features::plan::{AsOf, FeaturePlan};
+use crate::money::Scale;
 use crate::report::{Output, Progress, Table, thousands};
 use crate::store::Transaction;
-use crate::store::parquet::{Writer, merge_by_key};
+use crate::store::parquet::{Sorted, Writer};
 
 /// Every view with its columns.
 pub fn list(project: &Project) -> Output {
@@ -128,10 +132,11 @@ pub fn build(project: &Project, full: bool, progress: &mut Progress) -> Result<O
             Ok(())
         },
     )?;
-    let rows = merge_by_key(&parts)?.ok_or_else(|| {
-        Error::not_enough(format!("there is no customer at {}", as_of.at), "choose a later as-of")
-    })?;
-    drop(parts);
+    let rows = Sorted::new(parts);
+    if rows.is_empty() {
+        let message = format!("there is no customer at {}", as_of.at);
+        return Err(Error::not_enough(message, "choose a later as-of"));
+    }
     progress.stage("writing features");
     let written = write_views(&mut transaction, project, as_of, &rows)?;
     write_manifest(
@@ -147,51 +152,93 @@ pub fn build(project: &Project, full: bool, progress: &mut Progress) -> Result<O
 
     let mut table = Table::new(&["view", "columns", "customers", "file"]);
     for (view, columns, file) in &written {
-        table.row([view, &columns.to_string(), &thousands(rows.num_rows() as u64), file]);
+        table.row([view, &columns.to_string(), &thousands(rows.len() as u64), file]);
     }
-    let json = json!({ "as_of": as_of.at, "customers": rows.num_rows(), "events": report, "refresh": refresh, "files": written });
+    let json = json!({ "as_of": as_of.at, "customers": rows.len(), "events": report, "refresh": refresh, "files": written });
     Ok(Output { text: table.render(), json })
 }
+
+/// Rows that are put in order and encoded at a time.
+const ROWS: usize = 1 << 16;
 
 /// Writes the columns of each view to `features/<view>/as_of=…/`; gives view, columns, folder.
 pub fn write_views(
     transaction: &mut Transaction,
     project: &Project,
     as_of: AsOf,
-    rows: &RecordBatch,
+    rows: &Sorted,
 ) -> Result<Vec<(String, usize, String)>> {
-    let stamp = |instant: crate::time::Instant| -> ArrayRef {
-        let values = TimestampMicrosecondArray::from_value(instant.0, rows.num_rows());
-        Arc::new(values.with_timezone("UTC"))
-    };
+    let parts = parts(project, rows);
+    let mut files = Vec::new();
     let mut written = Vec::new();
     for view in &project.catalog.views {
-        let mut columns: Vec<(String, ArrayRef)> = vec![
-            ("customer360_id".into(), rows.column(0).clone()),
-            ("event_timestamp".into(), stamp(as_of.at)),
-            ("created_timestamp".into(), stamp(as_of.known_at)),
-        ];
-        for feature in project.catalog.of_view(&view.name) {
-            let column = rows.column_by_name(feature.column()).ok_or_else(|| Error::Engine {
-                context: "writing features",
-                message: format!("nothing computed {}", feature.column()),
-            })?;
-            columns.push((feature.column().to_owned(), column.clone()));
-        }
-        let fields: Vec<Field> = columns
-            .iter()
-            .enumerate()
-            .map(|(i, (name, array))| Field::new(name, array.data_type().clone(), i > 2))
-            .collect();
-        let arrays: Vec<ArrayRef> = columns.into_iter().map(|(_, array)| array).collect();
-        let count = arrays.len() - 3;
-        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
-            .map_err(Error::engine("writing features"))?;
         let folder = format!("features/{}/as_of={}", view.name, as_of.at.folder());
-        write_parts(transaction, project, &folder, &batch)?;
-        written.push((view.name.clone(), count, folder));
+        let columns: Vec<&Feature> = project.catalog.of_view(&view.name).collect();
+        transaction.replace(&folder);
+        for (part, of_part) in parts.iter().enumerate() {
+            let name = format!("{folder}/part-{part}-{}.parquet", transaction.generation());
+            files.push((transaction.stage(&name)?, columns.clone(), of_part));
+        }
+        written.push((view.name.clone(), columns.len(), folder));
     }
+    let scale = project.events.context.scale;
+    // The widest first, so that no thread is left with it at the end.
+    files.sort_by_key(|(_, columns, _)| std::cmp::Reverse(columns.len()));
+    files.par_iter().with_max_len(1).try_for_each(|(path, columns, of_part)| {
+        let schema = view_schema(columns, scale);
+        let mut writer = Writer::create(path, &schema)?;
+        for chunk in of_part.chunks(ROWS) {
+            writer.write(&view_rows(&schema, columns, as_of, rows, chunk)?)?;
+        }
+        writer.finish()
+    })?;
     Ok(written)
+}
+
+fn view_schema(columns: &[&Feature], scale: Scale) -> SchemaRef {
+    let instant = arrow_type(Type::Timestamp, scale);
+    let own = [
+        Field::new("customer360_id", arrow_type(Type::Text, scale), false),
+        Field::new("event_timestamp", instant.clone(), false),
+        Field::new("created_timestamp", instant, false),
+    ];
+    let features = columns
+        .iter()
+        .map(|feature| Field::new(feature.column(), arrow_type(feature.ty(), scale), true));
+    Arc::new(Schema::new(own.into_iter().chain(features).collect::<Vec<_>>()))
+}
+
+fn view_rows(
+    schema: &SchemaRef,
+    columns: &[&Feature],
+    as_of: AsOf,
+    rows: &Sorted,
+    chunk: &[usize],
+) -> Result<RecordBatch> {
+    let stamp = |instant: crate::time::Instant| -> ArrayRef {
+        let values = TimestampMicrosecondArray::from_value(instant.0, chunk.len());
+        Arc::new(values.with_timezone("UTC"))
+    };
+    let mut arrays = vec![rows.column(0, chunk)?, stamp(as_of.at), stamp(as_of.known_at)];
+    for feature in columns {
+        let index = rows.index_of(feature.column()).ok_or_else(|| Error::Engine {
+            context: "writing features",
+            message: format!("nothing computed {}", feature.column()),
+        })?;
+        arrays.push(rows.column(index, chunk)?);
+    }
+    RecordBatch::try_new(schema.clone(), arrays).map_err(Error::engine("writing features"))
+}
+
+/// The rows of each of the project's parts.
+fn parts(project: &Project, rows: &Sorted) -> Vec<Vec<usize>> {
+    let count = u64::from(project.settings.project.parts.get());
+    let mut parts = vec![Vec::new(); count as usize];
+    for row in 0..rows.len() {
+        let part = if count == 1 { 0 } else { crate::store::part_hash(rows.key(row)) % count };
+        parts[part as usize].push(row);
+    }
+    parts
 }
 
 /// Writes a customer-keyed table in the project's number of parts, in place of what was there.

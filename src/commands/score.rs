@@ -26,6 +26,7 @@ use crate::sources::attributes::Attributes;
 use crate::sources::consent::Consent;
 use crate::sources::contract::{Check, Checks, check_events, check_profile};
 use crate::sources::profile::{KeyFaults, ProfilePlan, align, keys};
+use crate::store::parquet::Sorted;
 use crate::store::parquet::read_all;
 use crate::store::{CurrentProfile, FORMAT_VERSION, Root, Store, Transaction};
 use crate::time::Instant;
@@ -185,7 +186,7 @@ fn write(
     for (table, rows) in &rows {
         write_parts(transaction, project, &folder(table, as_of), rows)?;
     }
-    write_views(transaction, project, as_of, &scored.features)?;
+    write_views(transaction, project, as_of, &Sorted::new(vec![scored.features.clone()]))?;
     Ok(())
 }
 

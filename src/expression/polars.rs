@@ -319,8 +319,18 @@ pub fn evaluate(
     let context = "evaluating expressions";
     let mut frame =
         DataFrame::new(batch.num_rows(), columns).map_err(Error::engine(context))?.lazy();
-    for (name, expression) in expressions {
-        frame = frame.with_column(lower(expression, scale).alias(name.as_str()));
+    // Those in a row that do not use each other go at once: every step costs Polars a plan.
+    let mut rest = expressions;
+    while !rest.is_empty() {
+        let uses = |i: usize| {
+            let (name, expression) = &rest[i];
+            let columns = expression.columns();
+            rest[..i].iter().any(|(made, _)| made == name || columns.contains(made.as_str()))
+        };
+        let (step, later) = rest.split_at((1..rest.len()).find(|i| uses(*i)).unwrap_or(rest.len()));
+        let lowered = step.iter().map(|(name, x)| lower(x, scale).alias(name.as_str()));
+        frame = frame.with_columns(lowered.collect::<Vec<_>>());
+        rest = later;
     }
     let wanted: Vec<Expr> = expressions.iter().map(|(name, _)| col(name.as_str())).collect();
     let result = frame.select(wanted).collect().map_err(Error::engine(context))?;
@@ -385,6 +395,24 @@ fn to_polars(name: &str, array: &ArrayRef) -> Result<Series> {
         }
         _ => array.clone(),
     };
+    if array.null_count() == 0 {
+        match ty {
+            Type::Integer => {
+                let values = array.as_primitive::<arrow_types::Int64Type>().values();
+                return Ok(Series::new(name, values.as_ref()));
+            }
+            Type::Double => {
+                let values = array.as_primitive::<arrow_types::Float64Type>().values();
+                return Ok(Series::new(name, values.as_ref()));
+            }
+            Type::Money => {
+                let values = array.as_primitive::<arrow_types::Decimal128Type>().values();
+                let minor: Vec<i64> = values.iter().map(|value| *value as i64).collect();
+                return Ok(Series::new(name, minor));
+            }
+            _ => {}
+        }
+    }
     Ok(match ty {
         Type::Boolean => Series::new(name, array.as_boolean().iter().collect::<Vec<_>>()),
         Type::Integer => Series::new(

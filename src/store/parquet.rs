@@ -3,14 +3,13 @@
 use std::fs::File;
 use std::path::Path;
 
-use arrow_array::{Array, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::SchemaRef;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
-use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
@@ -134,25 +133,59 @@ pub fn take(batch: &RecordBatch, rows: &arrow_array::UInt32Array) -> Result<Reco
         .map_err(Error::engine(context))
 }
 
-/// Batches whose first column is their key, each sorted by it, as one that is; None where there are none.
-pub fn merge_by_key(batches: &[RecordBatch]) -> Result<Option<RecordBatch>> {
-    use arrow_array::cast::AsArray;
-    let context = "merging batches by key";
-    let Some(first) = batches.first() else { return Ok(None) };
-    let mut order: Vec<(&str, (usize, usize))> = Vec::new();
-    for (batch, rows) in batches.iter().enumerate() {
-        let keys = rows.column(0).as_string::<i32>();
-        order.extend((0..keys.len()).map(|row| (keys.value(row), (batch, row))));
+/// Batches whose first column is their key, each sorted by it, in the order of all their keys.
+#[derive(Debug, Default)]
+pub struct Sorted {
+    batches: Vec<RecordBatch>,
+    /// By row: batch, and row of it.
+    places: Vec<(usize, usize)>,
+}
+
+impl Sorted {
+    /// Finds the order.
+    pub fn new(batches: Vec<RecordBatch>) -> Self {
+        use arrow_array::cast::AsArray;
+        let mut order: Vec<(&str, (usize, usize))> = Vec::new();
+        for (batch, rows) in batches.iter().enumerate() {
+            let keys = rows.column(0).as_string::<i32>();
+            order.extend((0..keys.len()).map(|row| (keys.value(row), (batch, row))));
+        }
+        // A stable sort merges what is sorted already.
+        order.sort_by_key(|(key, _)| *key);
+        let places = order.into_iter().map(|(_, place)| place).collect();
+        Self { batches, places }
     }
-    // A stable sort merges what is sorted already.
-    order.sort_by_key(|(key, _)| *key);
-    let places: Vec<(usize, usize)> = order.into_iter().map(|(_, place)| place).collect();
-    let columns = (0..first.num_columns()).into_par_iter().map(|column| {
-        let arrays: Vec<&dyn Array> = batches.iter().map(|b| b.column(column).as_ref()).collect();
-        arrow_select::interleave::interleave(&arrays, &places).map_err(Error::engine(context))
-    });
-    let columns = columns.collect::<Result<_>>()?;
-    RecordBatch::try_new(first.schema(), columns).map(Some).map_err(Error::engine(context))
+
+    /// Rows of all batches.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The key of a row.
+    pub fn key(&self, row: usize) -> &str {
+        use arrow_array::cast::AsArray;
+        let (batch, row) = self.places[row];
+        self.batches[batch].column(0).as_string::<i32>().value(row)
+    }
+
+    /// The index of a column.
+    pub fn index_of(&self, column: &str) -> Option<usize> {
+        self.batches.first()?.schema().index_of(column).ok()
+    }
+
+    /// Some rows of the column at `index`.
+    pub fn column(&self, index: usize, rows: &[usize]) -> Result<ArrayRef> {
+        let arrays: Vec<&dyn Array> =
+            self.batches.iter().map(|batch| batch.column(index).as_ref()).collect();
+        let places: Vec<(usize, usize)> = rows.iter().map(|row| self.places[*row]).collect();
+        arrow_select::interleave::interleave(&arrays, &places)
+            .map_err(Error::engine("putting rows in order"))
+    }
 }
 
 /// `batch` sorted by its text column `key`, bytewise.

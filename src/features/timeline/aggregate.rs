@@ -146,9 +146,9 @@ impl Scratch {
         self.days.clear();
         self.day_changes.clear();
         if has(&DAY_OPS) {
-            let mut changes = 0;
+            let (mut changes, mut days) = (0, zone.days());
             for time in &events.times {
-                let day = zone.day(*time);
+                let day = days.of(*time);
                 changes += u32::from(self.days.last().is_some_and(|last| *last != day));
                 self.days.push(day);
                 self.day_changes.push(changes);
@@ -209,6 +209,12 @@ impl Scratch {
         let count = end - start;
         let double = |value: f64| Ok(Some(value.to_bits()));
         let values = || events.values[start..end].iter().copied();
+        if usage.time {
+            let times = &events.times[start..end];
+            let latest = matches!(usage.op, Op::Max | Op::Last);
+            let time = if latest { times.last() } else { times.first() };
+            return Ok(time.map(|time| *time as u64));
+        }
         Ok(match usage.op {
             Op::Count => Some(count as u64),
             Op::CountDistinct => {

@@ -32,6 +32,8 @@ pub struct Use {
     pub half_life: Option<Duration>,
     /// Index into the plan's aggregations.
     pub column: usize,
+    /// Whether the input is event_ts, which need not be selected.
+    pub time: bool,
 }
 
 /// The events that satisfy one condition and have one input, and what is computed from them.
@@ -54,6 +56,7 @@ impl Stream {
 
     /// The type of its input.
     pub fn input_type(&self, plan: &CompiledPlan) -> Option<Type> {
+        self.input?;
         let usage = self.uses.first()?;
         plan.plan.aggregations[usage.column].input.as_ref().map(|input| input.ty)
     }
@@ -188,7 +191,12 @@ impl Layout {
                     windows.push(aggregation.window);
                     windows.len() - 1
                 });
-            let key = (aggregation.condition.as_ref(), aggregation.input.as_ref());
+            // Times are there anyway, in order.
+            let ordered = [Op::Min, Op::Max, Op::First, Op::Last].contains(&aggregation.op);
+            let is_time = |x: &&Expression| self.is_time(self.input(x));
+            let time = ordered && aggregation.input.as_ref().is_some_and(|x| is_time(&x));
+            let input = aggregation.input.as_ref().filter(|_| !time);
+            let key = (aggregation.condition.as_ref(), input);
             let stream = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
                 keys.push(key);
                 let condition = key.0.and_then(|x| self.conditions.iter().position(|c| c == x));
@@ -204,7 +212,7 @@ impl Layout {
             });
             let half_life = aggregation.half_life;
             let stream = &mut streams[stream];
-            stream.uses.push(Use { op: aggregation.op, window, half_life, column });
+            stream.uses.push(Use { op: aggregation.op, window, half_life, column, time });
             if !stream.windows.contains(&window) {
                 stream.windows.push(window);
             }
