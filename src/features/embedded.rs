@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{Field, Schema};
+use arrow_select::concat::concat_batches;
 use polars::prelude::{
     ChunkedArray, Column, DataFrame, DataType, Engine as PolarsEngine, PlanCallback,
     PolarsNumericType, col, lit,
@@ -19,7 +20,7 @@ use rayon::prelude::*;
 use super::engine::{BuildReport, Engine, Part};
 use super::plan::FeaturePlan;
 use super::timeline::{
-    Batch, Context, InputValues, Layout, Partitions, Scatterer, partition_count, sweep,
+    Batch, Context, InputValues, Layout, Partitions, Scatterer, Swept, partition_count, sweep,
 };
 use crate::error::{Error, Result};
 use crate::expression::polars::{arrow_type, evaluate};
@@ -76,50 +77,80 @@ impl Engine for EmbeddedEngine {
 
         let context = Context { zone: source.context.zone, scale: source.context.scale };
         let mut parts = partitions.into_parts().into_iter();
-        // Enough parts at a time to keep every thread busy, few enough to bound what waits.
-        let block = rayon::current_num_threads() * 2;
+        let group = group_size(plans);
         loop {
-            let next: Vec<_> = parts.by_ref().take(block).collect();
+            let next: Vec<_> = parts.by_ref().take(group).collect();
             if next.is_empty() {
                 check_orphans(source, &report)?;
                 return Ok(report);
             }
-            let swept: Vec<_> = next
+            let mut swept: Vec<_> = next
                 .into_par_iter()
-                .map(|part| {
-                    let mut swept = sweep(part, &layout, create, context)?;
-                    for (plan, batches) in plans.iter().zip(&mut swept.rows) {
-                        for batch in batches {
-                            *batch = derive(plan, batch, source)?;
-                        }
-                    }
-                    Ok(swept)
-                })
+                .map(|part| sweep(part, &layout, create, context))
                 .collect::<Result<_>>()?;
+            derive(plans, swept.iter_mut(), source)?;
             for part in swept {
-                report.duplicates += part.duplicates;
-                report.orphans += part.orphans;
-                for (plan, batches) in part.rows.into_iter().enumerate() {
-                    for (as_of, rows) in batches.into_iter().enumerate() {
-                        if rows.num_rows() > 0 {
-                            sink(Part { plan, as_of, rows })?;
-                        }
-                    }
-                }
+                hand_over(part, &mut report, sink)?;
             }
         }
     }
 }
 
-/// Adds the derived columns of a plan and keeps its outputs.
-pub(super) fn derive(
-    plan: &FeaturePlan,
-    rows: &RecordBatch,
-    source: &SourcePlan,
-) -> Result<RecordBatch> {
-    if plan.interactions.is_some() {
-        return Ok(rows.clone());
+/// How many partitions are swept before their derived columns are computed together: enough to keep
+/// every thread busy and to evaluate expressions over many rows, few enough to bound what waits.
+pub(super) fn group_size(plans: &[FeaturePlan]) -> usize {
+    let as_ofs: usize = plans.iter().map(|plan| plan.as_ofs.len()).sum();
+    (32 / as_ofs.max(1)).max(rayon::current_num_threads() * 2)
+}
+
+/// Adds what a partition was found to be to `report` and gives its rows to `sink`.
+pub(super) fn hand_over(
+    swept: Swept,
+    report: &mut BuildReport,
+    sink: &mut dyn FnMut(Part) -> Result<()>,
+) -> Result<()> {
+    report.duplicates += swept.duplicates;
+    report.orphans += swept.orphans;
+    for (plan, batches) in swept.rows.into_iter().enumerate() {
+        for (as_of, rows) in batches.into_iter().enumerate() {
+            if rows.num_rows() > 0 {
+                sink(Part { plan, as_of, rows })?;
+            }
+        }
     }
+    Ok(())
+}
+
+/// Adds the derived columns of the plans to swept partitions and keeps their outputs. An expression costs
+/// the same plan for a few rows as for many, so that partitions are taken together.
+pub(super) fn derive<'a>(
+    plans: &[FeaturePlan],
+    swept: impl Iterator<Item = &'a mut Swept>,
+    source: &SourcePlan,
+) -> Result<()> {
+    let mut swept: Vec<&mut Swept> = swept.collect();
+    for (index, plan) in plans.iter().enumerate().filter(|(_, plan)| plan.interactions.is_none()) {
+        let as_ofs = swept.first().map_or(0, |part| part.rows[index].len());
+        for as_of in 0..as_ofs {
+            let batches: Vec<&RecordBatch> =
+                swept.iter().map(|part| &part.rows[index][as_of]).collect();
+            let schema = batches[0].schema();
+            let rows = concat_batches(&schema, batches).map_err(Error::engine("a part"))?;
+            let rows = derived(plan, &rows, source)?;
+            let mut start = 0;
+            for part in &mut swept {
+                let batch = &mut part.rows[index][as_of];
+                let count = batch.num_rows();
+                *batch = rows.slice(start, count);
+                start += count;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds the derived columns of a plan and keeps its outputs.
+fn derived(plan: &FeaturePlan, rows: &RecordBatch, source: &SourcePlan) -> Result<RecordBatch> {
     let scale = source.context.scale;
     let derived: Vec<(String, Expression)> =
         plan.derived.iter().map(|d| (d.column.clone(), d.expression.clone())).collect();

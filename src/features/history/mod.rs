@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use self::manifest::{Changes, FOLDER, KeptFile, Manifest, reading};
 use self::segment::{BlockPlace, Segment, SegmentWriter};
-use super::embedded::{check_orphans, check_rejected, derive, read};
+use super::embedded::{check_orphans, check_rejected, derive, group_size, hand_over, read};
 use super::engine::{BuildReport, Part};
 use super::plan::FeaturePlan;
 use super::timeline::{
@@ -97,41 +97,26 @@ pub fn build(
         false => None,
     };
     let cuts = Cuts::of(&run.layout);
-    let block = rayon::current_num_threads() * 2;
+    let group = group_size(plans);
     let mut parts = partitions.into_parts().into_iter().enumerate();
     let mut live: HashSet<String> = HashSet::new();
     loop {
-        let next: Vec<_> = parts.by_ref().take(block).collect();
+        let next: Vec<_> = parts.by_ref().take(group).collect();
         if next.is_empty() {
             break;
         }
-        let swept: Vec<(usize, Partitioned)> = next
+        let mut swept: Vec<Partitioned> = next
             .into_par_iter()
-            .map(|(index, part)| {
-                let mut done = run.partition(index, part, cuts.as_ref(), source)?;
-                for (plan, batches) in plans.iter().zip(&mut done.swept.rows) {
-                    for batch in batches {
-                        *batch = derive(plan, batch, source)?;
-                    }
-                }
-                Ok((index, done))
-            })
+            .map(|(index, part)| run.partition(index, part, cuts.as_ref(), source))
             .collect::<Result<_>>()?;
-        for (index, done) in swept {
-            report.duplicates += done.swept.duplicates;
-            report.orphans += done.swept.orphans;
+        derive(plans, swept.iter_mut().map(|done| &mut done.swept), source)?;
+        for done in swept {
             run.refresh.customers_touched += done.touched;
             live.extend(done.segments);
             if let (Some(writer), Some((whole, events, sections))) = (&mut writer, done.block) {
-                writer.write(index, whole, events, &sections)?;
+                writer.write(done.index, whole, events, &sections)?;
             }
-            for (plan, batches) in done.swept.rows.into_iter().enumerate() {
-                for (as_of, rows) in batches.into_iter().enumerate() {
-                    if rows.num_rows() > 0 {
-                        sink(Part { plan, as_of, rows })?;
-                    }
-                }
-            }
+            hand_over(done.swept, &mut report, sink)?;
         }
     }
     check_orphans(source, &report)?;
@@ -161,6 +146,7 @@ struct Run {
 
 /// A partition brought up to date and swept.
 struct Partitioned {
+    index: usize,
     swept: Swept,
     /// Whether it is whole, its events, its sections.
     block: Option<(bool, u64, Vec<Vec<u8>>)>,
@@ -303,7 +289,7 @@ impl Run {
         let segments = blocks.iter().filter_map(Loaded::name).collect();
         let touched = touched.len() as u64;
         let swept = self.sweep(&mut blocks, arrived.into_partition(), cuts, source)?;
-        Ok(Partitioned { swept, block, touched, segments })
+        Ok(Partitioned { index, swept, block, touched, segments })
     }
 
     fn is_turn(&self, partition: usize) -> bool {
