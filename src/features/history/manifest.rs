@@ -26,6 +26,8 @@ pub struct Manifest {
     pub conditions: Vec<Expression>,
     /// The inputs, likewise.
     pub inputs: Vec<Expression>,
+    /// By input: whether its texts are kept so that they can leave a sweep.
+    pub spoken: Vec<bool>,
     /// A hash of all else that the kept values depend on.
     pub reading: String,
     /// Partitions by customer hash.
@@ -70,6 +72,7 @@ impl Manifest {
             format_version: crate::store::FORMAT_VERSION,
             conditions: layout.conditions.clone(),
             inputs: layout.inputs.clone(),
+            spoken: layout.spoken.clone(),
             reading,
             partitions: partition_count(source.table.rows, partition_events),
             files: BTreeMap::new(),
@@ -97,9 +100,7 @@ impl Manifest {
         if self.reading != reading {
             return Some("the events are read in another way than before");
         }
-        if layout.conditions.len() > self.conditions.len()
-            || layout.inputs.len() > self.inputs.len()
-        {
+        if layout.conditions.len() > self.conditions.len() || layout.spoken != self.spoken {
             return Some("a feature looks at what was not kept of the events");
         }
         None
@@ -108,7 +109,7 @@ impl Manifest {
     /// A layout that has the kept bits and values first.
     pub fn layout(&self, source: &SourcePlan, plans: &[FeaturePlan]) -> Layout {
         let (conditions, inputs) = (self.conditions.clone(), self.inputs.clone());
-        Layout::beside(conditions, inputs, plans, source.has_ingestion())
+        Layout::beside(conditions, inputs, self.spoken.clone(), plans, source.has_ingestion())
     }
 
     /// The number of the next file.

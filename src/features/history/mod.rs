@@ -21,7 +21,7 @@ use super::engine::{BuildReport, Part};
 use super::plan::FeaturePlan;
 use super::timeline::{
     Arrived, Block, Context, Cuts, Details, Kept, Layout, Partition, Partitions, Place, Swept,
-    block, is_plain, latest, merge, spoken_inputs, sweep_kept,
+    block, is_plain, latest, merge, sweep_kept,
 };
 use crate::error::{Error, Result};
 use crate::sources::profile::Entities;
@@ -306,15 +306,20 @@ impl Run {
         for block in blocks.iter_mut() {
             block.need(block::CUSTOMERS..block::EVENTS + 1)?;
             if !self.gone.is_empty() {
-                block.need(block::FILES..block::FILES + 1)?;
+                block.need(block::DETAILS..block::DETAILS + 1)?;
             }
         }
         let mut touched: BTreeSet<&[u8]> = arrived.keys().into_iter().collect();
         let views = views(blocks, &self.layout)?;
         for (key, place) in latest(&views) {
             let Kept { block, details } = &views[place.block];
-            let is_gone = |row| self.gone.contains(&details.file(row));
-            if whole || (!self.gone.is_empty() && block.rows(place.customer).any(is_gone)) {
+            let is_touched = whole || {
+                let is_gone = |file| self.gone.contains(&file);
+                let files = || details.files(block, place.customer);
+                !self.gone.is_empty()
+                    && files().map_err(|_| blocks[place.block].damaged())?.any(is_gone)
+            };
+            if is_touched {
                 touched.insert(key);
             }
         }
@@ -329,11 +334,29 @@ impl Run {
         arrived: &Arrived,
         whole: bool,
     ) -> Result<(Vec<Vec<u8>>, u64)> {
-        let every = block::INGESTED..block::TEXTS + self.layout.inputs.len();
-        blocks.iter_mut().try_for_each(|block| block.need(every.clone()))?;
+        let keys: HashSet<&[u8]> = touched.iter().map(Vec::as_slice).collect();
+        let of_touched = |(key, place): (&[u8], Place)| keys.contains(key).then_some(place);
+        let places = latest(&views(blocks, &self.layout)?).into_iter().filter_map(of_touched);
+        let places: Vec<Place> = places.collect();
+        self.load(blocks, &places)?;
         let mut views = views(blocks, &self.layout)?;
         let latest = latest(&views);
-        Ok(merge(touched, &latest, &mut views, &self.gone, arrived, &self.layout, whole))
+        merge(touched, &latest, &mut views, &self.gone, arrived, &self.layout, whole)
+            .map_err(|_| blocks.first().map_or_else(damaged, Loaded::damaged))
+    }
+
+    /// Loads all that is kept of the customers at `places`.
+    fn load(&self, blocks: &mut [Loaded<'_>], places: &[Place]) -> Result<()> {
+        for (index, block) in blocks.iter_mut().enumerate() {
+            let of_block = places.iter().filter(|place| place.block == index);
+            let customers: BTreeSet<usize> = of_block.map(|place| place.customer).collect();
+            if !customers.is_empty() {
+                block.need(block::INGESTED..block::INGESTED + 1)?;
+                block.need(block::TEXTS..block::TEXTS + self.layout.inputs.len())?;
+                block.need_details(&customers, &self.layout)?;
+            }
+        }
+        Ok(())
     }
 
     fn sweep(
@@ -348,9 +371,7 @@ impl Run {
         let late: Vec<bool> =
             views(blocks, layout)?.iter().map(|view| view.block.is_late(least)).collect();
         for (block, late) in blocks.iter_mut().zip(late) {
-            for input in spoken_inputs(layout) {
-                block.need(block::TEXTS + input..block::TEXTS + input + 1)?;
-            }
+            block.need(block::TEXTS..block::TEXTS + layout.inputs.len())?;
             if late {
                 block.need(block::INGESTED..block::INGESTED + 1)?;
             }
@@ -362,11 +383,9 @@ impl Run {
             let latest = latest(&views);
             let plain: Vec<bool> = latest.iter().map(is_plain).collect();
             let others = latest.iter().zip(&plain).filter(|(_, plain)| !**plain);
-            let others: BTreeSet<usize> = others.map(|((_, place), _)| place.block).collect();
+            let others: Vec<Place> = others.map(|((_, place), _)| *place).collect();
             drop(views);
-            for block in others {
-                blocks[block].need(block::INGESTED..block::TEXTS + layout.inputs.len())?;
-            }
+            self.load(blocks, &others)?;
             plain
         };
         let views = views(blocks, layout)?;
@@ -400,15 +419,25 @@ impl Run {
 struct Loaded<'a> {
     stored: Option<(&'a Segment, &'a BlockPlace)>,
     sections: Vec<Option<Vec<u8>>>,
+    /// The details of some customers.
+    details: BTreeMap<usize, Vec<u8>>,
 }
 
 impl<'a> Loaded<'a> {
     fn stored(segment: &'a Segment, place: &'a BlockPlace) -> Self {
-        Self { stored: Some((segment, place)), sections: vec![None; place.sections()] }
+        Self {
+            stored: Some((segment, place)),
+            sections: vec![None; place.sections()],
+            details: BTreeMap::new(),
+        }
     }
 
     fn new(sections: Vec<Vec<u8>>) -> Self {
-        Self { stored: None, sections: sections.into_iter().map(Some).collect() }
+        Self {
+            stored: None,
+            sections: sections.into_iter().map(Some).collect(),
+            details: BTreeMap::new(),
+        }
     }
 
     fn name(&self) -> Option<String> {
@@ -426,24 +455,41 @@ impl<'a> Loaded<'a> {
         Ok(())
     }
 
+    /// Loads the details of some customers.
+    fn need_details(&mut self, customers: &BTreeSet<usize>, layout: &Layout) -> Result<()> {
+        let Some((segment, place)) = self.stored else { return Ok(()) };
+        if self.sections.get(block::DETAILS).is_some_and(Option::is_some) {
+            return Ok(());
+        }
+        let kept = self.view(layout)?.block;
+        if customers.len() * 2 > kept.keys.len() {
+            return self.need(block::DETAILS..block::DETAILS + 1);
+        }
+        let ranges: Vec<Range<usize>> =
+            customers.iter().map(|index| kept.details(*index)).collect();
+        let read = segment.read_ranges(place, block::DETAILS, &ranges)?;
+        self.details.extend(customers.iter().copied().zip(read));
+        Ok(())
+    }
+
     fn damaged(&self) -> Error {
-        let engine = || Error::Engine {
-            context: "a block of timelines",
-            message: "it is not as it was written".into(),
-        };
-        self.stored.map_or_else(engine, |(segment, _)| segment.damaged())
+        self.stored.map_or_else(damaged, |(segment, _)| segment.damaged())
     }
 
     fn view(&self, layout: &Layout) -> Result<Kept<'_>> {
         let sections: Vec<Option<&[u8]>> = self.sections.iter().map(Option::as_deref).collect();
         let head = |index: usize| sections.get(index).copied().flatten().unwrap_or_default();
         let block = Block::read(head(block::CUSTOMERS), head(block::EVENTS), layout);
-        let details = Details::read(sections.get(block::INGESTED..).unwrap_or_default(), layout);
+        let details = Details::read(&sections, &self.details, layout);
         match (block, details) {
             (Ok(block), Ok(details)) => Ok(Kept { block, details }),
             _ => Err(self.damaged()),
         }
     }
+}
+
+fn damaged() -> Error {
+    Error::engine("a block of timelines")("it is not as it was written")
 }
 
 fn views<'a>(blocks: &'a [Loaded<'_>], layout: &Layout) -> Result<Vec<Kept<'a>>> {

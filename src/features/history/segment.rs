@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -136,6 +137,27 @@ impl Segment {
         read().map_err(Error::io("read", &self.path))?;
         let whole = (bytes.len() as u64, xxh3_64(&bytes)) == *place;
         whole.then_some(bytes).ok_or_else(|| self.damaged())
+    }
+
+    /// Reads ascending ranges of a section; what they hold says itself whether it is whole.
+    pub fn read_ranges(
+        &self,
+        block: &BlockPlace,
+        section: usize,
+        ranges: &[Range<usize>],
+    ) -> Result<Vec<Vec<u8>>> {
+        let before: u64 = block.sections[..section].iter().map(|place| place.0).sum();
+        let read = || -> std::io::Result<Vec<Vec<u8>>> {
+            let mut file = File::open(&self.path)?;
+            let range = |range: &Range<usize>| {
+                let mut bytes = vec![0; range.len()];
+                file.seek(SeekFrom::Start(block.start + before + range.start as u64))?;
+                file.read_exact(&mut bytes)?;
+                Ok(bytes)
+            };
+            ranges.iter().map(range).collect()
+        };
+        read().map_err(Error::io("read", &self.path))
     }
 
     /// The error of a segment whose bytes are not what was written.

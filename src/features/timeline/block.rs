@@ -4,9 +4,12 @@
 //! that can never count is marked and kept, for it counts again once the file of the other is gone.
 //! What every sweep looks at stands in the first two sections, so that the rest need not be read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
-use super::column::{Damaged, Packed, TextColumn, Texts, pack};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::column::{Damaged, Packed, TextColumn, Texts, pack, read_varint, take, write_varint};
 use super::interner::Interner;
 use super::layout::Layout;
 use super::order::{Copies, Order};
@@ -18,12 +21,10 @@ pub const CUSTOMERS: usize = 0;
 pub const EVENTS: usize = 1;
 /// When each event was ingested.
 pub const INGESTED: usize = 2;
-/// Which file each event came from.
-pub const FILES: usize = 3;
-/// Event ids.
-pub const IDS: usize = 4;
-/// The texts of an input; this plus the input's index.
-pub const TEXTS: usize = 5;
+/// Customer by customer: the file and id of each event, and texts that are only told apart.
+pub const DETAILS: usize = 3;
+/// The texts of an input that leave a sweep; this plus the input's index.
+pub const TEXTS: usize = 4;
 
 /// A block being written, customer by customer in the order of their keys.
 #[derive(Debug)]
@@ -41,30 +42,40 @@ pub struct BlockWriter<'a> {
     class: Vec<i64>,
     times: Vec<i64>,
     ingested: Vec<i64>,
-    files: Vec<i64>,
-    ids: Texts,
+    details: Vec<u8>,
+    /// Where each customer's details end.
+    details_end: Vec<i64>,
     inputs: Vec<Vec<i64>>,
     dictionaries: Vec<Dictionary>,
 }
 
-/// The texts of one input in the order in which they were first met.
+/// The texts of one input in the order in which they were first met: in the block, or in a customer's
+/// events where the texts are only told apart.
 #[derive(Debug, Default)]
 struct Dictionary {
-    /// By code of the order's texts: the own code plus one, 0 where there is none yet.
-    codes: Vec<u32>,
+    /// By code of the order's texts: in which round it was met, and as what.
+    codes: Vec<(u32, u32)>,
+    round: u32,
     texts: Texts,
 }
 
 impl Dictionary {
     fn code(&mut self, foreign: usize, text: &[u8]) -> i64 {
         if foreign >= self.codes.len() {
-            self.codes.resize(foreign + 1, 0);
+            self.codes.resize(foreign + 1, (u32::MAX, 0));
         }
-        if self.codes[foreign] == 0 {
+        let (round, code) = &mut self.codes[foreign];
+        if *round != self.round {
+            (*round, *code) = (self.round, self.texts.len() as u32);
             self.texts.push(text);
-            self.codes[foreign] = self.texts.len() as u32;
         }
-        i64::from(self.codes[foreign]) - 1
+        i64::from(*code)
+    }
+
+    /// Gives the texts away and forgets them.
+    fn next_round(&mut self) -> Texts {
+        self.round += 1;
+        std::mem::take(&mut self.texts)
     }
 }
 
@@ -84,8 +95,8 @@ impl<'a> BlockWriter<'a> {
             class: Vec::new(),
             times: Vec::new(),
             ingested: Vec::new(),
-            files: Vec::new(),
-            ids: Texts::default(),
+            details: Vec::new(),
+            details_end: Vec::new(),
             inputs: vec![Vec::new(); inputs],
             dictionaries: (0..inputs).map(|_| Dictionary::default()).collect(),
         }
@@ -122,9 +133,23 @@ impl<'a> BlockWriter<'a> {
             self.class.push(class);
             self.times.push(events.times[at]);
             self.ingested.push(events.ingested(row));
-            self.files.push(events.files[at].into());
-            self.ids.push(events.ids[at]);
         }
+        let begin = self.details.len();
+        self.details.extend_from_slice(&[0; 4]);
+        for row in sorted {
+            let row = *row as usize;
+            write_varint(events.files[row].into(), &mut self.details);
+            write_varint(events.ids[row].len() as u64, &mut self.details);
+            self.details.extend_from_slice(events.ids[row]);
+        }
+        for (input, dictionary) in self.dictionaries.iter_mut().enumerate() {
+            if self.layout.is_text(input) && !self.layout.spoken[input] {
+                dictionary.next_round().write(&mut self.details);
+            }
+        }
+        let checksum = checksum(&self.details[begin + 4..]);
+        self.details[begin..begin + 4].copy_from_slice(&checksum);
+        self.details_end.push(self.details.len() as i64);
     }
 
     fn class_of(&mut self, flags: Vec<u64>) -> i64 {
@@ -149,6 +174,7 @@ impl<'a> BlockWriter<'a> {
         pack(&self.counts, out);
         pack(&self.latest_ingested, out);
         pack(&self.undecided, out);
+        pack(&self.details_end, out);
         self.starts.iter().for_each(|starts| pack(starts, out));
         let out = &mut sections[EVENTS];
         let flags: Vec<i64> = self.flags.iter().map(|word| *word as i64).collect();
@@ -160,8 +186,7 @@ impl<'a> BlockWriter<'a> {
         let late = |(ingested, time): (&i64, &i64)| ingested.wrapping_sub(*time);
         let lags: Vec<i64> = self.ingested.iter().zip(&self.times).map(late).collect();
         pack(&lags, &mut sections[INGESTED]);
-        pack(&self.files, &mut sections[FILES]);
-        self.ids.write(&mut sections[IDS]);
+        sections[DETAILS] = self.details;
         for dictionary in self.dictionaries {
             let mut out = Vec::new();
             dictionary.texts.write(&mut out);
@@ -169,6 +194,10 @@ impl<'a> BlockWriter<'a> {
         }
         sections
     }
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 4] {
+    (xxh3_64(bytes) as u32).to_le_bytes()
 }
 
 /// What a sweep reads of a block.
@@ -180,6 +209,7 @@ pub struct Block<'a> {
     first: Vec<usize>,
     latest_ingested: Packed<'a>,
     undecided: Packed<'a>,
+    details_end: Packed<'a>,
     starts: Vec<Packed<'a>>,
     /// By class: flag words.
     pub flags: Vec<Vec<u64>>,
@@ -213,6 +243,7 @@ impl<'a> Block<'a> {
         let counts = Packed::read(bytes)?;
         let latest_ingested = Packed::read(bytes)?;
         let undecided = Packed::read(bytes)?;
+        let details_end = Packed::read(bytes)?;
         let columns = |bytes: &mut &'a [u8]| -> Result<Vec<_>, Damaged> {
             layout.inputs.iter().map(|_| Packed::read(bytes)).collect()
         };
@@ -235,11 +266,8 @@ impl<'a> Block<'a> {
             first.push(first[first.len() - 1] + count as usize);
         }
         let events = first[first.len() - 1];
-        let customers = [counts.len(), latest_ingested.len(), undecided.len()];
-        let whole = customers
-            .iter()
-            .chain(starts.iter().map(|s| s.len()).collect::<Vec<_>>().iter())
-            .all(|count| *count == keys.len());
+        let columns = [counts, latest_ingested, undecided, details_end];
+        let whole = columns.iter().chain(&starts).all(|column| column.len() == keys.len());
         if !whole || [class.len(), times.len()] != [events; 2] {
             return Err(Damaged);
         }
@@ -248,6 +276,7 @@ impl<'a> Block<'a> {
             first,
             latest_ingested,
             undecided,
+            details_end,
             starts,
             flags,
             dominated,
@@ -277,6 +306,12 @@ impl<'a> Block<'a> {
     /// When the latest of a customer's events was ingested.
     pub fn latest_ingested(&self, customer: usize) -> i64 {
         self.latest_ingested.get(customer)
+    }
+
+    /// Where a customer's details are in their section.
+    pub fn details(&self, customer: usize) -> Range<usize> {
+        let end = |customer: usize| self.details_end.get(customer) as usize;
+        customer.checked_sub(1).map_or(0, end)..end(customer)
     }
 
     /// Whether anything was ingested at or after an instant.
@@ -320,12 +355,12 @@ impl<'a> Block<'a> {
     }
 }
 
-/// What is read of a block only for some of its customers, and the texts of its inputs.
-#[derive(Debug, Default)]
+/// What is read of a block beyond what every sweep looks at.
+#[derive(Debug)]
 pub struct Details<'a> {
     lags: Option<Packed<'a>>,
-    files: Option<Packed<'a>>,
-    ids: Option<TextColumn<'a>>,
+    whole: Option<&'a [u8]>,
+    some: &'a BTreeMap<usize, Vec<u8>>,
     /// By input: its texts, and by code of theirs the code of the reader, [`UNKNOWN`] where none is.
     texts: Vec<(Option<TextColumn<'a>>, Vec<u32>)>,
 }
@@ -333,33 +368,27 @@ pub struct Details<'a> {
 const UNKNOWN: u32 = u32::MAX;
 
 impl<'a> Details<'a> {
-    /// Reads the sections that are there; `sections` starts with [`INGESTED`].
-    pub fn read(sections: &[Option<&'a [u8]>], layout: &Layout) -> Result<Self, Damaged> {
-        let section = |index: usize| sections.get(index - INGESTED).copied().flatten();
-        let packed = |index| section(index).map(|bytes| Packed::read(&mut &bytes[..])).transpose();
-        let texts =
-            |index| section(index).map(|bytes| TextColumn::read(&mut &bytes[..])).transpose();
-        let by_input = |input: usize| -> Result<_, Damaged> {
-            let column = texts(TEXTS + input)?;
+    /// Reads the sections that are there, and the details of `some` customers where not all are.
+    pub fn read(
+        sections: &[Option<&'a [u8]>],
+        some: &'a BTreeMap<usize, Vec<u8>>,
+        layout: &Layout,
+    ) -> Result<Self, Damaged> {
+        let section = |index: usize| sections.get(index).copied().flatten();
+        let lags = section(INGESTED).map(|bytes| Packed::read(&mut &bytes[..])).transpose()?;
+        let texts = |input: usize| -> Result<_, Damaged> {
+            let bytes = section(TEXTS + input).filter(|_| layout.spoken[input]);
+            let column = bytes.map(|bytes| TextColumn::read(&mut &bytes[..])).transpose()?;
             let codes = vec![UNKNOWN; column.as_ref().map_or(0, TextColumn::len)];
             Ok((column, codes))
         };
-        Ok(Self {
-            lags: packed(INGESTED)?,
-            files: packed(FILES)?,
-            ids: texts(IDS)?,
-            texts: (0..layout.inputs.len()).map(by_input).collect::<Result<_, _>>()?,
-        })
+        let texts = (0..layout.inputs.len()).map(texts).collect::<Result<_, _>>()?;
+        Ok(Self { lags, whole: section(DETAILS), some, texts })
     }
 
     /// When the event of a row was ingested; `i64::MIN` where that is not said or not read.
     pub fn ingested(&self, row: usize, time: i64) -> i64 {
         self.lags.map_or(i64::MIN, |lags| lags.get(row).wrapping_add(time))
-    }
-
-    /// Which file the event of a row came from; 0 where that was not read.
-    pub fn file(&self, row: usize) -> u32 {
-        self.files.map_or(0, |files| files.get(row) as u32)
     }
 
     /// The code in `texts` of the text that the block calls `code`.
@@ -372,6 +401,39 @@ impl<'a> Details<'a> {
         (*own).into()
     }
 
+    /// The details of a customer: files and ids by row, then the texts that follow them.
+    fn of(
+        &self,
+        block: &Block<'a>,
+        customer: usize,
+    ) -> Result<(Vec<(u32, &'a [u8])>, &'a [u8]), Damaged> {
+        let bytes = match self.whole {
+            Some(whole) => whole.get(block.details(customer)).ok_or(Damaged)?,
+            None => self.some.get(&customer).ok_or(Damaged)?.as_slice(),
+        };
+        let (written, mut rest) = bytes.split_at_checked(4).ok_or(Damaged)?;
+        if written != checksum(rest) {
+            return Err(Damaged);
+        }
+        let rows = block.rows(customer).map(|_| {
+            let file = read_varint(&mut rest)? as u32;
+            let length = read_varint(&mut rest)? as usize;
+            Ok((file, take(&mut rest, length)?))
+        });
+        let rows = rows.collect::<Result<_, _>>()?;
+        Ok((rows, rest))
+    }
+
+    /// The files that a customer's events came from.
+    pub fn files(
+        &self,
+        block: &Block<'a>,
+        customer: usize,
+    ) -> Result<impl Iterator<Item = u32>, Damaged> {
+        let (rows, _) = self.of(block, customer)?;
+        Ok(rows.into_iter().map(|(file, _)| file))
+    }
+
     /// Appends the events of a customer for which `keep` holds, given their class and file.
     pub fn decode(
         &mut self,
@@ -381,9 +443,18 @@ impl<'a> Details<'a> {
         texts: &mut Interner,
         keep: impl Fn(usize, u32) -> bool,
         events: &mut Decoded<'a>,
-    ) {
+    ) -> Result<(), Damaged> {
+        let (details, mut rest) = self.of(block, customer)?;
+        let mut local: Vec<Vec<u32>> = vec![Vec::new(); layout.inputs.len()];
+        for (input, codes) in local.iter_mut().enumerate() {
+            if layout.is_text(input) && !layout.spoken[input] {
+                let column = TextColumn::read(&mut rest)?;
+                codes.extend((0..column.len()).map(|code| texts.intern(column.get(code))));
+            }
+        }
+        let mut details = details.into_iter();
         block.each(customer, |row, event| {
-            let file = self.file(row);
+            let (file, id) = details.next().unwrap_or_default();
             if !keep(event.class, file) {
                 return;
             }
@@ -393,16 +464,18 @@ impl<'a> Details<'a> {
             }
             events.files.push(file);
             events.flags.extend_from_slice(&block.flags[event.class]);
-            events.ids.push(self.ids.as_ref().map_or(&[], |ids| ids.get(row)));
+            events.ids.push(id);
             for (input, values) in events.inputs.iter_mut().enumerate() {
                 let bits = event.inputs[input];
                 let valid = layout.valid(input).is_set(&block.flags[event.class]);
-                values.push(match (valid, layout.is_text(input)) {
+                values.push(match (valid, local[input].get(bits as usize)) {
                     (false, _) => 0,
-                    (true, false) => bits,
-                    (true, true) => self.text(input, bits, texts),
+                    (true, Some(code)) if layout.is_text(input) => (*code).into(),
+                    (true, _) if layout.is_text(input) => self.text(input, bits, texts),
+                    (true, _) => bits,
                 });
             }
         });
+        Ok(())
     }
 }

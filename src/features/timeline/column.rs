@@ -125,6 +125,28 @@ impl<'a> TextColumn<'a> {
     }
 }
 
+/// Appends a number in seven bits a byte, the lowest first.
+pub fn write_varint(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 128 {
+        out.push(number as u8 | 128);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+/// Takes a number off the front that [`write_varint`] has written.
+pub fn read_varint(bytes: &mut &[u8]) -> Result<u64, Damaged> {
+    let mut number = 0;
+    for shift in (0..u64::BITS).step_by(7) {
+        let [byte] = array(bytes)?;
+        number |= u64::from(byte & 127) << shift;
+        if byte < 128 {
+            return Ok(number);
+        }
+    }
+    Err(Damaged)
+}
+
 /// Takes `count` bytes off the front.
 pub fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Result<&'a [u8], Damaged> {
     let (taken, rest) = bytes.split_at_checked(count).ok_or(Damaged)?;
@@ -162,6 +184,17 @@ mod tests {
             assert_eq!(rest, [9]);
             assert_eq!(Packed::read(&mut &bytes[..bytes.len() - 2]).err(), Some(Damaged));
         }
+    }
+
+    #[test]
+    fn short_and_long_numbers_come_back() {
+        for number in [0, 1, 127, 128, 300, 1 << 40, u64::MAX] {
+            let mut bytes = Vec::new();
+            write_varint(number, &mut bytes);
+            assert_eq!(read_varint(&mut bytes.as_slice()), Ok(number));
+            assert_eq!(read_varint(&mut &bytes[..bytes.len() - 1]), Err(Damaged));
+        }
+        assert_eq!(read_varint(&mut &[255; 11][..]), Err(Damaged));
     }
 
     #[test]

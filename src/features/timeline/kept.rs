@@ -5,13 +5,14 @@ use std::collections::HashSet;
 
 use super::aggregate::{Context, Selected};
 use super::block::{Block, BlockWriter, Details};
+use super::column::Damaged;
 use super::interner::hash;
 use super::layout::Layout;
 use super::order::Order;
 use super::partition::Partition;
 use super::record::{Decoded, Record};
 use super::sweep::{Grouped, Sweep, Sweeper, Swept, by_customer};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::features::plan::AsOf;
 
 /// A block of the store, with what was read of it beyond what every sweep needs.
@@ -86,7 +87,7 @@ pub fn merge<'a>(
     arrived: &'a Arrived,
     layout: &Layout,
     whole: bool,
-) -> (Vec<Vec<u8>>, u64) {
+) -> std::result::Result<(Vec<Vec<u8>>, u64), Damaged> {
     let mut writer = BlockWriter::new(layout);
     let mut texts = super::interner::Interner::default();
     let mut events = Decoded::new(layout.inputs.len());
@@ -97,7 +98,7 @@ pub fn merge<'a>(
             let place = latest[found].1;
             let Kept { block, details } = &mut kept[place.block];
             let keep = |_, file| !gone.contains(&file);
-            details.decode(block, place.customer, layout, &mut texts, keep, &mut events);
+            details.decode(block, place.customer, layout, &mut texts, keep, &mut events)?;
         }
         for (_, record) in Record::all(arrived.of(key)) {
             record.read(layout, &mut events, |text| texts.intern(text));
@@ -111,7 +112,7 @@ pub fn merge<'a>(
         writer.push(key, order, &sorted, &copies);
     }
     let events = writer.events();
-    (writer.finish(), events)
+    Ok((writer.finish(), events))
 }
 
 /// As-ofs by instant, and from each on the least of their known-ats.
@@ -209,7 +210,6 @@ pub fn sweep_kept(
         kept.into_iter().map(|kept| (kept.block, kept.details)).unzip();
     let members: Vec<Members> = blocks.iter().map(|block| Members::of(block, layout)).collect();
     let mut sweeper = Sweeper::new(&partition, layout, context);
-    let spoken = spoken(layout);
     for code in codes {
         let Some((Place { block, customer }, plain)) = places[code as usize] else {
             sweeper.events.clear();
@@ -218,39 +218,19 @@ pub fn sweep_kept(
         };
         let (content, details) = (&blocks[block], &mut details[block]);
         if plain {
-            sweeper.plain(code, content, customer, &members[block], details, &spoken)?;
+            sweeper.plain(code, content, customer, &members[block], details)?;
             continue;
         }
         sweeper.events.clear();
         let keep = |class: usize, _| !content.dominated[class];
         let (texts, events) = (&mut sweeper.texts, &mut sweeper.events);
-        details.decode(content, customer, layout, texts, keep, events);
+        let decoded = details.decode(content, customer, layout, texts, keep, events);
+        decoded
+            .map_err(|_| Error::engine("a block of timelines")("it is not as it was written"))?;
         sweeper.duplicates += (content.count(customer) - events.times.len()) as u64;
         sweeper.events_at_hand(code)?;
     }
     Ok(Swept { orphans, ..sweeper.finish()? })
-}
-
-/// By input: whether its texts leave the sweep, so that codes of the block do not do.
-fn spoken(layout: &Layout) -> Vec<bool> {
-    let mut spoken = vec![false; layout.inputs.len()];
-    for plan in &layout.plans {
-        for stream in &plan.streams {
-            let text = stream.input.filter(|input| layout.is_text(*input));
-            let says =
-                |usage: &super::layout::Use| usage.op != crate::features::spec::Op::CountDistinct;
-            if let Some(input) = text.filter(|_| stream.uses.iter().any(says)) {
-                spoken[input] = true;
-            }
-        }
-    }
-    spoken
-}
-
-/// The inputs of `layout` whose texts a sweep needs.
-pub fn spoken_inputs(layout: &Layout) -> Vec<usize> {
-    let spoken = spoken(layout);
-    (0..spoken.len()).filter(|input| spoken[*input]).collect()
 }
 
 /// By class of a block: which streams of which plan its events belong to.
@@ -290,11 +270,11 @@ impl Sweeper<'_> {
         customer: usize,
         members: &Members,
         details: &mut Details<'_>,
-        spoken: &[bool],
     ) -> Result<()> {
         self.selected.iter_mut().flatten().for_each(Selected::clear);
         let (mut first, mut dominated) = (None, 0);
         let (selected, texts) = (&mut self.selected, &mut self.texts);
+        let spoken = &self.layout.spoken;
         block.each(customer, |_, event| {
             if block.dominated[event.class] {
                 dominated += 1;

@@ -93,6 +93,8 @@ pub struct Layout {
     pub ingestion: bool,
     /// The number of the source's first file, where events carry which one they came from.
     pub files: Option<u32>,
+    /// By input: whether its texts leave the sweep, and are not only told apart within a customer.
+    pub spoken: Vec<bool>,
     time: Option<usize>,
     pub(super) plans: Vec<CompiledPlan>,
 }
@@ -107,13 +109,14 @@ fn position(list: &mut Vec<Expression>, expression: &Expression) -> usize {
 impl Layout {
     /// The layout that serves all `plans`.
     pub fn new(plans: &[FeaturePlan], ingestion: bool) -> Self {
-        Self::beside(Vec::new(), Vec::new(), plans, ingestion)
+        Self::beside(Vec::new(), Vec::new(), Vec::new(), plans, ingestion)
     }
 
-    /// The layout that serves all `plans` and has `conditions` and `inputs` first.
+    /// The layout that serves all `plans` and has `conditions` and `inputs` first, the latter as `spoken`.
     pub fn beside(
         mut conditions: Vec<Expression>,
         mut inputs: Vec<Expression>,
+        mut spoken: Vec<bool>,
         plans: &[FeaturePlan],
         ingestion: bool,
     ) -> Self {
@@ -133,10 +136,24 @@ impl Layout {
         }
         let event_ts = Expression::column("event_ts", Type::Timestamp);
         let time = inputs.iter().position(|input| *input == event_ts);
-        let mut layout =
-            Self { conditions, inputs, ingestion, files: None, time, plans: Vec::new() };
+        let mut layout = Self {
+            conditions,
+            inputs,
+            ingestion,
+            files: None,
+            spoken: Vec::new(),
+            time,
+            plans: Vec::new(),
+        };
         layout.plans = plans.iter().map(|plan| layout.compile(plan)).collect();
-        layout
+        spoken.resize(layout.inputs.len(), false);
+        for plan in &layout.plans {
+            let says = |stream: &&Stream| stream.uses.iter().any(|u| u.op != Op::CountDistinct);
+            let inputs = plan.streams.iter().filter(says).filter_map(|stream| stream.input);
+            let items = plan.items.iter().map(|items| items.item);
+            inputs.chain(items).for_each(|input| spoken[input] |= layout.is_text(input));
+        }
+        Self { spoken, ..layout }
     }
 
     /// Flag words per event.

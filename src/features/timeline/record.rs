@@ -5,6 +5,7 @@
 //! the id, and the inputs that have a value and are not event_ts again. All that belongs to one event lies together, so that
 //! a sweep, which meets a customer's events all over its partition, pays for one access an event.
 
+use super::column::write_varint;
 use super::layout::Layout;
 
 /// Values of one input for a batch of events.
@@ -67,12 +68,7 @@ pub fn write(batch: &Batch<'_>, row: usize, layout: &Layout, out: &mut Vec<u8>) 
 
 /// Length in seven bits a byte, lowest first, then the bytes.
 fn write_text(text: &str, out: &mut Vec<u8>) {
-    let mut length = text.len();
-    while length >= 128 {
-        out.push(length as u8 | 128);
-        length >>= 7;
-    }
-    out.push(length as u8);
+    write_varint(text.len() as u64, out);
     out.extend_from_slice(text.as_bytes());
 }
 
