@@ -3,7 +3,7 @@
 //! The scan's batches are scattered by a few threads while Polars decodes the next ones. Derived
 //! columns are evaluated by Polars per part. No Polars type leaves this file.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
@@ -25,6 +25,7 @@ use super::timeline::{
 use crate::error::{Error, Result};
 use crate::expression::polars::{arrow_type, evaluate};
 use crate::expression::{Expression, Type};
+use crate::money::Scale;
 use crate::sources::profile::Entities;
 use crate::sources::scan::{FILE, NOT_A_NUMBER, scan, scan_with_files};
 use crate::sources::{Orphans, SourcePlan};
@@ -122,53 +123,87 @@ pub(super) fn hand_over(
 }
 
 /// Adds the derived columns of the plans to swept partitions and keeps their outputs. An expression costs
-/// the same plan for a few rows as for many, so that partitions are taken together.
+/// the same plan for a few rows as for many, so that each thread takes many partitions together.
 pub(super) fn derive<'a>(
     plans: &[FeaturePlan],
     swept: impl Iterator<Item = &'a mut Swept>,
     source: &SourcePlan,
 ) -> Result<()> {
     let mut swept: Vec<&mut Swept> = swept.collect();
-    for (index, plan) in plans.iter().enumerate().filter(|(_, plan)| plan.interactions.is_none()) {
-        let as_ofs = swept.first().map_or(0, |part| part.rows[index].len());
-        for as_of in 0..as_ofs {
-            let batches: Vec<&RecordBatch> =
-                swept.iter().map(|part| &part.rows[index][as_of]).collect();
-            let schema = batches[0].schema();
-            let rows = concat_batches(&schema, batches).map_err(Error::engine("a part"))?;
-            let rows = derived(plan, &rows, source)?;
-            let mut start = 0;
-            for part in &mut swept {
-                let batch = &mut part.rows[index][as_of];
-                let count = batch.num_rows();
-                *batch = rows.slice(start, count);
-                start += count;
+    let each = swept.len().div_ceil(rayon::current_num_threads()).max(1);
+    swept.par_chunks_mut(each).try_for_each(|swept| {
+        for (index, plan) in plans.iter().enumerate() {
+            if plan.interactions.is_some() {
+                continue;
+            }
+            for as_of in 0..swept[0].rows[index].len() {
+                let mut batches: Vec<&mut RecordBatch> =
+                    swept.iter_mut().map(|part| &mut part.rows[index][as_of]).collect();
+                derive_together(plan, &mut batches, source)?;
             }
         }
+        Ok(())
+    })
+}
+
+/// Adds the derived columns of a plan to batches of it and keeps its outputs.
+fn derive_together(
+    plan: &FeaturePlan,
+    batches: &mut [&mut RecordBatch],
+    source: &SourcePlan,
+) -> Result<()> {
+    let scale = source.context.scale;
+    let derived: Vec<(String, Expression)> =
+        plan.derived.iter().map(|d| (d.column.clone(), d.expression.clone())).collect();
+    let columns: BTreeSet<&str> = derived.iter().flat_map(|(_, x)| x.columns()).collect();
+    let schema = batches[0].schema();
+    let given = |field: &&arrow_schema::FieldRef| columns.contains(field.name().as_str());
+    let needed: Vec<usize> = schema
+        .fields()
+        .iter()
+        .enumerate()
+        .filter(|(_, field)| given(field))
+        .map(|(i, _)| i)
+        .collect();
+    let arrays = if derived.is_empty() {
+        Vec::new()
+    } else {
+        let all: std::result::Result<Vec<RecordBatch>, _> =
+            batches.iter().map(|batch| batch.project(&needed)).collect();
+        let all = all.map_err(Error::engine("a part"))?;
+        let schema = all[0].schema();
+        evaluate(&derived, &concat_batches(&schema, &all).map_err(Error::engine("a part"))?, scale)?
+    };
+    let mut start = 0;
+    for batch in batches {
+        let count = batch.num_rows();
+        let made = |name: &str| {
+            let made = derived.iter().position(|(other, _)| other == name);
+            made.map(|index| arrays[index].slice(start, count))
+        };
+        **batch = outputs(plan, batch, made, scale)?;
+        start += count;
     }
     Ok(())
 }
 
-/// Adds the derived columns of a plan and keeps its outputs.
-fn derived(plan: &FeaturePlan, rows: &RecordBatch, source: &SourcePlan) -> Result<RecordBatch> {
-    let scale = source.context.scale;
-    let derived: Vec<(String, Expression)> =
-        plan.derived.iter().map(|d| (d.column.clone(), d.expression.clone())).collect();
-    let arrays = if derived.is_empty() { Vec::new() } else { evaluate(&derived, rows, scale)? };
+/// The outputs of a plan: what was `made`, else what `rows` has.
+fn outputs(
+    plan: &FeaturePlan,
+    rows: &RecordBatch,
+    made: impl Fn(&str) -> Option<ArrayRef>,
+    scale: Scale,
+) -> Result<RecordBatch> {
     let mut fields = vec![rows.schema().field(0).clone()];
     let mut columns: Vec<ArrayRef> = vec![rows.column(0).clone()];
     for output in &plan.outputs {
-        let made = derived.iter().position(|(name, _)| name == output);
-        let array = match made {
-            Some(index) => arrays[index].clone(),
-            None => rows.column_by_name(output).cloned().ok_or_else(|| Error::Engine {
-                context: "a feature plan",
-                message: format!("nothing computes {output}"),
-            })?,
-        };
+        let array = made(output).or_else(|| rows.column_by_name(output).cloned());
+        columns.push(array.ok_or_else(|| Error::Engine {
+            context: "a feature plan",
+            message: format!("nothing computes {output}"),
+        })?);
         let ty = plan.type_of(output).unwrap_or(Type::Double);
         fields.push(Field::new(output, arrow_type(ty, scale), true));
-        columns.push(array);
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::engine("a part"))
 }

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use self::manifest::{Changes, FOLDER, KeptFile, Manifest, reading};
-use self::segment::{BlockPlace, Segment, SegmentWriter};
+use self::segment::{BlockPlace, NewBlock, Segment, SegmentWriter};
 use super::embedded::{check_orphans, check_rejected, derive, group_size, hand_over, read};
 use super::engine::{BuildReport, Part};
 use super::plan::FeaturePlan;
@@ -29,7 +29,7 @@ use crate::sources::{Orphans, SourcePlan};
 use crate::store::Transaction;
 
 /// A partition is written whole by one in so many runs.
-const TURNS: u64 = 12;
+const TURNS: u64 = 16;
 
 /// How timelines are kept.
 #[derive(Debug, Clone)]
@@ -113,8 +113,8 @@ pub fn build(
         for done in swept {
             run.refresh.customers_touched += done.touched;
             live.extend(done.segments);
-            if let (Some(writer), Some((whole, events, sections))) = (&mut writer, done.block) {
-                writer.write(done.index, whole, events, &sections)?;
+            if let (Some(writer), Some(block)) = (&mut writer, done.block) {
+                writer.write(block)?;
             }
             hand_over(done.swept, &mut report, sink)?;
         }
@@ -146,10 +146,9 @@ struct Run {
 
 /// A partition brought up to date and swept.
 struct Partitioned {
-    index: usize,
     swept: Swept,
-    /// Whether it is whole, its events, its sections.
-    block: Option<(bool, u64, Vec<Vec<u8>>)>,
+    /// What the new segment has of it.
+    block: Option<NewBlock>,
     /// Customers whose timelines changed.
     touched: u64,
     /// Older segments that still say something.
@@ -277,19 +276,20 @@ impl Run {
             .collect();
         let whole = blocks.is_empty() || (blocks.len() > 1 && self.is_turn(index));
         let touched = self.touched(&mut blocks, &arrived, whole)?;
-        let mut block = None;
+        let mut events = 0;
         if !touched.is_empty() {
-            let (sections, events) = self.merge(&mut blocks, &touched, &arrived, whole)?;
+            let sections;
+            (sections, events) = self.merge(&mut blocks, &touched, &arrived, whole)?;
             if whole {
                 blocks.clear();
             }
-            block = Some((whole, events, sections.clone()));
             blocks.insert(0, Loaded::new(sections));
         }
         let segments = blocks.iter().filter_map(Loaded::name).collect();
-        let touched = touched.len() as u64;
         let swept = self.sweep(&mut blocks, arrived.into_partition(), cuts, source)?;
-        Ok(Partitioned { index, swept, block, touched, segments })
+        let new = blocks.into_iter().next().filter(|_| !touched.is_empty());
+        let block = new.map(|new| NewBlock::new(index, whole, events, new.sections));
+        Ok(Partitioned { swept, block, touched: touched.len() as u64, segments })
     }
 
     fn is_turn(&self, partition: usize) -> bool {

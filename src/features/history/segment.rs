@@ -39,6 +39,26 @@ struct Index {
     blocks: Vec<BlockPlace>,
 }
 
+/// A block to be written.
+#[derive(Debug)]
+pub struct NewBlock {
+    place: BlockPlace,
+    sections: Vec<Vec<u8>>,
+}
+
+impl NewBlock {
+    /// The block of a partition, of `events` events; a section that is not there is empty.
+    pub fn new(partition: usize, whole: bool, events: u64, sections: Vec<Option<Vec<u8>>>) -> Self {
+        let sections: Vec<Vec<u8>> = sections.into_iter().map(Option::unwrap_or_default).collect();
+        let place = |section: &Vec<u8>| (section.len() as u64, xxh3_64(section));
+        let places = sections.iter().map(place).collect();
+        Self {
+            place: BlockPlace { partition, whole, events, start: 0, sections: places },
+            sections,
+        }
+    }
+}
+
 /// Writes a segment, block by block.
 #[derive(Debug)]
 pub struct SegmentWriter {
@@ -55,23 +75,10 @@ impl SegmentWriter {
         Ok(Self { path, file: BufWriter::new(file), end: 0, blocks: Vec::new() })
     }
 
-    /// Adds the block of a partition.
-    pub fn write(
-        &mut self,
-        partition: usize,
-        whole: bool,
-        events: u64,
-        sections: &[Vec<u8>],
-    ) -> Result<()> {
-        let place = |section: &Vec<u8>| (section.len() as u64, xxh3_64(section));
-        let place = BlockPlace {
-            partition,
-            whole,
-            events,
-            start: self.end,
-            sections: sections.iter().map(place).collect(),
-        };
-        for section in sections {
+    /// Adds the block of a partition; blocks come in the order of their partitions.
+    pub fn write(&mut self, block: NewBlock) -> Result<()> {
+        let place = BlockPlace { start: self.end, ..block.place };
+        for section in &block.sections {
             self.file.write_all(section).map_err(Error::io("write", &self.path))?;
             self.end += section.len() as u64;
         }

@@ -49,6 +49,13 @@ pub struct BlockWriter<'a> {
     dictionaries: Vec<Dictionary>,
 }
 
+/// What a copy from one block to another has found out.
+#[derive(Debug, Default)]
+pub struct Copied {
+    /// By class of the one block: that of the other.
+    classes: Vec<Option<i64>>,
+}
+
 /// The texts of one input in the order in which they were first met: in the block, or in a customer's
 /// events where the texts are only told apart.
 #[derive(Debug, Default)]
@@ -144,12 +151,54 @@ impl<'a> BlockWriter<'a> {
         }
         for (input, dictionary) in self.dictionaries.iter_mut().enumerate() {
             if self.layout.is_text(input) && !self.layout.spoken[input] {
-                dictionary.next_round().write(&mut self.details);
+                dictionary.next_round().write_short(&mut self.details);
             }
         }
         let checksum = checksum(&self.details[begin + 4..]);
         self.details[begin..begin + 4].copy_from_slice(&checksum);
         self.details_end.push(self.details.len() as i64);
+    }
+
+    /// Adds a customer of another block as they are there.
+    pub fn copy<'b>(
+        &mut self,
+        block: &Block<'b>,
+        details: &mut Details<'b>,
+        customer: usize,
+        texts: &mut Interner,
+        copied: &mut Copied,
+    ) -> Result<(), Damaged> {
+        self.keys.push(block.keys.get(customer));
+        self.counts.push(block.count(customer) as i64);
+        self.undecided.push(block.undecided.get(customer));
+        self.latest_ingested.push(block.latest_ingested(customer));
+        for (starts, values) in self.starts.iter_mut().zip(&self.inputs) {
+            starts.push(values.len() as i64);
+        }
+        copied.classes.resize(block.flags.len(), None);
+        block.each(customer, |row, event| {
+            let class = *copied.classes[event.class].get_or_insert_with(|| {
+                let mut flags = block.flags[event.class].clone();
+                flags.push(block.dominated[event.class].into());
+                self.class_of(flags)
+            });
+            self.class.push(class);
+            self.times.push(event.time);
+            self.ingested.push(details.ingested(row, event.time));
+            for input in &block.valid[event.class] {
+                let bits = event.inputs[*input];
+                let spoken = self.layout.is_text(*input) && self.layout.spoken[*input];
+                self.inputs[*input].push(if spoken {
+                    let code = details.text(*input, bits, texts);
+                    self.dictionaries[*input].code(code as usize, texts.get(code as u32))
+                } else {
+                    bits as i64
+                });
+            }
+        });
+        self.details.extend_from_slice(details.bytes(block, customer)?);
+        self.details_end.push(self.details.len() as i64);
+        Ok(())
     }
 
     fn class_of(&mut self, flags: Vec<u64>) -> i64 {
@@ -401,16 +450,20 @@ impl<'a> Details<'a> {
         (*own).into()
     }
 
+    fn bytes(&self, block: &Block<'a>, customer: usize) -> Result<&'a [u8], Damaged> {
+        match self.whole {
+            Some(whole) => whole.get(block.details(customer)).ok_or(Damaged),
+            None => self.some.get(&customer).map(Vec::as_slice).ok_or(Damaged),
+        }
+    }
+
     /// The details of a customer: files and ids by row, then the texts that follow them.
     fn of(
         &self,
         block: &Block<'a>,
         customer: usize,
     ) -> Result<(Vec<(u32, &'a [u8])>, &'a [u8]), Damaged> {
-        let bytes = match self.whole {
-            Some(whole) => whole.get(block.details(customer)).ok_or(Damaged)?,
-            None => self.some.get(&customer).ok_or(Damaged)?.as_slice(),
-        };
+        let bytes = self.bytes(block, customer)?;
         let (written, mut rest) = bytes.split_at_checked(4).ok_or(Damaged)?;
         if written != checksum(rest) {
             return Err(Damaged);
@@ -448,8 +501,10 @@ impl<'a> Details<'a> {
         let mut local: Vec<Vec<u32>> = vec![Vec::new(); layout.inputs.len()];
         for (input, codes) in local.iter_mut().enumerate() {
             if layout.is_text(input) && !layout.spoken[input] {
-                let column = TextColumn::read(&mut rest)?;
-                codes.extend((0..column.len()).map(|code| texts.intern(column.get(code))));
+                for _ in 0..read_varint(&mut rest)? {
+                    let length = read_varint(&mut rest)? as usize;
+                    codes.push(texts.intern(take(&mut rest, length)?));
+                }
             }
         }
         let mut details = details.into_iter();

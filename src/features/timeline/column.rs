@@ -84,6 +84,18 @@ impl Texts {
         self.lengths.len()
     }
 
+    /// Appends their number, then each with its length before it, to `out`.
+    pub fn write_short(&self, out: &mut Vec<u8>) {
+        write_varint(self.len() as u64, out);
+        let mut rest = self.bytes.as_slice();
+        for length in &self.lengths {
+            let (text, later) = rest.split_at(*length as usize);
+            write_varint(text.len() as u64, out);
+            out.extend_from_slice(text);
+            rest = later;
+        }
+    }
+
     /// Appends them to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         pack(&self.lengths, out);

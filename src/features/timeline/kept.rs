@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use super::aggregate::{Context, Selected};
-use super::block::{Block, BlockWriter, Details};
+use super::block::{Block, BlockWriter, Copied, Details};
 use super::column::Damaged;
 use super::interner::hash;
 use super::layout::Layout;
@@ -92,15 +92,29 @@ pub fn merge<'a>(
     let mut texts = super::interner::Interner::default();
     let mut events = Decoded::new(layout.inputs.len());
     let (mut sorted, mut hashes) = (Vec::new(), Vec::new());
+    let mut copied: Vec<Copied> = kept.iter().map(|_| Copied::default()).collect();
     for key in keys {
         events.clear();
+        let arrived = arrived.of(key);
         if let Ok(found) = latest.binary_search_by(|(other, _)| (*other).cmp(key.as_slice())) {
             let place = latest[found].1;
             let Kept { block, details } = &mut kept[place.block];
+            if arrived.is_empty() && gone.is_empty() {
+                if block.count(place.customer) > 0 || !whole {
+                    writer.copy(
+                        block,
+                        details,
+                        place.customer,
+                        &mut texts,
+                        &mut copied[place.block],
+                    )?;
+                }
+                continue;
+            }
             let keep = |_, file| !gone.contains(&file);
             details.decode(block, place.customer, layout, &mut texts, keep, &mut events)?;
         }
-        for (_, record) in Record::all(arrived.of(key)) {
+        for (_, record) in Record::all(arrived) {
             record.read(layout, &mut events, |text| texts.intern(text));
         }
         if events.times.is_empty() && whole {
@@ -242,6 +256,8 @@ struct Member {
     plan: usize,
     stream: usize,
     input: Option<usize>,
+    /// No window of the stream looks back beyond this.
+    since: i64,
 }
 
 impl Members {
@@ -249,10 +265,16 @@ impl Members {
         let class = |(flags, dominated): (&Vec<u64>, &bool)| {
             let streams = layout.streams(flags);
             let members = streams.iter().enumerate().flat_map(|(plan, streams)| {
-                streams.iter().map(move |stream| Member {
-                    plan,
-                    stream: *stream as usize,
-                    input: layout.plans[plan].streams[*stream as usize].input,
+                let compiled = &layout.plans[plan];
+                let earliest = compiled.plan.as_ofs.iter().map(|as_of| as_of.at).min();
+                streams.iter().map(move |index| {
+                    let stream = &compiled.streams[*index as usize];
+                    Member {
+                        plan,
+                        stream: *index as usize,
+                        input: stream.input,
+                        since: earliest.map_or(i64::MIN, |at| stream.since(compiled, at)),
+                    }
                 })
             });
             members.filter(|_| !dominated).collect()
@@ -282,6 +304,9 @@ impl Sweeper<'_> {
             }
             first.get_or_insert(event.time);
             for member in &members.classes[event.class] {
+                if event.time < member.since {
+                    continue;
+                }
                 let stream = &mut selected[member.plan][member.stream];
                 stream.times.push(event.time);
                 if let Some(input) = member.input {

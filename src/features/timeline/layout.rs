@@ -3,7 +3,7 @@
 use super::super::plan::FeaturePlan;
 use super::super::spec::Op;
 use crate::expression::{Expression, Type};
-use crate::time::{Duration, Window};
+use crate::time::{Duration, Instant, Window};
 
 /// A bit of an event's flag words.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +48,15 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// The earliest instant that one of its windows looks back to from `earliest`.
+    pub fn since(&self, plan: &CompiledPlan, earliest: Instant) -> i64 {
+        self.windows
+            .iter()
+            .map(|window| plan.windows[*window].start(earliest).0)
+            .min()
+            .unwrap_or(i64::MIN)
+    }
+
     /// Whether an event with these flag words belongs to it.
     pub fn has(&self, flags: &[u64]) -> bool {
         let is_set = |bit: &Option<Bit>| bit.is_none_or(|bit| bit.is_set(flags));
