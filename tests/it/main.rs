@@ -2,6 +2,7 @@
 
 mod cli;
 mod expressions;
+mod history;
 mod input;
 mod join;
 mod models;

@@ -140,6 +140,15 @@ pub fn event_source(
     let (first, second) = events.split_at(events.len() / 3);
     write(&path.join("a.parquet"), &event_rows(first));
     write(&path.join("b.parquet"), &event_rows(second));
+    open_events(folder, zone, ingestion).unwrap()
+}
+
+/// The event files below `folder` as a source.
+pub fn open_events(
+    folder: &Path,
+    zone: &str,
+    ingestion: Ingestion,
+) -> c360_ml::error::Result<SourcePlan> {
     let spec = EventsSpec {
         path: "events".into(),
         columns: BTreeMap::new(),
@@ -155,7 +164,7 @@ pub fn event_source(
         scale: Scale::default(),
         currency: "EUR".into(),
     };
-    SourcePlan::events(&spec, &context).unwrap()
+    SourcePlan::events(&spec, &context)
 }
 
 /// A copy of this repository's project in a temporary folder, fitted without the search for shapes and

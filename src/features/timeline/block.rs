@@ -508,6 +508,7 @@ impl<'a> Details<'a> {
             }
         }
         let mut details = details.into_iter();
+        let mut is_whole = true;
         block.each(customer, |row, event| {
             let (file, id) = details.next().unwrap_or_default();
             if !keep(event.class, file) {
@@ -523,14 +524,18 @@ impl<'a> Details<'a> {
             for (input, values) in events.inputs.iter_mut().enumerate() {
                 let bits = event.inputs[input];
                 let valid = layout.valid(input).is_set(&block.flags[event.class]);
-                values.push(match (valid, local[input].get(bits as usize)) {
-                    (false, _) => 0,
-                    (true, Some(code)) if layout.is_text(input) => (*code).into(),
-                    (true, _) if layout.is_text(input) => self.text(input, bits, texts),
-                    (true, _) => bits,
+                values.push(match (valid, layout.is_text(input), layout.spoken[input]) {
+                    (false, ..) => 0,
+                    (true, false, _) => bits,
+                    (true, true, true) => self.text(input, bits, texts),
+                    (true, true, false) => {
+                        let code = local[input].get(bits as usize);
+                        is_whole &= code.is_some();
+                        code.copied().unwrap_or(0).into()
+                    }
                 });
             }
         });
-        Ok(())
+        if is_whole { Ok(()) } else { Err(Damaged) }
     }
 }
