@@ -47,6 +47,32 @@ pub enum Op {
     DecayedSum,
 }
 
+impl Op {
+    /// The bits of its value without events; None for null. Zero is the same bits in every type.
+    pub fn empty(self) -> Option<u64> {
+        match self {
+            Self::Count
+            | Self::CountDistinct
+            | Self::Sum
+            | Self::FirstDaySum
+            | Self::ActiveDays
+            | Self::DecayedSum => Some(0),
+            Self::Mean
+            | Self::Min
+            | Self::Max
+            | Self::Std
+            | Self::First
+            | Self::Last
+            | Self::DaysSinceFirst
+            | Self::DaysSinceLast
+            | Self::MeanGapDays
+            | Self::MedianGapDays
+            | Self::MaxGapDays
+            | Self::StdGapDays => None,
+        }
+    }
+}
+
 /// One `[[feature]]` table.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

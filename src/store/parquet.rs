@@ -4,12 +4,14 @@ use std::fs::File;
 use std::path::Path;
 
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
@@ -43,11 +45,16 @@ impl Writer {
     pub fn create(path: &Path, schema: &SchemaRef) -> Result<Self> {
         let file = File::create(path).map_err(Error::io("create", path))?;
         let level = ZstdLevel::try_new(1).map_err(Error::engine("the zstd level"))?;
-        let properties = WriterProperties::builder()
+        let mut properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(level))
             .set_max_row_group_row_count(Some(ROW_GROUP))
-            .set_created_by("c360-ml".into())
-            .build();
+            .set_created_by("c360-ml".into());
+        // Doubles rarely repeat: a dictionary of them is built to be thrown away.
+        for field in schema.fields().iter().filter(|f| *f.data_type() == DataType::Float64) {
+            let column = ColumnPath::from(field.name().as_str());
+            properties = properties.set_column_dictionary_enabled(column, false);
+        }
+        let properties = properties.build();
         let inner = ArrowWriter::try_new(file, schema.clone(), Some(properties))
             .map_err(|source| written(source, path))?;
         Ok(Self { inner, path: path.to_owned() })
@@ -151,7 +158,7 @@ impl Sorted {
             order.extend((0..keys.len()).map(|row| (keys.value(row), (batch, row))));
         }
         // A stable sort merges what is sorted already.
-        order.sort_by_key(|(key, _)| *key);
+        order.par_sort_by_key(|(key, _)| *key);
         let places = order.into_iter().map(|(_, place)| place).collect();
         Self { batches, places }
     }

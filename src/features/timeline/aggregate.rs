@@ -115,6 +115,12 @@ pub fn aggregate(
         for as_of in (0..included.len()).filter(|as_of| included[*as_of]) {
             let at = cuts.as_ofs[as_of].at;
             let end = events.times.partition_point(|time| *time < at.0);
+            if end == 0 {
+                for usage in &stream.uses {
+                    outputs[cuts.output(as_of)][usage.column].push(usage.empty);
+                }
+                continue;
+            }
             for window in &stream.windows {
                 let start = plan.windows[*window].start(at).0;
                 scratch.starts[*window] = events.times[..end].partition_point(|time| *time < start);
@@ -134,6 +140,9 @@ impl Scratch {
     /// Prepares what the stream's ops look up: running sums, days, next occurrences.
     fn prepare(&mut self, stream: &Stream, events: &Selected, input: Option<Type>, zone: Zone) {
         let has = |ops: &[Op]| stream.uses.iter().any(|usage| ops.contains(&usage.op));
+        if events.times.is_empty() {
+            return;
+        }
         self.sums.clear();
         if has(&[Op::Sum, Op::FirstDaySum, Op::Mean]) && input != Some(Type::Double) {
             let mut sum = 0_i128;
@@ -240,11 +249,7 @@ impl Scratch {
                 }
                 Some(sum as i64 as u64)
             }
-            _ if count == 0 => match usage.op {
-                Op::ActiveDays => Some(0),
-                Op::DecayedSum => return double(0.0),
-                _ => None,
-            },
+            _ if count == 0 => usage.empty,
             Op::Mean if input == Some(Type::Double) => {
                 return double(values().map(f64::from_bits).sum::<f64>() / count as f64);
             }

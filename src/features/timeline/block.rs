@@ -4,11 +4,12 @@
 //! that can never count is marked and kept, for it counts again once the file of the other is gone.
 //! What every sweep looks at stands in the first two sections, so that the rest need not be read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::classes::Combinations;
 use super::column::{Damaged, Packed, TextColumn, Texts, pack, read_varint, take, write_varint};
 use super::interner::Interner;
 use super::layout::Layout;
@@ -36,8 +37,8 @@ pub struct BlockWriter<'a> {
     undecided: Vec<i64>,
     /// By input: its values before each customer.
     starts: Vec<Vec<i64>>,
-    classes: HashMap<Vec<u64>, i64>,
-    /// By class: flag words, then whether the events are dominated copies.
+    /// Flag words, then whether the events are dominated copies.
+    classes: Combinations,
     flags: Vec<u64>,
     class: Vec<i64>,
     times: Vec<i64>,
@@ -97,7 +98,7 @@ impl<'a> BlockWriter<'a> {
             latest_ingested: Vec::new(),
             undecided: Vec::new(),
             starts: vec![Vec::new(); inputs],
-            classes: HashMap::new(),
+            classes: Combinations::default(),
             flags: Vec::new(),
             class: Vec::new(),
             times: Vec::new(),
@@ -124,8 +125,8 @@ impl<'a> BlockWriter<'a> {
         let words = self.layout.words();
         for row in sorted {
             let (at, row) = (*row as usize, *row);
-            let mut flags = events.flags[at * words..(at + 1) * words].to_vec();
-            for input in (0..self.inputs.len()).filter(|i| self.layout.valid(*i).is_set(&flags)) {
+            let flags = &events.flags[at * words..(at + 1) * words];
+            for input in (0..self.inputs.len()).filter(|i| self.layout.valid(*i).is_set(flags)) {
                 let bits = events.inputs[input][at];
                 if self.layout.is_text(input) {
                     let text = order.texts.get(bits as u32);
@@ -135,8 +136,7 @@ impl<'a> BlockWriter<'a> {
                     self.inputs[input].push(bits as i64);
                 }
             }
-            flags.push(copies.dominated.contains(&row).into());
-            let class = self.class_of(flags);
+            let class = self.class_of(flags, copies.dominated.contains(&row));
             self.class.push(class);
             self.times.push(events.times[at]);
             self.ingested.push(events.ingested(row));
@@ -178,15 +178,13 @@ impl<'a> BlockWriter<'a> {
         copied.classes.resize(block.flags.len(), None);
         block.each(customer, |row, event| {
             let class = *copied.classes[event.class].get_or_insert_with(|| {
-                let mut flags = block.flags[event.class].clone();
-                flags.push(block.dominated[event.class].into());
-                self.class_of(flags)
+                self.class_of(&block.flags[event.class], block.dominated[event.class])
             });
             self.class.push(class);
             self.times.push(event.time);
             self.ingested.push(details.ingested(row, event.time));
             for input in &block.valid[event.class] {
-                let bits = event.inputs[*input];
+                let bits = event.input(*input);
                 let spoken = self.layout.is_text(*input) && self.layout.spoken[*input];
                 self.inputs[*input].push(if spoken {
                     let code = details.text(*input, bits, texts);
@@ -201,13 +199,11 @@ impl<'a> BlockWriter<'a> {
         Ok(())
     }
 
-    fn class_of(&mut self, flags: Vec<u64>) -> i64 {
-        let next = self.classes.len() as i64;
-        let all = &mut self.flags;
-        *self.classes.entry(flags).or_insert_with_key(|flags| {
-            all.extend_from_slice(flags);
-            next
-        })
+    fn class_of(&mut self, flags: &[u64], dominated: bool) -> i64 {
+        self.flags.clear();
+        self.flags.extend_from_slice(flags);
+        self.flags.push(dominated.into());
+        self.classes.of(&self.flags) as i64
     }
 
     /// Events so far.
@@ -226,7 +222,8 @@ impl<'a> BlockWriter<'a> {
         pack(&self.details_end, out);
         self.starts.iter().for_each(|starts| pack(starts, out));
         let out = &mut sections[EVENTS];
-        let flags: Vec<i64> = self.flags.iter().map(|word| *word as i64).collect();
+        let flags: Vec<i64> =
+            self.classes.all().iter().flatten().map(|word| *word as i64).collect();
         pack(&flags, out);
         pack(&self.class, out);
         pack(&self.times, out);
@@ -275,13 +272,24 @@ pub struct Block<'a> {
 
 /// An event of a block.
 #[derive(Debug, Clone, Copy)]
-pub struct Event<'a> {
+pub struct Event<'e, 'a> {
+    block: &'e Block<'a>,
     /// In microseconds.
     pub time: i64,
     /// Index into the block's classes.
     pub class: usize,
-    /// By input, as bits; anything where the class has no value.
-    pub inputs: &'a [u64],
+    /// By input: where its value is, if it has one.
+    cursors: &'e [usize],
+}
+
+impl Event<'_, '_> {
+    /// The bits of an input that the event's class has a value of.
+    pub fn input(&self, index: usize) -> u64 {
+        match self.block.time_input {
+            Some(time) if time == index => self.time as u64,
+            _ => self.block.inputs[index].get(self.cursors[index]) as u64,
+        }
+    }
 }
 
 impl<'a> Block<'a> {
@@ -374,32 +382,26 @@ impl<'a> Block<'a> {
     }
 
     /// The events of a customer in their order.
-    pub fn each(&self, customer: usize, mut visit: impl FnMut(usize, Event<'_>)) {
-        const MOST: usize = 64;
-        let mut cursors = [0_usize; MOST];
-        let mut values = [0_u64; MOST];
-        let (mut more_cursors, mut more_values);
-        let (cursors, values) = if self.inputs.len() <= MOST {
-            (&mut cursors[..self.inputs.len()], &mut values[..self.inputs.len()])
-        } else {
-            more_cursors = vec![0; self.inputs.len()];
-            more_values = vec![0; self.inputs.len()];
-            (&mut more_cursors[..], &mut more_values[..])
+    pub fn each(&self, customer: usize, mut visit: impl FnMut(usize, Event<'_, 'a>)) {
+        let mut few = [0; 32];
+        let mut many;
+        let cursors = match self.inputs.len() {
+            count if count <= few.len() => &mut few[..count],
+            count => {
+                many = vec![0; count];
+                &mut many[..]
+            }
         };
         for (cursor, starts) in cursors.iter_mut().zip(&self.starts) {
             *cursor = starts.get(customer) as usize;
         }
         for row in self.rows(customer) {
             let class = self.class.get(row) as usize;
+            let time = self.times.get(row);
+            visit(row, Event { block: self, time, class, cursors });
             for input in &self.valid[class] {
-                values[*input] = self.inputs[*input].get(cursors[*input]) as u64;
                 cursors[*input] += 1;
             }
-            let time = self.times.get(row);
-            if let Some(input) = self.time_input {
-                values[input] = time as u64;
-            }
-            visit(row, Event { time, class, inputs: values });
         }
     }
 }
@@ -522,13 +524,15 @@ impl<'a> Details<'a> {
             events.flags.extend_from_slice(&block.flags[event.class]);
             events.ids.push(id);
             for (input, values) in events.inputs.iter_mut().enumerate() {
-                let bits = event.inputs[input];
-                let valid = layout.valid(input).is_set(&block.flags[event.class]);
-                values.push(match (valid, layout.is_text(input), layout.spoken[input]) {
-                    (false, ..) => 0,
-                    (true, false, _) => bits,
-                    (true, true, true) => self.text(input, bits, texts),
-                    (true, true, false) => {
+                if !layout.valid(input).is_set(&block.flags[event.class]) {
+                    values.push(0);
+                    continue;
+                }
+                let bits = event.input(input);
+                values.push(match (layout.is_text(input), layout.spoken[input]) {
+                    (false, _) => bits,
+                    (true, true) => self.text(input, bits, texts),
+                    (true, false) => {
                         let code = local[input].get(bits as usize);
                         is_whole &= code.is_some();
                         code.copied().unwrap_or(0).into()

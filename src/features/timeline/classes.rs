@@ -1,46 +1,60 @@
-//! Events by the streams that they belong to: of all combinations of flags, few occur.
+//! Events by what is known of them: of all combinations of flags, few occur.
 
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::layout::Layout;
 
+/// Numbers combinations of flag words in the order in which they are met.
+#[derive(Debug, Default)]
+pub struct Combinations {
+    table: HashTable<u32>,
+    latest: usize,
+    all: Vec<Vec<u64>>,
+}
+
+impl Combinations {
+    /// The number of a combination, new or known.
+    pub fn of(&mut self, flags: &[u64]) -> usize {
+        if self.all.get(self.latest).is_some_and(|latest| latest == flags) {
+            return self.latest;
+        }
+        let known = self.table.find(hash(flags), |index| self.all[*index as usize] == flags);
+        self.latest = known.map_or(self.all.len(), |index| *index as usize);
+        if self.latest == self.all.len() {
+            self.all.push(flags.to_vec());
+            let all = &self.all;
+            let rehash = |index: &u32| hash(&all[*index as usize]);
+            self.table.insert_unique(hash(flags), self.latest as u32, rehash);
+        }
+        self.latest
+    }
+
+    /// All combinations in the order of their numbers.
+    pub fn all(&self) -> &[Vec<u64>] {
+        &self.all
+    }
+}
+
+fn hash(flags: &[u64]) -> u64 {
+    flags.iter().fold(0, |hash, word| xxh3_64(&(hash ^ word).to_le_bytes()))
+}
+
 /// The combinations of flags met so far, and the streams of each.
 #[derive(Debug, Default)]
 pub struct Classes {
-    table: HashTable<u32>,
-    latest: usize,
-    /// By class.
-    flags: Vec<Vec<u64>>,
-    /// By class, plan: its streams.
+    combinations: Combinations,
+    /// By combination, plan: its streams.
     streams: Vec<Vec<Vec<u32>>>,
 }
 
 impl Classes {
     /// The streams of a plan of `layout` that an event with these flag words belongs to.
     pub fn streams(&mut self, flags: &[u64], layout: &Layout, plan: usize) -> &[u32] {
-        let class = self.of(flags, layout);
+        let class = self.combinations.of(flags);
+        if class == self.streams.len() {
+            self.streams.push(layout.streams(flags));
+        }
         &self.streams[class][plan]
     }
-
-    /// The class of an event, new or known.
-    pub fn of(&mut self, flags: &[u64], layout: &Layout) -> usize {
-        if self.flags.get(self.latest).is_some_and(|latest| latest == flags) {
-            return self.latest;
-        }
-        let known = self.table.find(hash(flags), |class| self.flags[*class as usize] == flags);
-        self.latest = known.map_or_else(|| self.flags.len(), |class| *class as usize);
-        if self.latest == self.flags.len() {
-            self.flags.push(flags.to_vec());
-            self.streams.push(layout.streams(flags));
-            let all = &self.flags;
-            let rehash = |class: &u32| hash(&all[*class as usize]);
-            self.table.insert_unique(hash(flags), self.latest as u32, rehash);
-        }
-        self.latest
-    }
-}
-
-fn hash(flags: &[u64]) -> u64 {
-    flags.iter().fold(0, |hash, word| xxh3_64(&(hash ^ word).to_le_bytes()))
 }

@@ -249,8 +249,18 @@ pub fn sweep_kept(
 
 /// By class of a block: which streams of which plan its events belong to.
 struct Members {
-    classes: Vec<Vec<Member>>,
+    classes: Vec<Class>,
+    /// Before this, only streams that look back without end have a use for an event.
+    since: i64,
 }
+
+struct Class {
+    all: Vec<Member>,
+    /// Those that look back without end.
+    always: Vec<Member>,
+}
+
+#[derive(Clone)]
 
 struct Member {
     plan: usize,
@@ -277,9 +287,14 @@ impl Members {
                     }
                 })
             });
-            members.filter(|_| !dominated).collect()
+            let all: Vec<Member> = members.filter(|_| !dominated).collect();
+            let endless = |member: &&Member| member.since == i64::MIN;
+            Class { always: all.iter().filter(endless).cloned().collect(), all }
         };
-        Self { classes: block.flags.iter().zip(&block.dominated).map(class).collect() }
+        let classes: Vec<Class> = block.flags.iter().zip(&block.dominated).map(class).collect();
+        let bounded = classes.iter().flat_map(|class| &class.all).map(|member| member.since);
+        let since = bounded.filter(|since| *since > i64::MIN).min().unwrap_or(i64::MIN);
+        Self { classes, since }
     }
 }
 
@@ -303,14 +318,15 @@ impl Sweeper<'_> {
                 return;
             }
             first.get_or_insert(event.time);
-            for member in &members.classes[event.class] {
+            let class = &members.classes[event.class];
+            for member in if event.time < members.since { &class.always } else { &class.all } {
                 if event.time < member.since {
                     continue;
                 }
                 let stream = &mut selected[member.plan][member.stream];
                 stream.times.push(event.time);
                 if let Some(input) = member.input {
-                    let bits = event.inputs[input];
+                    let bits = event.input(input);
                     let spoken = spoken[input];
                     let bits = if spoken { details.text(input, bits, texts) } else { bits };
                     stream.values.push(bits);

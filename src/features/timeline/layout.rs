@@ -34,6 +34,8 @@ pub struct Use {
     pub column: usize,
     /// Whether the input is event_ts, which need not be selected.
     pub time: bool,
+    /// What it is without events, as bits.
+    pub empty: Option<u64>,
 }
 
 /// The events that satisfy one condition and have one input, and what is computed from them.
@@ -238,7 +240,14 @@ impl Layout {
             });
             let half_life = aggregation.half_life;
             let stream = &mut streams[stream];
-            stream.uses.push(Use { op: aggregation.op, window, half_life, column, time });
+            stream.uses.push(Use {
+                op: aggregation.op,
+                window,
+                half_life,
+                column,
+                time,
+                empty: aggregation.op.empty(),
+            });
             if !stream.windows.contains(&window) {
                 stream.windows.push(window);
             }

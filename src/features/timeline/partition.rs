@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rayon::prelude::*;
+
 use super::interner::{Interner, hash};
 use super::layout::Layout;
 use super::record::{self, Batch};
@@ -87,15 +89,21 @@ impl Partitions {
         budget: u64,
         folder: PathBuf,
     ) -> Self {
-        let mut parts: Vec<Partition> = (0..count).map(|_| Partition::default()).collect();
-        for (key, created_at) in keys.iter().zip(created_at) {
-            let hash = hash(key.as_bytes());
-            let part = &mut parts[index(hash, count)];
-            part.customers.intern_hashed(key.as_bytes(), hash);
-            part.created_at.push(*created_at);
+        let hashes: Vec<u64> = keys.par_iter().map(|key| hash(key.as_bytes())).collect();
+        let mut rows: Vec<Vec<usize>> = vec![Vec::new(); count];
+        for (row, hash) in hashes.iter().enumerate() {
+            rows[index(*hash, count)].push(row);
         }
+        let partition = |rows: Vec<usize>| {
+            let mut part = Partition::default();
+            for row in rows {
+                part.customers.intern_hashed(keys[row].as_bytes(), hashes[row]);
+                part.created_at.push(created_at[row]);
+            }
+            Mutex::new(part)
+        };
         Self {
-            parts: parts.into_iter().map(Mutex::new).collect(),
+            parts: rows.into_par_iter().map(partition).collect(),
             budget,
             folder,
             held: AtomicU64::new(0),
