@@ -25,6 +25,11 @@ pub struct Values {
 }
 
 impl Values {
+    /// No value, room for `count`.
+    pub fn with_capacity(count: usize) -> Self {
+        Self { bits: Vec::with_capacity(count), valid: Vec::with_capacity(count) }
+    }
+
     /// Adds a value.
     pub fn push(&mut self, value: Option<u64>) {
         self.bits.push(value.unwrap_or(0));

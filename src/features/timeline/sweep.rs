@@ -144,7 +144,11 @@ impl<'a> Sweeper<'a> {
             Some(_) => 1,
             None => plan.plan.as_ofs.len(),
         };
-        let columns = |plan: &CompiledPlan| vec![Values::default(); plan.plan.aggregations.len()];
+        let customers = partition.customers.len();
+        let columns = |plan: &CompiledPlan| {
+            let column = |_| Values::with_capacity(customers);
+            (0..plan.plan.aggregations.len()).map(column).collect::<Vec<_>>()
+        };
         Self {
             partition,
             layout,
@@ -153,7 +157,11 @@ impl<'a> Sweeper<'a> {
             events: Decoded::new(layout.inputs.len()),
             scratch: Scratch::default(),
             rows: layout.plans.iter().map(|plan| vec![Vec::new(); as_ofs(plan)]).collect(),
-            values: layout.plans.iter().map(|plan| vec![columns(plan); as_ofs(plan)]).collect(),
+            values: layout
+                .plans
+                .iter()
+                .map(|plan| (0..as_ofs(plan)).map(|_| columns(plan)).collect())
+                .collect(),
             items: layout.plans.iter().map(|plan| vec![Vec::new(); as_ofs(plan)]).collect(),
             duplicates: 0,
             sorted: Vec::new(),
