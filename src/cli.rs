@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
+use crate::commands::build::Build;
 use crate::config::{Overrides, Project};
 use crate::error::{Error, Result};
 use crate::expression::Number;
@@ -128,11 +129,20 @@ enum Features {
         /// A view or a feature
         name: String,
     },
-    /// Compute all views at the as-of and write them to the offline store
+    /// Compute all views at the as-of, or at many, and write them to the offline store
     Build {
         /// Read all event files, and not only those that are new or have changed
         #[arg(long)]
         full: bool,
+        /// The first of many as-ofs
+        #[arg(long, value_name = "INSTANT")]
+        from: Option<Instant>,
+        /// The last of many as-ofs; default the as-of
+        #[arg(long, value_name = "INSTANT")]
+        to: Option<Instant>,
+        /// From one of many as-ofs to the next
+        #[arg(long, value_name = "DURATION", default_value = "7d")]
+        every: Duration,
     },
     /// Join features to rows of your own, each as of its own instant: as many rows, in their order
     Join {
@@ -327,8 +337,9 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
         Command::Features(Features::Describe { name }) => {
             commands::features::describe(&project()?, name)?
         }
-        Command::Features(Features::Build { full }) => {
-            commands::features::build(&project()?, *full, &mut progress)?
+        Command::Features(Features::Build { full, from, to, every }) => {
+            let asked = Build { full: *full, from: *from, to: *to, every: *every };
+            commands::build::build(&project()?, asked, &mut progress)?
         }
         Command::Features(Features::Join { entities, views, out, exact, ttl, known }) => {
             let join =

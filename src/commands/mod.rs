@@ -1,5 +1,6 @@
 //! The verbs of the command line, one file each; every function reads as its data flow.
 
+pub mod build;
 pub mod explain;
 pub mod export;
 pub mod features;
@@ -13,6 +14,7 @@ pub mod schema;
 pub mod score;
 pub mod segments;
 pub mod simulate;
+mod snapshot;
 pub mod train;
 pub mod validate;
 

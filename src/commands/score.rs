@@ -7,12 +7,13 @@ use arrow_array::builder::{Float32Builder, ListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use serde_json::json;
 
-use super::features::{write_parts, write_views};
 use super::previous;
+use super::snapshot::{write_parts, write_views};
 use super::{as_of, data_fingerprint, engine, run_id, write_manifest};
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::plan::AsOf;
+use crate::features::registry::Inputs;
 use crate::profile::{Computed, MergeContext, merge};
 use crate::report::html::run::render;
 use crate::report::{Output, Progress, Table, thousands};
@@ -86,6 +87,10 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let customers =
         Customers { keys: &customers, consent: &consent, as_of: as_of.at, previous: earlier_as_of };
     write(&mut transaction, project, as_of, &champions, &scored, &assigned, customers)?;
+    // The events were all read, so that which files matter at the as-of is not known.
+    let from = Inputs { events: data.clone(), profile: data.clone() };
+    let features = Sorted::new(vec![scored.features.clone()]);
+    write_views(&mut transaction, project, as_of, &from, &features)?;
     write_parts(&mut transaction, project, &folder("profile", as_of), &profile)?;
     let run = run_id(&transaction, "score");
     let before = previous::scores(&store, &transaction.root, earlier_as_of)?;
@@ -186,7 +191,6 @@ fn write(
     for (table, rows) in &rows {
         write_parts(transaction, project, &folder(table, as_of), rows)?;
     }
-    write_views(transaction, project, as_of, &Sorted::new(vec![scored.features.clone()]))?;
     Ok(())
 }
 

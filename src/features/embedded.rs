@@ -255,10 +255,18 @@ pub(super) struct Reading {
 }
 
 /// The rows of one file.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct FileReading {
     pub events: u64,
     pub rejected: BTreeMap<String, u64>,
+    /// When the first of its events happened, and when the first was ingested.
+    pub first: (i64, i64),
+}
+
+impl Default for FileReading {
+    fn default() -> Self {
+        Self { events: 0, rejected: BTreeMap::new(), first: (i64::MAX, i64::MAX) }
+    }
 }
 
 /// Scans the events and scatters them: those that a plan may see, or all of them with the index of
@@ -424,12 +432,24 @@ fn scatter(
         let usable = usable.into_iter().collect();
         (frame.filter(&usable).map_err(Error::engine(CONTEXT))?, left)
     };
+    let mut firsts: BTreeMap<u32, (i64, i64)> = BTreeMap::new();
     // Slices that stay in a core's cache while their columns are taken apart.
     for start in (0..frame.height()).step_by(SLICE) {
         let slice = frame.slice(start as i64, SLICE);
         let first = layout.files.unwrap_or(0);
-        let files = of_file.iter().skip(start).take(slice.height()).map(|file| first + file);
-        scatterer.scatter(&batch(&slice, layout, files.collect())?, layout)?;
+        let of_slice = of_file.iter().skip(start).take(slice.height());
+        let batch = batch(&slice, layout, of_slice.clone().map(|file| first + file).collect())?;
+        for (row, file) in of_slice.enumerate() {
+            let ingested = batch.ingested.get(row).copied().unwrap_or(i64::MIN);
+            let earliest = firsts.entry(*file).or_insert((i64::MAX, i64::MAX));
+            *earliest = (earliest.0.min(batch.times[row]), earliest.1.min(ingested));
+        }
+        scatterer.scatter(&batch, layout)?;
+    }
+    let mut reading = lock(reading);
+    for (file, (time, ingested)) in firsts {
+        let first = &mut reading.files[file as usize].first;
+        *first = (first.0.min(time), first.1.min(ingested));
     }
     Ok(())
 }

@@ -12,5 +12,6 @@ pub mod join;
 pub mod plan;
 pub mod read;
 pub mod reference;
+pub mod registry;
 pub mod spec;
 pub mod timeline;

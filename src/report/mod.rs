@@ -103,25 +103,53 @@ pub struct Progress {
     /// Finished stages.
     pub stages: Vec<Stage>,
     current: Option<(&'static str, Instant, ProgressBar)>,
+    steps: Option<ProgressBar>,
 }
 
 impl Progress {
     /// No stage yet; `quiet` shows nothing.
     pub fn new(quiet: bool) -> Self {
-        Self { quiet, stages: Vec::new(), current: None }
+        Self { quiet, stages: Vec::new(), current: None, steps: None }
     }
 
     /// Ends the current stage and begins the next.
     pub fn stage(&mut self, name: &'static str) {
         self.finish();
         // indicatif draws on stderr and only where that is a terminal.
-        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        let bar = if self.quiet || self.steps.is_some() {
+            ProgressBar::hidden()
+        } else {
+            ProgressBar::new_spinner()
+        };
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
             bar.set_style(style);
         }
         bar.set_message(name);
         bar.enable_steady_tick(std::time::Duration::from_millis(100));
         self.current = Some((name, Instant::now(), bar));
+    }
+
+    /// Announces a run of many steps: a bar with the time that is left instead of spinners.
+    pub fn steps(&mut self, count: u64) {
+        if count < 2 || self.quiet {
+            return;
+        }
+        let bar = ProgressBar::new(count);
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}, {eta} left") {
+            bar.set_style(style);
+        }
+        self.steps = Some(bar);
+    }
+
+    /// Some of the steps are done, `reached` the last of them.
+    pub fn advance(&mut self, count: u64, reached: &str) {
+        if let Some(bar) = &self.steps {
+            bar.inc(count);
+            bar.set_message(reached.to_owned());
+            let (done, of) = (bar.position(), bar.length().unwrap_or(0));
+            let left = format!("{:.0}", bar.eta().as_secs_f64());
+            tracing::info!(done, of, reached, seconds_left = left, "progress");
+        }
     }
 
     /// Ends the current stage.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
 use c360_ml::features::embedded::EmbeddedEngine;
-use c360_ml::features::engine::Engine;
-use c360_ml::features::history::{self, Keeping, Refresh};
+use c360_ml::features::engine::{Engine, Part};
+use c360_ml::features::history::{History, Keeping, Refresh};
 use c360_ml::features::plan::{AsOf, FeaturePlan};
 use c360_ml::features::reference::Event;
 use c360_ml::sources::profile::Entities;
@@ -40,12 +40,12 @@ fn from_store(
     let mut parts: Vec<Vec<RecordBatch>> = plan.as_ofs.iter().map(|_| Vec::new()).collect();
     let keeping = Keeping { full, memory: 1 << 20, partition_events: 40 };
     let plans = std::slice::from_ref(plan);
-    let (_, refresh) =
-        history::build(&mut transaction, source, entities, plans, &keeping, &mut |part| {
-            parts[part.as_of].push(part.rows);
-            Ok(())
-        })
-        .unwrap();
+    let history = History::refresh(&transaction, source, entities, plans, &keeping).unwrap();
+    let mut sink = |part: Part| {
+        parts[part.as_of].push(part.rows);
+        Ok(())
+    };
+    let (_, refresh) = history.build(&mut transaction, source, plans, &mut sink).unwrap();
     transaction.commit().unwrap();
     (in_order(parts), refresh)
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::expression::Expression;
-use crate::features::plan::FeaturePlan;
+use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::timeline::{Layout, partition_count};
 use crate::sources::SourcePlan;
 use crate::sources::files::Fingerprint;
@@ -49,6 +49,10 @@ pub struct KeptFile {
     pub events: u64,
     /// Rows that cannot be used, by reason.
     pub rejected: BTreeMap<String, u64>,
+    /// When the first of its events happened, in microseconds.
+    pub first_event: i64,
+    /// When the first of its events was ingested, in microseconds.
+    pub first_ingested: i64,
 }
 
 /// What differs between the files that were read and those that are there.
@@ -115,6 +119,26 @@ impl Manifest {
     /// The number of the next file.
     pub fn next_file(&self) -> u32 {
         self.files.last_key_value().map_or(0, |(number, _)| number + 1)
+    }
+
+    /// A hash of the files that may have events visible at `as_of`. As long as it is the same, so is every
+    /// feature at that as-of.
+    pub fn visible_at(&self, as_of: AsOf) -> String {
+        let sees = |file: &&KeptFile| {
+            file.first_event < as_of.at.0 && file.first_ingested < as_of.known_at.0
+        };
+        let mut files: Vec<String> = self
+            .files
+            .values()
+            .filter(sees)
+            .map(|file| {
+                let Fingerprint { bytes, footer, .. } = &file.fingerprint;
+                format!("{} {bytes} {footer}", file.path.display())
+            })
+            .collect();
+        files.sort_unstable();
+        files.push(self.reading.clone());
+        format!("{:016x}", xxhash_rust::xxh3::xxh3_64(files.join("\n").as_bytes()))
     }
 
     /// Compares the files that were read with those of `source`.

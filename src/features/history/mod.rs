@@ -18,7 +18,7 @@ use self::manifest::{Changes, FOLDER, KeptFile, Manifest, reading};
 use self::segment::{BlockPlace, NewBlock, Segment, SegmentWriter};
 use super::embedded::{check_orphans, check_rejected, derive, group_size, hand_over, read};
 use super::engine::{BuildReport, Part};
-use super::plan::FeaturePlan;
+use super::plan::{AsOf, FeaturePlan};
 use super::timeline::{
     Arrived, Block, Context, Cuts, Details, Kept, Layout, Partition, Partitions, Place, Swept,
     block, is_plain, latest, merge, sweep_kept,
@@ -68,63 +68,106 @@ pub struct Refresh {
     pub customers_touched: u64,
 }
 
-/// Computes `plans` over all events of `source`, of which only files are read that are not yet kept, and
-/// keeps what was read with `transaction`. Parts come as from [`super::engine::Engine::build`].
-pub fn build(
-    transaction: &mut Transaction,
-    source: &SourcePlan,
-    entities: &Entities,
-    plans: &[FeaturePlan],
-    keeping: &Keeping,
-    sink: &mut dyn FnMut(Part) -> Result<()>,
-) -> Result<(BuildReport, Refresh)> {
-    let mut run = Run::prepare(transaction, source, plans, keeping)?;
-    let spill = transaction.scratch().to_owned();
-    let partitions = Partitions::new(
-        run.manifest.partitions,
-        &entities.keys,
-        &entities.created_at,
-        keeping.memory,
-        spill,
-    );
-    let spilled = run.read(source, plans, &partitions)?;
-    let mut report = run.report(spilled);
-    check_rejected(source, &report)?;
+/// The timelines of a store, brought up to date with the event files.
+pub struct History {
+    run: Run,
+    partitions: Partitions,
+    report: BuildReport,
+}
 
-    let name = format!("{FOLDER}/segment-{:06}.bin", transaction.generation());
-    let mut writer = match run.is_changed() {
-        true => Some(SegmentWriter::create(transaction.stage(&name)?)?),
-        false => None,
-    };
-    let cuts = Cuts::of(&run.layout);
-    let group = group_size(plans);
-    let mut parts = partitions.into_parts().into_iter().enumerate();
-    let mut live: HashSet<String> = HashSet::new();
-    loop {
-        let next: Vec<_> = parts.by_ref().take(group).collect();
-        if next.is_empty() {
-            break;
-        }
-        let mut swept: Vec<Partitioned> = next
-            .into_par_iter()
-            .map(|(index, part)| run.partition(index, part, cuts.as_ref(), source))
-            .collect::<Result<_>>()?;
-        derive(plans, swept.iter_mut().map(|done| &mut done.swept), source)?;
-        for done in swept {
-            run.refresh.customers_touched += done.touched;
-            live.extend(done.segments);
-            if let (Some(writer), Some(block)) = (&mut writer, done.block) {
-                writer.write(block)?;
+impl History {
+    /// Reads the event files that are new or have changed since what `transaction`'s store has; `plans`
+    /// say what is to be kept of an event, their as-ofs do not matter.
+    ///
+    /// # Errors
+    /// A contract violation for unusable rows above the source's share; a configuration error where what
+    /// was kept is damaged.
+    pub fn refresh(
+        transaction: &Transaction,
+        source: &SourcePlan,
+        entities: &Entities,
+        plans: &[FeaturePlan],
+        keeping: &Keeping,
+    ) -> Result<Self> {
+        let mut run = Run::prepare(transaction, source, plans, keeping)?;
+        let spill = transaction.scratch().to_owned();
+        let partitions = Partitions::new(
+            run.manifest.partitions,
+            &entities.keys,
+            &entities.created_at,
+            keeping.memory,
+            spill,
+        );
+        let spilled = run.read(source, plans, &partitions)?;
+        let report = run.report(spilled);
+        check_rejected(source, &report)?;
+        Ok(Self { run, partitions, report })
+    }
+
+    /// What was read.
+    pub fn refreshed(&self) -> &Refresh {
+        &self.run.refresh
+    }
+
+    /// Whether the timelines are not those of the store any more.
+    pub fn is_changed(&self) -> bool {
+        self.run.is_changed()
+    }
+
+    /// A hash of the event files that matter at an as-of.
+    pub fn visible_at(&self, as_of: AsOf) -> String {
+        self.run.manifest.visible_at(as_of)
+    }
+
+    /// Computes `plans`, whose conditions and inputs are those given to [`History::refresh`], and stages
+    /// with `transaction` what has changed of the timelines. Parts come as from
+    /// [`super::engine::Engine::build`].
+    pub fn build(
+        self,
+        transaction: &mut Transaction,
+        source: &SourcePlan,
+        plans: &[FeaturePlan],
+        sink: &mut dyn FnMut(Part) -> Result<()>,
+    ) -> Result<(BuildReport, Refresh)> {
+        let Self { mut run, partitions, mut report } = self;
+        let files = run.layout.files;
+        run.layout = run.manifest.layout(source, plans);
+        run.layout.files = files;
+        let name = format!("{FOLDER}/segment-{:06}.bin", transaction.generation());
+        let mut writer = match run.is_changed() {
+            true => Some(SegmentWriter::create(transaction.stage(&name)?)?),
+            false => None,
+        };
+        let cuts = Cuts::of(&run.layout);
+        let group = group_size(plans);
+        let mut parts = partitions.into_parts().into_iter().enumerate();
+        let mut live: HashSet<String> = HashSet::new();
+        loop {
+            let next: Vec<_> = parts.by_ref().take(group).collect();
+            if next.is_empty() {
+                break;
             }
-            hand_over(done.swept, &mut report, sink)?;
+            let mut swept: Vec<Partitioned> = next
+                .into_par_iter()
+                .map(|(index, part)| run.partition(index, part, cuts.as_ref(), source))
+                .collect::<Result<_>>()?;
+            derive(plans, swept.iter_mut().map(|done| &mut done.swept), source)?;
+            for done in swept {
+                run.refresh.customers_touched += done.touched;
+                live.extend(done.segments);
+                if let (Some(writer), Some(block)) = (&mut writer, done.block) {
+                    writer.write(block)?;
+                }
+                hand_over(done.swept, &mut report, sink)?;
+            }
         }
+        check_orphans(source, &report)?;
+        if let Some(writer) = writer {
+            writer.finish()?;
+            run.publish(transaction, name, &live)?;
+        }
+        Ok((report, run.refresh))
     }
-    check_orphans(source, &report)?;
-    if let Some(writer) = writer {
-        writer.finish()?;
-        run.publish(transaction, name, &live)?;
-    }
-    Ok((report, run.refresh))
 }
 
 /// What one run does to the timelines.
@@ -230,8 +273,11 @@ impl Run {
         for (number, ((path, fingerprint), file)) in
             (first..).zip(new.into_iter().zip(reading.files))
         {
+            let (first_event, first_ingested) = file.first;
             let (events, rejected) = (file.events, file.rejected);
-            self.manifest.files.insert(number, KeptFile { path, fingerprint, events, rejected });
+            let file =
+                KeptFile { path, fingerprint, events, rejected, first_event, first_ingested };
+            self.manifest.files.insert(number, file);
         }
         Ok(partitions.spilled_bytes.load(std::sync::atomic::Ordering::Relaxed))
     }

@@ -1,0 +1,163 @@
+//! Tables of customers on their way to the store: snapshots of views with their records, and all others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray};
+use arrow_schema::{Field, Schema, SchemaRef};
+use rayon::prelude::*;
+
+use crate::config::Project;
+use crate::error::{Error, Result};
+use crate::expression::Type;
+use crate::expression::polars::arrow_type;
+use crate::features::catalog::Feature;
+use crate::features::plan::AsOf;
+use crate::features::registry::{self, Inputs, Snapshot, Summary};
+use crate::money::Scale;
+use crate::store::parquet::{Sorted, Writer};
+use crate::store::{FORMAT_VERSION, Transaction};
+
+/// Rows that are put in order and encoded at a time.
+const ROWS: usize = 1 << 16;
+
+/// Writes the columns of each view to `features/<view>/as_of=…/`, and what the store is to say of them.
+pub fn write_views(
+    transaction: &mut Transaction,
+    project: &Project,
+    as_of: AsOf,
+    inputs: &Inputs,
+    rows: &Sorted,
+) -> Result<Vec<Snapshot>> {
+    let parts = parts(project, rows);
+    let mut views = Vec::new();
+    for view in &project.catalog.views {
+        let folder = folder(&view.name, as_of);
+        let columns: Vec<&Feature> = project.catalog.of_view(&view.name).collect();
+        transaction.replace(&folder);
+        let paths: Vec<_> = (0..parts.len())
+            .map(|part| {
+                let generation = transaction.generation();
+                transaction.stage(&format!("{folder}/part-{part}-{generation}.parquet"))
+            })
+            .collect::<Result<_>>()?;
+        views.push((view.name.as_str(), columns, paths));
+    }
+    let scale = project.context().scale;
+    // The widest first, so that no thread is left with it at the end.
+    views.sort_by_key(|(_, columns, _)| std::cmp::Reverse(columns.len()));
+    let write = |(view, columns, paths): &(&str, Vec<&Feature>, Vec<std::path::PathBuf>)| {
+        let schema = view_schema(columns, scale);
+        let mut summaries: Vec<Summary> = columns.iter().map(|_| Summary::default()).collect();
+        for (path, of_part) in paths.iter().zip(&parts) {
+            let mut writer = Writer::create(path, &schema)?;
+            for chunk in of_part.chunks(ROWS) {
+                let batch = view_rows(&schema, columns, as_of, rows, chunk)?;
+                let features = summaries.iter_mut().zip(&batch.columns()[STAMPS..]);
+                features.for_each(|(summary, array)| summary.add(array));
+                writer.write(&batch)?;
+            }
+            writer.finish()?;
+        }
+        let columns = columns.iter().zip(&summaries).map(|(feature, summary)| {
+            (feature.column().to_owned(), summary.column(&feature.version))
+        });
+        Ok(Snapshot {
+            format_version: FORMAT_VERSION,
+            view: (*view).to_owned(),
+            as_of,
+            definition: registry::definition(&project.catalog, view),
+            inputs: inputs.clone(),
+            rows: rows.len() as u64,
+            columns: columns.collect::<BTreeMap<_, _>>(),
+        })
+    };
+    let written = views.par_iter().with_max_len(1).map(write);
+    let mut written: Vec<Snapshot> = written.collect::<Result<_>>()?;
+    written.sort_by(|a, b| a.view.cmp(&b.view));
+    for snapshot in &written {
+        transaction.write_json(&registry::path(&snapshot.view, as_of.at), snapshot)?;
+    }
+    Ok(written)
+}
+
+/// Where the snapshot of a view is in the store.
+pub fn folder(view: &str, as_of: AsOf) -> String {
+    format!("features/{view}/as_of={}", as_of.at.folder())
+}
+
+/// Columns of a snapshot before its features: the key and two instants.
+const STAMPS: usize = 3;
+
+fn view_schema(columns: &[&Feature], scale: Scale) -> SchemaRef {
+    let instant = arrow_type(Type::Timestamp, scale);
+    let own = [
+        Field::new("customer360_id", arrow_type(Type::Text, scale), false),
+        Field::new("event_timestamp", instant.clone(), false),
+        Field::new("created_timestamp", instant, false),
+    ];
+    let features = columns
+        .iter()
+        .map(|feature| Field::new(feature.column(), arrow_type(feature.ty(), scale), true));
+    Arc::new(Schema::new(own.into_iter().chain(features).collect::<Vec<_>>()))
+}
+
+fn view_rows(
+    schema: &SchemaRef,
+    columns: &[&Feature],
+    as_of: AsOf,
+    rows: &Sorted,
+    chunk: &[usize],
+) -> Result<RecordBatch> {
+    let stamp = |instant: crate::time::Instant| -> ArrayRef {
+        let values = TimestampMicrosecondArray::from_value(instant.0, chunk.len());
+        Arc::new(values.with_timezone("UTC"))
+    };
+    let mut arrays = vec![rows.column(0, chunk)?, stamp(as_of.at), stamp(as_of.known_at)];
+    for feature in columns {
+        let index = rows.index_of(feature.column()).ok_or_else(|| Error::Engine {
+            context: "writing features",
+            message: format!("nothing computed {}", feature.column()),
+        })?;
+        arrays.push(rows.column(index, chunk)?);
+    }
+    RecordBatch::try_new(schema.clone(), arrays).map_err(Error::engine("writing features"))
+}
+
+/// The rows of each of the project's parts.
+fn parts(project: &Project, rows: &Sorted) -> Vec<Vec<usize>> {
+    let count = u64::from(project.settings.project.parts.get());
+    let mut parts = vec![Vec::new(); count as usize];
+    for row in 0..rows.len() {
+        let part = if count == 1 { 0 } else { crate::store::part_hash(rows.key(row)) % count };
+        parts[part as usize].push(row);
+    }
+    parts
+}
+
+/// Writes a customer-keyed table in the project's number of parts, in place of what was there.
+pub fn write_parts(
+    transaction: &mut Transaction,
+    project: &Project,
+    folder: &str,
+    batch: &RecordBatch,
+) -> Result<()> {
+    let parts = u64::from(project.settings.project.parts.get());
+    let generation = transaction.generation();
+    transaction.replace(folder);
+    let keys = crate::sources::profile::keys(batch)?;
+    for part in 0..parts {
+        let path = transaction.stage(&format!("{folder}/part-{part}-{generation}.parquet"))?;
+        let mut writer = Writer::create(&path, &batch.schema())?;
+        if parts == 1 {
+            writer.write(batch)?;
+        } else {
+            let of_part =
+                |row: &u32| crate::store::part_hash(keys.value(*row as usize)) % parts == part;
+            let rows: Vec<u32> = (0..keys.len() as u32).filter(of_part).collect();
+            writer.write(&crate::store::parquet::take(batch, &rows.into())?)?;
+        }
+        writer.finish()?;
+    }
+    Ok(())
+}

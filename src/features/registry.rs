@@ -1,0 +1,321 @@
+//! What the store says of each snapshot: which definitions it was computed by and from what, and how the
+//! values of every column are distributed.
+
+use std::collections::BTreeMap;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{
+    Date32Type, Decimal128Type, Float64Type, Int64Type, TimestampMicrosecondType,
+};
+use arrow_array::{Array, ArrayRef};
+use arrow_schema::DataType;
+use hashbrown::HashSet;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::catalog::{Catalog, Feature};
+use super::plan::AsOf;
+use crate::error::Result;
+use crate::store::{Root, Store};
+use crate::time::Instant;
+
+/// The folder of the store that has the records.
+pub const FOLDER: &str = "registry";
+
+/// What a snapshot of a view was computed from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inputs {
+    /// A hash of the event files that may have events visible at the as-of.
+    pub events: String,
+    /// A hash of the customers that the profile had by the as-of.
+    pub profile: String,
+}
+
+/// A snapshot of a view in the offline store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// Of this file.
+    pub format_version: u32,
+    /// The view.
+    pub view: String,
+    /// The instant, and what was known by when.
+    pub as_of: AsOf,
+    /// A hash of the versions of all columns.
+    pub definition: String,
+    /// What it was computed from.
+    pub inputs: Inputs,
+    /// Its customers.
+    pub rows: u64,
+    /// By column.
+    pub columns: BTreeMap<String, Column>,
+}
+
+/// A column of a snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Column {
+    /// The version of the feature.
+    pub version: String,
+    /// The share of rows without a value.
+    pub null_share: f64,
+    /// The least value; money in major units.
+    pub min: Value,
+    /// The greatest value.
+    pub max: Value,
+    /// The mean of a numeric column.
+    pub mean: Option<f64>,
+    /// Distinct values: exact up to ten thousand, beyond that estimated to about a percent.
+    pub distinct: u64,
+}
+
+/// A hash of the versions of a view's columns.
+pub fn definition(catalog: &Catalog, view: &str) -> String {
+    let versions: Vec<String> = catalog
+        .of_view(view)
+        .map(|feature| format!("{} {}", feature.column(), feature.version))
+        .collect();
+    format!("{:016x}", xxh3_64(versions.join("\n").as_bytes()))
+}
+
+/// A hash of the customers that a profile had before an instant, whatever their order.
+pub fn customers_at(entities: &crate::sources::profile::Entities, at: Instant) -> String {
+    let there = entities.keys.iter().zip(&entities.created_at);
+    let there = there.filter(|(_, created)| created.is_none_or(|created| created < at));
+    let (mut sum, mut count) = (0_u64, 0_u64);
+    for (key, _) in there {
+        sum = sum.wrapping_add(xxh3_64(key.as_bytes()));
+        count += 1;
+    }
+    format!("{sum:016x}-{count}")
+}
+
+/// Where the record of a snapshot is in the store.
+pub fn path(view: &str, at: Instant) -> String {
+    format!("{FOLDER}/{view}/as_of={}.json", at.folder())
+}
+
+/// The records of a view in the order of their as-ofs.
+pub fn snapshots(store: &Store, root: &Root, view: &str) -> Result<Vec<Snapshot>> {
+    let folder = format!("{FOLDER}/{view}");
+    let mut list: Vec<Snapshot> =
+        root.below(&folder).map(|path| store.read_json(path)).collect::<Result<_>>()?;
+    list.sort_by_key(|snapshot| snapshot.as_of);
+    Ok(list)
+}
+
+impl Snapshot {
+    /// Columns whose values were computed by another definition than the catalog has, or not at all.
+    pub fn outdated<'a>(&'a self, catalog: &'a Catalog) -> impl Iterator<Item = &'a Feature> {
+        catalog.of_view(&self.view).filter(|feature| {
+            let column = self.columns.get(feature.column());
+            column.is_none_or(|column| column.version != feature.version)
+        })
+    }
+}
+
+/// How many distinct values are counted one by one.
+const COUNTED: usize = 10_000;
+/// Bits of the map that estimates more of them.
+const BITS: usize = 1 << 20;
+
+/// Sums up a column, batch by batch in a fixed order.
+#[derive(Debug, Default)]
+pub struct Summary {
+    rows: u64,
+    nulls: u64,
+    sum: f64,
+    numeric: bool,
+    min: Option<Bound>,
+    max: Option<Bound>,
+    counted: HashSet<u64>,
+    estimated: Vec<u64>,
+}
+
+/// A least or greatest value.
+#[derive(Debug, Clone, PartialEq, PartialOrd)]
+enum Bound {
+    Number(f64),
+    Text(String),
+    Time(i64),
+    Day(i32),
+}
+
+impl Bound {
+    fn json(&self) -> Value {
+        match self {
+            Self::Number(number) => json!(number),
+            Self::Text(text) => json!(text),
+            Self::Time(time) => json!(Instant(*time)),
+            Self::Day(day) => {
+                let date = chrono::DateTime::from_timestamp(i64::from(*day) * 86_400, 0);
+                json!(date.map(|date| date.date_naive().to_string()))
+            }
+        }
+    }
+}
+
+impl Summary {
+    /// Adds the values of a batch.
+    pub fn add(&mut self, array: &ArrayRef) {
+        self.rows += array.len() as u64;
+        self.nulls += array.null_count() as u64;
+        match array.data_type() {
+            DataType::Int64 => {
+                let values = array.as_primitive::<Int64Type>().iter().flatten();
+                self.numbers(values.map(|v| (v as f64, v as u64)));
+            }
+            DataType::Float64 => {
+                let values = array.as_primitive::<Float64Type>().iter().flatten();
+                self.numbers(values.map(|v| (v, v.to_bits())));
+            }
+            DataType::Decimal128(_, scale) => {
+                let units = 10_f64.powi(i32::from(*scale));
+                let values = array.as_primitive::<Decimal128Type>().iter().flatten();
+                self.numbers(values.map(|v| (v as f64 / units, v as u64)));
+            }
+            DataType::Boolean => {
+                let values = array.as_boolean().iter().flatten();
+                self.numbers(values.map(|v| (f64::from(u8::from(v)), v.into())));
+            }
+            DataType::Utf8 => {
+                for text in array.as_string::<i32>().iter().flatten() {
+                    self.distinct(xxh3_64(text.as_bytes()));
+                    let is_less = |bound: &Option<Bound>, less: bool| match bound {
+                        Some(Bound::Text(known)) => {
+                            (text < known.as_str()) == less && text != known
+                        }
+                        _ => true,
+                    };
+                    if is_less(&self.min, true) {
+                        self.min = Some(Bound::Text(text.to_owned()));
+                    }
+                    if is_less(&self.max, false) {
+                        self.max = Some(Bound::Text(text.to_owned()));
+                    }
+                }
+            }
+            DataType::Timestamp(..) => {
+                let values = array.as_primitive::<TimestampMicrosecondType>();
+                self.ordered(values.iter().flatten().map(|v| (Bound::Time(v), v as u64)));
+            }
+            DataType::Date32 => {
+                let values = array.as_primitive::<Date32Type>();
+                self.ordered(values.iter().flatten().map(|v| (Bound::Day(v), v as u64)));
+            }
+            _ => {}
+        }
+    }
+
+    fn numbers(&mut self, values: impl Iterator<Item = (f64, u64)>) {
+        self.numeric = true;
+        let (mut min, mut max) = (f64::INFINITY, f64::NEG_INFINITY);
+        for (value, bits) in values {
+            self.sum += value;
+            (min, max) = (min.min(value), max.max(value));
+            self.distinct(xxh3_64(&bits.to_le_bytes()));
+        }
+        if min <= max {
+            self.bound(Bound::Number(min));
+            self.bound(Bound::Number(max));
+        }
+    }
+
+    fn ordered(&mut self, values: impl Iterator<Item = (Bound, u64)>) {
+        for (value, bits) in values {
+            self.distinct(xxh3_64(&bits.to_le_bytes()));
+            self.bound(value);
+        }
+    }
+
+    fn bound(&mut self, value: Bound) {
+        if self.min.as_ref().is_none_or(|min| value < *min) {
+            self.min = Some(value.clone());
+        }
+        if self.max.as_ref().is_none_or(|max| value > *max) {
+            self.max = Some(value);
+        }
+    }
+
+    fn distinct(&mut self, hash: u64) {
+        if !self.estimated.is_empty() {
+            self.mark(hash);
+        } else if self.counted.insert(hash) && self.counted.len() > COUNTED {
+            self.estimated = vec![0; BITS / 64];
+            for hash in std::mem::take(&mut self.counted) {
+                self.mark(hash);
+            }
+        }
+    }
+
+    fn mark(&mut self, hash: u64) {
+        let bit = hash as usize % BITS;
+        self.estimated[bit / 64] |= 1 << (bit % 64);
+    }
+
+    /// The column's record.
+    pub fn column(&self, version: &str) -> Column {
+        let values = self.rows - self.nulls;
+        let zeros: u64 = self.estimated.iter().map(|word| u64::from(word.count_zeros())).sum();
+        // Linear counting (Whang, Vander-Zanden and Taylor 1990): n = -m ln(share of zero bits).
+        let estimate = -(BITS as f64) * (zeros.max(1) as f64 / BITS as f64).ln();
+        let distinct = match self.estimated.is_empty() {
+            true => self.counted.len() as u64,
+            false => estimate.round().min(values as f64) as u64,
+        };
+        let share = |count: u64| if self.rows == 0 { 0.0 } else { count as f64 / self.rows as f64 };
+        Column {
+            version: version.to_owned(),
+            null_share: share(self.nulls),
+            min: self.min.as_ref().map_or(Value::Null, Bound::json),
+            max: self.max.as_ref().map_or(Value::Null, Bound::json),
+            mean: (self.numeric && values > 0).then(|| self.sum / values as f64),
+            distinct,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+
+    use super::*;
+
+    fn column(arrays: &[ArrayRef]) -> Column {
+        let mut summary = Summary::default();
+        arrays.iter().for_each(|array| summary.add(array));
+        summary.column("v")
+    }
+
+    #[test]
+    fn a_column_is_summed_up_over_batches() {
+        let found = column(&[
+            Arc::new(Float64Array::from(vec![Some(2.0), None, Some(-1.0)])),
+            Arc::new(Float64Array::from(vec![Some(2.0)])),
+        ]);
+        assert_eq!((found.null_share, found.mean, found.distinct), (0.25, Some(1.0), 2));
+        assert_eq!((found.min, found.max), (json!(-1.0), json!(2.0)));
+        let found = column(&[Arc::new(StringArray::from(vec![Some("b"), Some("a"), None]))]);
+        assert_eq!((found.min, found.max, found.mean), (json!("a"), json!("b"), None));
+        let times = TimestampMicrosecondArray::from(vec![1, 0]).with_timezone("UTC");
+        let found = column(&[Arc::new(times)]);
+        assert_eq!((found.min, found.distinct), (json!("1970-01-01T00:00:00Z"), 2));
+        let found = column(&[Arc::new(Int64Array::from(vec![None::<i64>; 3]))]);
+        assert_eq!((found.null_share, found.min, found.mean), (1.0, Value::Null, None));
+        assert_eq!(column(&[]).null_share, 0.0);
+    }
+
+    #[test]
+    fn distinct_values_are_counted_and_then_estimated() {
+        for count in [10_000_i64, 10_001, 300_000] {
+            let twice = (0..count).chain(0..count).collect::<Int64Array>();
+            let found = column(&[Arc::new(twice)]).distinct;
+            let tolerance = if count > 10_000 { 0.01 * count as f64 } else { 0.0 };
+            assert!((found as f64 - count as f64).abs() <= tolerance, "{found} of {count}");
+        }
+    }
+}
