@@ -144,6 +144,14 @@ enum Features {
         #[arg(long, value_name = "DURATION", default_value = "7d")]
         every: Duration,
     },
+    /// What changed definitions would compute again, and which models use it
+    Plan,
+    /// How the columns of stored snapshots differ between two as-ofs
+    Diff {
+        /// The other as-of
+        #[arg(long, value_name = "INSTANT")]
+        against: Instant,
+    },
     /// Join features to rows of your own, each as of its own instant: as many rows, in their order
     Join {
         /// Parquet with customer360_id, event_timestamp and any columns of your own
@@ -336,6 +344,11 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
         Command::Features(Features::List) => commands::features::list(&project()?),
         Command::Features(Features::Describe { name }) => {
             commands::features::describe(&project()?, name)?
+        }
+        Command::Features(Features::Plan) => commands::registry::plan(&project()?)?,
+        Command::Features(Features::Diff { against }) => {
+            let project = project()?;
+            commands::registry::diff(&project, project.as_of()?, *against)?
         }
         Command::Features(Features::Build { full, from, to, every }) => {
             let asked = Build { full: *full, from: *from, to: *to, every: *every };

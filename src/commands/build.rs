@@ -1,5 +1,7 @@
 //! `features build`: snapshots of all views, at one as-of or at many.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::snapshot::{folder, write_views};
@@ -13,8 +15,8 @@ use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::registry::{self, Inputs, Snapshot};
 use crate::report::{Output, Progress, Table, thousands};
 use crate::sources::profile::Entities;
+use crate::store::Transaction;
 use crate::store::parquet::Sorted;
-use crate::store::{Store, Transaction};
 use crate::time::{Duration, Instant};
 
 /// What `features build` is asked for.
@@ -40,63 +42,29 @@ pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result
     let store = project.store()?;
     let entities = project.profile.entities()?;
     let mut done = Done::default();
-    let mut left: Option<Vec<AsOf>> = None;
+    let mut left: Option<Vec<Open>> = None;
     progress.steps(as_ofs.len() as u64);
     loop {
-        let mut transaction = store.begin("features build")?;
+        let transaction = store.begin("features build")?;
         progress.stage("reading new events");
         let full = asked.full && left.is_none();
         let history = refresh(project, &transaction, &entities, full)?;
-        let inputs = |as_of: &AsOf| Inputs {
-            events: history.visible_at(*as_of),
-            profile: registry::customers_at(&entities, as_of.at),
-        };
-        let open = match left.take() {
-            Some(left) => left,
-            None if full => as_ofs.clone(),
-            None => {
-                let is_open =
-                    |as_of: &&AsOf| !is_current(project, &transaction, **as_of, &inputs(as_of));
-                as_ofs.iter().filter(is_open).copied().collect()
-            }
-        };
+        let open = left.take().unwrap_or_else(|| {
+            let open =
+                |as_of: &AsOf| Open::find(project, &transaction, *as_of, &history, &entities, full);
+            as_ofs.iter().map(open).filter(|open| !open.views.is_empty()).collect()
+        });
         let (now, later) = open.split_at(open.len().min(at_a_time(project, &entities)));
         if now.is_empty() && !history.is_changed() {
             done.refresh = history.refreshed().clone();
             break;
         }
-        progress.stage("computing features");
-        let inputs: Vec<Inputs> = now.iter().map(inputs).collect();
-        let plan = plan(project, now.to_vec());
-        let mut parts: Vec<Vec<_>> = now.iter().map(|_| Vec::new()).collect();
-        let mut sink = |part: Part| {
-            parts[part.as_of].push(part.rows);
-            Ok(())
-        };
-        let (report, refresh) =
-            history.build(&mut transaction, &project.events, &[plan], &mut sink)?;
-        progress.stage("writing features");
-        for ((as_of, parts), inputs) in now.iter().zip(parts).zip(&inputs) {
-            let rows = Sorted::new(parts);
-            if rows.is_empty() && asked.from.is_none() {
-                let message = format!("there is no customer at {}", as_of.at);
-                return Err(Error::not_enough(message, "choose a later as-of"));
-            }
-            if !rows.is_empty() {
-                done.snapshots.extend(write_views(
-                    &mut transaction,
-                    project,
-                    *as_of,
-                    inputs,
-                    &rows,
-                )?);
-            }
-        }
-        let told = json!({ "refresh": refresh, "as_ofs": now });
-        write_manifest(&mut transaction, project, "features-build", "", &report, told, progress)?;
-        transaction.commit()?;
-        progress.advance(now.len() as u64, &now.last().map_or_else(String::new, |a| a.at.folder()));
-        done.add(report, refresh);
+        let missing = asked.from.is_none();
+        let (snapshots, report, refresh) =
+            publish(project, transaction, history, now, missing, progress)?;
+        done.add(snapshots, report, refresh);
+        let reached = now.last().map_or_else(String::new, |open| open.as_of.at.folder());
+        progress.advance(now.len() as u64, &reached);
         if later.is_empty() {
             break;
         }
@@ -106,6 +74,44 @@ pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result
     Ok(done.output(project, &as_ofs))
 }
 
+/// Computes and publishes the views that are `open` at some as-ofs; an as-of without customers is an
+/// error where it `must` have some.
+fn publish(
+    project: &Project,
+    mut transaction: Transaction,
+    history: History,
+    open: &[Open],
+    must: bool,
+    progress: &mut Progress,
+) -> Result<(Vec<Snapshot>, BuildReport, Refresh)> {
+    progress.stage("computing features");
+    let as_ofs: Vec<AsOf> = open.iter().map(|open| open.as_of).collect();
+    let views: BTreeSet<&str> = open.iter().flat_map(|open| open.views.iter().copied()).collect();
+    let plan = plan(project, &views, as_ofs.clone());
+    let mut parts: Vec<Vec<_>> = open.iter().map(|_| Vec::new()).collect();
+    let mut sink = |part: Part| {
+        parts[part.as_of].push(part.rows);
+        Ok(())
+    };
+    let (report, refresh) = history.build(&mut transaction, &project.events, &[plan], &mut sink)?;
+    progress.stage("writing features");
+    let mut snapshots = Vec::new();
+    for (Open { as_of, views, inputs }, parts) in open.iter().zip(parts) {
+        let rows = Sorted::new(parts);
+        if !rows.is_empty() {
+            let written = write_views(&mut transaction, project, views, *as_of, inputs, &rows)?;
+            snapshots.extend(written);
+        } else if must {
+            let message = format!("there is no customer at {}", as_of.at);
+            return Err(Error::not_enough(message, "choose a later as-of"));
+        }
+    }
+    let told = json!({ "refresh": refresh, "as_ofs": as_ofs });
+    write_manifest(&mut transaction, project, "features-build", "", &report, told, progress)?;
+    transaction.commit()?;
+    Ok((snapshots, report, refresh))
+}
+
 fn refresh(
     project: &Project,
     transaction: &Transaction,
@@ -113,12 +119,17 @@ fn refresh(
     full: bool,
 ) -> Result<History> {
     let keeping = Keeping::new(full, project.memory);
-    let plans = [plan(project, Vec::new())];
+    let plans = [plan(project, &all_views(project), Vec::new())];
     History::refresh(transaction, &project.events, entities, &plans, &keeping)
 }
 
-fn plan(project: &Project, as_ofs: Vec<AsOf>) -> FeaturePlan {
-    let columns = project.catalog.features.iter().map(Feature::column);
+fn all_views(project: &Project) -> BTreeSet<&str> {
+    project.catalog.views.iter().map(|view| view.name.as_str()).collect()
+}
+
+fn plan(project: &Project, views: &BTreeSet<&str>, as_ofs: Vec<AsOf>) -> FeaturePlan {
+    let of_views = |feature: &&Feature| views.contains(feature.view.as_str());
+    let columns = project.catalog.features.iter().filter(of_views).map(Feature::column);
     FeaturePlan::of_catalog(&project.catalog, columns, as_ofs)
 }
 
@@ -151,21 +162,52 @@ fn as_ofs(project: &Project, asked: Build) -> Result<Vec<AsOf>> {
     Ok(list)
 }
 
-/// Whether all views are there at an as-of, computed by the same definitions from the same inputs. A
-/// record that cannot be read is not.
-fn is_current(project: &Project, transaction: &Transaction, as_of: AsOf, inputs: &Inputs) -> bool {
-    let store: &Store = transaction.store();
-    project.catalog.views.iter().all(|view| {
-        let path = registry::path(&view.name, as_of.at);
-        let is_live = transaction.root.files.contains_key(&path);
-        let snapshot = is_live.then(|| store.read_json::<Snapshot>(&path).ok()).flatten();
-        let has_rows = transaction.root.below(&folder(&view.name, as_of)).next().is_some();
-        has_rows
-            && snapshot.is_some_and(|snapshot| {
-                snapshot.as_of == as_of
-                    && snapshot.inputs == *inputs
-                    && snapshot.definition == registry::definition(&project.catalog, &view.name)
-            })
+/// Views to be computed at an as-of, and from what.
+#[derive(Debug, Clone)]
+struct Open<'a> {
+    as_of: AsOf,
+    views: BTreeSet<&'a str>,
+    inputs: Inputs,
+}
+
+impl<'a> Open<'a> {
+    /// The views that are not there from the same definitions and inputs; all of them if `full`.
+    fn find(
+        project: &'a Project,
+        transaction: &Transaction,
+        as_of: AsOf,
+        history: &History,
+        entities: &Entities,
+        full: bool,
+    ) -> Self {
+        let inputs = Inputs {
+            events: history.visible_at(as_of),
+            profile: registry::customers_at(entities, as_of.at),
+        };
+        let mut views = all_views(project);
+        views.retain(|view| full || !is_current(project, transaction, view, as_of, &inputs));
+        Self { as_of, views, inputs }
+    }
+}
+
+/// Whether a view is there at an as-of, computed by the same definitions from the same inputs. With a
+/// record that cannot be read it is not.
+fn is_current(
+    project: &Project,
+    transaction: &Transaction,
+    view: &str,
+    as_of: AsOf,
+    inputs: &Inputs,
+) -> bool {
+    let path = registry::path(view, as_of.at);
+    let root = &transaction.root;
+    if !root.files.contains_key(&path) || root.below(&folder(view, as_of)).next().is_none() {
+        return false;
+    }
+    transaction.store().read_json::<Snapshot>(&path).is_ok_and(|snapshot| {
+        snapshot.as_of == as_of
+            && snapshot.inputs == *inputs
+            && snapshot.definition == registry::definition(&project.catalog, view)
     })
 }
 
@@ -186,7 +228,8 @@ struct Done {
 }
 
 impl Done {
-    fn add(&mut self, report: BuildReport, refresh: Refresh) {
+    fn add(&mut self, snapshots: Vec<Snapshot>, report: BuildReport, refresh: Refresh) {
+        self.snapshots.extend(snapshots);
         self.report = report;
         // Later rounds find nothing new.
         if self.rounds == 0 {

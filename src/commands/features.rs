@@ -2,10 +2,12 @@
 
 use serde_json::json;
 
+use super::lineage::lineage;
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::catalog::{Definition, Feature, View};
-use crate::report::{Output, Table};
+use crate::features::registry;
+use crate::report::{Output, Table, thousands};
 
 /// Every view with its columns.
 pub fn list(project: &Project) -> Output {
@@ -51,7 +53,7 @@ fn describe_feature(feature: &Feature) -> serde_json::Value {
 pub fn describe(project: &Project, name: &str) -> Result<Output> {
     let catalog = &project.catalog;
     if let Some(view) = catalog.views.iter().find(|view| view.name == name) {
-        return Ok(describe_view(project, view));
+        return describe_view(project, view);
     }
     let Some(feature) = catalog.get(name) else {
         let views = catalog.views.iter().map(|view| view.name.as_str());
@@ -59,41 +61,89 @@ pub fn describe(project: &Project, name: &str) -> Result<Output> {
         let valid: Vec<&str> = views.chain(features).collect();
         return Err(Error::unknown("features describe", "view or feature", name, valid));
     };
-    let models: Vec<&str> = project
-        .models
-        .classifiers
-        .iter()
-        .filter(|model| model.inputs.iter().any(|input| input == name))
-        .map(|model| model.spec.name.as_str())
-        .collect();
+    let lineage = lineage(project, feature);
+    let list = |names: &std::collections::BTreeSet<String>| {
+        names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+    };
     let mut table = Table::new(&["feature", name]);
     table.row(["view", &feature.view]);
     table.row(["description", &feature.description]);
     table.row(["type", feature.ty().name()]);
     table.row(["computed as", &computed_as(feature)]);
-    table.row(["writes", feature.writes.as_deref().unwrap_or("-")]);
-    table.row(["used by models", &models.join(", ")]);
+    table.row(["from source columns", &list(&lineage.source)]);
+    table.row(["from features", &list(&lineage.from)]);
+    table.row(["into features", &list(&lineage.into)]);
+    table.row(["used by models", &list(&lineage.models)]);
+    table.row(["used by segments", &list(&lineage.segments)]);
+    table.row(["fills", &list(&lineage.fields)]);
     table.row(["version", &feature.version]);
-    Ok(Output { text: table.render(), json: describe_feature(feature) })
+    let mut json = describe_feature(feature);
+    json["lineage"] = json!(lineage);
+    Ok(Output { text: table.render(), json })
 }
 
-fn describe_view(project: &Project, view: &View) -> Output {
-    let mut table = Table::new(&["feature", "type", "computed as", "writes", "description"]);
+fn describe_view(project: &Project, view: &View) -> Result<Output> {
     let features: Vec<&Feature> = project.catalog.of_view(&view.name).collect();
-    for feature in &features {
-        let computed = computed_as(feature);
-        let writes = feature.writes.clone().unwrap_or_default();
+    let mut table = Table::new(&[
+        "feature",
+        "type",
+        "computed as",
+        "from columns",
+        "models",
+        "segments",
+        "fills",
+        "version",
+    ]);
+    let mut list = Vec::new();
+    for feature in features {
+        let lineage = lineage(project, feature);
+        let names = |names: &std::collections::BTreeSet<String>| {
+            names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+        };
         table.row([
             feature.column(),
             feature.ty().name(),
-            &computed,
-            &writes,
-            &feature.description,
+            &computed_as(feature),
+            &names(&lineage.source),
+            &names(&lineage.models),
+            &lineage.segments.len().to_string(),
+            &names(&lineage.fields),
+            &feature.version[..8],
         ]);
+        let mut told = describe_feature(feature);
+        told["lineage"] = json!(lineage);
+        list.push(told);
     }
-    let text =
-        format!("{}: {}\nowner: {}\n\n{}", view.name, view.description, view.owner, table.render());
-    let list: Vec<_> = features.iter().map(|feature| describe_feature(feature)).collect();
-    let json = json!({ "view": view.name, "owner": view.owner, "description": view.description, "features": list });
-    Output { text, json }
+    let store = project.store()?;
+    let snapshots = registry::snapshots(&store, &store.root()?, &view.name)?;
+    let latest = snapshots.last();
+    let fresh = latest.map_or_else(
+        || "no snapshot yet".to_owned(),
+        |snapshot| {
+            let outdated = snapshot.outdated(&project.catalog).count();
+            let state = match outdated {
+                0 => "by these definitions".to_owned(),
+                count => format!("{count} of its columns by other definitions"),
+            };
+            format!(
+                "{} snapshots, the latest of {} with {} customers, {state}",
+                snapshots.len(),
+                snapshot.as_of.at.folder(),
+                thousands(snapshot.rows)
+            )
+        },
+    );
+    let text = format!(
+        "{}: {}\nowner: {}\nstore: {fresh}\n\n{}",
+        view.name,
+        view.description,
+        view.owner,
+        table.render()
+    );
+    let as_ofs: Vec<_> = snapshots.iter().map(|snapshot| snapshot.as_of).collect();
+    let json = json!({
+        "view": view.name, "owner": view.owner, "description": view.description,
+        "features": list, "snapshots": as_ofs, "latest": latest,
+    });
+    Ok(Output { text, json })
 }

@@ -16,9 +16,11 @@ use crate::features::embedded::EmbeddedEngine;
 use crate::features::engine::Engine;
 use crate::features::join::{self, Places, Validity};
 use crate::features::plan::FeaturePlan;
+use crate::features::registry::{self, Snapshot};
 use crate::report::{Output, Progress, Table, thousands};
 use crate::sources::entity_rows::EntityRows;
 use crate::store::parquet::{read, take};
+use crate::store::{Root, Store};
 use crate::time::Duration;
 
 /// What `features join` is asked for.
@@ -132,6 +134,7 @@ fn from_snapshots(
     let store = project.store()?;
     let root = store.root()?;
     let of_view = |view: &String| {
+        same_definitions(project, &store, &root, view)?;
         let paths: Vec<_> =
             root.below(&format!("features/{view}")).map(|file| store.file(file)).collect();
         if paths.is_empty() {
@@ -165,6 +168,27 @@ fn from_snapshots(
         Ok((view.clone(), places, columns))
     };
     views.iter().map(of_view).collect()
+}
+
+/// Refuses snapshots of a view that were computed by other definitions than the project has: joined
+/// together they would be one column of two meanings.
+fn same_definitions(project: &Project, store: &Store, root: &Root, view: &str) -> Result<()> {
+    let snapshots = registry::snapshots(store, root, view)?;
+    let other = |snapshot: &Snapshot| {
+        let column = snapshot.outdated(&project.catalog).next()?.column().to_owned();
+        Some((snapshot.as_of.at.folder(), column))
+    };
+    let others: Vec<(String, String)> = snapshots.iter().filter_map(other).collect();
+    let Some((at, column)) = others.first() else { return Ok(()) };
+    Err(Error::configuration(
+        format!(
+            "{} of {} snapshots of the view {view} were computed by other definitions: {column} at {at} is the first",
+            others.len(),
+            snapshots.len()
+        ),
+        "`c360-ml features plan` shows what has changed; `features build --from … --to … --every …` computes \
+         the snapshots again, and --exact needs none",
+    ))
 }
 
 /// From the events before each row's instant.

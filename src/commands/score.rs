@@ -90,7 +90,8 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     // The events were all read, so that which files matter at the as-of is not known.
     let from = Inputs { events: data.clone(), profile: data.clone() };
     let features = Sorted::new(vec![scored.features.clone()]);
-    write_views(&mut transaction, project, as_of, &from, &features)?;
+    let views = project.catalog.views.iter().map(|view| view.name.as_str()).collect();
+    write_views(&mut transaction, project, &views, as_of, &from, &features)?;
     write_parts(&mut transaction, project, &folder("profile", as_of), &profile)?;
     let run = run_id(&transaction, "score");
     let before = previous::scores(&store, &transaction.root, earlier_as_of)?;

@@ -1,6 +1,6 @@
 //! Tables of customers on their way to the store: snapshots of views with their records, and all others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray};
@@ -21,17 +21,18 @@ use crate::store::{FORMAT_VERSION, Transaction};
 /// Rows that are put in order and encoded at a time.
 const ROWS: usize = 1 << 16;
 
-/// Writes the columns of each view to `features/<view>/as_of=…/`, and what the store is to say of them.
+/// Writes the columns of views to `features/<view>/as_of=…/`, and what the store is to say of them.
 pub fn write_views(
     transaction: &mut Transaction,
     project: &Project,
+    names: &BTreeSet<&str>,
     as_of: AsOf,
     inputs: &Inputs,
     rows: &Sorted,
 ) -> Result<Vec<Snapshot>> {
     let parts = parts(project, rows);
     let mut views = Vec::new();
-    for view in &project.catalog.views {
+    for view in project.catalog.views.iter().filter(|view| names.contains(view.name.as_str())) {
         let folder = folder(&view.name, as_of);
         let columns: Vec<&Feature> = project.catalog.of_view(&view.name).collect();
         transaction.replace(&folder);

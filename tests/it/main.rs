@@ -8,6 +8,7 @@ mod join;
 mod models;
 mod oracle;
 mod parts;
+mod registry;
 mod segments;
 mod support;
 mod written;

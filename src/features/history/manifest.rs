@@ -12,7 +12,7 @@ use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::timeline::{Layout, partition_count};
 use crate::sources::SourcePlan;
 use crate::sources::files::Fingerprint;
-use crate::store::Transaction;
+use crate::store::{Root, Store};
 
 /// The folder of the store that has the timelines.
 pub const FOLDER: &str = "timelines";
@@ -85,11 +85,11 @@ impl Manifest {
     }
 
     /// The manifest that is live, and its path in the store.
-    pub fn live(transaction: &Transaction) -> Result<Option<(String, Self)>> {
+    pub fn live(store: &Store, root: &Root) -> Result<Option<(String, Self)>> {
         let is_manifest = |path: &&str| path.ends_with(".json");
-        let Some(path) = transaction.root.below(FOLDER).find(is_manifest) else { return Ok(None) };
+        let Some(path) = root.below(FOLDER).find(is_manifest) else { return Ok(None) };
         let path = path.to_owned();
-        let manifest = transaction.store().read_json(&path)?;
+        let manifest = store.read_json(&path)?;
         Ok(Some((path, manifest)))
     }
 

@@ -26,7 +26,7 @@ use super::timeline::{
 use crate::error::{Error, Result};
 use crate::sources::profile::Entities;
 use crate::sources::{Orphans, SourcePlan};
-use crate::store::Transaction;
+use crate::store::{Root, Store, Transaction};
 
 /// A partition is written whole by one in so many runs.
 const TURNS: u64 = 16;
@@ -104,6 +104,17 @@ impl History {
         Ok(Self { run, partitions, report })
     }
 
+    /// Why the next refresh for `plans` would read all event files; None where it would not.
+    pub fn unfit(
+        store: &Store,
+        root: &Root,
+        source: &SourcePlan,
+        plans: &[FeaturePlan],
+    ) -> Result<Option<&'static str>> {
+        let live = Manifest::live(store, root)?;
+        Ok(unfit(live.as_ref().map(|(_, manifest)| manifest), source, plans, &reading(source)?))
+    }
+
     /// What was read.
     pub fn refreshed(&self) -> &Refresh {
         &self.run.refresh
@@ -170,6 +181,16 @@ impl History {
     }
 }
 
+/// Why what is kept cannot serve `plans`; None where it can.
+fn unfit(
+    kept: Option<&Manifest>,
+    source: &SourcePlan,
+    plans: &[FeaturePlan],
+    reading: &str,
+) -> Option<&'static str> {
+    kept.map_or(Some("nothing was kept yet"), |kept| kept.unfit(source, plans, reading))
+}
+
 /// What one run does to the timelines.
 struct Run {
     layout: Layout,
@@ -206,11 +227,10 @@ impl Run {
         keeping: &Keeping,
     ) -> Result<Self> {
         let reading = reading(source)?;
-        let live = Manifest::live(transaction)?;
-        let unfit = match &live {
-            _ if keeping.full => Some("--full"),
-            None => Some("nothing was kept yet"),
-            Some((_, manifest)) => manifest.unfit(source, plans, &reading),
+        let live = Manifest::live(transaction.store(), &transaction.root)?;
+        let unfit = match keeping.full {
+            true => Some("--full"),
+            false => unfit(live.as_ref().map(|(_, manifest)| manifest), source, plans, &reading),
         };
         let (before, kept) =
             live.map_or((None, None), |(path, manifest)| (Some(path), Some(manifest)));

@@ -418,6 +418,9 @@ pub struct Details<'a> {
 
 const UNKNOWN: u32 = u32::MAX;
 
+/// The file and id of each of a customer's events, then the bytes that follow them.
+type Origins<'a> = (Vec<(u32, &'a [u8])>, &'a [u8]);
+
 impl<'a> Details<'a> {
     /// Reads the sections that are there, and the details of `some` customers where not all are.
     pub fn read(
@@ -460,11 +463,7 @@ impl<'a> Details<'a> {
     }
 
     /// The details of a customer: files and ids by row, then the texts that follow them.
-    fn of(
-        &self,
-        block: &Block<'a>,
-        customer: usize,
-    ) -> Result<(Vec<(u32, &'a [u8])>, &'a [u8]), Damaged> {
+    fn of(&self, block: &Block<'a>, customer: usize) -> Result<Origins<'a>, Damaged> {
         let bytes = self.bytes(block, customer)?;
         let (written, mut rest) = bytes.split_at_checked(4).ok_or(Damaged)?;
         if written != checksum(rest) {

@@ -1,0 +1,183 @@
+//! Many snapshots, what the store says of them, and what happens when definitions or files change.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::cli::{output, root};
+use crate::support::{edit, project};
+
+fn json(project: &Path, arguments: &[&str]) -> Value {
+    let arguments = [arguments, &["--format", "json"]].concat();
+    let (stdout, stderr, code) = output(project, &arguments);
+    assert_eq!(code, 0, "{arguments:?}: {stderr}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+const RANGE: [&str; 8] =
+    ["features", "build", "--from", "2024-05-01", "--to", "2024-06-30", "--every", "30d"];
+
+/// View and as-of of the snapshots that a build has computed.
+fn computed(built: &Value) -> Vec<(String, String)> {
+    let snapshots = built["snapshots"].as_array().unwrap().iter();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    snapshots.map(|s| (text(&s["view"]), text(&s["as_of"]["at"]))).collect()
+}
+
+/// The bytes of the snapshots by folder.
+fn bytes(project: &Path) -> BTreeMap<String, Vec<u8>> {
+    let root = root(project);
+    let files = root["files"].as_object().unwrap().keys();
+    let files = files.filter(|path| path.starts_with("features/"));
+    files
+        .map(|path| {
+            let folder = path.rsplit_once('/').unwrap().0.to_owned();
+            (folder, std::fs::read(project.join("store").join(path)).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn many_snapshots_are_those_of_one_build_each_and_are_not_computed_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let built = json(&project, &RANGE);
+    assert_eq!(computed(&built).len(), 3 * 6);
+    assert_eq!(built["refresh"]["all_because"], "nothing was kept yet");
+    let many = bytes(&project);
+    let generation = root(&project)["generation"].clone();
+    let again = json(&project, &RANGE);
+    assert!(computed(&again).is_empty());
+    assert_eq!(again["refresh"]["files_read"], 0);
+    assert_eq!(root(&project)["generation"], generation, "nothing changed, nothing is published");
+
+    // One by one, from all events, in a store of its own.
+    std::fs::remove_dir_all(project.join("store")).unwrap();
+    for as_of in ["2024-05-01", "2024-05-31", "2024-06-30"] {
+        json(&project, &["features", "build", "--full", "--as-of", as_of]);
+    }
+    assert!(bytes(&project) == many, "one build of many and many of one differ");
+}
+
+#[test]
+fn a_file_of_later_events_leaves_earlier_snapshots_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let events = project.join("fixtures/events");
+    json(&project, &RANGE);
+    let file = std::fs::read_dir(&events).unwrap().next().unwrap().unwrap().path();
+    let rows = c360_ml::store::parquet::read(&file, None).unwrap();
+    let times = rows[0].column_by_name("ingested_at").unwrap();
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::TimestampMicrosecondType;
+    let times = times.as_primitive::<TimestampMicrosecondType>();
+    let late = "2024-06-15T00:00:00Z".parse::<c360_ml::time::Instant>().unwrap().0;
+    let later: arrow_array::BooleanArray = times.iter().map(|t| t.map(|t| t >= late)).collect();
+    let later = arrow_select::filter::filter_record_batch(&rows[0], &later).unwrap();
+    assert!(later.num_rows() > 0);
+    crate::support::write(&events.join("zz-more.parquet"), &later);
+    let built = json(&project, &RANGE);
+    assert_eq!(built["refresh"]["files_read"], 1);
+    assert_eq!(built["refresh"]["events_read"], later.num_rows());
+    let at: Vec<String> = computed(&built).into_iter().map(|(_, at)| at).collect();
+    assert_eq!(at, vec!["2024-06-30T00:00:00Z"; 6]);
+}
+
+#[test]
+fn a_changed_definition_is_planned_and_never_joined_with_the_old_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    json(&project, &RANGE);
+    let plan = json(&project, &["features", "plan"]);
+    assert_eq!(plan["changes"].as_array().unwrap().len(), 0);
+    edit(
+        &project,
+        "features/support.toml",
+        "event_type = 'support_ticket'",
+        "event_type = 'refund'",
+    );
+    let (stdout, _, code) = output(&project, &["features", "plan"]);
+    assert_eq!(code, 0);
+    insta::assert_snapshot!("features plan", stdout);
+    let entities = project.join("entities.parquet");
+    let keys = arrow_array::StringArray::from(vec!["c360_0000001"]);
+    let at = arrow_array::TimestampMicrosecondArray::from(vec![1_719_792_000_000_000]);
+    let rows = arrow_array::RecordBatch::try_from_iter([
+        ("customer360_id", std::sync::Arc::new(keys) as arrow_array::ArrayRef),
+        ("event_timestamp", std::sync::Arc::new(at.with_timezone("UTC"))),
+    ]);
+    crate::support::write(&entities, &rows.unwrap());
+    let join = |views: &str| {
+        let (entities, out) = (entities.to_str().unwrap(), project.join("out.parquet"));
+        let out = out.to_str().unwrap().to_owned();
+        output(
+            &project,
+            &["features", "join", "--entities", entities, "--views", views, "--out", &out],
+        )
+    };
+    assert_eq!(join("commerce").2, 0, "the other views are as they were");
+    let (_, stderr, code) = join("support");
+    assert_eq!(code, 2);
+    insta::assert_snapshot!("features join of two definitions", stderr);
+    assert!(!project.join("out.parquet.tmp").exists());
+
+    let built = json(&project, &RANGE);
+    let views: Vec<String> = computed(&built).into_iter().map(|(view, _)| view).collect();
+    assert_eq!(views, ["support"; 3], "nothing else is computed again");
+    assert_eq!(join("support").2, 0);
+    let diff =
+        json(&project, &["features", "diff", "--as-of", "2024-06-30", "--against", "2024-05-31"]);
+    assert_eq!(diff["columns"].as_array().unwrap().len(), 108);
+    let (_, stderr, code) =
+        output(&project, &["features", "diff", "--as-of", "2024-06-30", "--against", "2024-01-01"]);
+    assert_eq!(code, 4);
+    assert!(stderr.contains("2024-05-31"), "{stderr}");
+}
+
+#[test]
+fn damaged_timelines_are_said_to_be_and_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    json(&project, &RANGE);
+    let before = bytes(&project);
+    let segment = project.join("store/timelines/segment-000001.bin");
+    let whole = std::fs::read(&segment).unwrap();
+    for (at, of) in [(1, 3), (1, 2), (99, 100)] {
+        let mut bytes = whole.clone();
+        let place = bytes.len() * at / of;
+        bytes[place] ^= 0x10;
+        std::fs::write(&segment, &bytes).unwrap();
+        let (_, stderr, code) = output(&project, &["features", "build", "--as-of", "2024-06-01"]);
+        // A flipped byte of what this build does not look at is not seen by it.
+        assert!(code == 0 || code == 2, "{stderr}");
+        if code == 2 {
+            assert!(stderr.contains("is not what was written"), "{stderr}");
+            assert!(stderr.contains("--full"), "{stderr}");
+        }
+    }
+    std::fs::write(&segment, &whole[..whole.len() / 2]).unwrap();
+    let (_, stderr, code) = output(&project, &["features", "build", "--as-of", "2024-06-02"]);
+    assert_eq!(code, 2, "{stderr}");
+    let full = [&RANGE[..], &["--full"]].concat();
+    json(&project, &full);
+    let after = bytes(&project);
+    assert!(before.iter().all(|(folder, bytes)| after[folder] == *bytes));
+}
+
+#[test]
+fn ranges_that_name_no_as_of_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let cases: [&[&str]; 4] = [
+        &["--to", "2024-06-30"],
+        &["--from", "2024-06-30", "--to", "2024-06-01"],
+        &["--from", "2024-06-01", "--every", "0d"],
+        &["--from", "1900-01-01", "--every", "1h"],
+    ];
+    for case in cases {
+        let (_, stderr, code) = output(&project, &[&["features", "build"], case].concat());
+        assert_eq!(code, 2, "{case:?}: {stderr}");
+    }
+    assert!(!project.join("store/current.json").exists());
+}
