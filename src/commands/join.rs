@@ -180,7 +180,7 @@ fn same_definitions(project: &Project, store: &Store, root: &Root, view: &str) -
     };
     let others: Vec<(String, String)> = snapshots.iter().filter_map(other).collect();
     let Some((at, column)) = others.first() else { return Ok(()) };
-    Err(Error::configuration(
+    Err(Error::contract(
         format!(
             "{} of {} snapshots of the view {view} were computed by other definitions: {column} at {at} is the first",
             others.len(),
