@@ -160,7 +160,7 @@ impl Project {
         let views: Vec<(String, ViewSpec)> = read_folder(root, "features", &mut hashed)?;
         let events = SourcePlan::events(&settings.sources.events, &context)?;
         let profile = ProfilePlan::open(&settings.sources.profile, &context)?;
-        let catalog = Catalog::check(&views, &events.columns())?;
+        let catalog = Catalog::check(&views, &events.columns())?.over(&events);
         let mut model_specs: Vec<(String, ModelSpec)> = Vec::new();
         let mut segments = None;
         for file in toml_files(root, "models")? {

@@ -8,8 +8,10 @@ use super::spec::{FeatureSpec, Op, ViewSpec};
 use crate::error::{Error, Result};
 use crate::expression::check::{check, check_as};
 use crate::expression::{Columns, Expression, Type};
+use crate::money::Scale;
 use crate::schema::{Origin, profile_field};
-use crate::time::{Duration, Window};
+use crate::sources::SourcePlan;
+use crate::time::{Duration, Window, Zone};
 
 /// A checked aggregation: one column over one window.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -131,6 +133,38 @@ impl Catalog {
         catalog.add_derived(specs, events)?;
         catalog.check_writes()?;
         Ok(catalog)
+    }
+
+    /// The catalog over a source: where canonical columns are not columns of the files by their own names,
+    /// what they are mapped to is part of what a feature's version stands for, and so are zone and scale.
+    pub fn over(mut self, source: &SourcePlan) -> Self {
+        let context = &source.context;
+        let is_default = context.zone == Zone::default() && context.scale == Scale::default();
+        let place = format!("{} {}", context.zone.name(), context.scale.places());
+        let mapped = |name: &str| {
+            let to = source.mapping.get(name)?;
+            (*to != Expression::column(name, to.ty)).then(|| fingerprint(to, &[name.to_owned()]))
+        };
+        for index in 0..self.features.len() {
+            let definition = &self.features[index].definition;
+            let mut versions: Vec<String> = match definition {
+                Definition::Aggregation(aggregation) => {
+                    let own = aggregation.input.iter().chain(&aggregation.condition);
+                    let mut names: BTreeSet<&str> = own.flat_map(|x| x.columns()).collect();
+                    names.extend(["customer360_id", "event_id", "event_ts", "ingested_at"]);
+                    names.into_iter().filter_map(mapped).collect()
+                }
+                Definition::Derived(derived) => {
+                    let from = derived.expression.columns();
+                    from.iter().filter_map(|name| Some(self.get(name)?.version.clone())).collect()
+                }
+            };
+            if matches!(definition, Definition::Aggregation(_)) && !is_default {
+                versions.push(place.clone());
+            }
+            self.features[index].version = fingerprint(definition, &versions);
+        }
+        self
     }
 
     /// The feature whose column is `name`.

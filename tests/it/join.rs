@@ -143,6 +143,64 @@ fn random_rows_have_what_a_search_through_all_snapshots_finds() {
     }
 }
 
+#[test]
+fn an_event_counts_from_the_window_s_start_until_just_before_the_instant() {
+    let folder = tempfile::tempdir().unwrap();
+    const AT: i64 = 20_000 * DAY;
+    const WEEK: i64 = 7 * DAY;
+    // When the event happened, when it was ingested, and how many it is in 7 days and ever; None where
+    // nothing of the customer is known.
+    type Case = (&'static str, i64, i64, Option<(i64, i64)>);
+    let cases: [Case; 9] = [
+        ("a microsecond before the instant", AT - 1, AT - 1, Some((1, 1))),
+        ("exactly at it", AT, AT, None),
+        ("exactly as old as the window is long", AT - WEEK, AT - WEEK, Some((1, 1))),
+        ("a microsecond older", AT - WEEK - 1, AT - WEEK - 1, Some((0, 1))),
+        ("ingested a microsecond before the instant", AT - DAY, AT - 1, Some((1, 1))),
+        ("ingested exactly at it", AT - DAY, AT, None),
+        ("ingested later", AT - DAY, AT + DAY, None),
+        ("happened later, ingested before", AT + 1, AT - DAY, None),
+        ("long ago", AT - 5_000 * DAY, AT - DAY, Some((0, 1))),
+    ];
+    let mut random = random();
+    let mut events = random_events(&mut random, &[Instant(AT)], cases.len());
+    events.truncate(cases.len());
+    for (index, (event, (_, time, ingested, _))) in events.iter_mut().zip(&cases).enumerate() {
+        (event.customer, event.id) = (format!("c{index}"), format!("e{index}"));
+        (event.time, event.ingested) = (*time, Some(*ingested));
+    }
+    let source = event_source(folder.path(), &events, "UTC", Ingestion::Respect);
+    let mut plan = FeaturePlan::default();
+    let spec: c360_ml::features::spec::FeatureSpec = serde_json::from_value(serde_json::json!({
+        "name": "events", "op": "count", "windows": ["7d", "lifetime"]
+    }))
+    .unwrap();
+    let list = c360_ml::features::catalog::aggregations("test", &spec, &source.columns()).unwrap();
+    list.into_iter().for_each(|aggregation| plan.give(aggregation));
+    let keys: Vec<String> = (0..cases.len()).map(|index| format!("c{index}")).collect();
+    let rows: Vec<(&str, i64)> = keys.iter().map(|key| (key.as_str(), AT)).collect();
+    let entities = entities(&rows);
+    let own = Arc::new(own_as_ofs(&entities, None));
+    plan.own = Some(own.clone());
+    let engine = EmbeddedEngine::new(1 << 30, folder.path().to_owned());
+    let mut parts = Vec::new();
+    engine
+        .build(&source, &Entities::default(), &[plan], &mut |part| {
+            parts.push(part.rows);
+            Ok(())
+        })
+        .unwrap();
+    let places = exact(&entities, &own, &parts).unwrap();
+    for ((name, .., expected), place) in cases.iter().zip(&places) {
+        let count = |column: usize| {
+            let (batch, row) = (*place)?;
+            let array = parts[batch].column(column).as_primitive::<Int64Type>();
+            array.is_valid(row).then(|| array.value(row))
+        };
+        assert_eq!(count(1).zip(count(2)), *expected, "{name}");
+    }
+}
+
 /// Every op at instants of each row's own, at window edges to the microsecond, late and repeated
 /// events among them, against the naive reference.
 #[test]

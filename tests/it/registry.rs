@@ -135,6 +135,20 @@ fn a_changed_definition_is_planned_and_never_joined_with_the_old_one() {
 }
 
 #[test]
+fn a_column_mapped_anew_changes_the_features_that_look_at_it_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    json(&project, &RANGE);
+    let mapped = "[sources.events]\ncolumns = { channel = \"coalesce(channel, 'none')\" }";
+    edit(&project, "c360.toml", "[sources.events]", mapped);
+    let plan = json(&project, &["features", "plan"]);
+    assert_eq!(plan["all_events_because"], "the events are read in another way than before");
+    let changes = plan["changes"].as_array().unwrap().iter();
+    let changed: Vec<&str> = changes.map(|change| change["feature"].as_str().unwrap()).collect();
+    assert_eq!(changed, ["channels_180d", "channels_28d", "last_channel_seen"]);
+}
+
+#[test]
 fn damaged_timelines_are_said_to_be_and_written_anew() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
