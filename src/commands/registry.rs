@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::lineage::lineage;
 use crate::config::Project;
 use crate::error::{Error, Result};
-use crate::features::history::History;
+use crate::features::history::{History, Keeping};
 use crate::features::plan::FeaturePlan;
 use crate::features::registry::{self, Snapshot};
 use crate::report::{Output, Table, thousands};
@@ -89,7 +89,8 @@ pub fn plan(project: &Project) -> Result<Output> {
     }
     let columns = project.catalog.features.iter().map(|feature| feature.column());
     let plans = [FeaturePlan::of_catalog(&project.catalog, columns, Vec::new())];
-    let all_because = History::unfit(&store, &root, &project.events, &plans)?;
+    let keeping = Keeping::new(false, project.memory);
+    let all_because = History::unfit(&store, &root, &project.events, &plans, &keeping)?;
     let mut text = match changes.is_empty() {
         true => "every snapshot was computed by the definitions that are there\n".to_owned(),
         false => table.render() + "\n",

@@ -17,6 +17,11 @@ use crate::store::{Root, Store};
 /// The folder of the store that has the timelines.
 pub const FOLDER: &str = "timelines";
 
+/// Events are read anew into more partitions once so many times as many are worth it.
+const GROWTH: usize = 4;
+/// What is said then.
+pub const OUTGROWN: &str = "the events have outgrown their partitions";
+
 /// The event files whose rows the timelines have, and as what they were read.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +41,8 @@ pub struct Manifest {
     pub files: BTreeMap<u32, KeptFile>,
     /// The segments in the store, oldest first.
     pub segments: Vec<String>,
+    /// How often timelines were written since all events were read.
+    pub rounds: u64,
 }
 
 /// A file whose events the timelines have.
@@ -81,6 +88,7 @@ impl Manifest {
             partitions: partition_count(source.table.rows, partition_events),
             files: BTreeMap::new(),
             segments: Vec::new(),
+            rounds: 0,
         }
     }
 
@@ -93,13 +101,18 @@ impl Manifest {
         Ok(Some((path, manifest)))
     }
 
-    /// Why the kept events cannot serve `plans`; None where they can.
+    /// Why the kept events cannot serve `plans`; None where they can. `partition_events` are worth a
+    /// partition of their own.
     pub fn unfit(
         &self,
         source: &SourcePlan,
         plans: &[FeaturePlan],
         reading: &str,
+        partition_events: u64,
     ) -> Option<&'static str> {
+        if partition_count(source.table.rows, partition_events) >= GROWTH * self.partitions {
+            return Some(OUTGROWN);
+        }
         let layout = self.layout(source, plans);
         if self.reading != reading {
             return Some("the events are read in another way than before");

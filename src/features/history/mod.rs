@@ -28,6 +28,8 @@ use crate::sources::profile::Entities;
 use crate::sources::{Orphans, SourcePlan};
 use crate::store::{Root, Store, Transaction};
 
+pub use self::manifest::OUTGROWN;
+
 /// A partition is written whole by one in so many runs.
 const TURNS: u64 = 16;
 
@@ -110,9 +112,11 @@ impl History {
         root: &Root,
         source: &SourcePlan,
         plans: &[FeaturePlan],
+        keeping: &Keeping,
     ) -> Result<Option<&'static str>> {
         let live = Manifest::live(store, root)?;
-        Ok(unfit(live.as_ref().map(|(_, manifest)| manifest), source, plans, &reading(source)?))
+        let kept = live.as_ref().map(|(_, manifest)| manifest);
+        Ok(unfit(kept, source, plans, &reading(source)?, keeping))
     }
 
     /// What was read.
@@ -187,8 +191,11 @@ fn unfit(
     source: &SourcePlan,
     plans: &[FeaturePlan],
     reading: &str,
+    keeping: &Keeping,
 ) -> Option<&'static str> {
-    kept.map_or(Some("nothing was kept yet"), |kept| kept.unfit(source, plans, reading))
+    kept.map_or(Some("nothing was kept yet"), |kept| {
+        kept.unfit(source, plans, reading, keeping.partition_events)
+    })
 }
 
 /// What one run does to the timelines.
@@ -203,8 +210,6 @@ struct Run {
     unused: Vec<String>,
     changes: Changes,
     gone: HashSet<u32>,
-    /// Partitions with this remainder are written whole.
-    turn: usize,
     refresh: Refresh,
 }
 
@@ -230,7 +235,10 @@ impl Run {
         let live = Manifest::live(transaction.store(), &transaction.root)?;
         let unfit = match keeping.full {
             true => Some("--full"),
-            false => unfit(live.as_ref().map(|(_, manifest)| manifest), source, plans, &reading),
+            false => {
+                let kept = live.as_ref().map(|(_, manifest)| manifest);
+                unfit(kept, source, plans, &reading, keeping)
+            }
         };
         let (before, kept) =
             live.map_or((None, None), |(path, manifest)| (Some(path), Some(manifest)));
@@ -262,7 +270,6 @@ impl Run {
             segments,
             unused,
             gone: changes.gone.iter().copied().collect(),
-            turn: (transaction.generation() % TURNS) as usize,
             changes,
             manifest,
             refresh,
@@ -359,7 +366,7 @@ impl Run {
     }
 
     fn is_turn(&self, partition: usize) -> bool {
-        self.is_changed() && partition % TURNS as usize == self.turn
+        self.is_changed() && partition as u64 % TURNS == self.manifest.rounds % TURNS
     }
 
     /// The keys of the customers whose timelines are to be written, sorted.
@@ -473,6 +480,7 @@ impl Run {
             .partition(|path| live.contains(path));
         self.manifest.segments = kept;
         self.manifest.segments.push(segment);
+        self.manifest.rounds += 1;
         for path in self.unused.iter().chain(&left).chain(&self.before) {
             transaction.remove(path);
         }
