@@ -59,9 +59,9 @@ pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result
             done.refresh = history.refreshed().clone();
             break;
         }
-        let missing = asked.from.is_none();
+        let (must, last) = (asked.from.is_none(), as_ofs[as_ofs.len() - 1]);
         let (snapshots, report, refresh) =
-            publish(project, transaction, history, now, missing, progress)?;
+            publish(project, transaction, history, now, must, last, progress)?;
         done.add(snapshots, report, refresh);
         let reached = now.last().map_or_else(String::new, |open| open.as_of.at.folder());
         progress.advance(now.len() as u64, &reached);
@@ -74,14 +74,15 @@ pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result
     Ok(done.output(project, &as_ofs))
 }
 
-/// Computes and publishes the views that are `open` at some as-ofs; an as-of without customers is an
-/// error where it `must` have some.
+/// Computes and publishes the views that are `open` at some as-ofs, the run's `last` perhaps among them;
+/// an as-of without customers is an error where it `must` have some.
 fn publish(
     project: &Project,
     mut transaction: Transaction,
     history: History,
     open: &[Open],
     must: bool,
+    last: AsOf,
     progress: &mut Progress,
 ) -> Result<(Vec<Snapshot>, BuildReport, Refresh)> {
     progress.stage("computing features");
@@ -107,7 +108,8 @@ fn publish(
         }
     }
     let told = json!({ "refresh": refresh, "as_ofs": as_ofs });
-    write_manifest(&mut transaction, project, "features-build", "", &report, told, progress)?;
+    let command = "features-build";
+    write_manifest(&mut transaction, project, command, last, "", &report, told, progress)?;
     transaction.commit()?;
     Ok((snapshots, report, refresh))
 }

@@ -64,10 +64,12 @@ fn run_id(transaction: &Transaction, command: &str) -> String {
     format!("{:06}-{command}", transaction.generation())
 }
 
+#[expect(clippy::too_many_arguments, reason = "what a manifest says")]
 fn write_manifest(
     transaction: &mut Transaction,
     project: &Project,
     command: &'static str,
+    as_of: AsOf,
     data: &str,
     events: &BuildReport,
     inputs: serde_json::Value,
@@ -79,7 +81,7 @@ fn write_manifest(
         format_version: crate::store::FORMAT_VERSION,
         run: &run,
         command,
-        as_of: as_of(project)?,
+        as_of,
         binary: env!("CARGO_PKG_VERSION"),
         finished_at: chrono::Utc::now().to_rfc3339(),
         stages: &progress.stages,

@@ -114,6 +114,7 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
         &mut transaction,
         project,
         "score",
+        as_of,
         &data,
         &scored.report,
         inputs,

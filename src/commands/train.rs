@@ -81,7 +81,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
         keep(&store, &mut transaction, name, &artifact, numbers, &mut outcome)?;
     }
     let inputs = json!({ "versions": outcome.versions });
-    write_manifest(&mut transaction, project, "train", &data, &report, inputs, progress)?;
+    write_manifest(&mut transaction, project, "train", as_of, &data, &report, inputs, progress)?;
     transaction.commit()?;
     let json = json!({
         "as_of": as_of.at,

@@ -179,6 +179,16 @@ fn damaged_timelines_are_said_to_be_and_written_anew() {
 }
 
 #[test]
+fn a_range_needs_no_as_of_of_the_project() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    edit(&project, "c360.toml", "as_of = \"2024-07-01\"\n", "");
+    assert_eq!(computed(&json(&project, &RANGE)).len(), 3 * 6);
+    let (_, stderr, code) = output(&project, &["features", "build", "--from", "2024-05-01"]);
+    assert_eq!(code, 2, "{stderr}");
+}
+
+#[test]
 fn ranges_that_name_no_as_of_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
