@@ -138,10 +138,10 @@ enum Features {
         #[arg(long, value_name = "INSTANT")]
         from: Option<Instant>,
         /// The last of many as-ofs; default the as-of
-        #[arg(long, value_name = "INSTANT")]
+        #[arg(long, value_name = "INSTANT", requires = "from")]
         to: Option<Instant>,
         /// From one of many as-ofs to the next
-        #[arg(long, value_name = "DURATION", default_value = "7d")]
+        #[arg(long, value_name = "DURATION", default_value = "7d", requires = "from")]
         every: Duration,
     },
     /// What changed definitions would compute again, and which models use it

@@ -94,6 +94,7 @@ fn publish(
         parts[part.as_of].push(part.rows);
         Ok(())
     };
+    let data = history.visible_at(last);
     let (report, refresh) = history.build(&mut transaction, &project.events, &[plan], &mut sink)?;
     progress.stage("writing features");
     let mut snapshots = Vec::new();
@@ -109,7 +110,7 @@ fn publish(
     }
     let told = json!({ "refresh": refresh, "as_ofs": as_ofs });
     let command = "features-build";
-    write_manifest(&mut transaction, project, command, last, "", &report, told, progress)?;
+    write_manifest(&mut transaction, project, command, last, &data, &report, told, progress)?;
     transaction.commit()?;
     Ok((snapshots, report, refresh))
 }
@@ -138,12 +139,6 @@ fn plan(project: &Project, views: &BTreeSet<&str>, as_ofs: Vec<AsOf>) -> Feature
 fn as_ofs(project: &Project, asked: Build) -> Result<Vec<AsOf>> {
     let as_of = |at: Instant| AsOf { at, known_at: project.known_at.unwrap_or(at) };
     let Some(from) = asked.from else {
-        if asked.to.is_some() {
-            return Err(Error::configuration(
-                "--to without --from",
-                "name the first as-of, --from",
-            ));
-        }
         return Ok(vec![as_of(project.as_of()?)]);
     };
     let to = asked.to.map_or_else(|| project.as_of(), Ok)?;
@@ -251,7 +246,7 @@ impl Done {
                 &folder(&snapshot.view, snapshot.as_of),
             ]);
         }
-        let computed: std::collections::BTreeSet<AsOf> =
+        let computed: BTreeSet<AsOf> =
             self.snapshots.iter().map(|snapshot| snapshot.as_of).collect();
         let left = as_ofs.len() - computed.len();
         let mut text = if computed.is_empty() { String::new() } else { table.render() + "\n" };

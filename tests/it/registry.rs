@@ -169,6 +169,13 @@ fn damaged_timelines_are_said_to_be_and_written_anew() {
             assert!(stderr.contains("--full"), "{stderr}");
         }
     }
+    // The keys of the first customers are always looked at.
+    let mut flipped = whole.clone();
+    flipped[40] ^= 0x10;
+    std::fs::write(&segment, &flipped).unwrap();
+    let (_, stderr, code) = output(&project, &["features", "build", "--as-of", "2024-06-02"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("is not what was written"), "{stderr}");
     std::fs::write(&segment, &whole[..whole.len() / 2]).unwrap();
     let (_, stderr, code) = output(&project, &["features", "build", "--as-of", "2024-06-02"]);
     assert_eq!(code, 2, "{stderr}");
@@ -192,8 +199,9 @@ fn a_range_needs_no_as_of_of_the_project() {
 fn ranges_that_name_no_as_of_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    let cases: [&[&str]; 4] = [
+    let cases: [&[&str]; 5] = [
         &["--to", "2024-06-30"],
+        &["--every", "1d"],
         &["--from", "2024-06-30", "--to", "2024-06-01"],
         &["--from", "2024-06-01", "--every", "0d"],
         &["--from", "1900-01-01", "--every", "1h"],
