@@ -57,8 +57,13 @@ bench-complete-journey:
     cargo build --release
     python3 benches/complete_journey.py target/release/c360-ml /tmp/complete-journey.json
 
-# Check exports and reports against ONNX Runtime, MLflow and Chromium
+# Check exports and reports against ONNX Runtime, MLflow, Chromium and Feast
 outside:
     tests/outside/run.sh onnx
     tests/outside/run.sh mlflow
     tests/outside/run.sh reports
+    tests/outside/run.sh feast
+
+# Check the exported offline store in Feast, value by value
+feast:
+    tests/outside/run.sh feast

@@ -98,7 +98,7 @@ enum Command {
     /// List, test or try out segment rules, or show where one customer has been
     #[command(subcommand)]
     Segments(Segments),
-    /// Write a version of a model in another program's format
+    /// Write a version of a model, or the offline store, in another program's format
     #[command(subcommand)]
     Export(Export),
     /// Print one customer as of the current profile, or of --as-of: profile, scores with reasons,
@@ -266,6 +266,15 @@ enum Export {
         #[arg(long, env = "MLFLOW_EXPERIMENT_NAME")]
         experiment: Option<String>,
     },
+    /// The snapshots of all views as a Feast repository: definitions with explicit schemas, and Parquet
+    Feast {
+        /// The repository's folder; feature_store.yaml is written only where there is none
+        #[arg(long)]
+        out: PathBuf,
+        /// How long the snapshots of a view hold, such as commerce=7d; may be repeated; default for ever
+        #[arg(long, value_name = "VIEW=DURATION", value_parser = time_to_live)]
+        ttl: Vec<(String, Duration)>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -352,7 +361,8 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
         }
         Command::Features(Features::Build { full, from, to, every }) => {
             let asked = Build { full: *full, from: *from, to: *to, every: *every };
-            commands::build::build(&project()?, asked, &mut progress)?
+            let (output, kept) = commands::build::build(&project()?, asked, &mut progress)?;
+            return Ok((output, if kept { 0 } else { 3 }));
         }
         Command::Features(Features::Join { entities, views, out, exact, ttl, known }) => {
             let join =
@@ -363,8 +373,14 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
             let (output, passed) = commands::train::train(&project()?, &mut progress)?;
             return Ok((output, if passed { 0 } else { 4 }));
         }
-        Command::Score { force } => commands::score::score(&project()?, *force, &mut progress)?,
-        Command::Run { force } => commands::run::run(&project()?, *force, &mut progress)?,
+        Command::Score { force } => {
+            let (output, kept) = commands::score::score(&project()?, *force, &mut progress)?;
+            return Ok((output, if kept { 0 } else { 3 }));
+        }
+        Command::Run { force } => {
+            let (output, kept) = commands::run::run(&project()?, *force, &mut progress)?;
+            return Ok((output, if kept { 0 } else { 3 }));
+        }
         Command::Models(Models::List) => commands::models::list(&project()?)?,
         Command::Models(Models::Show { name, version }) => {
             commands::models::show(&project()?, name, version.as_deref())?
@@ -408,6 +424,9 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
         Command::Export(Export::Mlflow { name, version, tracking_uri, experiment }) => {
             let (version, experiment) = (version.as_deref(), experiment.as_deref());
             commands::export::mlflow(&project()?, name, version, tracking_uri, experiment)?
+        }
+        Command::Export(Export::Feast { out, ttl }) => {
+            commands::export::feast(&project()?, out, ttl, &mut progress)?
         }
         Command::Explain { id } => commands::explain::explain(&project()?, id, global.as_of)?,
         Command::Simulate(arguments) => {

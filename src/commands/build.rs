@@ -1,15 +1,19 @@
 //! `features build`: snapshots of all views, at one as-of or at many.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use arrow_array::RecordBatch;
 
 use serde_json::json;
 
-use super::snapshot::{folder, write_views};
+use super::quality::{self, Gate, Reference};
+use super::snapshot::folder;
 use super::write_manifest;
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::catalog::Feature;
 use crate::features::engine::{BuildReport, Part};
+use crate::features::expectation::Breach;
 use crate::features::history::{History, Keeping, Refresh};
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::registry::{self, Inputs, Snapshot};
@@ -36,11 +40,13 @@ pub struct Build {
 const MOST: usize = 10_000;
 
 /// Computes all views and writes them to the offline store, as many as-ofs at a time as memory holds.
-/// What is there from the same definitions and inputs is left as it is.
-pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result<Output> {
+/// What is there from the same definitions and inputs is left as it is. Also gives whether all
+/// expectations hold.
+pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result<(Output, bool)> {
     let as_ofs = as_ofs(project, asked)?;
     let store = project.store()?;
     let entities = project.profile.entities()?;
+    let references = Reference::find(project, &store, &as_ofs)?;
     let mut done = Done::default();
     let mut left: Option<Vec<Open>> = None;
     progress.steps(as_ofs.len() as u64);
@@ -48,7 +54,7 @@ pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result
         let transaction = store.begin("features build")?;
         progress.stage("reading new events");
         let full = asked.full && left.is_none();
-        let history = refresh(project, &transaction, &entities, full)?;
+        let history = refresh(project, &transaction, &entities, &references, full)?;
         let open = left.take().unwrap_or_else(|| {
             let open =
                 |as_of: &AsOf| Open::find(project, &transaction, *as_of, &history, &entities, full);
@@ -59,10 +65,9 @@ pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result
             done.refresh = history.refreshed().clone();
             break;
         }
-        let (must, last) = (asked.from.is_none(), as_ofs[as_ofs.len() - 1]);
-        let (snapshots, report, refresh) =
-            publish(project, transaction, history, now, must, last, progress)?;
-        done.add(snapshots, report, refresh);
+        let run = Run { project, references: &references, must: asked.from.is_none() };
+        let last = as_ofs[as_ofs.len() - 1];
+        run.publish(transaction, history, now, last, &mut done, progress)?;
         let reached = now.last().map_or_else(String::new, |open| open.as_of.at.folder());
         progress.advance(now.len() as u64, &reached);
         if later.is_empty() {
@@ -74,55 +79,80 @@ pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result
     Ok(done.output(project, &as_ofs))
 }
 
-/// Computes and publishes the views that are `open` at some as-ofs, the run's `last` perhaps among them;
-/// an as-of without customers is an error where it `must` have some.
-fn publish(
-    project: &Project,
-    mut transaction: Transaction,
-    history: History,
-    open: &[Open],
+/// What does not change from one group of as-ofs to the next.
+struct Run<'a> {
+    project: &'a Project,
+    references: &'a [Reference],
+    /// Whether an as-of without customers is an error.
     must: bool,
-    last: AsOf,
-    progress: &mut Progress,
-) -> Result<(Vec<Snapshot>, BuildReport, Refresh)> {
-    progress.stage("computing features");
-    let as_ofs: Vec<AsOf> = open.iter().map(|open| open.as_of).collect();
-    let views: BTreeSet<&str> = open.iter().flat_map(|open| open.views.iter().copied()).collect();
-    let plan = plan(project, &views, as_ofs.clone());
-    let mut parts: Vec<Vec<_>> = open.iter().map(|_| Vec::new()).collect();
-    let mut sink = |part: Part| {
-        parts[part.as_of].push(part.rows);
-        Ok(())
-    };
-    let data = history.visible_at(last);
-    let (report, refresh) = history.build(&mut transaction, &project.events, &[plan], &mut sink)?;
-    progress.stage("writing features");
-    let mut snapshots = Vec::new();
-    for (Open { as_of, views, inputs }, parts) in open.iter().zip(parts) {
-        let rows = Sorted::new(parts);
-        if !rows.is_empty() {
-            let written = write_views(&mut transaction, project, views, *as_of, inputs, &rows)?;
-            snapshots.extend(written);
-        } else if must {
-            let message = format!("there is no customer at {}", as_of.at);
-            return Err(Error::not_enough(message, "choose a later as-of"));
+}
+
+impl Run<'_> {
+    /// Computes and publishes the views that are `open` at some as-ofs, the run's `last` perhaps among them.
+    fn publish(
+        &self,
+        mut transaction: Transaction,
+        history: History,
+        open: &[Open],
+        last: AsOf,
+        done: &mut Done,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        progress.stage("computing features");
+        let Self { project, references, .. } = *self;
+        let as_ofs: Vec<AsOf> = open.iter().map(|open| open.as_of).collect();
+        let views: BTreeSet<&str> =
+            open.iter().flat_map(|open| open.views.iter().copied()).collect();
+        let mut plans = vec![plan(project, &views, as_ofs.clone())];
+        plans.extend(references.iter().map(|reference| reference.plan(&as_ofs)));
+        let mut parts: BTreeMap<(usize, AsOf), Vec<RecordBatch>> = BTreeMap::new();
+        let mut sink = |part: Part| {
+            let as_of = plans[part.plan].as_ofs[part.as_of];
+            parts.entry((part.plan, as_of)).or_default().push(part.rows);
+            Ok(())
+        };
+        let data = history.visible_at(last);
+        let (report, refresh) =
+            history.build(&mut transaction, &project.events, &plans, &mut sink)?;
+        progress.stage("writing features");
+        for Open { as_of, views, inputs } in open {
+            let rows = Sorted::new(parts.remove(&(0, *as_of)).unwrap_or_default());
+            let drifts = references.iter().enumerate().filter_map(|(at, reference)| {
+                parts.remove(&(at + 1, *as_of)).map(|rows| reference.drifts(project, &rows))
+            });
+            let models = drifts.collect::<Result<_>>()?;
+            if !rows.is_empty() {
+                let gate = &mut done.gate;
+                let passed =
+                    gate.pass(&mut transaction, project, views, *as_of, inputs, &rows, models)?;
+                done.snapshots.extend(passed.unwrap_or_default());
+            } else if self.must {
+                let message = format!("there is no customer at {}", as_of.at);
+                return Err(Error::not_enough(message, "choose a later as-of"));
+            }
         }
+        let all = done.gate.outcome.breaches.iter();
+        let own = |breach: &&Breach| as_ofs.iter().any(|as_of| as_of.at == breach.as_of);
+        let breaches: Vec<&Breach> = all.filter(own).collect();
+        let told = json!({ "refresh": refresh, "as_ofs": as_ofs, "breaches": breaches });
+        let command = "features-build";
+        write_manifest(&mut transaction, project, command, last, &data, &report, told, progress)?;
+        transaction.commit()?;
+        done.add(report, refresh);
+        Ok(())
     }
-    let told = json!({ "refresh": refresh, "as_ofs": as_ofs });
-    let command = "features-build";
-    write_manifest(&mut transaction, project, command, last, &data, &report, told, progress)?;
-    transaction.commit()?;
-    Ok((snapshots, report, refresh))
 }
 
 fn refresh(
     project: &Project,
     transaction: &Transaction,
     entities: &Entities,
+    references: &[Reference],
     full: bool,
 ) -> Result<History> {
     let keeping = Keeping::new(full, project.memory);
-    let plans = [plan(project, &all_views(project), Vec::new())];
+    let mut plans = vec![plan(project, &all_views(project), Vec::new())];
+    plans.extend(references.iter().map(|reference| reference.plan(&[])));
     History::refresh(transaction, &project.events, entities, &plans, &keeping)
 }
 
@@ -219,14 +249,14 @@ fn at_a_time(project: &Project, entities: &Entities) -> usize {
 #[derive(Debug, Default)]
 struct Done {
     snapshots: Vec<Snapshot>,
+    gate: Gate,
     report: BuildReport,
     refresh: Refresh,
     rounds: u64,
 }
 
 impl Done {
-    fn add(&mut self, snapshots: Vec<Snapshot>, report: BuildReport, refresh: Refresh) {
-        self.snapshots.extend(snapshots);
+    fn add(&mut self, report: BuildReport, refresh: Refresh) {
         self.report = report;
         // Later rounds find nothing new.
         if self.rounds == 0 {
@@ -235,7 +265,7 @@ impl Done {
         self.rounds += 1;
     }
 
-    fn output(&self, project: &Project, as_ofs: &[AsOf]) -> Output {
+    fn output(&self, project: &Project, as_ofs: &[AsOf]) -> (Output, bool) {
         let mut table = Table::new(&["as of", "view", "columns", "customers", "folder"]);
         for snapshot in &self.snapshots {
             table.row([
@@ -248,7 +278,9 @@ impl Done {
         }
         let computed: BTreeSet<AsOf> =
             self.snapshots.iter().map(|snapshot| snapshot.as_of).collect();
-        let left = as_ofs.len() - computed.len();
+        let outcome = &self.gate.outcome;
+        let broken: BTreeSet<Instant> = outcome.breaches.iter().map(|b| b.as_of).collect();
+        let left = as_ofs.len() - computed.len() - broken.len();
         let mut text = if computed.is_empty() { String::new() } else { table.render() + "\n" };
         let Refresh { files, files_read, events_read, .. } = self.refresh;
         text += &format!(
@@ -267,13 +299,15 @@ impl Done {
                 thousands(as_ofs.len() as u64)
             );
         }
+        text += &quality::text(project, outcome);
         let json = json!({
             "as_ofs": as_ofs,
             "snapshots": self.snapshots,
+            "expectations": outcome,
             "events": self.report,
             "refresh": self.refresh,
             "store": project.settings.project.store,
         });
-        Output { text, json }
+        (Output { text, json }, broken.is_empty())
     }
 }

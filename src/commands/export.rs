@@ -1,16 +1,25 @@
-//! `export onnx | mlflow`: one version of a classifier in another program's format.
+//! `export onnx | mlflow | feast`: a version of a classifier, or the offline store, in another program's format.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::Field;
 
 use serde_json::json;
 
+use super::join::snapshots;
 use super::models::pick;
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::export::mlflow::{Credentials, Server};
-use crate::export::onnx;
-use crate::report::{Output, Table, thousands};
+use crate::export::{feast, onnx};
+use crate::features::catalog::Catalog;
+use crate::report::{Output, Progress, Table, thousands};
 use crate::store::Store;
+use crate::store::parquet::{Writer, read};
+use crate::store::staged::{Staged, replace};
+use crate::time::Duration;
 use crate::training::artifact::{Artifact, ClassifierArtifact, ClassifierMetrics, Trained};
 
 /// Writes preprocessing, model and calibration as one graph.
@@ -104,14 +113,79 @@ fn classifier(
     }
 }
 
-/// Writes a file whole or not at all.
-fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::io::Write;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io("write", path))?;
-    file.write_all(bytes).map_err(Error::io("write", path))?;
-    file.as_file().sync_all().map_err(Error::io("write", path))?;
-    file.persist(path).map_err(|error| Error::io("write", path)(error.error))?;
-    Ok(())
+/// Writes the snapshots of all views as a Feast repository; its settings only where there are none yet.
+pub fn feast(
+    project: &Project,
+    out: &Path,
+    ttl: &[(String, Duration)],
+    progress: &mut Progress,
+) -> Result<Output> {
+    let (store, catalog) = (project.store()?, &project.catalog);
+    let root = store.root()?;
+    let views: Vec<&str> = catalog.views.iter().map(|view| view.name.as_str()).collect();
+    if let Some((view, _)) = ttl.iter().find(|(view, _)| !views.contains(&view.as_str())) {
+        return Err(Error::unknown("--ttl", "view", view, views));
+    }
+    let paths = views.iter().map(|view| snapshots(project, &store, &root, view));
+    let paths: Vec<Vec<PathBuf>> = paths.collect::<Result<_>>()?;
+    let data = out.join("data");
+    std::fs::create_dir_all(&data).map_err(Error::io("create", &data))?;
+    let mut table = Table::new(&["view", "features", "snapshots", "rows", "file"]);
+    let mut told = Vec::new();
+    progress.steps(views.len() as u64);
+    for (view, paths) in views.into_iter().zip(paths) {
+        progress.stage("writing features");
+        let file = data.join(feast::file(view));
+        let rows = write_feast(catalog, view, &paths, &file)?;
+        let (features, as_ofs) =
+            (catalog.of_view(view).count(), root.as_ofs(&format!("features/{view}")).len());
+        table.row([
+            view,
+            &features.to_string(),
+            &as_ofs.to_string(),
+            &thousands(rows),
+            &file.display().to_string(),
+        ]);
+        told.push(json!({ "view": view, "features": features, "snapshots": as_ofs, "rows": rows, "file": file }));
+        progress.advance(1, view);
+    }
+    progress.finish();
+    let name = &project.settings.project.name;
+    let definitions = feast::definitions(name, catalog, &project.models, ttl);
+    replace(&out.join("definitions.py"), definitions.as_bytes())?;
+    let settings = out.join("feature_store.yaml");
+    if !settings.exists() {
+        replace(&settings, feast::settings(name).as_bytes())?;
+    }
+    let text = format!("{}\n`feast apply` in {} registers them\n", table.render(), out.display());
+    Ok(Output { text, json: json!({ "path": out, "views": told }) })
+}
+
+/// Writes the snapshots of a view to one file, one after the other, whole or not at all.
+fn write_feast(catalog: &Catalog, view: &str, paths: &[PathBuf], out: &Path) -> Result<u64> {
+    let schema = Arc::new(feast::schema(catalog, view));
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let staged = Staged::beside(out)?;
+    let mut writer = Writer::create(staged.path(), &schema)?;
+    let mut count = 0;
+    for path in paths {
+        for rows in read(path, Some(&names))? {
+            let column = |field: &Arc<Field>| {
+                let array = rows.column_by_name(field.name()).ok_or_else(|| Error::Engine {
+                    context: "exporting features",
+                    message: format!("{} has no column {}", path.display(), field.name()),
+                })?;
+                arrow_cast::cast(array, field.data_type())
+                    .map_err(Error::engine("exporting features"))
+            };
+            let columns = schema.fields().iter().map(column).collect::<Result<_>>()?;
+            let rows = RecordBatch::try_new(schema.clone(), columns);
+            let rows = rows.map_err(Error::engine("exporting features"))?;
+            count += rows.num_rows() as u64;
+            writer.write(&rows)?;
+        }
+    }
+    writer.finish()?;
+    staged.publish()?;
+    Ok(count)
 }

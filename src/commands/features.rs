@@ -6,6 +6,7 @@ use super::lineage::lineage;
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::catalog::{Definition, Feature, View};
+use crate::features::expectation::Expectation;
 use crate::features::registry;
 use crate::report::{Output, Table, thousands};
 
@@ -133,17 +134,24 @@ fn describe_view(project: &Project, view: &View) -> Result<Output> {
             )
         },
     );
-    let text = format!(
+    let mut text = format!(
         "{}: {}\nowner: {}\nstore: {fresh}\n\n{}",
         view.name,
         view.description,
         view.owner,
         table.render()
     );
+    if !view.expectations.is_empty() {
+        let mut expected = Table::new(&["feature", "expected"]);
+        for Expectation { column, rule } in &view.expectations {
+            expected.row([column, &rule.to_string()]);
+        }
+        text += &format!("\n{}", expected.render());
+    }
     let as_ofs: Vec<_> = snapshots.iter().map(|snapshot| snapshot.as_of).collect();
     let json = json!({
         "view": view.name, "owner": view.owner, "description": view.description,
-        "features": list, "snapshots": as_ofs, "latest": latest,
+        "features": list, "expectations": view.expectations, "snapshots": as_ofs, "latest": latest,
     });
     Ok(Output { text, json })
 }

@@ -1,6 +1,6 @@
 //! `features join`: features at the instants of the user's own rows.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch};
@@ -20,6 +20,7 @@ use crate::features::registry::{self, Snapshot};
 use crate::report::{Output, Progress, Table, thousands};
 use crate::sources::entity_rows::EntityRows;
 use crate::store::parquet::{read, take};
+use crate::store::staged::Staged;
 use crate::store::{Root, Store};
 use crate::time::Duration;
 
@@ -66,13 +67,9 @@ pub fn join(project: &Project, join: &Join, progress: &mut Progress) -> Result<O
     }
     let rows = join::joined(&entities, fields, arrays)?;
     progress.stage("writing");
-    let folder = join.out.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let failed = || Error::io("write", join.out);
-    let staged =
-        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(failed())?;
+    let staged = Staged::beside(join.out)?;
     crate::store::parquet::write(staged.path(), &rows.schema(), [&rows])?;
-    staged.as_file().sync_all().map_err(failed())?;
-    staged.persist(join.out).map_err(|error| failed()(error.error))?;
+    staged.publish()?;
     progress.finish();
     let text = format!(
         "{}\n{} rows with {} columns in {}\n",
@@ -134,15 +131,7 @@ fn from_snapshots(
     let store = project.store()?;
     let root = store.root()?;
     let of_view = |view: &String| {
-        same_definitions(project, &store, &root, view)?;
-        let paths: Vec<_> =
-            root.below(&format!("features/{view}")).map(|file| store.file(file)).collect();
-        if paths.is_empty() {
-            return Err(Error::not_enough(
-                format!("there is no snapshot of the view {view}"),
-                "run `c360-ml features build --as-of T` for the instants you need, or join with --exact",
-            ));
-        }
+        let paths = snapshots(project, &store, &root, view)?;
         let stamps: Vec<Vec<RecordBatch>> =
             paths.par_iter().map(|path| read(path, Some(&join::STAMPS))).collect::<Result<_>>()?;
         let ttl = join.ttl.iter().find(|(name, _)| name == view).map(|(_, ttl)| *ttl);
@@ -168,6 +157,28 @@ fn from_snapshots(
         Ok((view.clone(), places, columns))
     };
     views.iter().map(of_view).collect()
+}
+
+/// The files of all snapshots of a view.
+///
+/// # Errors
+/// [`Error::NotEnough`] where there are none, a contract violation where definitions differ.
+pub fn snapshots(
+    project: &Project,
+    store: &Store,
+    root: &Root,
+    view: &str,
+) -> Result<Vec<PathBuf>> {
+    same_definitions(project, store, root, view)?;
+    let paths: Vec<_> =
+        root.below(&format!("features/{view}")).map(|file| store.file(file)).collect();
+    if paths.is_empty() {
+        return Err(Error::not_enough(
+            format!("there is no snapshot of the view {view}"),
+            "run `c360-ml features build --as-of T` for the instants you need; `features join --exact` needs none",
+        ));
+    }
+    Ok(paths)
 }
 
 /// Refuses snapshots of a view that were computed by other definitions than the project has: joined

@@ -9,6 +9,7 @@ mod lineage;
 pub mod models;
 mod previous;
 mod published;
+mod quality;
 pub mod registry;
 pub mod report;
 pub mod run;

@@ -7,8 +7,8 @@ use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::report::{Output, Progress};
 
-/// Trains if needed, scores, and gives both outputs.
-pub fn run(project: &Project, force: bool, progress: &mut Progress) -> Result<Output> {
+/// Trains if needed, scores, and gives both outputs, and whether all expectations hold.
+pub fn run(project: &Project, force: bool, progress: &mut Progress) -> Result<(Output, bool)> {
     let mut output = Output { text: String::new(), json: json!({}) };
     if !score::has_champions(project, &project.store()?)? {
         let (trained, passed) = train::train(project, progress)?;
@@ -24,8 +24,8 @@ pub fn run(project: &Project, force: bool, progress: &mut Progress) -> Result<Ou
             ));
         }
     }
-    let scored = score::score(project, force, progress)?;
+    let (scored, kept) = score::score(project, force, progress)?;
     output.text += &scored.text;
     output.json["score"] = scored.json;
-    Ok(output)
+    Ok((output, kept))
 }

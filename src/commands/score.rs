@@ -8,10 +8,12 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use serde_json::json;
 
 use super::previous;
-use super::snapshot::{write_parts, write_views};
+use super::quality::{self, Gate};
+use super::snapshot::write_parts;
 use super::{as_of, data_fingerprint, engine, run_id, write_manifest};
 use crate::config::Project;
 use crate::error::{Error, Result};
+use crate::features::expectation::Outcome;
 use crate::features::plan::AsOf;
 use crate::features::registry::Inputs;
 use crate::profile::{Computed, MergeContext, merge};
@@ -37,8 +39,9 @@ use crate::training::artifact::Artifact;
 const STALE_DAYS: f64 = 2.0;
 
 /// Scores all customers with the champions and publishes profile, scores and segments; with the same
-/// inputs as last time only if `force`.
-pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<Output> {
+/// inputs as last time only if `force`. Also gives whether all expectations of the features hold; where one
+/// does not, nothing of the as-of is published.
+pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<(Output, bool)> {
     let as_of = as_of(project)?;
     let store = project.store()?;
     let mut transaction = store.begin("score")?;
@@ -50,7 +53,7 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let inputs = previous::inputs(&transaction.root, &champions, earlier.as_ref());
     let same = previous::same_run(project, &store, &transaction.root, as_of, &data, &inputs);
     if let Some(run) = same.filter(|_| !force) {
-        return Ok(nothing_to_do(as_of, &run));
+        return Ok((nothing_to_do(as_of, &run), true));
     }
     progress.stage("reading the profile");
     let source = project.profile.read()?;
@@ -67,7 +70,22 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
         as_of,
     )?;
     progress.stage("checking the contract");
-    let checks = contract(project, as_of.at, &source, &scored)?;
+    let mut checks = contract(project, as_of.at, &source, &scored)?;
+    progress.stage("checking and writing features");
+    let outcome = features(&mut transaction, project, as_of, &data, &scored)?;
+    if !outcome.breaches.is_empty() {
+        return quarantined(
+            transaction,
+            project,
+            as_of,
+            &data,
+            &scored,
+            inputs,
+            &outcome,
+            progress,
+        );
+    }
+    checks.extend(quality::checks(&outcome));
     progress.stage("assigning segments");
     let customers = keys(&scored.features)?.clone();
     let states = previous::states(&store, earlier, &customers)?;
@@ -87,11 +105,6 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let customers =
         Customers { keys: &customers, consent: &consent, as_of: as_of.at, previous: earlier_as_of };
     write(&mut transaction, project, as_of, &champions, &scored, &assigned, customers)?;
-    // The events were all read, so that which files matter at the as-of is not known.
-    let from = Inputs { events: data.clone(), profile: data.clone() };
-    let features = Sorted::new(vec![scored.features.clone()]);
-    let views = project.catalog.views.iter().map(|view| view.name.as_str()).collect();
-    write_views(&mut transaction, project, &views, as_of, &from, &features)?;
     write_parts(&mut transaction, project, &folder("profile", as_of), &profile)?;
     let run = run_id(&transaction, "score");
     let before = previous::scores(&store, &transaction.root, earlier_as_of)?;
@@ -121,7 +134,48 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
         progress,
     )?;
     transaction.commit()?;
-    Ok(printed(project, as_of, &run, &scored, &assigned.customers, moves))
+    Ok((printed(project, as_of, &run, &scored, &assigned.customers, moves), true))
+}
+
+/// Holds the features to their expectations and stages them where they then belong.
+fn features(
+    transaction: &mut Transaction,
+    project: &Project,
+    as_of: AsOf,
+    data: &str,
+    scored: &Scored,
+) -> Result<Outcome> {
+    // The events were all read, so that which files matter at the as-of is not known.
+    let from = Inputs { events: data.to_owned(), profile: data.to_owned() };
+    let rows = Sorted::new(vec![scored.features.clone()]);
+    let views = project.catalog.views.iter().map(|view| view.name.as_str()).collect();
+    let drifts = scored.models.iter().map(|scores| (scores.model.clone(), scores.drift.clone()));
+    let mut gate = Gate::default();
+    gate.pass(transaction, project, &views, as_of, &from, &rows, drifts.collect())?;
+    Ok(gate.outcome)
+}
+
+/// Publishes what is in quarantine, and what was broken; the profile stays as it is.
+#[expect(clippy::too_many_arguments, reason = "what a manifest says")]
+fn quarantined(
+    mut transaction: Transaction,
+    project: &Project,
+    as_of: AsOf,
+    data: &str,
+    scored: &Scored,
+    mut inputs: serde_json::Value,
+    outcome: &Outcome,
+    progress: &mut Progress,
+) -> Result<(Output, bool)> {
+    inputs["breaches"] = json!(outcome.breaches);
+    // Another name than that of a run which has scored.
+    let command = "quarantine";
+    let events = &scored.report;
+    write_manifest(&mut transaction, project, command, as_of, data, events, inputs, progress)?;
+    transaction.commit()?;
+    let text =
+        format!("nothing was scored as of {}\n{}", as_of.at, quality::text(project, outcome));
+    Ok((Output { text, json: json!({ "as_of": as_of.at, "expectations": outcome }) }, false))
 }
 
 /// What `validate` would say, without reading anything twice that the run has read.

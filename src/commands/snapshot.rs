@@ -21,7 +21,13 @@ use crate::store::{FORMAT_VERSION, Transaction};
 /// Rows that are put in order and encoded at a time.
 const ROWS: usize = 1 << 16;
 
-/// Writes the columns of views to `features/<view>/as_of=…/`, and what the store is to say of them.
+/// Where snapshots are that others may read, before `features/` and `registry/`.
+pub const LIVE: &str = "";
+/// Where snapshots are that broke an expectation.
+pub const QUARANTINE: &str = "quarantine/";
+
+/// Writes the columns of views to `features/<view>/as_of=…/` of a `place`, and what the store is to say of
+/// them.
 pub fn write_views(
     transaction: &mut Transaction,
     project: &Project,
@@ -29,11 +35,12 @@ pub fn write_views(
     as_of: AsOf,
     inputs: &Inputs,
     rows: &Sorted,
+    place: &str,
 ) -> Result<Vec<Snapshot>> {
     let parts = parts(project, rows);
     let mut views = Vec::new();
     for view in project.catalog.views.iter().filter(|view| names.contains(view.name.as_str())) {
-        let folder = folder(&view.name, as_of);
+        let folder = format!("{place}{}", folder(&view.name, as_of));
         let columns: Vec<&Feature> = project.catalog.of_view(&view.name).collect();
         transaction.replace(&folder);
         let paths: Vec<_> = (0..parts.len())
@@ -77,7 +84,8 @@ pub fn write_views(
     let mut written: Vec<Snapshot> = written.collect::<Result<_>>()?;
     written.sort_by(|a, b| a.view.cmp(&b.view));
     for snapshot in &written {
-        transaction.write_json(&registry::path(&snapshot.view, as_of.at), snapshot)?;
+        let path = format!("{place}{}", registry::path(&snapshot.view, as_of.at));
+        transaction.write_json(&path, snapshot)?;
     }
     Ok(written)
 }

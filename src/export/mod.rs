@@ -1,4 +1,5 @@
-//! Trained models in the formats of other programs.
+//! Trained models and features in the formats of other programs.
 
+pub mod feast;
 pub mod mlflow;
 pub mod onnx;

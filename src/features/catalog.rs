@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::expectation::{self, Expectation};
 use super::spec::{FeatureSpec, Op, ViewSpec};
 use crate::error::{Error, Result};
 use crate::expression::check::{check, check_as};
@@ -103,6 +104,8 @@ pub struct View {
     pub owner: String,
     /// What it is about.
     pub description: String,
+    /// What must hold of its snapshots.
+    pub expectations: Vec<Expectation>,
 }
 
 /// All features of a project: aggregations in the order of the files, then derived ones in an
@@ -132,6 +135,9 @@ impl Catalog {
         }
         catalog.add_derived(specs, events)?;
         catalog.check_writes()?;
+        for (at, (file, spec)) in specs.iter().enumerate() {
+            catalog.views[at].expectations = expectation::check(file, spec, &catalog)?;
+        }
         Ok(catalog)
     }
 
@@ -214,6 +220,7 @@ impl Catalog {
             name: spec.name.clone(),
             owner: spec.owner.clone(),
             description: spec.description.clone(),
+            expectations: Vec::new(),
         });
         Ok(())
     }

@@ -5,8 +5,10 @@
 //! [`engine::Engine`] answers with Arrow record batches sorted by customer.
 
 pub mod catalog;
+pub mod drift;
 pub mod embedded;
 pub mod engine;
+pub mod expectation;
 pub mod history;
 pub mod join;
 pub mod plan;

@@ -137,4 +137,51 @@ pub struct ViewSpec {
     /// Expressions over features.
     #[serde(default)]
     pub derived: Vec<DerivedSpec>,
+    /// What must hold of every snapshot.
+    #[serde(default, rename = "expect")]
+    pub expectations: Vec<ExpectationSpec>,
+}
+
+/// One `[[expect]]` table: what must hold of some columns of a snapshot, else it is not published.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExpectationSpec {
+    /// Columns of the view, or names of its features, which stand for all their windows.
+    pub columns: Vec<String>,
+    /// Whether every customer has a value.
+    #[serde(default)]
+    pub not_null: bool,
+    /// No value is less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<LimitSpec>,
+    /// No value is greater.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<LimitSpec>,
+    /// The greatest share of customers without a value, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_null_share: Option<f64>,
+    /// The greatest population stability index, where it is also more than chance explains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_psi: Option<f64>,
+    /// What the index is measured against: `previous`, the snapshot before, or a classifier's name, what its
+    /// champion was trained on.
+    #[serde(default = "previous")]
+    pub against: String,
+}
+
+/// [`ExpectationSpec::against`] for the snapshot before.
+pub const PREVIOUS: &str = "previous";
+
+fn previous() -> String {
+    PREVIOUS.to_owned()
+}
+
+/// A least or greatest value: a number, in major units for money, or an instant or a date as text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LimitSpec {
+    /// Of a numeric column.
+    Number(f64),
+    /// Of a column of instants or dates.
+    Text(String),
 }

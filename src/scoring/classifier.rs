@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::{Basis, ModelScores, percentiles};
 use crate::error::Result;
+use crate::features::drift::{Distribution, Drift};
 use crate::features::read::{column, truths};
 use crate::models::matrix::Matrix;
 use crate::models::spec::LabelKind;
@@ -12,7 +13,6 @@ use crate::schema::profile_field;
 use crate::sources::SourcePlan;
 use crate::sources::attributes::Attributes;
 use crate::training::artifact::{ClassifierArtifact, ResolvedEligible};
-use crate::training::evaluation::drift::Distribution;
 use crate::training::inspection::by_distance;
 
 /// Reasons kept per score.
@@ -32,12 +32,7 @@ pub fn score(
     source: &SourcePlan,
 ) -> Result<ModelScores> {
     let recency = column(rows, &artifact.recency.column)?;
-    let eligible: Vec<bool> = match &artifact.eligible {
-        ResolvedEligible::Where(condition) => truths(condition, rows, source)?,
-        ResolvedEligible::Within(length) => {
-            recency.iter().map(|days| *days <= length.as_days()).collect()
-        }
-    };
+    let eligible = eligible(artifact, rows, &recency, source)?;
     let groups: Vec<String> =
         artifact.preprocessing.terms().into_iter().map(|(_, group)| group).collect();
     let starts: Vec<usize> = (0..rows.num_rows()).step_by(CHUNK).collect();
@@ -82,6 +77,40 @@ pub fn score(
         parts: Vec::new(),
         drift: by_distance(&artifact.preprocessing, &artifact.reference, &bins),
     })
+}
+
+fn eligible(
+    artifact: &ClassifierArtifact,
+    rows: &RecordBatch,
+    recency: &[f64],
+    source: &SourcePlan,
+) -> Result<Vec<bool>> {
+    match &artifact.eligible {
+        ResolvedEligible::Where(condition) => truths(condition, rows, source),
+        ResolvedEligible::Within(length) => {
+            Ok(recency.iter().map(|days| *days <= length.as_days()).collect())
+        }
+    }
+}
+
+/// How far each input of the eligible among `batches`, which hold what [`score`] reads, has moved since the
+/// training.
+pub fn drifts(
+    artifact: &ClassifierArtifact,
+    batches: &[RecordBatch],
+    attributes: &Attributes,
+    source: &SourcePlan,
+) -> Result<Vec<Drift>> {
+    let mut bins: Vec<Distribution> = artifact.reference.iter().map(Distribution::empty).collect();
+    for rows in batches {
+        let recency = column(rows, &artifact.recency.column)?;
+        let eligible = eligible(artifact, rows, &recency, source)?;
+        let inputs = artifact.inputs(rows, attributes)?;
+        for row in (0..inputs.len()).filter(|row| eligible[*row]) {
+            bins.iter_mut().zip(inputs.row(row)).for_each(|(bins, value)| bins.add(*value));
+        }
+    }
+    Ok(by_distance(&artifact.preprocessing, &artifact.reference, &bins))
 }
 
 struct Row {

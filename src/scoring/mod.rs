@@ -17,6 +17,7 @@ use self::frame::{ScoreColumns, frame};
 use crate::error::{Error, Result};
 use crate::expression::{Expression, Type};
 use crate::features::catalog::{Aggregation, Catalog};
+use crate::features::drift::Drift;
 use crate::features::engine::{BuildReport, Engine};
 use crate::features::plan::{AsOf, FeaturePlan, Interactions};
 use crate::features::spec::Op;
@@ -30,7 +31,6 @@ use crate::training;
 use crate::training::artifact::{
     AffinityArtifact, Artifact, ClassifierArtifact, EngagementArtifact, RfmArtifact, Trained,
 };
-use crate::training::evaluation::drift::Drift;
 use crate::training::lifetime_value::LifetimeValueArtifact;
 
 /// Why a score is what it is.

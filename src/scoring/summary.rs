@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{Basis, ModelScores, Scored};
 use crate::error::{Error, Result};
+use crate::features::drift::{Distribution, Drift, drift};
 use crate::features::engine::BuildReport;
 use crate::models::preprocessing::shape::quantile;
 use crate::segments::{Assigned, Assignment};
 use crate::sources::consent::Consent;
 use crate::sources::contract::Check;
 use crate::time::Instant;
-use crate::training::evaluation::drift::{Distribution, Drift, drift};
 
 /// Bars of a histogram of scores.
 const BARS: usize = 20;

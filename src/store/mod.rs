@@ -4,6 +4,7 @@
 //! `current.json`, the one root. Whoever reads through the root sees the old run or the new one.
 
 pub mod parquet;
+pub mod staged;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};

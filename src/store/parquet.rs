@@ -173,6 +173,11 @@ impl Sorted {
         self.places.is_empty()
     }
 
+    /// The rows as they came, in no order.
+    pub fn batches(&self) -> &[RecordBatch] {
+        &self.batches
+    }
+
     /// The key of a row.
     pub fn key(&self, row: usize) -> &str {
         use arrow_array::cast::AsArray;

@@ -7,7 +7,6 @@ use arrow_array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
 use super::evaluation::bootstrap::Interval;
-use super::evaluation::drift::{Distribution, Drift};
 use super::evaluation::metrics::Metrics;
 use super::evaluation::tables::Slice;
 use super::evaluation::{Baseline, Evaluation, Grade};
@@ -20,6 +19,7 @@ use super::skew::Skew;
 use crate::error::{Error, Result};
 use crate::expression::Expression;
 use crate::features::catalog::{Aggregation, Catalog, Definition};
+use crate::features::drift::{Distribution, Drift};
 use crate::features::plan::{AsOf, FeaturePlan, Interactions};
 use crate::features::read::column;
 use crate::models::affinity::{ItemFactors, Ranks};

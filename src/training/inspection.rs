@@ -8,11 +8,11 @@ use rayon::prelude::*;
 
 use super::artifact::{Calibrated, Coefficient, Importance, InputCurve, LeakSuspect};
 use super::evaluation::bootstrap::{Drawable, Interval};
-use super::evaluation::drift::{Distribution, Drift, drift};
 use super::evaluation::metrics::Ranking;
 use super::evaluation::tables::{self, Slice};
 use super::gather::{ClassifierData, SliceRow, Snapshot};
 use super::selection::{Fitted, Rows};
+use crate::features::drift::{Distribution, Drift, drift};
 use crate::models::estimator::Estimator;
 use crate::models::matrix::Matrix;
 use crate::models::newton::Objective;

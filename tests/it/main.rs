@@ -1,6 +1,7 @@
 //! The integration tests, in one binary: each more would link Polars again.
 
 mod cli;
+mod exports;
 mod expressions;
 mod history;
 mod input;
@@ -8,6 +9,7 @@ mod join;
 mod models;
 mod oracle;
 mod parts;
+mod quality;
 mod registry;
 mod segments;
 mod support;

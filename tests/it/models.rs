@@ -82,9 +82,11 @@ fn without_a_champion_a_failed_gate_stops_the_run() {
     let version = root(&project)["trained"]["churn"][0].as_str().unwrap().to_owned();
     assert_eq!(output(&project, &["models", "promote", "churn", &version]).2, 0);
     assert_eq!(output(&project, &["score"]).2, 0);
-    // Promoted again by nobody, it grows old: scoring half a year later says so.
-    let (_, stderr, code) = output(&project, &["score", "--as-of", "2025-01-01"]);
-    assert_eq!(code, 0, "{stderr}");
+    // Promoted again by nobody, it grows old: scoring half a year later says so, and that the orders have
+    // ended breaks an expectation.
+    let (stdout, stderr, code) = output(&project, &["score", "--as-of", "2025-01-01"]);
+    assert_eq!(code, 3, "{stderr}");
+    assert!(stdout.contains("orders_30d  max_psi 0.5 against previous"), "{stdout}");
     assert!(stderr.contains("days ago, more than 90; train again"), "{stderr}");
 }
 

@@ -23,6 +23,8 @@ pub use rfm::{RFM_COLUMNS, RfmSpec};
 
 use crate::error::{Error, Result};
 use crate::features::catalog::{Aggregation, Catalog};
+use crate::features::expectation::{Against, Expectation, Rule};
+use crate::features::spec::PREVIOUS;
 use crate::sources::SourcePlan;
 use crate::sources::profile::ProfilePlan;
 
@@ -125,7 +127,31 @@ impl Models {
                 }
             }
         }
+        models.check_expectations(catalog)?;
         Ok(models)
+    }
+
+    /// Features may be expected to be as a model was trained on them, if it is.
+    fn check_expectations(&self, catalog: &Catalog) -> Result<()> {
+        for view in &catalog.views {
+            for Expectation { column, rule } in &view.expectations {
+                let Rule::MaxPsi { against: Against::Model(name), .. } = rule else { continue };
+                let place = format!("view {}: expect {column} against", view.name);
+                let names = self.classifiers.iter().map(|model| model.spec.name.as_str());
+                let Some(model) = self.classifiers.iter().find(|model| model.spec.name == *name)
+                else {
+                    let valid = names.chain([PREVIOUS]);
+                    return Err(Error::unknown(place, "classifier", name, valid));
+                };
+                if !model.inputs.contains(column) {
+                    return Err(Error::configuration(
+                        format!("{place}: {column} is no input of {name}"),
+                        "name a classifier that uses it, or leave out `against`",
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Models that give one score with a percentile, and the profile fields that these fill.

@@ -6,10 +6,10 @@ use plotly::sankey::{Link, Node};
 
 use super::chart::{BLUE, Chart, ORANGE};
 use super::page::{Cell, Section, day, facts, page, table};
+use crate::features::drift::Verdict;
 use crate::report::thousands;
 use crate::scoring::summary::{ModelSummary, RunMetrics};
 use crate::sources::contract::Status;
-use crate::training::evaluation::drift::Verdict;
 
 /// Of flows, on white and on black.
 const LINK: &str = "rgba(130, 145, 160, 0.4)";

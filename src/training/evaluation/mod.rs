@@ -1,7 +1,6 @@
 //! How good a version is, out of time: metrics with intervals, beside what is simpler.
 
 pub mod bootstrap;
-pub mod drift;
 pub mod metrics;
 pub mod tables;
 

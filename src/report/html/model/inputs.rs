@@ -5,9 +5,9 @@ use maud::{Markup, html};
 use super::super::chart::{BLUE, Chart, GREY, ORANGE};
 use super::super::page::{Cell, day, table};
 use super::{ModelReport, SHOWN, four};
+use crate::features::drift::Verdict;
 use crate::time::Duration;
 use crate::training::artifact::{ClassifierMetrics, InputCurve};
-use crate::training::evaluation::drift::Verdict;
 use crate::training::skew::SUSPECT;
 
 /// Importance, coefficients and curves.

@@ -1,0 +1,66 @@
+//! The offline store in the format of another program; `tests/outside` has that program read it.
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Decimal128Type, Float64Type};
+use arrow_schema::{DataType, TimeUnit};
+use c360_ml::store::parquet::read_all;
+
+use crate::cli::output;
+use crate::support::project;
+
+#[test]
+fn snapshots_are_a_feast_repository_of_plain_types() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let out = folder.path().join("feast");
+    let export = ["export", "feast", "--out", out.to_str().unwrap(), "--ttl", "support=7d"];
+    let (_, stderr, code) = output(&project, &export);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(!out.exists(), "nothing is written where there is nothing");
+    for as_of in ["2024-05-01", "2024-06-30"] {
+        let (_, stderr, code) = output(&project, &["features", "build", "--as-of", as_of]);
+        assert_eq!(code, 0, "{stderr}");
+    }
+    let (_, stderr, code) = output(&project, &export);
+    assert_eq!(code, 0, "{stderr}");
+    let file = out.join("data/commerce.parquet");
+    let rows = read_all([file.as_path()], None).unwrap().unwrap();
+    let instant = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    for field in rows.schema().fields() {
+        let plain = [
+            DataType::Int64,
+            DataType::Float64,
+            DataType::Boolean,
+            DataType::Utf8,
+            instant.clone(),
+        ];
+        assert!(plain.contains(field.data_type()), "{field}");
+    }
+    // Both snapshots, one after the other, money as doubles of major units.
+    let spend = rows.column_by_name("spend_90d").unwrap().as_primitive::<Float64Type>().clone();
+    let mut from = 0;
+    for as_of in ["2024-05-01", "2024-06-30"] {
+        let own = project.join(format!("store/features/commerce/as_of={as_of}"));
+        let own = std::fs::read_dir(own).unwrap().next().unwrap().unwrap().path();
+        let own = read_all([own.as_path()], None).unwrap().unwrap();
+        let own = own.column_by_name("spend_90d").unwrap().as_primitive::<Decimal128Type>().clone();
+        for (row, minor) in own.iter().enumerate() {
+            let is_null = arrow_array::Array::is_null(&spend, from + row);
+            assert_eq!(minor.is_none(), is_null);
+            assert!(is_null || spend.value(from + row) == minor.unwrap() as f64 / 100.0);
+        }
+        from += arrow_array::Array::len(&own);
+    }
+    assert_eq!(from, rows.num_rows());
+    let definitions = std::fs::read_to_string(out.join("definitions.py")).unwrap();
+    let of_view = |view: &str| {
+        let from = definitions.find(&format!("{view}_source = ")).unwrap();
+        definitions[from..].split("\n)\n").take(2).collect::<Vec<_>>().join("\n)\n")
+    };
+    insta::assert_snapshot!("a feature view", of_view("support"));
+    let settings = out.join("feature_store.yaml");
+    insta::assert_snapshot!("feature_store.yaml", std::fs::read_to_string(&settings).unwrap());
+    std::fs::write(&settings, "mine").unwrap();
+    assert_eq!(output(&project, &export).2, 0);
+    assert_eq!(std::fs::read_to_string(&settings).unwrap(), "mine");
+}
