@@ -57,13 +57,23 @@ bench-complete-journey:
     cargo build --release
     python3 benches/complete_journey.py target/release/c360-ml /tmp/complete-journey.json
 
-# Check exports and reports against ONNX Runtime, MLflow, Chromium and Feast
+# Check exports and reports against ONNX Runtime, MLflow, Chromium, Feast, Redis and PostgreSQL
 outside:
     tests/outside/run.sh onnx
     tests/outside/run.sh mlflow
     tests/outside/run.sh reports
     tests/outside/run.sh feast
+    tests/outside/run.sh online
 
 # Check the exported offline store in Feast, value by value
 feast:
     tests/outside/run.sh feast
+
+# Check pushes to Redis and PostgreSQL servers of their own on loopback
+online:
+    tests/outside/run.sh online
+
+# `features join` beside Feast's DuckDB store, on snapshots made in FOLDER (needs feast[duckdb])
+bench-join FOLDER:
+    cargo build --release
+    python3 benches/join.py target/release/c360-ml {{FOLDER}}

@@ -275,6 +275,43 @@ enum Export {
         #[arg(long, value_name = "VIEW=DURATION", value_parser = time_to_live)]
         ttl: Vec<(String, Duration)>,
     },
+    /// The current profile's features and scores to Redis, a hash per customer: what has changed since the
+    /// last push
+    Redis {
+        /// redis://[user:password@]host[:port][/database], or rediss:// for TLS
+        #[arg(long, env = "C360_REDIS_URL", hide_env_values = true)]
+        url: String,
+        /// Before every key
+        #[arg(long, default_value = "c360:")]
+        prefix: String,
+        #[command(flatten)]
+        push: Push,
+    },
+    /// The current profile's features and scores to PostgreSQL, a row per customer: what has changed since
+    /// the last push, in one transaction
+    Postgres {
+        /// postgres://user@host[:port]/database; the password may be PGPASSWORD
+        #[arg(long, env = "C360_POSTGRES_URL", hide_env_values = true)]
+        url: String,
+        /// The table, with its schema or without; made where it is not there
+        #[arg(long, default_value = "c360_customers")]
+        table: String,
+        #[command(flatten)]
+        push: Push,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Push {
+    /// The views to push, separated by commas; default all
+    #[arg(long, value_delimiter = ',')]
+    views: Vec<String>,
+    /// Customers per second at most; default as fast as the server takes them
+    #[arg(long, value_name = "CUSTOMERS", value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
+    /// Send every customer, whatever the server is thought to hold
+    #[arg(long)]
+    full: bool,
 }
 
 #[derive(Debug, Args)]
@@ -427,6 +464,28 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
         }
         Command::Export(Export::Feast { out, ttl }) => {
             commands::export::feast(&project()?, out, ttl, &mut progress)?
+        }
+        Command::Export(Export::Redis { url, prefix, push }) => {
+            let open = || commands::push::redis(url, prefix);
+            commands::push::push(
+                &project()?,
+                &push.views,
+                push.rate,
+                push.full,
+                open,
+                &mut progress,
+            )?
+        }
+        Command::Export(Export::Postgres { url, table, push }) => {
+            let open = || commands::push::postgres(url, table);
+            commands::push::push(
+                &project()?,
+                &push.views,
+                push.rate,
+                push.full,
+                open,
+                &mut progress,
+            )?
         }
         Command::Explain { id } => commands::explain::explain(&project()?, id, global.as_of)?,
         Command::Simulate(arguments) => {

@@ -9,6 +9,7 @@ mod lineage;
 pub mod models;
 mod previous;
 mod published;
+pub mod push;
 mod quality;
 pub mod registry;
 pub mod report;

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
-use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray};
 use arrow_schema::{Field, Schema};
 
 use super::previous;
 use crate::config::Project;
 use crate::error::{Error, Result};
+use crate::schema::{Origin, PROFILE as PROFILE_FIELDS};
 use crate::scoring::engagement;
 use crate::scoring::frame::{ScoreColumns, frame};
 use crate::scoring::tables::pairs;
@@ -75,6 +76,55 @@ impl Published {
         };
         assign(segments, &self.frame, project.context().scale, self.as_of, known)
     }
+}
+
+/// The current profile's features, and its modeled fields beside them: what an online store serves. Key
+/// first, sorted by it; no raw field, and so nobody's name or address, but whether they have opted out.
+///
+/// # Errors
+/// As [`Published::read`].
+pub fn served(project: &Project, views: &[String]) -> Result<(Instant, RecordBatch)> {
+    let store = &project.store()?;
+    let root = &store.root()?;
+    let as_of = scored_at(root, None)?;
+    let tables = Tables { project, store, root, as_of, id: None };
+    let modeled = PROFILE_FIELDS.iter().filter(|field| field.origin == Origin::Modeled);
+    let names: Vec<&str> = modeled.map(|field| field.name).collect();
+    let profile = tables.read("profile", Some(&[&PROFILE[..2], &names].concat()))?;
+    let features = tables.features(keys(&profile)?)?;
+    let consent = Consent::of(&profile);
+    let opted_out: BooleanArray =
+        (0..profile.num_rows()).map(|row| Some(consent.opted_out(row))).collect();
+    let own = |column: &str| {
+        let feature = project.catalog.get(column);
+        feature.is_none_or(|feature| views.is_empty() || views.contains(&feature.view))
+    };
+    let mut columns: Vec<(String, ArrayRef)> = Vec::new();
+    for (field, column) in features.schema().fields().iter().zip(features.columns()) {
+        if own(field.name()) {
+            columns.push((field.name().clone(), column.clone()));
+        }
+    }
+    for name in names {
+        let column = profile.column_by_name(name);
+        let column =
+            column.ok_or_else(|| tables.moved_on(&format!("the profile has no {name}")))?;
+        columns.push((name.to_owned(), column.clone()));
+    }
+    columns.push(("opted_out".into(), Arc::new(opted_out)));
+    let taken = |name: &str| columns.iter().filter(|(own, _)| own == name).count() > 1;
+    if let Some((name, _)) = columns.iter().find(|(name, _)| taken(name)) {
+        return Err(Error::configuration(
+            format!("a feature and a field of the profile are both called {name}"),
+            "rename the feature, or leave out its view with --views",
+        ));
+    }
+    let rows =
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| {
+            let is_key = name == "customer360_id";
+            (name, column, !is_key)
+        }));
+    Ok((as_of, rows.map_err(Error::engine("what is served"))?))
 }
 
 /// The tables of one as-of, of all customers or of one.

@@ -2,4 +2,5 @@
 
 pub mod feast;
 pub mod mlflow;
+pub mod online;
 pub mod onnx;

@@ -1,5 +1,6 @@
 //! Parquet files in and out through arrow-rs, with one set of writer properties.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 
@@ -108,6 +109,15 @@ pub fn read(path: &Path, columns: Option<&[&str]>) -> Result<Vec<RecordBatch>> {
     reader
         .map(|batch| batch.map_err(|error| failed(ParquetError::ArrowError(error.to_string()))))
         .collect()
+}
+
+/// What a file says of itself beside its columns.
+pub fn metadata(path: &Path) -> Result<HashMap<String, String>> {
+    let failed = |source| Error::Parquet { path: path.to_owned(), source };
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
+    let metadata = builder.schema().metadata().iter();
+    Ok(metadata.map(|(key, value)| (key.clone(), value.clone())).collect())
 }
 
 /// Reads files of one schema into one batch; None where there are no rows.

@@ -64,3 +64,30 @@ fn snapshots_are_a_feast_repository_of_plain_types() {
     assert_eq!(output(&project, &export).2, 0);
     assert_eq!(std::fs::read_to_string(&settings).unwrap(), "mine");
 }
+
+/// What can be told without a server; `tests/outside` has servers.
+#[test]
+fn a_push_says_what_is_missing_and_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    // Nobody listens there.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let redis = format!("redis://:planted@127.0.0.1:{port}");
+    let postgres = format!("postgres://ann:planted@127.0.0.1:{port}/shop");
+    let (_, stderr, code) = output(&project, &["export", "redis", "--url", &redis]);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(stderr.contains("the store has no profile yet"), "{stderr}");
+    assert_eq!(output(&project, &["run"]).2, 0);
+    for (kind, url) in [("redis", &redis), ("postgres", &postgres)] {
+        let (_, stderr, code) = output(&project, &["export", kind, "--url", url]);
+        assert_eq!(code, 1, "{stderr}");
+        assert!(stderr.contains("is the server up") && !stderr.contains("planted"), "{stderr}");
+        let (_, stderr, code) =
+            output(&project, &["export", kind, "--url", url, "--views", "comerce"]);
+        assert_eq!(code, 2);
+        assert!(stderr.contains("did you mean `commerce`"), "{stderr}");
+        let (_, stderr, code) = output(&project, &["export", kind, "--url", "ftp://:planted@x"]);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(!stderr.contains("planted"), "{stderr}");
+    }
+}

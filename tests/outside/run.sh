@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
-# Checks against programs that are not part of this project: `run.sh onnx | mlflow | reports | feast`.
+# Checks against programs that are not part of this project: `run.sh onnx | mlflow | reports | feast | online`.
 # Each is a Python script beside this one, run with the release binary in an environment of its own.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 name=$1
 if [ "$name" = reports ] && ! [ -x "${CHROMIUM:-/usr/bin/chromium}" ]; then
   apt-get update -q && apt-get install -y -q chromium
+fi
+if [ "$name" = online ]; then
+  command -v redis-server >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 ||
+    { apt-get update -q && apt-get install -y -q redis-server postgresql openssl; }
 fi
 folder="${CARGO_TARGET_DIR:-target}/outside"
 mkdir -p "$folder"

@@ -1,0 +1,105 @@
+//! `export redis | postgres`: the current profile's features and scores to an online store.
+
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use serde_json::json;
+
+use super::published::served;
+use crate::config::Project;
+use crate::error::{Error, Result};
+use crate::export::online::postgres::Postgres;
+use crate::export::online::redis::Redis;
+use crate::export::online::{Changes, OnlineStore, Push, Pushed, Rows};
+use crate::report::{Output, Progress, thousands};
+
+/// Customers that are sent at a time, at most.
+const BATCH: usize = 500;
+
+/// A Redis database.
+pub fn redis(url: &str, prefix: &str) -> Result<Box<dyn OnlineStore>> {
+    Ok(Box::new(Redis::connect(url, prefix)?))
+}
+
+/// A table of a PostgreSQL database; the password is that of the address, else of the environment.
+pub fn postgres(url: &str, table: &str) -> Result<Box<dyn OnlineStore>> {
+    let password = std::env::var("PGPASSWORD").ok();
+    Ok(Box::new(Postgres::connect(url, password.as_deref(), table)?))
+}
+
+/// Sends what has changed since the last push, or everything where nobody knows what the store holds or it is
+/// asked for; `rate` customers per second at most.
+pub fn push(
+    project: &Project,
+    views: &[String],
+    rate: Option<u64>,
+    full: bool,
+    open: impl Fn() -> Result<Box<dyn OnlineStore>>,
+    progress: &mut Progress,
+) -> Result<Output> {
+    let known: Vec<&str> = project.catalog.views.iter().map(|view| view.name.as_str()).collect();
+    if let Some(view) = views.iter().find(|view| !known.contains(&view.as_str())) {
+        return Err(Error::unknown("--views", "view", view, known));
+    }
+    progress.stage("reading the profile");
+    let (as_of, rows) = served(project, views)?;
+    let rows = Rows::new(rows)?;
+    progress.stage("connecting");
+    let mut store = open()?;
+    let file = project.store()?.file(&Pushed::file(store.target()));
+    let holds = store.holds()?.filter(|_| !full);
+    let before = Pushed::read(&file)
+        .filter(|pushed| holds.as_ref() == Some(&pushed.name) && pushed.columns == rows.columns());
+    let everything = before.is_none();
+    let changes = match &before {
+        Some(before) => rows.changes(before)?,
+        None if holds == Some(rows.name()) => Changes::default(),
+        None => rows.changes(&Pushed::default())?,
+    };
+    let (sent, mut removed) = (changes.rows.len() as u64, 0);
+    if holds != Some(rows.name()) {
+        progress.stage("pushing");
+        progress.steps(sent + changes.gone.len() as u64);
+        let token = format!("unfinished-{:016x}", rand::rng().random::<u64>());
+        let batch = rate.map_or(BATCH, |rate| BATCH.min(rate as usize));
+        let push = Push { rows: &rows, as_of, changes, everything, batch, token: &token };
+        let mut pace = Pace { rate, begun: Instant::now(), sent: 0 };
+        removed = store.push(&push, &mut |customers| {
+            progress.advance(customers, "customers");
+            pace.wait(customers);
+        })?;
+    }
+    Pushed::write(&file, &rows)?;
+    progress.finish();
+    let columns = rows.schema().fields().len() - 1;
+    let text = format!(
+        "{} of {} customers sent with {columns} values each, {} removed, as of {as_of}, to {}{}\n",
+        thousands(sent),
+        thousands(rows.len() as u64),
+        thousands(removed),
+        store.target(),
+        if sent + removed == 0 { ": it holds them already" } else { "" },
+    );
+    let json = json!({
+        "target": store.target(), "as_of": as_of, "customers": rows.len(), "columns": columns,
+        "sent": sent, "removed": removed, "everything": everything, "holds": rows.name(),
+    });
+    Ok(Output { text, json })
+}
+
+/// Holds a push to so many customers per second.
+struct Pace {
+    rate: Option<u64>,
+    begun: Instant,
+    sent: u64,
+}
+
+impl Pace {
+    /// Waits until `customers` more may be on their way.
+    fn wait(&mut self, customers: u64) {
+        self.sent += customers;
+        let Some(rate) = self.rate else { return };
+        let due = Duration::from_secs_f64(self.sent as f64 / rate as f64);
+        std::thread::sleep(due.saturating_sub(self.begun.elapsed()));
+    }
+}
