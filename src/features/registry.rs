@@ -130,6 +130,8 @@ pub struct Summary {
     numeric: bool,
     min: Option<Bound>,
     max: Option<Bound>,
+    /// What was counted last: columns have long runs of one value.
+    last: Option<u64>,
     counted: HashSet<u64>,
     estimated: Vec<u64>,
 }
@@ -215,7 +217,10 @@ impl Summary {
         for (value, bits) in values {
             self.sum += value;
             (min, max) = (min.min(value), max.max(value));
-            self.distinct(xxh3_64(&bits.to_le_bytes()));
+            if self.last != Some(bits) {
+                self.last = Some(bits);
+                self.distinct(xxh3_64(&bits.to_le_bytes()));
+            }
         }
         if min <= max {
             self.bound(Bound::Number(min));

@@ -12,6 +12,7 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use fs4::FileExt;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -341,9 +342,12 @@ impl Transaction {
         for path in &superseded {
             self.root.files.remove(path);
         }
-        for relative in std::mem::take(&mut self.staged) {
+        let staged = std::mem::take(&mut self.staged);
+        let from = |relative: &String| self.staging.join(relative);
+        let checksums = staged.par_iter().map(|relative| checksum(&from(relative)));
+        let checksums: Vec<LiveFile> = checksums.collect::<Result<_>>()?;
+        for (relative, live) in staged.into_iter().zip(checksums) {
             let from = self.staging.join(&relative);
-            let live = checksum(&from)?;
             let to = self.store.file(&relative);
             let folder = to.parent().unwrap_or(self.store.path()).to_owned();
             std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;

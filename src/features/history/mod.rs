@@ -21,7 +21,7 @@ use super::engine::{BuildReport, Part};
 use super::plan::{AsOf, FeaturePlan};
 use super::timeline::{
     Arrived, Block, Context, Cuts, Details, Kept, Layout, Partition, Partitions, Place, Swept,
-    block, is_plain, latest, merge, sweep_kept,
+    block, is_plain, keyed, latest, merge, search, sweep_kept,
 };
 use crate::error::{Error, Result};
 use crate::sources::profile::Entities;
@@ -384,13 +384,15 @@ impl Run {
         }
         let mut touched: BTreeSet<&[u8]> = arrived.keys().into_iter().collect();
         let views = views(blocks, &self.layout)?;
-        for (key, place) in latest(&views) {
+        let kept = if whole || !self.gone.is_empty() { latest(&views) } else { Vec::new() };
+        for (key, place) in keyed(&views, &kept) {
             let Kept { block, details } = &views[place.block];
             let is_touched = whole || {
                 let is_gone = |file| self.gone.contains(&file);
-                let files = || details.files(block, place.customer);
-                !self.gone.is_empty()
-                    && files().map_err(|_| blocks[place.block].damaged())?.any(is_gone)
+                let mut files = details
+                    .files(block, place.customer)
+                    .map_err(|_| blocks[place.block].damaged())?;
+                files.any(is_gone)
             };
             if is_touched {
                 touched.insert(key);
@@ -407,14 +409,11 @@ impl Run {
         arrived: &Arrived,
         whole: bool,
     ) -> Result<(Vec<Vec<u8>>, u64)> {
-        let keys: HashSet<&[u8]> = touched.iter().map(Vec::as_slice).collect();
-        let of_touched = |(key, place): (&[u8], Place)| keys.contains(key).then_some(place);
-        let places = latest(&views(blocks, &self.layout)?).into_iter().filter_map(of_touched);
-        let places: Vec<Place> = places.collect();
+        let places = search(&views(blocks, &self.layout)?, touched);
         self.load(blocks, &places)?;
         let mut views = views(blocks, &self.layout)?;
-        let latest = latest(&views);
-        merge(touched, &latest, &mut views, &self.gone, arrived, &self.layout, whole)
+        let found = keyed(&views, &places);
+        merge(touched, &found, &mut views, &self.gone, arrived, &self.layout, whole)
             .map_err(|_| blocks.first().map_or_else(damaged, Loaded::damaged))
     }
 
@@ -449,20 +448,18 @@ impl Run {
                 block.need(block::INGESTED..block::INGESTED + 1)?;
             }
         }
-        let plain = {
+        let (places, plain) = {
             let views = views(blocks, layout)?;
-            let is_plain =
-                |(_, place): &(_, Place)| is_plain(&views[place.block], place.customer, cuts);
-            let latest = latest(&views);
-            let plain: Vec<bool> = latest.iter().map(is_plain).collect();
-            let others = latest.iter().zip(&plain).filter(|(_, plain)| !**plain);
-            let others: Vec<Place> = others.map(|((_, place), _)| *place).collect();
-            drop(views);
-            self.load(blocks, &others)?;
-            plain
+            let places = latest(&views);
+            let is_plain = |place: &Place| is_plain(&views[place.block], place.customer, cuts);
+            let plain: Vec<bool> = places.iter().map(is_plain).collect();
+            (places, plain)
         };
+        let others = places.iter().zip(&plain).filter(|(_, plain)| !**plain);
+        let others: Vec<Place> = others.map(|(place, _)| *place).collect();
+        self.load(blocks, &others)?;
         let views = views(blocks, layout)?;
-        let latest = latest(&views);
+        let latest = keyed(&views, &places);
         let create = source.orphans == Orphans::Create;
         let context = Context { zone: source.context.zone, scale: source.context.scale };
         sweep_kept(partition, &latest, &plain, views, layout, create, context)

@@ -1,6 +1,8 @@
 //! Whole numbers and texts as columns of bytes: each number in as few bytes as the widest one needs, so
 //! that any of them is found without reading those before it.
 
+use std::cmp::Ordering;
+
 /// Bytes that are not a column; the store's checksums have said so before, or a build differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damaged;
@@ -134,6 +136,20 @@ impl<'a> TextColumn<'a> {
     /// The text at `index`, which must be less than [`TextColumn::len`].
     pub fn get(&self, index: usize) -> &'a [u8] {
         &self.bytes[self.starts[index]..self.starts[index + 1]]
+    }
+
+    /// Where `text` is in a column in ascending order.
+    pub fn find(&self, text: &[u8]) -> Option<usize> {
+        let mut range = 0..self.len();
+        while !range.is_empty() {
+            let middle = range.start + range.len() / 2;
+            match self.get(middle).cmp(text) {
+                Ordering::Equal => return Some(middle),
+                Ordering::Less => range.start = middle + 1,
+                Ordering::Greater => range.end = middle,
+            }
+        }
+        None
     }
 }
 

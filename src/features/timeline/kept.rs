@@ -29,8 +29,27 @@ pub struct Place {
     pub customer: usize,
 }
 
+/// The places of some timelines with their customers' keys.
+pub fn keyed<'a>(blocks: &[Kept<'a>], places: &[Place]) -> Vec<(&'a [u8], Place)> {
+    let keyed = |place: &Place| (blocks[place.block].block.keys.get(place.customer), *place);
+    places.iter().map(keyed).collect()
+}
+
+/// The latest timelines of those of `keys`, sorted, who have one; the first block is the newest.
+pub fn search(blocks: &[Kept<'_>], keys: &[Vec<u8>]) -> Vec<Place> {
+    let mut places = Vec::with_capacity(keys.len());
+    for key in keys {
+        let found = blocks.iter().enumerate().find_map(|(block, kept)| {
+            let customer = kept.block.keys.find(key)?;
+            Some(Place { block, customer })
+        });
+        places.extend(found);
+    }
+    places
+}
+
 /// The latest timeline of each customer in the order of their keys; the first block is the newest.
-pub fn latest<'a>(blocks: &[Kept<'a>]) -> Vec<(&'a [u8], Place)> {
+pub fn latest(blocks: &[Kept<'_>]) -> Vec<Place> {
     let places = blocks.iter().enumerate().flat_map(|(block, kept)| {
         let keys = 0..kept.block.keys.len();
         keys.map(move |customer| (kept.block.keys.get(customer), Place { block, customer }))
@@ -40,7 +59,7 @@ pub fn latest<'a>(blocks: &[Kept<'a>]) -> Vec<(&'a [u8], Place)> {
         all.sort_by(|a, b| a.0.cmp(b.0).then(a.1.block.cmp(&b.1.block)));
         all.dedup_by(|later, earlier| later.0 == earlier.0);
     }
-    all
+    all.into_iter().map(|(_, place)| place).collect()
 }
 
 /// Events that have arrived for one partition, by customer.
@@ -211,7 +230,7 @@ pub fn sweep_kept(
                 continue;
             }
         }
-        let code = partition.customers.intern_hashed(key, hash) as usize;
+        let code = code.unwrap_or_else(|| partition.customers.intern_hashed(key, hash)) as usize;
         places.resize(places.len().max(code + 1), None);
         places[code] = Some((*place, *plain));
     }

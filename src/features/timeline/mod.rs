@@ -20,7 +20,7 @@ mod sweep;
 
 pub use aggregate::Context;
 pub use block::{Block, Details};
-pub use kept::{Arrived, Cuts, Kept, Place, is_plain, latest, merge, sweep_kept};
+pub use kept::{Arrived, Cuts, Kept, Place, is_plain, keyed, latest, merge, search, sweep_kept};
 pub use layout::Layout;
 pub use partition::{Partition, Partitions, Scatterer, partition_count};
 pub use record::{Batch, InputValues};

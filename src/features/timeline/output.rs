@@ -6,6 +6,7 @@ use arrow_array::{
     ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array, RecordBatch,
     StringArray, TimestampMicrosecondArray,
 };
+use arrow_buffer::{ArrowNativeType, Buffer, NullBuffer, ScalarBuffer};
 use arrow_schema::{DataType, Field, Schema};
 
 use super::aggregate::Values;
@@ -38,33 +39,44 @@ pub fn batch(
     let mut arrays: Vec<ArrayRef> = vec![Arc::new(StringArray::from_iter_values(keys))];
     for (aggregation, values) in plan.plan.aggregations.iter().zip(values) {
         fields.push(Field::new(&aggregation.column, arrow_type(aggregation.ty, scale), true));
-        arrays.push(array(texts, aggregation.ty, &values, scale)?);
+        arrays.push(array(texts, aggregation.ty, values, scale)?);
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(Error::engine("a part"))
 }
 
-fn array(texts: &Interner, ty: Type, values: &Values, scale: Scale) -> Result<ArrayRef> {
-    let bits = || values.bits.iter().zip(&values.valid).map(|(bits, valid)| valid.then_some(*bits));
+fn array(texts: &Interner, ty: Type, values: Values, scale: Scale) -> Result<ArrayRef> {
+    let Values { bits, valid } = values;
+    let missing = valid.contains(&false);
+    let nulls = missing.then(|| NullBuffer::from(valid.as_slice()));
+    let present = || bits.iter().zip(&valid).map(|(bits, valid)| valid.then_some(*bits));
     Ok(match ty {
-        Type::Boolean => Arc::new(bits().map(|b| b.map(|b| b != 0)).collect::<BooleanArray>()),
-        Type::Integer => Arc::new(bits().map(|b| b.map(|b| b as i64)).collect::<Int64Array>()),
-        Type::Double => Arc::new(bits().map(|b| b.map(f64::from_bits)).collect::<Float64Array>()),
+        Type::Boolean => Arc::new(present().map(|b| b.map(|b| b != 0)).collect::<BooleanArray>()),
+        Type::Integer => Arc::new(Int64Array::new(words(bits), nulls)),
+        Type::Double => Arc::new(Float64Array::new(words(bits), nulls)),
         Type::Money => {
-            let values = bits().map(|b| b.map(|b| i128::from(b as i64)));
-            let array = values.collect::<Decimal128Array>();
+            let units: Vec<i128> = bits.iter().map(|bits| i128::from(*bits as i64)).collect();
+            let array = Decimal128Array::new(units.into(), nulls);
             let array = array.with_precision_and_scale(Scale::PRECISION, scale.places() as i8);
             Arc::new(array.map_err(Error::engine("a money column"))?)
         }
         Type::Text => {
-            let values = bits().map(|b| b.map(|b| texts.text(b as u32)));
+            let values = present().map(|b| b.map(|b| texts.text(b as u32)));
             Arc::new(values.collect::<StringArray>())
         }
         Type::Timestamp => {
-            let values = bits().map(|b| b.map(|b| b as i64));
-            Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+            Arc::new(TimestampMicrosecondArray::new(words(bits), nulls).with_timezone("UTC"))
         }
-        Type::Date => Arc::new(bits().map(|b| b.map(|b| b as i64 as i32)).collect::<Date32Array>()),
+        Type::Date => {
+            let days: Vec<i32> = bits.iter().map(|bits| *bits as i64 as i32).collect();
+            Arc::new(Date32Array::new(days.into(), nulls))
+        }
     })
+}
+
+/// Bits as values of eight bytes, where they are.
+fn words<T: ArrowNativeType>(bits: Vec<u64>) -> ScalarBuffer<T> {
+    let count = bits.len();
+    ScalarBuffer::new(Buffer::from_vec(bits), 0, count)
 }
 
 /// Customer, item as text, weight; sorted by customer, then item.
