@@ -9,6 +9,7 @@ use crate::commands;
 use crate::commands::build::Build;
 use crate::config::{Overrides, Project};
 use crate::error::{Error, Result};
+use crate::export::online::OnlineStore;
 use crate::expression::Number;
 use crate::report::{Output, Progress};
 use crate::simulate::Options;
@@ -314,6 +315,17 @@ struct Push {
     full: bool,
 }
 
+impl Push {
+    fn to(
+        &self,
+        project: &Project,
+        store: impl Fn() -> Result<Box<dyn OnlineStore>>,
+        progress: &mut Progress,
+    ) -> Result<Output> {
+        commands::push::push(project, &self.views, self.rate, self.full, store, progress)
+    }
+}
+
 #[derive(Debug, Args)]
 struct Simulate {
     /// Customers
@@ -466,26 +478,10 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
             commands::export::feast(&project()?, out, ttl, &mut progress)?
         }
         Command::Export(Export::Redis { url, prefix, push }) => {
-            let open = || commands::push::redis(url, prefix);
-            commands::push::push(
-                &project()?,
-                &push.views,
-                push.rate,
-                push.full,
-                open,
-                &mut progress,
-            )?
+            push.to(&project()?, || commands::push::redis(url, prefix), &mut progress)?
         }
         Command::Export(Export::Postgres { url, table, push }) => {
-            let open = || commands::push::postgres(url, table);
-            commands::push::push(
-                &project()?,
-                &push.views,
-                push.rate,
-                push.full,
-                open,
-                &mut progress,
-            )?
+            push.to(&project()?, || commands::push::postgres(url, table), &mut progress)?
         }
         Command::Explain { id } => commands::explain::explain(&project()?, id, global.as_of)?,
         Command::Simulate(arguments) => {

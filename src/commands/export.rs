@@ -126,17 +126,24 @@ pub fn feast(
     if let Some((view, _)) = ttl.iter().find(|(view, _)| !views.contains(&view.as_str())) {
         return Err(Error::unknown("--ttl", "view", view, views));
     }
+    if let Some((view, _)) = ttl.iter().find(|(_, length)| length.0 == 0) {
+        return Err(Error::configuration(
+            format!("--ttl {view}: no time is for ever to Feast"),
+            "name a length, or leave it out for snapshots that hold for ever",
+        ));
+    }
     let paths = views.iter().map(|view| snapshots(project, &store, &root, view));
     let paths: Vec<Vec<PathBuf>> = paths.collect::<Result<_>>()?;
     let data = out.join("data");
     std::fs::create_dir_all(&data).map_err(Error::io("create", &data))?;
     let mut table = Table::new(&["view", "features", "snapshots", "rows", "file"]);
-    let mut told = Vec::new();
+    let (mut told, mut staged) = (Vec::new(), Vec::new());
     progress.steps(views.len() as u64);
     for (view, paths) in views.into_iter().zip(paths) {
         progress.stage("writing features");
         let file = data.join(feast::file(view));
-        let rows = write_feast(catalog, view, &paths, &file)?;
+        let (rows, of_view) = stage_feast(catalog, view, &paths, &file)?;
+        staged.push(of_view);
         let (features, as_ofs) =
             (catalog.of_view(view).count(), root.as_ofs(&format!("features/{view}")).len());
         table.row([
@@ -150,6 +157,7 @@ pub fn feast(
         progress.advance(1, view);
     }
     progress.finish();
+    staged.into_iter().try_for_each(Staged::publish)?;
     let name = &project.settings.project.name;
     let definitions = feast::definitions(name, catalog, &project.models, ttl);
     replace(&out.join("definitions.py"), definitions.as_bytes())?;
@@ -161,8 +169,13 @@ pub fn feast(
     Ok(Output { text, json: json!({ "path": out, "views": told }) })
 }
 
-/// Writes the snapshots of a view to one file, one after the other, whole or not at all.
-fn write_feast(catalog: &Catalog, view: &str, paths: &[PathBuf], out: &Path) -> Result<u64> {
+/// Writes the snapshots of a view, one after the other, to what is to become `out`; gives their rows.
+fn stage_feast(
+    catalog: &Catalog,
+    view: &str,
+    paths: &[PathBuf],
+    out: &Path,
+) -> Result<(u64, Staged)> {
     let schema = Arc::new(feast::schema(catalog, view));
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let staged = Staged::beside(out)?;
@@ -175,8 +188,7 @@ fn write_feast(catalog: &Catalog, view: &str, paths: &[PathBuf], out: &Path) -> 
                     context: "exporting features",
                     message: format!("{} has no column {}", path.display(), field.name()),
                 })?;
-                arrow_cast::cast(array, field.data_type())
-                    .map_err(Error::engine("exporting features"))
+                feast::cast(array, field.data_type())
             };
             let columns = schema.fields().iter().map(column).collect::<Result<_>>()?;
             let rows = RecordBatch::try_new(schema.clone(), columns);
@@ -186,6 +198,5 @@ fn write_feast(catalog: &Catalog, view: &str, paths: &[PathBuf], out: &Path) -> 
         }
     }
     writer.finish()?;
-    staged.publish()?;
-    Ok(count)
+    Ok((count, staged))
 }

@@ -1,5 +1,6 @@
 //! What a scoring run has published: the rows of one customer, and what the segment rules saw of all.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -10,6 +11,7 @@ use arrow_schema::{Field, Schema};
 use super::previous;
 use crate::config::Project;
 use crate::error::{Error, Result};
+use crate::features::catalog::View;
 use crate::schema::{Origin, PROFILE as PROFILE_FIELDS};
 use crate::scoring::engagement;
 use crate::scoring::frame::{ScoreColumns, frame};
@@ -52,7 +54,7 @@ impl Published {
         let tables = Tables { project, store, root, as_of, id };
         let profile = tables.read("profile", Some(&PROFILE))?;
         let customers = keys(&profile)?.clone();
-        let features = tables.features(&customers)?;
+        let features = tables.features(&customers, &[])?;
         let scores = tables.find("scores", None)?;
         let models = tables.scores(scores.as_ref(), customers.len())?;
         let rfm = tables.rfm(scores.as_ref(), customers.len())?;
@@ -91,20 +93,15 @@ pub fn served(project: &Project, views: &[String]) -> Result<(Instant, RecordBat
     let modeled = PROFILE_FIELDS.iter().filter(|field| field.origin == Origin::Modeled);
     let names: Vec<&str> = modeled.map(|field| field.name).collect();
     let profile = tables.read("profile", Some(&[&PROFILE[..2], &names].concat()))?;
-    let features = tables.features(keys(&profile)?)?;
+    let features = tables.features(keys(&profile)?, views)?;
+    tables.of_run(&features)?;
     let consent = Consent::of(&profile);
     let opted_out: BooleanArray =
         (0..profile.num_rows()).map(|row| Some(consent.opted_out(row))).collect();
-    let own = |column: &str| {
-        let feature = project.catalog.get(column);
-        feature.is_none_or(|feature| views.is_empty() || views.contains(&feature.view))
-    };
-    let mut columns: Vec<(String, ArrayRef)> = Vec::new();
-    for (field, column) in features.schema().fields().iter().zip(features.columns()) {
-        if own(field.name()) {
-            columns.push((field.name().clone(), column.clone()));
-        }
-    }
+    let schema = features.schema();
+    let given = schema.fields().iter().zip(features.columns());
+    let mut columns: Vec<(String, ArrayRef)> =
+        given.map(|(field, column)| (field.name().clone(), column.clone())).collect();
     for name in names {
         let column = profile.column_by_name(name);
         let column =
@@ -166,12 +163,13 @@ impl Tables<'_> {
         )
     }
 
-    /// The features of all views side by side.
-    fn features(&self, customers: &StringArray) -> Result<RecordBatch> {
+    /// The features of some views side by side; of all of them where none is named.
+    fn features(&self, customers: &StringArray, views: &[String]) -> Result<RecordBatch> {
         let key: ArrayRef = Arc::new(customers.clone());
         let mut fields = vec![Field::new("customer360_id", key.data_type().clone(), false)];
         let mut columns = vec![key];
-        for view in &self.project.catalog.views {
+        let wanted = |view: &&View| views.is_empty() || views.contains(&view.name);
+        for view in self.project.catalog.views.iter().filter(wanted) {
             let rows = self.read(&format!("features/{}", view.name), None)?;
             if keys(&rows)? != customers {
                 let what = format!("the view {} was built anew, for other customers", view.name);
@@ -188,6 +186,24 @@ impl Tables<'_> {
         }
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
             .map_err(Error::engine("features"))
+    }
+
+    /// Refuses features that another run has written than the one that wrote the current profile: its scores
+    /// were computed from others.
+    fn of_run(&self, features: &RecordBatch) -> Result<()> {
+        let run = self.root.profile.as_ref().map_or("", |profile| profile.run.as_str());
+        let generation: u64 = run.split('-').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+        let suffix = format!("-{generation}.parquet");
+        let schema = features.schema();
+        let named = schema.fields().iter().filter_map(|f| self.project.catalog.get(f.name()));
+        for view in named.map(|feature| &feature.view).collect::<BTreeSet<_>>() {
+            let folder = format!("features/{view}/as_of={}", self.as_of.folder());
+            if self.root.below(&folder).any(|file| !file.ends_with(&suffix)) {
+                let what = format!("the view {view} was built anew since");
+                return Err(self.moved_on(&what));
+            }
+        }
+        Ok(())
     }
 
     /// Rows of `scores/` that are of one model, a row per customer.

@@ -47,7 +47,8 @@ pub fn push(
     progress.stage("connecting");
     let mut store = open()?;
     let file = project.store()?.file(&Pushed::file(store.target()));
-    let holds = store.holds()?.filter(|_| !full);
+    let held = store.holds()?;
+    let holds = held.name.clone().filter(|_| held.is_whole && !full);
     let before = Pushed::read(&file)
         .filter(|pushed| holds.as_ref() == Some(&pushed.name) && pushed.columns == rows.columns());
     let everything = before.is_none();
@@ -62,7 +63,8 @@ pub fn push(
         progress.steps(sent + changes.gone.len() as u64);
         let token = format!("unfinished-{:016x}", rand::rng().random::<u64>());
         let batch = rate.map_or(BATCH, |rate| BATCH.min(rate as usize));
-        let push = Push { rows: &rows, as_of, changes, everything, batch, token: &token };
+        let (rows, held, token) = (&rows, held.name, token.as_str());
+        let push = Push { rows, as_of, held, changes, everything, batch, token };
         let mut pace = Pace { rate, begun: Instant::now(), sent: 0 };
         removed = store.push(&push, &mut |customers| {
             progress.advance(customers, "customers");

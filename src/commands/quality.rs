@@ -20,7 +20,7 @@ use crate::scoring::classifier::drifts;
 use crate::sources::attributes::Attributes;
 use crate::sources::contract::{Check, Checks, Status};
 use crate::store::parquet::{Sorted, read};
-use crate::store::{Store, Transaction};
+use crate::store::{Root, Store, Transaction};
 use crate::time::Instant;
 use crate::training::artifact::{Artifact, ClassifierArtifact, Trained};
 
@@ -58,7 +58,7 @@ impl Gate {
         let mut earlier = Earlier { models, ..Earlier::default() };
         let mut outcome = Outcome::default();
         for view in views() {
-            earlier.previous = self.previous(transaction, project, view, as_of.at)?;
+            earlier.previous = self.previous(transaction, project, view, as_of.at);
             let of_view = (view.name.as_str(), view.expectations.as_slice());
             outcome.add(judge(of_view, as_of.at, rows.batches(), &earlier)?);
         }
@@ -86,10 +86,10 @@ impl Gate {
         project: &Project,
         view: &View,
         at: Instant,
-    ) -> Result<Columns> {
+    ) -> Columns {
         let columns: BTreeSet<&str> = compared(view).collect();
         if columns.is_empty() {
-            return Ok(Columns::new());
+            return Columns::new();
         }
         let (store, root) = (transaction.store(), &transaction.root);
         let table = format!("features/{}", view.name);
@@ -98,22 +98,44 @@ impl Gate {
         if let Some((then, own)) = self.published.get(&view.name)
             && stored.is_none_or(|stored| stored <= *then)
         {
-            return Ok(own.clone());
+            return own.clone();
         }
         let record = stored.map(|then| (then, registry::path(&view.name, then)));
         let Some((then, record)) = record.filter(|(_, path)| root.files.contains_key(path)) else {
-            return Ok(Columns::new());
+            return Columns::new();
         };
-        let record: Snapshot = store.read_json(&record)?;
-        let moved: BTreeSet<&str> = record.outdated(&project.catalog).map(|f| f.column()).collect();
-        let columns: Vec<&str> = columns.difference(&moved).copied().collect();
-        let mut batches: Vec<RecordBatch> = Vec::new();
-        for file in root.below(&folder(&view.name, AsOf::at(then))) {
-            batches.extend(read(&store.file(file), Some(&columns))?);
-        }
-        let column = |column: &str| Ok((column.to_owned(), (then, values(&batches, column)?)));
-        columns.into_iter().map(column).collect()
+        // Tonight's features are none the worse for a damaged snapshot of another night.
+        read_columns(project, store, root, view, (then, &record), &columns).unwrap_or_else(
+            |error| {
+                tracing::warn!(
+                    "nothing is compared with {} at {}: {error}",
+                    view.name,
+                    then.folder()
+                );
+                Columns::new()
+            },
+        )
     }
+}
+
+/// Some columns of a stored snapshot, as far as the definitions of now have computed them.
+fn read_columns(
+    project: &Project,
+    store: &Store,
+    root: &Root,
+    view: &View,
+    (then, record): (Instant, &str),
+    columns: &BTreeSet<&str>,
+) -> Result<Columns> {
+    let record: Snapshot = store.read_json(record)?;
+    let moved: BTreeSet<&str> = record.outdated(&project.catalog).map(|f| f.column()).collect();
+    let columns: Vec<&str> = columns.difference(&moved).copied().collect();
+    let mut batches: Vec<RecordBatch> = Vec::new();
+    for file in root.below(&folder(&view.name, AsOf::at(then))) {
+        batches.extend(read(&store.file(file), Some(&columns))?);
+    }
+    let column = |column: &str| Ok((column.to_owned(), (then, values(&batches, column)?)));
+    columns.into_iter().map(column).collect()
 }
 
 /// Columns that are compared with the snapshot before.
@@ -179,8 +201,22 @@ impl Reference {
     pub fn drifts(&self, project: &Project, rows: &[RecordBatch]) -> Result<(String, Vec<Drift>)> {
         // Only features are compared, no attributes of the profile.
         let drifts = drifts(&self.artifact, rows, &Attributes::default(), &project.events)?;
-        Ok((self.model.clone(), drifts))
+        Ok((self.model.clone(), comparable(project, &self.artifact, &drifts)))
     }
+}
+
+/// The drifts of features that a version computes as the project does now: of others it says nothing.
+pub fn comparable(
+    project: &Project,
+    artifact: &ClassifierArtifact,
+    drifts: &[Drift],
+) -> Vec<Drift> {
+    let moved: BTreeSet<&str> = artifact.moved_definitions(&project.catalog).collect();
+    let is_same = |drift: &&Drift| {
+        let from = project.catalog.closure(&BTreeSet::from([drift.column.as_str()]));
+        from.iter().all(|feature| !moved.contains(feature.column()))
+    };
+    drifts.iter().filter(is_same).cloned().collect()
 }
 
 /// What came of the expectations, for people; empty where there are none.

@@ -72,7 +72,7 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     progress.stage("checking the contract");
     let mut checks = contract(project, as_of.at, &source, &scored)?;
     progress.stage("checking and writing features");
-    let outcome = features(&mut transaction, project, as_of, &data, &scored)?;
+    let outcome = features(&mut transaction, project, as_of, &data, &champions, &scored)?;
     if !outcome.breaches.is_empty() {
         return quarantined(
             transaction,
@@ -143,13 +143,17 @@ fn features(
     project: &Project,
     as_of: AsOf,
     data: &str,
+    champions: &Champions,
     scored: &Scored,
 ) -> Result<Outcome> {
     // The events were all read, so that which files matter at the as-of is not known.
     let from = Inputs { events: data.to_owned(), profile: data.to_owned() };
     let rows = Sorted::new(vec![scored.features.clone()]);
     let views = project.catalog.views.iter().map(|view| view.name.as_str()).collect();
-    let drifts = scored.models.iter().map(|scores| (scores.model.clone(), scores.drift.clone()));
+    let drifts = champions.classifiers.iter().filter_map(|(name, _, artifact)| {
+        let scores = scored.models.iter().find(|scores| scores.model == *name)?;
+        Some((name.clone(), quality::comparable(project, artifact, &scores.drift)))
+    });
     let mut gate = Gate::default();
     gate.pass(transaction, project, &views, as_of, &from, &rows, drifts.collect())?;
     Ok(gate.outcome)

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::expression::Type;
 use crate::expression::polars::arrow_type;
 use crate::features::catalog::Feature;
+use crate::features::join::STAMPS;
 use crate::features::plan::AsOf;
 use crate::features::registry::{self, Inputs, Snapshot, Summary};
 use crate::money::Scale;
@@ -61,7 +62,7 @@ pub fn write_views(
             let mut writer = Writer::create(path, &schema)?;
             for chunk in of_part.chunks(ROWS) {
                 let batch = view_rows(&schema, columns, as_of, rows, chunk)?;
-                let features = summaries.iter_mut().zip(&batch.columns()[STAMPS..]);
+                let features = summaries.iter_mut().zip(&batch.columns()[STAMPS.len()..]);
                 features.for_each(|(summary, array)| summary.add(array));
                 writer.write(&batch)?;
             }
@@ -95,20 +96,14 @@ pub fn folder(view: &str, as_of: AsOf) -> String {
     format!("features/{view}/as_of={}", as_of.at.folder())
 }
 
-/// Columns of a snapshot before its features: the key and two instants.
-const STAMPS: usize = 3;
-
 fn view_schema(columns: &[&Feature], scale: Scale) -> SchemaRef {
     let instant = arrow_type(Type::Timestamp, scale);
-    let own = [
-        Field::new("customer360_id", arrow_type(Type::Text, scale), false),
-        Field::new("event_timestamp", instant.clone(), false),
-        Field::new("created_timestamp", instant, false),
-    ];
+    let types = [arrow_type(Type::Text, scale), instant.clone(), instant];
+    let own = STAMPS.into_iter().zip(types).map(|(name, ty)| Field::new(name, ty, false));
     let features = columns
         .iter()
         .map(|feature| Field::new(feature.column(), arrow_type(feature.ty(), scale), true));
-    Arc::new(Schema::new(own.into_iter().chain(features).collect::<Vec<_>>()))
+    Arc::new(Schema::new(own.chain(features).collect::<Vec<_>>()))
 }
 
 fn view_rows(

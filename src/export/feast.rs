@@ -4,17 +4,20 @@
 //! all. Money therefore leaves as doubles in major units, and a date as the instant of its midnight (UTC).
 
 use std::fmt::Write;
+use std::sync::Arc;
 
+use arrow_array::ArrayRef;
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use serde_json::json;
 
+use crate::error::{Error, Result};
 use crate::expression::Type;
 use crate::features::catalog::{Catalog, Feature};
+use crate::features::join::STAMPS;
 use crate::models::spec::Models;
 use crate::time::Duration;
-
-/// Columns before the features: entity key, instant of the features, when they could be known.
-const STAMPS: [&str; 3] = ["customer360_id", "event_timestamp", "created_timestamp"];
 
 /// `feature_store.yaml`: files by DuckDB, SQLite online, a registry beside the definitions.
 pub fn settings(project: &str) -> String {
@@ -133,6 +136,20 @@ fn arrow_type(ty: Type) -> DataType {
             DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
         }
     }
+}
+
+/// A column of a snapshot in the type that its file has.
+pub fn cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+    let failed = "exporting features";
+    let from = array.data_type();
+    if *from == DataType::Date32 {
+        // arrow-cast knows no zone by name.
+        let naive = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let midnight = arrow_cast::cast(array, &naive).map_err(Error::engine(failed))?;
+        let midnight = midnight.as_primitive::<TimestampMicrosecondType>().clone();
+        return Ok(Arc::new(midnight.with_timezone("UTC")));
+    }
+    arrow_cast::cast(array, to).map_err(Error::engine(failed))
 }
 
 fn dtype(ty: Type) -> &'static str {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Quantile bins of the earlier rows; missing values are one more.
+/// Quantile bins of the earlier rows; a value of two quantiles is a bin of its own, and missing values are.
 const BINS: usize = 10;
 /// From which stability index a shift is called large (the field's rule of thumb).
 const LARGE: f64 = 0.2;
@@ -62,8 +62,17 @@ impl Distribution {
     pub fn of(values: &[f64]) -> Self {
         let mut sorted: Vec<f64> = values.iter().copied().filter(|value| !value.is_nan()).collect();
         sorted.sort_by(f64::total_cmp);
-        let mut edges: Vec<f64> =
+        let quantiles: Vec<f64> =
             (1..BINS).filter_map(|bin| sorted.get(bin * sorted.len() / BINS).copied()).collect();
+        let mut edges = Vec::new();
+        for equal in quantiles.chunk_by(|a, b| a == b) {
+            edges.push(equal[0]);
+            // What so many rows have is a bin of its own, else those above it would be lost in it: most
+            // customers of a shop have not bought this week.
+            if equal.len() > 1 {
+                edges.push(equal[0].next_up());
+            }
+        }
         edges.dedup();
         let mut empty = Self { rows: vec![0; edges.len() + 2], edges };
         values.iter().for_each(|value| empty.add(*value));
@@ -164,6 +173,13 @@ mod tests {
             (0..2000).map(|i| if i % 4 == 0 { f64::NAN } else { f64::from(i % 100) }).collect();
         assert_eq!(between(&earlier, &holes).verdict, Verdict::MovedFar);
         assert_eq!(between(&earlier, &earlier).verdict, Verdict::Stable);
+        // One in twenty-five has a value, then all have, then nobody has.
+        let sparse: Vec<f64> = (0..2000).map(|i| f64::from(i32::from(i % 25 == 0))).collect();
+        assert_eq!(between(&sparse, &sparse).psi, 0.0);
+        assert_eq!(between(&sparse, &vec![1.0; 2000]).verdict, Verdict::MovedFar);
+        assert_eq!(between(&sparse, &vec![0.0; 2000]).verdict, Verdict::MovedFar);
+        assert_eq!(between(&vec![3.0; 2000], &vec![2.0; 2000]).verdict, Verdict::MovedFar);
+        assert_eq!(between(&vec![3.0; 2000], &vec![3.0; 900]).verdict, Verdict::Stable);
         // R: qchisq(0.99, 9) = 21.66599
         assert!((chi_squared_99(9.0) - 21.666).abs() < 0.05);
     }

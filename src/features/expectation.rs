@@ -142,7 +142,8 @@ fn rules(place: &str, spec: &ExpectationSpec, ty: Type) -> Result<Vec<Rule>> {
     if spec.not_null {
         rules.push(Rule::NotNull);
     }
-    let (least, most) = (limit(place, &spec.min, ty)?, limit(place, &spec.max, ty)?);
+    let least = limit(place, ("min", &spec.min), ty)?;
+    let most = limit(place, ("max", &spec.max), ty)?;
     if let (Some(least), Some(most)) = (least, most)
         && least.value > most.value
     {
@@ -184,22 +185,28 @@ fn rules(place: &str, spec: &ExpectationSpec, ty: Type) -> Result<Vec<Rule>> {
     }
 }
 
-fn limit(place: &str, spec: &Option<LimitSpec>, ty: Type) -> Result<Option<Limit>> {
+fn limit(place: &str, (key, spec): (&str, &Option<LimitSpec>), ty: Type) -> Result<Option<Limit>> {
     let Some(spec) = spec else { return Ok(None) };
-    let instant = |text: &str| text.parse::<Instant>().ok();
+    let instant = match spec {
+        LimitSpec::Text(text) => text.parse::<Instant>().ok(),
+        LimitSpec::Time(time) => time.to_string().parse::<Instant>().ok(),
+        LimitSpec::Number(_) | LimitSpec::Other(_) => None,
+    };
     let value = match (spec, ty) {
         (LimitSpec::Number(value), _) if ty.is_numeric() && value.is_finite() => Some(*value),
-        (LimitSpec::Text(text), Type::Timestamp) => instant(text).map(|at| at.0 as f64),
-        (LimitSpec::Text(text), Type::Date) => instant(text).map(|at| at.0.div_euclid(DAY) as f64),
+        (_, Type::Timestamp) => instant.map(|at| at.0 as f64),
+        (_, Type::Date) => instant.map(|at| at.0.div_euclid(DAY) as f64),
         _ => None,
     };
     let refused = || {
         let hint = match ty {
-            Type::Timestamp | Type::Date => "min = \"2020-01-01\"",
-            _ if ty.is_numeric() => "min = 0",
-            _ => "only numbers, instants and dates have limits",
+            Type::Timestamp => format!("{key} = \"2020-01-01T00:00:00Z\", or \"2020-01-01\""),
+            Type::Date => format!("{key} = \"2020-01-01\""),
+            _ if ty.is_numeric() => format!("{key} = 0"),
+            _ => "only numbers, instants and dates have limits".to_owned(),
         };
-        Error::configuration(format!("{place}: a limit that is no {}", ty.name()), hint)
+        let message = format!("{place}: {key} = {spec} is no limit of a column of {}", ty.name());
+        Error::configuration(message, hint)
     };
     value.map(|value| Some(Limit { value, ty })).ok_or_else(refused)
 }
@@ -273,7 +280,7 @@ pub fn judge(
         let found = match rule {
             Rule::NotNull => nulls(&arrays, |count, _| count > 0),
             Rule::MaxNullShare(most) => {
-                nulls(&arrays, |count, rows| count as f64 > most * rows as f64)
+                nulls(&arrays, |count, rows| count as f64 / rows as f64 > *most)
             }
             Rule::Min(limit) => outside(&arrays, *limit, |value| value < limit.value)?,
             Rule::Max(limit) => outside(&arrays, *limit, |value| value > limit.value)?,
@@ -375,7 +382,9 @@ fn moved(
                 .iter()
                 .find(|drift| drift.column == column)
                 .map(|drift| (drift.clone(), format!("the training of {model}")))
-                .ok_or_else(|| format!("the champion of {model} has no such input")),
+                .ok_or_else(|| {
+                    format!("the champion of {model} has no such input by the same definition")
+                }),
         },
     })
 }
@@ -445,24 +454,45 @@ mod tests {
     }
 
     #[test]
+    fn instants_are_texts_or_as_toml_writes_them() {
+        for limit in ["2024-05-01", "\"2024-05-01\"", "2024-05-01T00:00:00Z"] {
+            let list = expected(&format!("columns = [\"first\"]\nmax = {limit}")).unwrap();
+            assert_eq!(list[0].rule.to_string(), "max 2024-05-01T00:00:00Z");
+        }
+    }
+
+    /// 0.29 x 100 is a little less than 29.
+    #[test]
+    fn a_share_holds_up_to_itself() {
+        let values: Float64Array = (0..100).map(|i| (i >= 29).then_some(1.0)).collect();
+        let values: ArrayRef = Arc::new(values);
+        assert_eq!(breach("max_null_share = 0.29", "gap", values.clone()), None);
+        assert!(breach("max_null_share = 0.28", "gap", values).is_some());
+    }
+
+    #[test]
     fn what_no_column_can_keep_is_refused() {
         for (table, message) in [
             ("columns = []\nmin = 0", "v.toml: expect: names no columns"),
             ("columns = [\"spent\"]\nmin = 0", "v.toml: expect: unknown column `spent`"),
             ("columns = [\"gap\"]", "v.toml: expect gap: expects nothing"),
-            ("columns = [\"gap\"]\nmin = \"a\"", "v.toml: expect gap: a limit that is no double"),
+            (
+                "columns = [\"gap\"]\nmin = \"a\"",
+                "v.toml: expect gap: min = \"a\" is no limit of a column of double",
+            ),
             (
                 "columns = [\"first\"]\nmax = 3",
-                "v.toml: expect first: a limit that is no timestamp",
+                "v.toml: expect first: max = 3 is no limit of a column of timestamp",
             ),
             (
                 "columns = [\"channel\"]\nmin = 3",
-                "v.toml: expect channel: a limit that is no varchar",
+                "v.toml: expect channel: min = 3 is no limit of a column of varchar",
             ),
             (
                 "columns = [\"gap\"]\nmin = 3\nmax = 2.5",
                 "v.toml: expect gap: min 3 is above max 2.5",
             ),
+            ("columns = [\"gap\"]\nmax = true", "max = true is no limit of a column of double"),
             ("columns = [\"gap\"]\nmax_null_share = 5", "max_null_share 5 is not a share"),
             ("columns = [\"gap\"]\nmax_psi = 0", "max_psi 0 is not above zero"),
             ("columns = [\"first\"]\nmax_psi = 0.2", "max_psi needs numbers, and the column is"),

@@ -82,7 +82,8 @@ pub fn latest(
     Ok(of_row.par_iter().zip(&entities.times).map(place).collect())
 }
 
-/// What [`latest`] reads of a snapshot.
+/// Columns of a snapshot before its features, which [`latest`] reads: the key, the instant that the features
+/// are true for, and by when they were known.
 pub const STAMPS: [&str; 3] = ["customer360_id", "event_timestamp", CREATED];
 
 const CREATED: &str = "created_timestamp";

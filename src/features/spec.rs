@@ -48,6 +48,12 @@ pub enum Op {
 }
 
 impl Op {
+    /// Whether it looks at calendar days of the project's zone.
+    pub fn counts_days(self) -> bool {
+        let gaps = [Self::MeanGapDays, Self::MedianGapDays, Self::MaxGapDays, Self::StdGapDays];
+        self == Self::ActiveDays || self == Self::FirstDaySum || gaps.contains(&self)
+    }
+
     /// The bits of its value without events; None for null. Zero is the same bits in every type.
     pub fn empty(self) -> Option<u64> {
         match self {
@@ -176,7 +182,7 @@ fn previous() -> String {
     PREVIOUS.to_owned()
 }
 
-/// A least or greatest value: a number, in major units for money, or an instant or a date as text.
+/// A least or greatest value: a number, in major units for money, or an instant or a date.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum LimitSpec {
@@ -184,4 +190,19 @@ pub enum LimitSpec {
     Number(f64),
     /// Of a column of instants or dates.
     Text(String),
+    /// The same as TOML writes it.
+    Time(toml::value::Datetime),
+    /// What is no limit.
+    Other(toml::Value),
+}
+
+impl std::fmt::Display for LimitSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Text(text) => write!(f, "\"{text}\""),
+            Self::Time(time) => write!(f, "{time}"),
+            Self::Other(value) => write!(f, "{value}"),
+        }
+    }
 }

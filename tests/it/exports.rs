@@ -1,12 +1,12 @@
 //! The offline store in the format of another program; `tests/outside` has that program read it.
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Decimal128Type, Float64Type};
+use arrow_array::types::{Decimal128Type, Float64Type, TimestampMicrosecondType};
 use arrow_schema::{DataType, TimeUnit};
 use c360_ml::store::parquet::read_all;
 
 use crate::cli::output;
-use crate::support::project;
+use crate::support::{edit, project};
 
 #[test]
 fn snapshots_are_a_feast_repository_of_plain_types() {
@@ -14,6 +14,13 @@ fn snapshots_are_a_feast_repository_of_plain_types() {
     let project = project(folder.path());
     let out = folder.path().join("feast");
     let export = ["export", "feast", "--out", out.to_str().unwrap(), "--ttl", "support=7d"];
+    let day = "name = \"first_day\"\nop = \"min\"\ninput = \"cast(event_ts as date)\"";
+    edit(
+        &project,
+        "features/support.toml",
+        "[[feature]]",
+        &format!("[[feature]]\n{day}\n\n[[feature]]"),
+    );
     let (_, stderr, code) = output(&project, &export);
     assert_eq!(code, 4, "{stderr}");
     assert!(!out.exists(), "nothing is written where there is nothing");
@@ -52,6 +59,14 @@ fn snapshots_are_a_feast_repository_of_plain_types() {
         from += arrow_array::Array::len(&own);
     }
     assert_eq!(from, rows.num_rows());
+    let days = out.join("data/support.parquet");
+    let days = read_all([days.as_path()], Some(&["first_day"])).unwrap().unwrap();
+    assert_eq!(*days.column(0).data_type(), instant, "a date is its midnight");
+    let days = days.column(0).as_primitive::<TimestampMicrosecondType>();
+    assert!(days.iter().flatten().count() > 1000);
+    assert!(days.iter().flatten().all(|at| at % c360_ml::time::DAY == 0));
+    let never = ["export", "feast", "--out", out.to_str().unwrap(), "--ttl", "support=0d"];
+    assert_eq!(output(&project, &never).2, 2, "no time is for ever to Feast");
     let definitions = std::fs::read_to_string(out.join("definitions.py")).unwrap();
     let of_view = |view: &str| {
         let from = definitions.find(&format!("{view}_source = ")).unwrap();
@@ -86,8 +101,22 @@ fn a_push_says_what_is_missing_and_no_secret() {
             output(&project, &["export", kind, "--url", url, "--views", "comerce"]);
         assert_eq!(code, 2);
         assert!(stderr.contains("did you mean `commerce`"), "{stderr}");
-        let (_, stderr, code) = output(&project, &["export", kind, "--url", "ftp://:planted@x"]);
-        assert_eq!(code, 2, "{stderr}");
-        assert!(!stderr.contains("planted"), "{stderr}");
+        for odd in ["ftp://:planted@x", "//ann:planted@x/shop?sslmode=require"] {
+            let odd = format!("{}{odd}", if odd.starts_with('/') { kind } else { "" });
+            let (_, stderr, code) = output(&project, &["export", kind, "--url", &odd]);
+            assert_eq!(code, 2, "{stderr}");
+            assert!(!stderr.contains("planted"), "{stderr}");
+        }
     }
+    let odd = "postgres://ann:pl@nted@127.0.0.1/shop";
+    let (_, stderr, code) = output(&project, &["export", "postgres", "--url", odd]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(!stderr.contains("nted") && stderr.contains("%40"), "{stderr}");
+    let (_, stderr, code) = output(&project, &["export", "redis", "--url", &redis, "--prefix", ""]);
+    assert_eq!(code, 2, "{stderr}");
+    // The features of another run than the one that wrote the profile.
+    assert_eq!(output(&project, &["features", "build", "--full"]).2, 0);
+    let (_, stderr, code) = output(&project, &["export", "redis", "--url", &redis]);
+    assert_eq!(code, 3, "{stderr}");
+    assert!(stderr.contains("was built anew since"), "{stderr}");
 }

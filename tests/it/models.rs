@@ -86,7 +86,7 @@ fn without_a_champion_a_failed_gate_stops_the_run() {
     // ended breaks an expectation.
     let (stdout, stderr, code) = output(&project, &["score", "--as-of", "2025-01-01"]);
     assert_eq!(code, 3, "{stderr}");
-    assert!(stdout.contains("orders_30d  max_psi 0.5 against previous"), "{stdout}");
+    assert!(stdout.contains("orders_30d  max_psi 0.25 against previous"), "{stdout}");
     assert!(stderr.contains("days ago, more than 90; train again"), "{stderr}");
 }
 

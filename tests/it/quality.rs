@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::cli::{output, root};
-use crate::support::project;
+use crate::support::{edit, project};
 
 fn expect(project: &Path, view: &str, table: &str) {
     let path = project.join(format!("features/{view}.toml"));
@@ -174,6 +174,21 @@ fn features_are_compared_with_the_training_and_with_the_snapshot_before() {
     assert_eq!(code, 0, "{stdout}{stderr}");
     assert_eq!(folders(&project, "profile/"), ["profile/as_of=2024-07-01"]);
     assert!(folders(&project, "quarantine/").is_empty());
+
+    // A version says nothing of what it computes in another way, and a damaged record nothing of tonight.
+    expect(&project, "commerce", "columns = [\"orders\"]\nmax_psi = 1e-9\nagainst = \"churn\"");
+    let orders = "input = \"order_id\"\nwhere = \"event_type = 'purchase' and amount > 0";
+    edit(&project, "features/commerce.toml", orders, &format!("{orders}.01"));
+    let next = ["features", "build", "--as-of", "2024-07-02"];
+    let (stdout, stderr, code) = output(&project, &next);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(stdout.contains("has no such input by the same definition"), "{stdout}");
+    expect(&project, "commerce", "columns = [\"orders_30d\"]\nmax_psi = 0.5");
+    std::fs::write(project.join("store/registry/commerce/as_of=2024-07-02.json"), "{").unwrap();
+    let (stdout, stderr, code) = output(&project, &["features", "build", "--as-of", "2024-07-03"]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(stderr.contains("nothing is compared with commerce at 2024-07-02"), "{stderr}");
+    assert!(stdout.contains("0 hold, 0 broken, 1 could not be checked"), "{stdout}");
 
     expect(&project, "commerce", "columns = [\"orders_30d\"]\nmax_psi = 1\nagainst = \"chrun\"");
     let (_, stderr, code) = output(&project, &["features", "list"]);

@@ -189,6 +189,15 @@ assert client.hgetall("c360:push")["as_of"] == "2024-07-01T00:00:00Z"
 client.flushall()
 told = push("redis", *url)
 assert told["everything"] and told["sent"] == len(second)
+for one in list(client.scan_iter("c360:customer:*"))[:3]:
+    client.delete(one)
+told = push("redis", *url)
+assert told["everything"], "three customers were evicted"
+check_redis(client, second)
+client.set("own:customer:42", "of another program")
+error = push("redis", *url, "--prefix", "own:", code=2)
+assert "no push has written" in error and client.get("own:customer:42"), error
+client.delete("own:customer:42")
 client.hset("c360:customer:left over", "orders_30d", 1)
 client.hset("c360:push", "name", "something else")
 told = push("redis", *url)
@@ -291,6 +300,25 @@ killed("postgres", *url)
 check_postgres(connection, fourth)
 assert push("postgres", *url)["sent"] == 0, "the killed push has left what was there, and its name"
 print("PostgreSQL: touched, two at a time, killed")
+
+# What somebody has emptied is full again; what is not ours is left alone.
+connection.execute("truncate c360_customers")
+connection.commit()
+assert push("postgres", *url)["everything"]
+check_postgres(connection, fourth)
+connection.execute("alter table c360_customers add column note text default 'mine'")
+connection.execute("create table crm (customer360_id text primary key, as_of timestamptz not null, email text)")
+connection.execute("insert into crm values ('c360_0000001', now(), 'a@example.org')")
+connection.commit()
+assert push("postgres", *url, "--full")["everything"]
+told = connection.execute("select count(note), count(*) from c360_customers").fetchone()
+assert told == (len(fourth), len(fourth)), told
+connection.execute("alter table c360_customers drop column note")
+connection.commit()
+error = push("postgres", *url, "--table", "crm", code=2)
+assert "no push has written" in error, error
+assert connection.execute("select email from crm").fetchall() == [("a@example.org",)]
+connection.rollback()
 
 # Columns that are not computed any more lose their values; of another type are refused.
 told = push("postgres", *url, "--views", "support")

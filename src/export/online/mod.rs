@@ -36,15 +36,26 @@ pub trait OnlineStore {
     /// What it is, without credentials; one store has one name.
     fn target(&self) -> &str;
 
-    /// The name of what it holds; None where nobody knows.
-    fn holds(&mut self) -> Result<Option<String>>;
+    /// What it was told that it holds, and whether it can be so.
+    fn holds(&mut self) -> Result<Held>;
 
     /// Makes it hold what `push` says; `sent` is told of every few customers that are on their way. Gives how
     /// many customers were removed.
     ///
     /// # Errors
-    /// [`Error::Locked`] where another push is under way, [`Error::Service`] where it does not answer.
+    /// [`Error::Locked`] where another push is under way, or has ended since the store was asked what it
+    /// holds; a configuration error where the rows there are nobody's push; [`Error::Service`] where it does
+    /// not answer.
     fn push(&mut self, push: &Push, sent: &mut dyn FnMut(u64)) -> Result<u64>;
+}
+
+/// What a store was told that it holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// The name that the last push has left.
+    pub name: Option<String>,
+    /// Whether it still has as many customers as that push.
+    pub is_whole: bool,
 }
 
 /// What an online store is to hold.
@@ -53,6 +64,8 @@ pub struct Push<'a> {
     pub rows: &'a Rows,
     /// The instant that they are true for.
     pub as_of: Instant,
+    /// The name that the store had when it was asked what it holds.
+    pub held: Option<String>,
     /// What differs from what the store holds.
     pub changes: Changes,
     /// Whether nobody knows what the store holds: the changes are all rows, and any other is to go.

@@ -6,11 +6,11 @@
 
 use std::io::Write;
 
-use ::postgres::config::SslMode;
+use ::postgres::config::{Host, SslMode};
 use ::postgres::{Client, Config, NoTls, Transaction};
 use arrow_schema::{DataType, Schema};
 
-use super::{Lists, OnlineStore, Push};
+use super::{Held, Lists, OnlineStore, Push};
 use crate::error::{Error, Result};
 
 /// A table of a PostgreSQL database.
@@ -49,31 +49,77 @@ impl Postgres {
     /// # Errors
     /// A configuration error for what is no such address, [`Error::Service`] where nobody answers.
     pub fn connect(url: &str, password: Option<&str>, table: &str) -> Result<Self> {
-        let mut config: Config = url.parse().map_err(|error: ::postgres::Error| {
-            let cause =
-                std::error::Error::source(&error).map_or_else(String::new, |c| format!(": {c}"));
-            Error::configuration(
-                format!("--url is not the address of a PostgreSQL database: {error}{cause}"),
-                "postgres://user@host:5432/database",
-            )
-        })?;
+        let named = Table::named(table)?;
+        let mut config = address(url)?;
         if let (None, Some(password)) = (config.get_password(), password) {
             config.password(password);
         }
-        let hosts: Vec<String> =
-            config.get_hosts().iter().map(|host| format!("{host:?}")).collect();
-        let target = format!(
-            "postgres {} {:?} {} {table}",
-            hosts.join(","),
-            config.get_ports(),
-            config.get_dbname().unwrap_or_default()
-        );
+        let target = format!("postgres {} {table}", place(&config));
         let client = connect(&config).map_err(|error| failed(&target, error))?;
-        let table = match table.split_once('.') {
-            Some((schema, name)) => Table { schema: Some(schema.into()), name: name.into() },
-            None => Table { schema: None, name: table.into() },
+        Ok(Self { client, target, table: named })
+    }
+}
+
+/// Reads an address; what is wrong with it is not told, since there may be a password in what was read.
+fn address(url: &str) -> Result<Config> {
+    let is_url = ["postgres://", "postgresql://"].iter().any(|start| url.starts_with(start));
+    let config: Option<Config> = if is_url { url.parse().ok() } else { None };
+    // A host with an @ is the end of a password that has one.
+    let is_host = |host: &Host| !matches!(host, Host::Tcp(name) if name.contains('@'));
+    config.filter(|config| config.get_hosts().iter().all(is_host)).ok_or_else(|| {
+        Error::configuration(
+            "--url is not the address of a PostgreSQL database",
+            "postgres://user@host:5432/database; in a password @ is %40, / is %2F, : is %3A",
+        )
+    })
+}
+
+/// Hosts, ports and database, without user and password.
+fn place(config: &Config) -> String {
+    let hosts = config.get_hosts().iter().enumerate().map(|(at, host)| {
+        let ports = config.get_ports();
+        let port = ports.get(at).or(ports.first()).copied().unwrap_or(5432);
+        match host {
+            Host::Tcp(name) => format!("{name}:{port}"),
+            #[cfg(unix)]
+            Host::Unix(folder) => format!("{}:{port}", folder.display()),
+        }
+    });
+    let hosts: Vec<String> = hosts.collect();
+    format!("{}/{}", hosts.join(","), config.get_dbname().unwrap_or_default())
+}
+
+impl Table {
+    /// Reads `name` or `schema.name`.
+    fn named(text: &str) -> Result<Self> {
+        let table = match text.split_once('.') {
+            Some((schema, name)) => Self { schema: Some(schema.into()), name: name.into() },
+            None => Self { schema: None, name: text.into() },
         };
-        Ok(Self { client, target, table })
+        let names = [table.schema.as_deref().unwrap_or("_"), &format!("{}_push", table.name)]
+            .map(|name| !name.is_empty() && name.len() <= LONGEST);
+        if names.contains(&false) || table.name.is_empty() {
+            return Err(Error::configuration(
+                format!("--table {text} is no name of a table"),
+                format!("schema.table, or table; with _push at its end {LONGEST} bytes at most"),
+            ));
+        }
+        Ok(table)
+    }
+}
+
+/// Bytes of a name, at most: PostgreSQL cuts off what is beyond without a word.
+const LONGEST: usize = 63;
+
+/// Refuses what can be no columns of the table.
+fn check_columns(schema: &Schema) -> Result<()> {
+    let names = || schema.fields().iter().map(|field| field.name().as_str());
+    match names().find(|name| name.len() > LONGEST || *name == "as_of") {
+        None => Ok(()),
+        Some(name) => Err(Error::configuration(
+            format!("{name} can be no column in PostgreSQL: over {LONGEST} bytes, or as_of"),
+            "rename the feature, or leave out its view with --views",
+        )),
     }
 }
 
@@ -101,15 +147,11 @@ impl OnlineStore for Postgres {
         &self.target
     }
 
-    fn holds(&mut self) -> Result<Option<String>> {
-        let (table, target) = (self.table.beside("_push"), self.target.clone());
-        let held = |client: &mut Client| -> std::result::Result<Option<String>, ::postgres::Error> {
-            let there = client.query_one("select to_regclass($1) is not null", &[&table])?;
-            if !there.get::<_, bool>(0) {
-                return Ok(None);
-            }
-            let row = client.query_opt(&format!("select name from {table}"), &[])?;
-            Ok(row.map(|row| row.get(0)))
+    fn holds(&mut self) -> Result<Held> {
+        let (table, target) = (self.table.clone(), self.target.clone());
+        let held = |client: &mut Client| -> std::result::Result<Held, ::postgres::Error> {
+            let mut transaction = client.build_transaction().read_only(true).start()?;
+            held(&mut transaction, &table)
         };
         held(&mut self.client).map_err(|error| failed(&target, error))
     }
@@ -117,15 +159,26 @@ impl OnlineStore for Postgres {
     fn push(&mut self, push: &Push, sent: &mut dyn FnMut(u64)) -> Result<u64> {
         let (table, target) = (self.table.clone(), self.target.clone());
         let failed = |error| failed(&target, error);
+        let schema = push.rows.schema();
+        check_columns(schema)?;
         let mut transaction = self.client.transaction().map_err(failed)?;
-        let lock = "select pg_try_advisory_xact_lock(hashtext($1))";
+        make(&mut transaction, &table).map_err(failed)?;
+        // By the table itself: it has more than one name.
+        let lock = "select pg_try_advisory_xact_lock(to_regclass($1)::oid::bigint)";
         let own: bool = transaction.query_one(lock, &[&table.quoted()]).map_err(failed)?.get(0);
-        if !own {
+        let now = if own { Some(held(&mut transaction, &table).map_err(failed)?) } else { None };
+        if now.as_ref().is_none_or(|now| now.name != push.held) {
             return Err(Error::Locked { path: target.into(), holder: "another push".into() });
         }
-        let schema = push.rows.schema();
-        let gone = prepare(&mut transaction, &table, schema).map_err(failed)?;
-        let gone = match gone {
+        let theirs = format!("select exists (select from {})", table.quoted());
+        let theirs: bool = transaction.query_one(&theirs, &[]).map_err(failed)?.get(0);
+        if push.held.is_none() && theirs {
+            return Err(Error::configuration(
+                format!("the table {} has rows that no push has written", table.quoted()),
+                "choose another --table, or empty this one",
+            ));
+        }
+        let gone = match prepare(&mut transaction, &table, schema).map_err(failed)? {
             Ok(gone) => gone,
             Err((column, is, would)) => {
                 return Err(Error::configuration(
@@ -141,24 +194,48 @@ impl OnlineStore for Postgres {
     }
 }
 
-/// A column with the type that it has and the one that it would need.
-type Mismatch = (String, String, String);
-
-/// Makes the tables where they are not there, with all columns; gives the columns that this push has no
-/// values for.
-fn prepare(
+/// What the table was told that it holds.
+fn held(
     transaction: &mut Transaction,
     table: &Table,
-    schema: &Schema,
-) -> std::result::Result<std::result::Result<Vec<String>, Mismatch>, ::postgres::Error> {
+) -> std::result::Result<Held, ::postgres::Error> {
+    let (name, marker) = (table.quoted(), table.beside("_push"));
+    let there = "select to_regclass($1) is not null and to_regclass($2) is not null";
+    if !transaction.query_one(there, &[&name, &marker])?.get::<_, bool>(0) {
+        return Ok(Held::default());
+    }
+    let ask = format!("select name, customers = (select count(*) from {name}) from {marker}");
+    let row = transaction.query_opt(&ask, &[])?;
+    let told = |row: ::postgres::Row| Held { name: Some(row.get(0)), is_whole: row.get(1) };
+    Ok(row.map_or_else(Held::default, told))
+}
+
+/// Makes the tables where they are not there.
+fn make(
+    transaction: &mut Transaction,
+    table: &Table,
+) -> std::result::Result<(), ::postgres::Error> {
     let (name, marker) = (table.quoted(), table.beside("_push"));
     transaction.batch_execute(&format!(
         "set local client_min_messages = warning;
          create table if not exists {name} (customer360_id text primary key, as_of timestamptz not null);
          create table if not exists {marker} (
              name text not null, as_of timestamptz not null, customers bigint not null,
-             pushed_at timestamptz not null);"
-    ))?;
+             pushed_at timestamptz not null, columns text[] not null);"
+    ))
+}
+
+/// A column with the type that it has and the one that it would need.
+type Mismatch = (String, String, String);
+
+/// Adds the columns that the table does not have; gives those that an earlier push has filled and this one has
+/// no values for.
+fn prepare(
+    transaction: &mut Transaction,
+    table: &Table,
+    schema: &Schema,
+) -> std::result::Result<std::result::Result<Vec<String>, Mismatch>, ::postgres::Error> {
+    let name = table.quoted();
     let columns = transaction.query(
         "select attname::text, format_type(atttypid, atttypmod) from pg_attribute
          where attrelid = to_regclass($1) and attnum > 0 and not attisdropped",
@@ -178,7 +255,10 @@ fn prepare(
             }
         }
     }
-    there.retain(|(column, _)| !["customer360_id", "as_of"].contains(&column.as_str()));
+    let filled = format!("select unnest(columns) from {}", table.beside("_push"));
+    let filled = transaction.query(&filled, &[])?;
+    let filled: Vec<String> = filled.iter().map(|row| row.get(0)).collect();
+    there.retain(|(column, _)| filled.contains(column));
     Ok(Ok(there.into_iter().map(|(column, _)| column).collect()))
 }
 
@@ -210,6 +290,16 @@ fn stage(
                 }
                 match &column[row] {
                     None => text.push_str("\\N"),
+                    Some(value) if value.contains('\0') => {
+                        return Err(Error::contract(
+                            format!(
+                                "{} of customer {:?} has a NUL character, which PostgreSQL does not take",
+                                push.rows.schema().field(at).name(),
+                                columns[0][row].as_deref().unwrap_or_default()
+                            ),
+                            "map the column to a text without it",
+                        ));
+                    }
                     Some(value) => escape(value, &mut text),
                 }
             }
@@ -281,9 +371,12 @@ fn replace(
     };
     let count = push.rows.len() as i64;
     transaction.execute(&format!("delete from {marker}"), &[])?;
-    let tell =
-        format!("insert into {marker} values ($1, '{as_of}'::timestamptz, $2, current_timestamp)");
-    transaction.execute(&tell, &[&push.rows.name(), &count])?;
+    let names: Vec<&str> =
+        push.rows.schema().fields().iter().skip(1).map(|field| field.name().as_str()).collect();
+    let tell = format!(
+        "insert into {marker} values ($1, '{as_of}'::timestamptz, $2, current_timestamp, $3)"
+    );
+    transaction.execute(&tell, &[&push.rows.name(), &count, &names])?;
     Ok(removed)
 }
 

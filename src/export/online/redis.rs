@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use redis::{Commands, Connection, ErrorKind, Pipeline, RedisError, RedisResult};
 
-use super::{Lists, OnlineStore, Push};
+use super::{Held, Lists, OnlineStore, Push};
 use crate::error::{Error, Result};
 
 /// How long to wait for a connection, and for an answer.
@@ -29,6 +29,12 @@ impl Redis {
     /// # Errors
     /// A configuration error for what is no such address, [`Error::Service`] where nobody answers.
     pub fn connect(url: &str, prefix: &str) -> Result<Self> {
+        if prefix.is_empty() {
+            return Err(Error::configuration(
+                "--prefix is empty: the keys would be those of any other program",
+                "--prefix c360:",
+            ));
+        }
         let client = redis::Client::open(url).map_err(|error| {
             Error::configuration(
                 format!("--url is not the address of a Redis server: {error}"),
@@ -58,13 +64,14 @@ impl Redis {
         format!("{}push", self.prefix)
     }
 
-    /// Runs what `fill` puts into a transaction, if no other push has begun.
-    fn write(&mut self, token: &str, fill: impl Fn(&mut Pipeline)) -> Result<()> {
+    /// Runs what `fill` puts into a transaction, if the marker still says `name`.
+    fn write(&mut self, name: Option<&str>, fill: impl Fn(&mut Pipeline)) -> Result<()> {
         let marker = self.marker();
         let run = |connection: &mut Connection| -> RedisResult<bool> {
             redis::cmd("WATCH").arg(&marker).exec(connection)?;
-            let name: Option<String> = connection.hget(&marker, "name")?;
-            if name.as_deref() != Some(token) {
+            let now: Option<String> = connection.hget(&marker, "name")?;
+            if now.as_deref() != name {
+                redis::cmd("UNWATCH").exec(connection)?;
                 return Ok(false);
             }
             let mut transaction = redis::pipe();
@@ -77,8 +84,7 @@ impl Redis {
             true => Ok(()),
             false => Err(Error::Locked {
                 path: self.target.clone().into(),
-                holder: "another push that began later, or someone who has removed its marker"
-                    .into(),
+                holder: "another push, or someone who has removed its marker".into(),
             }),
         }
     }
@@ -105,15 +111,27 @@ impl OnlineStore for Redis {
         &self.target
     }
 
-    fn holds(&mut self) -> Result<Option<String>> {
+    fn holds(&mut self) -> Result<Held> {
         let marker = self.marker();
-        self.connection.hget(marker, "name").map_err(self.failed())
+        let told: RedisResult<(Option<String>, Option<u64>)> =
+            self.connection.hmget(marker, &["name", "customers"]);
+        let (name, customers) = told.map_err(self.failed())?;
+        // Keys may have been evicted, or deleted by hand.
+        let is_whole = name.is_some() && customers == Some(self.customers()?.len() as u64);
+        Ok(Held { name, is_whole })
     }
 
     fn push(&mut self, push: &Push, sent: &mut dyn FnMut(u64)) -> Result<u64> {
         let marker = self.marker();
-        let begun: RedisResult<()> = self.connection.hset(&marker, "name", push.token);
-        begun.map_err(self.failed())?;
+        if push.held.is_none() && !self.customers()?.is_empty() {
+            return Err(Error::configuration(
+                format!("there are keys {}* that no push has written", self.customer("")),
+                "choose another --prefix, or remove them",
+            ));
+        }
+        self.write(push.held.as_deref(), |transaction| {
+            _ = transaction.hset(&marker, "name", push.token).ignore();
+        })?;
         let names: Vec<&str> =
             push.rows.schema().fields().iter().map(|f| f.name().as_str()).collect();
         for rows in push.changes.rows.chunks(push.batch) {
@@ -122,7 +140,7 @@ impl OnlineStore for Redis {
                 .iter()
                 .map(|key| self.customer(key.as_deref().unwrap_or_default()))
                 .collect();
-            self.write(push.token, |transaction| {
+            self.write(Some(push.token), |transaction| {
                 for (row, key) in keys.iter().enumerate() {
                     let values = names.iter().zip(&columns).skip(1);
                     let fields: Vec<(&str, &str)> = values
@@ -146,7 +164,7 @@ impl OnlineStore for Redis {
         };
         for ids in gone.chunks(push.batch) {
             let keys: Vec<String> = ids.iter().map(|id| self.customer(id)).collect();
-            self.write(push.token, |transaction| _ = transaction.unlink(&keys).ignore())?;
+            self.write(Some(push.token), |transaction| _ = transaction.unlink(&keys).ignore())?;
             sent(ids.len() as u64);
         }
         let told = [
@@ -154,7 +172,7 @@ impl OnlineStore for Redis {
             ("as_of", push.as_of.to_string()),
             ("customers", push.rows.len().to_string()),
         ];
-        self.write(push.token, |transaction| {
+        self.write(Some(push.token), |transaction| {
             _ = transaction.hset_multiple(&marker, &told).ignore()
         })?;
         Ok(gone.len() as u64)

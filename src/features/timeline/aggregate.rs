@@ -7,16 +7,6 @@ use crate::features::plan::AsOf;
 use crate::money::Scale;
 use crate::time::{Instant, Zone};
 
-/// Ops that look at calendar days.
-const DAY_OPS: [Op; 6] = [
-    Op::ActiveDays,
-    Op::MeanGapDays,
-    Op::MedianGapDays,
-    Op::MaxGapDays,
-    Op::StdGapDays,
-    Op::FirstDaySum,
-];
-
 /// One output column: values as bits (text as codes) and whether each is there.
 #[derive(Debug, Default, Clone)]
 pub struct Values {
@@ -144,12 +134,12 @@ pub fn aggregate(
 impl Scratch {
     /// Prepares what the stream's ops look up: running sums, days, next occurrences.
     fn prepare(&mut self, stream: &Stream, events: &Selected, input: Option<Type>, zone: Zone) {
-        let has = |ops: &[Op]| stream.uses.iter().any(|usage| ops.contains(&usage.op));
+        let needs = stream.needs;
         if events.times.is_empty() {
             return;
         }
         self.sums.clear();
-        if has(&[Op::Sum, Op::FirstDaySum, Op::Mean]) && input != Some(Type::Double) {
+        if needs.sums {
             let mut sum = 0_i128;
             self.sums.push(0);
             for value in &events.values {
@@ -159,7 +149,7 @@ impl Scratch {
         }
         self.days.clear();
         self.day_changes.clear();
-        if has(&DAY_OPS) {
+        if needs.days {
             let (mut changes, mut days) = (0, zone.days());
             for time in &events.times {
                 let day = days.of(*time);
@@ -168,7 +158,7 @@ impl Scratch {
                 self.day_changes.push(changes);
             }
         }
-        if has(&[Op::CountDistinct]) {
+        if needs.distinct {
             match input {
                 Some(Type::Text) => self.prepare_next_text(&events.values),
                 _ => self.prepare_next(&events.values),

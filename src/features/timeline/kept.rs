@@ -217,6 +217,8 @@ pub fn sweep_kept(
 ) -> Result<Swept> {
     let known = partition.created_at.len();
     let (mut orphans, mut places) = (0, vec![None; known]);
+    // In the order of their keys, as `latest` is.
+    let mut present: Vec<u32> = Vec::with_capacity(latest.len());
     for ((key, place), plain) in latest.iter().zip(plain) {
         let count = kept[place.block].block.count(place.customer);
         if count == 0 {
@@ -230,14 +232,16 @@ pub fn sweep_kept(
                 continue;
             }
         }
-        let code = code.unwrap_or_else(|| partition.customers.intern_hashed(key, hash)) as usize;
-        places.resize(places.len().max(code + 1), None);
-        places[code] = Some((*place, *plain));
+        let code = code.unwrap_or_else(|| partition.customers.intern_hashed(key, hash));
+        places.resize(places.len().max(code as usize + 1), None);
+        places[code as usize] = Some((*place, *plain));
+        present.push(code);
     }
-    let is_row = |code: &u32| (*code as usize) < known || places[*code as usize].is_some();
     let customers = &partition.customers;
-    let mut codes: Vec<u32> = (0..places.len() as u32).filter(is_row).collect();
-    codes.sort_unstable_by(|a, b| customers.get(*a).cmp(customers.get(*b)));
+    let mut silent: Vec<u32> =
+        (0..known as u32).filter(|code| places[*code as usize].is_none()).collect();
+    silent.sort_unstable_by(|a, b| customers.get(*a).cmp(customers.get(*b)));
+    let codes = merge_by(&present, &silent, |code| customers.get(code));
 
     let (blocks, mut details): (Vec<_>, Vec<_>) =
         kept.into_iter().map(|kept| (kept.block, kept.details)).unzip();
@@ -266,6 +270,20 @@ pub fn sweep_kept(
     Ok(Swept { orphans, ..sweeper.finish()? })
 }
 
+/// Two lists that are in the order of their keys, in that order.
+fn merge_by<'a>(a: &[u32], b: &[u32], key: impl Fn(u32) -> &'a [u8]) -> Vec<u32> {
+    let mut merged = Vec::with_capacity(a.len() + b.len());
+    let mut rest = a;
+    for code in b {
+        let (before, after) = rest.split_at(rest.partition_point(|other| key(*other) < key(*code)));
+        merged.extend_from_slice(before);
+        merged.push(*code);
+        rest = after;
+    }
+    merged.extend_from_slice(rest);
+    merged
+}
+
 /// By class of a block: which streams of which plan its events belong to.
 struct Members {
     classes: Vec<Class>,
@@ -280,7 +298,6 @@ struct Class {
 }
 
 #[derive(Clone)]
-
 struct Member {
     plan: usize,
     stream: usize,

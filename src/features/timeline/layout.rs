@@ -47,6 +47,28 @@ pub struct Stream {
     pub uses: Vec<Use>,
     /// The plan's windows that the uses have, each once.
     pub windows: Vec<usize>,
+    /// What its ops look up.
+    pub needs: Needs,
+}
+
+/// What the ops of a stream look up for every customer.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Needs {
+    /// Running sums of whole numbers.
+    pub sums: bool,
+    /// Calendar days.
+    pub days: bool,
+    /// Where a value comes again.
+    pub distinct: bool,
+}
+
+impl Needs {
+    fn add(&mut self, op: Op, input: Option<Type>) {
+        let sums = [Op::Sum, Op::FirstDaySum, Op::Mean].contains(&op);
+        self.sums |= sums && input != Some(Type::Double);
+        self.days |= op.counts_days();
+        self.distinct |= op == Op::CountDistinct;
+    }
 }
 
 impl Stream {
@@ -235,11 +257,13 @@ impl Layout {
                     input,
                     uses: Vec::new(),
                     windows: Vec::new(),
+                    needs: Needs::default(),
                 });
                 streams.len() - 1
             });
             let half_life = aggregation.half_life;
             let stream = &mut streams[stream];
+            stream.needs.add(aggregation.op, input.map(|x| x.ty));
             stream.uses.push(Use {
                 op: aggregation.op,
                 window,
