@@ -7,7 +7,7 @@ use arrow_array::RecordBatch;
 use serde_json::json;
 
 use super::quality::{self, Gate, Reference};
-use super::snapshot::folder;
+use super::snapshot::{ComputedViews, folder};
 use super::write_manifest;
 use crate::config::Project;
 use crate::error::{Error, Result};
@@ -123,8 +123,8 @@ impl Run<'_> {
             let models = drifts.collect::<Result<_>>()?;
             if !rows.is_empty() {
                 let gate = &mut done.gate;
-                let passed =
-                    gate.pass(&mut transaction, project, views, *as_of, inputs, &rows, models)?;
+                let computed = ComputedViews { views, as_of: *as_of, inputs, rows: &rows };
+                let passed = gate.pass(&mut transaction, project, computed, models)?;
                 done.snapshots.extend(passed.unwrap_or_default());
             } else if self.must {
                 let message = format!("there is no customer at {}", as_of.at);

@@ -7,19 +7,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_array::RecordBatch;
 
-use super::snapshot::{LIVE, QUARANTINE, folder, write_views};
+use super::snapshot::{ComputedViews, LIVE, QUARANTINE, folder, write_views};
 use crate::config::Project;
 use crate::error::Result;
 use crate::features::catalog::View;
 use crate::features::drift::Drift;
 use crate::features::expectation::{Against, Earlier, Expectation, Outcome, Rule, judge, numbers};
 use crate::features::plan::{AsOf, FeaturePlan};
-use crate::features::registry::{self, Inputs, Snapshot};
+use crate::features::registry::{self, Snapshot};
 use crate::report::{Table, thousands};
 use crate::scoring::classifier::drifts;
 use crate::sources::attributes::Attributes;
 use crate::sources::contract::{Check, Checks, Status};
-use crate::store::parquet::{Sorted, read};
+use crate::store::parquet::read;
 use crate::store::{Root, Store, Transaction};
 use crate::time::Instant;
 use crate::training::artifact::{Artifact, ClassifierArtifact, Trained};
@@ -40,20 +40,14 @@ pub struct Gate {
 impl Gate {
     /// Judges and writes some views of a snapshot; `models` says how far the inputs of classifiers have
     /// moved. None where it went to quarantine.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a snapshot is and what it is compared with"
-    )]
     pub fn pass(
         &mut self,
         transaction: &mut Transaction,
         project: &Project,
-        names: &BTreeSet<&str>,
-        as_of: AsOf,
-        inputs: &Inputs,
-        rows: &Sorted,
+        computed: ComputedViews<'_>,
         models: BTreeMap<String, Vec<Drift>>,
     ) -> Result<Option<Vec<Snapshot>>> {
+        let ComputedViews { views: names, as_of, rows, .. } = computed;
         let views = || project.catalog.views.iter().filter(|v| names.contains(v.name.as_str()));
         let mut earlier = Earlier { models, ..Earlier::default() };
         let mut outcome = Outcome::default();
@@ -65,7 +59,7 @@ impl Gate {
         let is_kept = outcome.breaches.is_empty();
         self.outcome.add(outcome);
         if !is_kept {
-            write_views(transaction, project, names, as_of, inputs, rows, QUARANTINE)?;
+            write_views(transaction, project, computed, QUARANTINE)?;
             return Ok(None);
         }
         for view in views() {
@@ -76,7 +70,7 @@ impl Gate {
             transaction.replace(&format!("{QUARANTINE}{}", folder(&view.name, as_of)));
             transaction.remove(&format!("{QUARANTINE}{}", registry::path(&view.name, as_of.at)));
         }
-        write_views(transaction, project, names, as_of, inputs, rows, LIVE).map(Some)
+        write_views(transaction, project, computed, LIVE).map(Some)
     }
 
     /// The columns of the latest snapshot before `at`, as far as the same definitions have computed them.

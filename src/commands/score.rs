@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::previous;
 use super::quality::{self, Gate};
-use super::snapshot::write_parts;
+use super::snapshot::{ComputedViews, write_parts};
 use super::{as_of, data_fingerprint, engine, run_id, write_manifest};
 use crate::config::Project;
 use crate::error::{Error, Result};
@@ -155,7 +155,8 @@ fn features(
         Some((name.clone(), quality::comparable(project, artifact, &scores.drift)))
     });
     let mut gate = Gate::default();
-    gate.pass(transaction, project, &views, as_of, &from, &rows, drifts.collect())?;
+    let computed = ComputedViews { views: &views, as_of, inputs: &from, rows: &rows };
+    gate.pass(transaction, project, computed, drifts.collect())?;
     Ok(gate.outcome)
 }
 

@@ -27,17 +27,28 @@ pub const LIVE: &str = "";
 /// Where snapshots are that broke an expectation.
 pub const QUARANTINE: &str = "quarantine/";
 
+/// Views of one as-of on their way to the store.
+#[derive(Clone, Copy)]
+pub struct ComputedViews<'a> {
+    /// Which views.
+    pub views: &'a BTreeSet<&'a str>,
+    /// When they are true.
+    pub as_of: AsOf,
+    /// What they were computed from.
+    pub inputs: &'a Inputs,
+    /// The columns of all of them.
+    pub rows: &'a Sorted,
+}
+
 /// Writes the columns of views to `features/<view>/as_of=…/` of a `place`, and what the store is to say of
 /// them.
 pub fn write_views(
     transaction: &mut Transaction,
     project: &Project,
-    names: &BTreeSet<&str>,
-    as_of: AsOf,
-    inputs: &Inputs,
-    rows: &Sorted,
+    computed: ComputedViews<'_>,
     place: &str,
 ) -> Result<Vec<Snapshot>> {
+    let ComputedViews { views: names, as_of, inputs, rows } = computed;
     let parts = parts(project, rows);
     let mut views = Vec::new();
     for view in project.catalog.views.iter().filter(|view| names.contains(view.name.as_str())) {

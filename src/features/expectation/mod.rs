@@ -1,0 +1,287 @@
+//! Expectations: what a view's file says must hold of the columns of its snapshots (`judge`
+//! says whether it does).
+//!
+//! They are no part of a feature's version: a new expectation makes no snapshot outdated, and holds for
+//! what is computed from then on.
+
+mod judge;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::catalog::{Catalog, Feature};
+use super::spec::{ExpectationSpec, LimitSpec, PREVIOUS, ViewSpec};
+use crate::error::{Error, Result};
+use crate::expression::Type;
+use crate::time::{DAY, Instant};
+
+pub use self::judge::{Breach, Earlier, Outcome, judge, numbers};
+
+/// One thing that must hold of one column of a snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Expectation {
+    /// The column.
+    pub column: String,
+    /// What must hold.
+    pub rule: Rule,
+}
+
+/// What must hold of a column.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// Every customer has a value.
+    NotNull,
+    /// No value is less.
+    Min(Limit),
+    /// No value is greater.
+    Max(Limit),
+    /// No greater share of customers is without a value.
+    MaxNullShare(f64),
+    /// The population stability index is no greater, or no more than chance explains.
+    MaxPsi {
+        /// The greatest index.
+        most: f64,
+        /// What the column is compared with.
+        against: Against,
+    },
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::NotNull => write!(f, "not_null"),
+            Self::Min(limit) => write!(f, "min {limit}"),
+            Self::Max(limit) => write!(f, "max {limit}"),
+            Self::MaxNullShare(share) => write!(f, "max_null_share {share}"),
+            Self::MaxPsi { most, against } => write!(f, "max_psi {most} against {against}"),
+        }
+    }
+}
+
+/// A least or greatest value as a number: major units of money, microseconds of an instant, days of a date.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Limit {
+    value: f64,
+    #[serde(skip)]
+    ty: Type,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.ty {
+            Type::Timestamp => write!(f, "{}", Instant(self.value as i64)),
+            Type::Date => write!(f, "{}", Instant(self.value as i64 * DAY).folder()),
+            _ => write!(f, "{}", self.value),
+        }
+    }
+}
+
+/// What a column's distribution is compared with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Against {
+    /// The latest earlier snapshot.
+    Previous,
+    /// The rows that the champion of this classifier was trained on, eligible customers beside them.
+    Model(String),
+}
+
+impl fmt::Display for Against {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Previous => PREVIOUS,
+            Self::Model(name) => name,
+        })
+    }
+}
+
+/// The checked expectations of a view, in the order of its file.
+///
+/// # Errors
+/// A configuration error for a column that is not the view's, a limit that its type does not have, or a table
+/// that expects nothing.
+pub fn check(file: &str, view: &ViewSpec, catalog: &Catalog) -> Result<Vec<Expectation>> {
+    let place = format!("{file}: expect");
+    let mut list = Vec::new();
+    for spec in &view.expectations {
+        if spec.columns.is_empty() {
+            return Err(Error::configuration(
+                format!("{place}: names no columns"),
+                "columns = [\"spend_30d\"]",
+            ));
+        }
+        for name in &spec.columns {
+            let own = |f: &&Feature| f.column() == name || f.group == *name;
+            let features: Vec<&Feature> = catalog.of_view(&view.name).filter(own).collect();
+            if features.is_empty() {
+                let valid = catalog.of_view(&view.name).flat_map(|f| [f.column(), &f.group]);
+                return Err(Error::unknown(place, "column", name, valid));
+            }
+            for feature in features {
+                let rules = rules(&format!("{place} {}", feature.column()), spec, feature.ty())?;
+                let column = feature.column().to_owned();
+                list.extend(
+                    rules.into_iter().map(|rule| Expectation { column: column.clone(), rule }),
+                );
+            }
+        }
+    }
+    Ok(list)
+}
+
+fn rules(place: &str, spec: &ExpectationSpec, ty: Type) -> Result<Vec<Rule>> {
+    let error = |message: String, hint: &str| {
+        Err(Error::configuration(format!("{place}: {message}"), hint))
+    };
+    let mut rules = Vec::new();
+    if spec.not_null {
+        rules.push(Rule::NotNull);
+    }
+    let least = limit(place, ("min", &spec.min), ty)?;
+    let most = limit(place, ("max", &spec.max), ty)?;
+    if let (Some(least), Some(most)) = (least, most)
+        && least.value > most.value
+    {
+        return error(format!("min {least} is above max {most}"), "exchange them");
+    }
+    rules.extend(least.map(Rule::Min));
+    rules.extend(most.map(Rule::Max));
+    if let Some(share) = spec.max_null_share {
+        if !(0.0..=1.0).contains(&share) {
+            return error(format!("max_null_share {share} is not a share"), "a share is 0 to 1");
+        }
+        rules.push(Rule::MaxNullShare(share));
+    }
+    match spec.max_psi {
+        Some(most) if !(most.is_finite() && most > 0.0) => {
+            return error(format!("max_psi {most} is not above zero"), "max_psi = 0.2");
+        }
+        Some(_) if !(ty.is_numeric() || ty == Type::Boolean) => {
+            let message = format!("max_psi needs numbers, and the column is {}", ty.name());
+            return error(message, "expect not_null, max_null_share or limits of it");
+        }
+        Some(most) => {
+            let against = match spec.against.as_str() {
+                PREVIOUS => Against::Previous,
+                model => Against::Model(model.to_owned()),
+            };
+            rules.push(Rule::MaxPsi { most, against });
+        }
+        None if spec.against != PREVIOUS => {
+            return error("against belongs to max_psi".into(), "max_psi = 0.2");
+        }
+        None => {}
+    }
+    match rules.is_empty() {
+        true => {
+            error("expects nothing".into(), "write not_null, min, max, max_null_share or max_psi")
+        }
+        false => Ok(rules),
+    }
+}
+
+fn limit(place: &str, (key, spec): (&str, &Option<LimitSpec>), ty: Type) -> Result<Option<Limit>> {
+    let Some(spec) = spec else { return Ok(None) };
+    let instant = match spec {
+        LimitSpec::Text(text) => text.parse::<Instant>().ok(),
+        LimitSpec::Time(time) => time.to_string().parse::<Instant>().ok(),
+        LimitSpec::Number(_) | LimitSpec::Other(_) => None,
+    };
+    let value = match (spec, ty) {
+        (LimitSpec::Number(value), _) if ty.is_numeric() && value.is_finite() => Some(*value),
+        (_, Type::Timestamp) => instant.map(|at| at.0 as f64),
+        (_, Type::Date) => instant.map(|at| at.0.div_euclid(DAY) as f64),
+        _ => None,
+    };
+    let refused = || {
+        let hint = match ty {
+            Type::Timestamp => format!("{key} = \"2020-01-01T00:00:00Z\", or \"2020-01-01\""),
+            Type::Date => format!("{key} = \"2020-01-01\""),
+            _ if ty.is_numeric() => format!("{key} = 0"),
+            _ => "only numbers, instants and dates have limits".to_owned(),
+        };
+        let message = format!("{place}: {key} = {spec} is no limit of a column of {}", ty.name());
+        Error::configuration(message, hint)
+    };
+    value.map(|value| Some(Limit { value, ty })).ok_or_else(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expression::Columns;
+    use crate::money::Scale;
+
+    /// The expectations of a view with a column of money, of doubles, of instants and of text.
+    pub fn expected(table: &str) -> Result<Vec<Expectation>> {
+        let view = format!(
+            "name = \"v\"\nsource = \"events\"\n\
+             [[feature]]\nname = \"spend\"\nop = \"sum\"\ninput = \"amount\"\nwindows = [\"7d\", \"30d\"]\n\
+             [[feature]]\nname = \"gap\"\nop = \"days_since_last\"\n\
+             [[feature]]\nname = \"first\"\nop = \"min\"\ninput = \"event_ts\"\n\
+             [[feature]]\nname = \"channel\"\nop = \"last\"\ninput = \"channel\"\n[[expect]]\n{table}"
+        );
+        let columns = [
+            ("amount".to_owned(), Type::Money),
+            ("event_ts".to_owned(), Type::Timestamp),
+            ("channel".to_owned(), Type::Text),
+        ];
+        let spec = toml::from_str(&view).unwrap();
+        let catalog =
+            Catalog::check(&[("v.toml".into(), spec)], &Columns::new(Scale::default(), columns))?;
+        Ok(catalog.views[0].expectations.clone())
+    }
+
+    #[test]
+    fn a_feature_stands_for_all_its_windows() {
+        let list = expected("columns = [\"spend\", \"gap\"]\nmin = 0\nnot_null = true").unwrap();
+        let list: Vec<String> = list.iter().map(|e| format!("{} {}", e.column, e.rule)).collect();
+        let all = ["spend_7d", "spend_30d", "gap"];
+        let all = all.map(|c| [format!("{c} not_null"), format!("{c} min 0")]).concat();
+        assert_eq!(list, all);
+    }
+
+    #[test]
+    fn instants_are_texts_or_as_toml_writes_them() {
+        for limit in ["2024-05-01", "\"2024-05-01\"", "2024-05-01T00:00:00Z"] {
+            let list = expected(&format!("columns = [\"first\"]\nmax = {limit}")).unwrap();
+            assert_eq!(list[0].rule.to_string(), "max 2024-05-01T00:00:00Z");
+        }
+    }
+
+    #[test]
+    fn what_no_column_can_keep_is_refused() {
+        for (table, message) in [
+            ("columns = []\nmin = 0", "v.toml: expect: names no columns"),
+            ("columns = [\"spent\"]\nmin = 0", "v.toml: expect: unknown column `spent`"),
+            ("columns = [\"gap\"]", "v.toml: expect gap: expects nothing"),
+            (
+                "columns = [\"gap\"]\nmin = \"a\"",
+                "v.toml: expect gap: min = \"a\" is no limit of a column of double",
+            ),
+            (
+                "columns = [\"first\"]\nmax = 3",
+                "v.toml: expect first: max = 3 is no limit of a column of timestamp",
+            ),
+            (
+                "columns = [\"channel\"]\nmin = 3",
+                "v.toml: expect channel: min = 3 is no limit of a column of varchar",
+            ),
+            (
+                "columns = [\"gap\"]\nmin = 3\nmax = 2.5",
+                "v.toml: expect gap: min 3 is above max 2.5",
+            ),
+            ("columns = [\"gap\"]\nmax = true", "max = true is no limit of a column of double"),
+            ("columns = [\"gap\"]\nmax_null_share = 5", "max_null_share 5 is not a share"),
+            ("columns = [\"gap\"]\nmax_psi = 0", "max_psi 0 is not above zero"),
+            ("columns = [\"first\"]\nmax_psi = 0.2", "max_psi needs numbers, and the column is"),
+            ("columns = [\"gap\"]\nmin = 0\nagainst = \"churn\"", "against belongs to max_psi"),
+        ] {
+            let error = expected(table).unwrap_err();
+            assert!(error.to_string().contains(message), "{table}: {error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+}
