@@ -8,13 +8,13 @@ use serde_json::json;
 
 use super::quality::{self, Gate, Reference};
 use super::snapshot::{ComputedViews, folder};
-use super::write_manifest;
+use super::{timelines, write_manifest};
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::catalog::Feature;
 use crate::features::engine::{BuildReport, Part};
 use crate::features::expectation::Breach;
-use crate::features::history::{History, Keeping, Refresh};
+use crate::features::history::{History, Refresh};
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::registry::{self, Inputs, Snapshot};
 use crate::report::{Output, Progress, Table, thousands};
@@ -150,10 +150,8 @@ fn refresh(
     references: &[Reference],
     full: bool,
 ) -> Result<History> {
-    let keeping = Keeping::new(full, project.memory);
-    let mut plans = vec![plan(project, &all_views(project), Vec::new())];
-    plans.extend(references.iter().map(|reference| reference.plan(&[])));
-    History::refresh(transaction, &project.events, entities, &plans, &keeping)
+    let asked: Vec<_> = references.iter().map(|reference| reference.plan(&[])).collect();
+    timelines::refresh(project, transaction, entities, &asked, full)
 }
 
 fn all_views(project: &Project) -> BTreeSet<&str> {
@@ -282,16 +280,7 @@ impl Done {
         let broken: BTreeSet<Instant> = outcome.breaches.iter().map(|b| b.as_of).collect();
         let left = as_ofs.len() - computed.len() - broken.len();
         let mut text = if computed.is_empty() { String::new() } else { table.render() + "\n" };
-        let Refresh { files, files_read, events_read, .. } = self.refresh;
-        text += &format!(
-            "{} of {} event files read, {} events\n",
-            thousands(files_read as u64),
-            thousands(files as u64),
-            thousands(events_read)
-        );
-        if let Some(reason) = &self.refresh.all_because {
-            text += &format!("all of them, because {reason}\n");
-        }
+        text += &timelines::sentences(&self.refresh);
         if left > 0 {
             text += &format!(
                 "{} of {} as-ofs left as they are: the same definitions and inputs, or no customers\n",

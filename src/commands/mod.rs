@@ -19,11 +19,13 @@ pub mod score;
 pub mod segments;
 pub mod simulate;
 mod snapshot;
+mod timelines;
 pub mod train;
 pub mod validate;
 
 use std::path::PathBuf;
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::config::Project;
@@ -32,6 +34,7 @@ use crate::features::embedded::EmbeddedEngine;
 use crate::features::engine::BuildReport;
 use crate::features::plan::AsOf;
 use crate::report::{Progress, Stage};
+use crate::sources::files::Fingerprint;
 use crate::store::Transaction;
 
 /// What a run leaves beside its data: the only file that a clock or a host has touched.
@@ -99,26 +102,40 @@ fn write_manifest(
 /// A hash of the bytes of all source files and of the columns that their folders' names give, in
 /// the order of their names.
 fn data_fingerprint(project: &Project) -> Result<String> {
-    use rayon::prelude::*;
+    fingerprint(project, hash_of)
+}
+
+/// The same without reading the events: by the length, the time and the footer of each of their files.
+fn files_fingerprint(project: &Project) -> Result<String> {
+    fingerprint(project, |path| {
+        let Fingerprint { bytes, modified, footer } = Fingerprint::of(path)?;
+        Ok(format!("{bytes} {modified} {footer}"))
+    })
+}
+
+fn fingerprint(
+    project: &Project,
+    of_events: impl Fn(&PathBuf) -> Result<String> + Sync,
+) -> Result<String> {
     let lookups = project.events.lookups.iter().flat_map(|lookup| &lookup.table.files);
     let offered = project.models.affinity.iter().flat_map(|model| &model.offer.items);
     let offered = offered.flat_map(|items| &items.table.files);
-    let files: Vec<&PathBuf> = project
-        .profile
-        .table
-        .files
-        .iter()
-        .chain(&project.events.table.files)
-        .chain(lookups)
-        .chain(offered)
-        .collect();
-    let hashes: Vec<String> = files
+    let files = project.profile.table.files.iter().chain(lookups).chain(offered);
+    let with_folders = |path: &PathBuf, hash: String| {
+        format!("{hash}{:?}", crate::sources::files::hive_columns(path))
+    };
+    let files: Vec<&PathBuf> = files.collect();
+    let mut hashes: Vec<String> = files
         .into_par_iter()
-        .map(|path| {
-            let hash = std::fs::File::open(path).and_then(crate::store::hash);
-            let folders = crate::sources::files::hive_columns(path);
-            hash.map(|(_, hash)| format!("{hash}{folders:?}")).map_err(Error::io("read", path))
-        })
+        .map(|path| Ok(with_folders(path, hash_of(path)?)))
         .collect::<Result<_>>()?;
+    let events = project.events.table.files.par_iter();
+    let events = events.map(|path| Ok(with_folders(path, of_events(path)?)));
+    hashes.extend(events.collect::<Result<Vec<_>>>()?);
     Ok(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(hashes.concat().as_bytes())))
+}
+
+fn hash_of(path: &PathBuf) -> Result<String> {
+    let hash = std::fs::File::open(path).and_then(crate::store::hash);
+    hash.map(|(_, hash)| hash).map_err(Error::io("read", path))
 }

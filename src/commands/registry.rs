@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::lineage::lineage;
+use super::timelines;
 use crate::config::Project;
 use crate::error::{Error, Result};
-use crate::features::history::{History, Keeping};
-use crate::features::plan::FeaturePlan;
 use crate::features::registry::{self, Snapshot};
 use crate::report::{Output, Table, thousands};
 use crate::time::Instant;
@@ -87,10 +86,7 @@ pub fn plan(project: &Project) -> Result<Output> {
             "lineage": lineage,
         }));
     }
-    let columns = project.catalog.features.iter().map(|feature| feature.column());
-    let plans = [FeaturePlan::of_catalog(&project.catalog, columns, Vec::new())];
-    let keeping = Keeping::new(false, project.memory);
-    let all_because = History::unfit(&store, &root, &project.events, &plans, &keeping)?;
+    let all_because = timelines::unfit(project, &store, &root, &[])?;
     let mut text = match changes.is_empty() {
         true => "every snapshot was computed by the definitions that are there\n".to_owned(),
         false => table.render() + "\n",

@@ -10,24 +10,28 @@ use serde_json::json;
 use super::previous;
 use super::quality::{self, Gate};
 use super::snapshot::{ComputedViews, write_parts};
-use super::{as_of, data_fingerprint, engine, run_id, write_manifest};
+use super::{as_of, files_fingerprint, run_id, timelines, write_manifest};
 use crate::config::Project;
 use crate::error::{Error, Result};
+use crate::features::engine::Part;
 use crate::features::expectation::Outcome;
+use crate::features::history::Refresh;
 use crate::features::plan::AsOf;
-use crate::features::registry::Inputs;
+use crate::features::registry::{self, Inputs};
 use crate::profile::{Computed, MergeContext, merge};
 use crate::report::html::run::render;
 use crate::report::{Output, Progress, Table, thousands};
 use crate::schema::profile_field;
 use crate::scoring::summary::{self, RunMetrics};
 use crate::scoring::tables::{self, Customers};
-use crate::scoring::{Champions, Scored, score as score_customers};
+use crate::scoring::{self, Champions, Scored};
 use crate::segments::{Assigned, Assignment, Known, assign};
 use crate::sources::Orphans;
 use crate::sources::attributes::Attributes;
 use crate::sources::consent::Consent;
-use crate::sources::contract::{Check, Checks, check_events, check_profile};
+use crate::sources::contract::{
+    Check, Checks, EventFacts, check_events, check_profile, events_from,
+};
 use crate::sources::profile::{KeyFaults, ProfilePlan, align, keys};
 use crate::store::parquet::Sorted;
 use crate::store::parquet::read_all;
@@ -47,32 +51,23 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let mut transaction = store.begin("score")?;
     let champions = champions(project, &store, &transaction.root, as_of)?;
     progress.stage("fingerprinting the data");
-    let data = data_fingerprint(project)?;
+    let data = files_fingerprint(project)?;
     let earlier = previous::segments(&transaction.root, as_of.at);
     let earlier_as_of = earlier.as_ref().map(|(at, _)| *at);
-    let inputs = previous::inputs(&transaction.root, &champions, earlier.as_ref());
+    let mut inputs = previous::inputs(&transaction.root, &champions, earlier.as_ref());
     let same = previous::same_run(project, &store, &transaction.root, as_of, &data, &inputs);
     if let Some(run) = same.filter(|_| !force) {
         return Ok((nothing_to_do(as_of, &run), true));
     }
     progress.stage("reading the profile");
     let source = project.profile.read()?;
-    progress.stage("computing features and scores");
-    let engine = engine(project, &transaction);
-    let entities = ProfilePlan::entities_of(&source);
-    let attributes = Attributes::of(&source, &champions.attributes(&project.profile))?;
-    let scored = score_customers(
-        &engine,
-        &project.events,
-        (&entities, &attributes),
-        &project.catalog,
-        (&champions, project.models.affinity.as_ref()),
-        as_of,
-    )?;
+    let (scored, from, refresh) =
+        compute(project, &mut transaction, &champions, &source, as_of, progress)?;
+    inputs["refresh"] = json!(refresh);
     progress.stage("checking the contract");
-    let mut checks = contract(project, as_of.at, &source, &scored)?;
+    let mut checks = contract(project, &mut transaction, as_of.at, &source, &scored)?;
     progress.stage("checking and writing features");
-    let outcome = features(&mut transaction, project, as_of, &data, &champions, &scored)?;
+    let outcome = features(&mut transaction, project, as_of, &from, &champions, &scored)?;
     if !outcome.breaches.is_empty() {
         return quarantined(
             transaction,
@@ -134,7 +129,37 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
         progress,
     )?;
     transaction.commit()?;
-    Ok((printed(project, as_of, &run, &scored, &assigned.customers, moves), true))
+    Ok((printed(project, as_of, &run, &scored, &assigned.customers, &refresh, moves), true))
+}
+
+/// Features and scores of all customers, what the features come from, and what was read for them.
+fn compute(
+    project: &Project,
+    transaction: &mut Transaction,
+    champions: &Champions,
+    profile: &RecordBatch,
+    as_of: AsOf,
+    progress: &mut Progress,
+) -> Result<(Scored, Inputs, Refresh)> {
+    progress.stage("reading new events");
+    let entities = ProfilePlan::entities_of(profile);
+    let plans = scoring::plans(&project.catalog, champions, &project.events, as_of);
+    let history = timelines::refresh(project, transaction, &entities, &plans.list, false)?;
+    let from = Inputs {
+        events: history.visible_at(as_of),
+        profile: registry::customers_at(&entities, as_of.at),
+    };
+    progress.stage("computing features and scores");
+    let mut batches: Vec<Vec<RecordBatch>> = plans.list.iter().map(|_| Vec::new()).collect();
+    let mut sink = |part: Part| {
+        batches[part.plan].push(part.rows);
+        Ok(())
+    };
+    let (report, refresh) = history.build(transaction, &project.events, &plans.list, &mut sink)?;
+    let attributes = Attributes::of(profile, &champions.attributes(&project.profile))?;
+    let models = (champions, project.models.affinity.as_ref());
+    let scored = scoring::score(&project.events, &attributes, models, &plans, batches, report)?;
+    Ok((scored, from, refresh))
 }
 
 /// Holds the features to their expectations and stages them where they then belong.
@@ -142,12 +167,10 @@ fn features(
     transaction: &mut Transaction,
     project: &Project,
     as_of: AsOf,
-    data: &str,
+    from: &Inputs,
     champions: &Champions,
     scored: &Scored,
 ) -> Result<Outcome> {
-    // The events were all read, so that which files matter at the as-of is not known.
-    let from = Inputs { events: data.to_owned(), profile: data.to_owned() };
     let rows = Sorted::new(vec![scored.features.clone()]);
     let views = project.catalog.views.iter().map(|view| view.name.as_str()).collect();
     let drifts = champions.classifiers.iter().filter_map(|(name, _, artifact)| {
@@ -155,7 +178,7 @@ fn features(
         Some((name.clone(), quality::comparable(project, artifact, &scores.drift)))
     });
     let mut gate = Gate::default();
-    let computed = ComputedViews { views: &views, as_of, inputs: &from, rows: &rows };
+    let computed = ComputedViews { views: &views, as_of, inputs: from, rows: &rows };
     gate.pass(transaction, project, computed, drifts.collect())?;
     Ok(gate.outcome)
 }
@@ -186,6 +209,7 @@ fn quarantined(
 /// What `validate` would say, without reading anything twice that the run has read.
 fn contract(
     project: &Project,
+    transaction: &mut Transaction,
     as_of: Instant,
     profile: &RecordBatch,
     scored: &Scored,
@@ -193,7 +217,15 @@ fn contract(
     let (mut of_profile, mut of_events) = (Checks::new("profile"), Checks::new("events"));
     // Rows without a key of their own would have ended the run.
     check_profile(&project.profile, profile, &KeyFaults::default(), &mut of_profile);
-    check_events(&project.events, Some(as_of), &mut of_events)?;
+    let files = timelines::facts(project, transaction)?;
+    let mut facts = EventFacts::default();
+    files.iter().for_each(|file| facts.add(file));
+    // Only files that reach beyond the as-of have events there.
+    let mut later = project.events.clone();
+    let mut reaches = files.iter().map(|file| file.reaches(as_of));
+    later.table.files.retain(|_| reaches.next().unwrap_or(false));
+    let future = if later.table.files.is_empty() { 0 } else { events_from(&later, as_of)? };
+    check_events(&project.events, &facts, Some(future), &mut of_events);
     scored.report.check(&project.events, &mut of_events);
     Ok(of_profile.list.into_iter().chain(of_events.list).collect())
 }
@@ -445,6 +477,7 @@ fn printed(
     run: &str,
     scored: &Scored,
     assigned: &[Assigned],
+    refresh: &Refresh,
     moves: bool,
 ) -> Output {
     let mut scores =
@@ -488,13 +521,14 @@ fn printed(
     let date = as_of.at.folder();
     let store = &project.settings.project.store;
     let mut text = format!(
-        "{} customers scored as of {} from {} events ({} duplicates left out, {} events of unknown customers {})\n\n{}\n{}\n",
+        "{} customers scored as of {} from {} events ({} duplicates left out, {} events of unknown customers {})\n{}\n{}\n{}\n",
         thousands(customers as u64),
         as_of.at,
         thousands(scored.report.events),
         thousands(scored.report.duplicates),
         thousands(scored.report.orphans),
         if project.events.orphans == Orphans::Create { "taken in" } else { "left out" },
+        timelines::sentences(refresh),
         scores.render(),
         segments.render(),
     );
@@ -517,6 +551,7 @@ fn printed(
         "run": run,
         "customers": customers,
         "events": scored.report,
+        "refresh": refresh,
         "segments": sizes.iter().map(|(name, (all, primary))| json!({ "segment": name, "customers": all, "primary": primary })).collect::<Vec<_>>(),
         "profile_moved": moves,
     });

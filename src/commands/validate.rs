@@ -9,7 +9,9 @@ use crate::features::embedded::EmbeddedEngine;
 use crate::features::engine::Engine;
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::report::{Output, Progress, Table, thousands};
-use crate::sources::contract::{Checks, Status, check_events, check_profile};
+use crate::sources::contract::{
+    Checks, EventFacts, Status, check_events, check_profile, events_from,
+};
 use crate::sources::profile::{Entities, ProfilePlan};
 use crate::sources::{Orphans, SourcePlan};
 use crate::time::Instant;
@@ -24,7 +26,10 @@ pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, b
 
     progress.stage("reading the events");
     let mut events = Checks::new("events");
-    check_events(&project.events, now.map(|as_of| as_of.at), &mut events)?;
+    let mut facts = EventFacts::default();
+    EventFacts::of_files(&project.events)?.iter().for_each(|file| facts.add(file));
+    let future = now.map(|as_of| events_from(&project.events, as_of.at)).transpose()?;
+    check_events(&project.events, &facts, future, &mut events);
     let entities = ProfilePlan::entities_of(&rows);
     check_keys(project, &entities, &mut events)?;
     progress.finish();

@@ -18,13 +18,13 @@ use crate::error::{Error, Result};
 use crate::expression::{Expression, Type};
 use crate::features::catalog::{Aggregation, Catalog};
 use crate::features::drift::Drift;
-use crate::features::engine::{BuildReport, Engine};
+use crate::features::engine::BuildReport;
 use crate::features::plan::{AsOf, FeaturePlan, Interactions};
 use crate::features::spec::Op;
-use crate::models::spec::Affinity;
+use crate::models::spec::{Affinity, Models};
 use crate::sources::SourcePlan;
 use crate::sources::attributes::{Attributes, are_levels};
-use crate::sources::profile::{Entities, ProfilePlan, keys};
+use crate::sources::profile::{ProfilePlan, keys};
 use crate::store::parquet::{concat, take};
 use crate::time::{Instant, Window, Zone};
 use crate::training;
@@ -168,21 +168,17 @@ pub struct Scored {
 
 const FIRST_EVENT: &str = "profile__first_event";
 
-/// Computes features and scores of all customers at `as_of`; `affinity` says what may be recommended now.
+/// Scores all customers by what has come of `plans`: by plan, the parts of its rows. `affinity` says what may
+/// be recommended now.
 pub fn score(
-    engine: &dyn Engine,
     source: &SourcePlan,
-    (entities, attributes): (&Entities, &Attributes),
-    catalog: &Catalog,
+    attributes: &Attributes,
     (champions, affinity): (&Champions, Option<&Affinity>),
-    as_of: AsOf,
+    plans: &Plans,
+    batches: Vec<Vec<RecordBatch>>,
+    report: BuildReport,
 ) -> Result<Scored> {
-    let plans = plans(catalog, champions, source, as_of);
-    let mut batches: Vec<Vec<RecordBatch>> = plans.list.iter().map(|_| Vec::new()).collect();
-    let report = engine.build(source, entities, &plans.list, &mut |part| {
-        batches[part.plan].push(part.rows);
-        Ok(())
-    })?;
+    let as_of = plans.as_of;
     let first = concat(&batches[0])?.ok_or_else(|| {
         Error::not_enough(
             format!("there is no customer at {}", as_of.at),
@@ -253,9 +249,12 @@ pub fn score(
     })
 }
 
-/// What is asked of the engine, and where what is no table of customers at the as-of is among it.
-struct Plans {
-    list: Vec<FeaturePlan>,
+/// What is asked of the events to score, and where what is no table of customers at the as-of is among it.
+#[derive(Debug)]
+pub struct Plans {
+    /// All of them.
+    pub list: Vec<FeaturePlan>,
+    as_of: AsOf,
     /// Engagement as it was before.
     past: Option<usize>,
     /// What taste is worked out from.
@@ -265,7 +264,7 @@ struct Plans {
 }
 
 /// The catalog's plan, one per champion, then what is no table of customers at the as-of.
-fn plans(catalog: &Catalog, champions: &Champions, source: &SourcePlan, as_of: AsOf) -> Plans {
+pub fn plans(catalog: &Catalog, champions: &Champions, source: &SourcePlan, as_of: AsOf) -> Plans {
     let all: Vec<&str> = catalog.features.iter().map(|feature| feature.column()).collect();
     let mut features = FeaturePlan::of_catalog(catalog, all, vec![as_of]);
     features.give(Aggregation {
@@ -286,7 +285,7 @@ fn plans(catalog: &Catalog, champions: &Champions, source: &SourcePlan, as_of: A
     ];
     list.extend(aggregations.into_iter().flatten().map(|of| given(of, now())));
     list.extend(champions.lifetime_value.iter().map(|(_, _, artifact)| artifact.plan(now())));
-    let mut plans = Plans { list, past: None, interactions: None, categories: None };
+    let mut plans = Plans { list, as_of, past: None, interactions: None, categories: None };
     let mut add = |plan: FeaturePlan| {
         plans.list.push(plan);
         Some(plans.list.len() - 1)
@@ -297,14 +296,42 @@ fn plans(catalog: &Catalog, champions: &Champions, source: &SourcePlan, as_of: A
             add(given(&artifact.aggregations, FeaturePlan { as_ofs: vec![then], ..now() }));
     }
     if let Some((_, _, artifact)) = &champions.affinity {
-        let interactions = artifact.interactions.clone();
-        plans.interactions = add(FeaturePlan { interactions: Some(interactions.clone()), ..now() });
-        if interactions.item != category() && source.columns().get("category").is_some() {
-            let interactions = Interactions { item: category(), ..interactions };
-            plans.categories = add(FeaturePlan { interactions: Some(interactions), ..now() });
-        }
+        let [own, categories] = interactions(&artifact.interactions, source);
+        let mut add = |interactions| add(FeaturePlan { interactions: Some(interactions), ..now() });
+        plans.interactions = own.and_then(&mut add);
+        plans.categories = categories.and_then(add);
     }
     plans
+}
+
+/// What champions trained by the specs of today would ask, whose as-ofs do not matter.
+pub fn plans_of(catalog: &Catalog, models: &Models, source: &SourcePlan) -> Vec<FeaturePlan> {
+    let never = AsOf::at(Instant(0));
+    let mut list = plans(catalog, &Champions::default(), source, never).list;
+    let recency = models.classifiers.iter().map(training::gather::recency);
+    list.extend(recency.map(|recency| given(&[recency], FeaturePlan::default())));
+    let aggregations = [
+        models.engagement.as_ref().map(|model| &model.aggregations),
+        models.rfm.as_ref().map(|model| &model.aggregations),
+    ];
+    list.extend(aggregations.into_iter().flatten().map(|of| given(of, FeaturePlan::default())));
+    list.extend(models.lifetime_value.iter().map(|model| model.plan(FeaturePlan::default())));
+    let interactions = models
+        .affinity
+        .iter()
+        .flat_map(|model| interactions(&model.interactions, source).into_iter().flatten());
+    list.extend(interactions.map(|interactions| FeaturePlan {
+        interactions: Some(interactions),
+        ..FeaturePlan::default()
+    }));
+    list
+}
+
+/// What taste is worked out from, and the same over categories where the items are none.
+fn interactions(own: &Interactions, source: &SourcePlan) -> [Option<Interactions>; 2] {
+    let apart = own.item != category() && source.columns().get("category").is_some();
+    let categories = apart.then(|| Interactions { item: category(), ..own.clone() });
+    [Some(own.clone()), categories]
 }
 
 fn category() -> Expression {

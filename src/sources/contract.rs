@@ -1,6 +1,6 @@
 //! The contract of the sources, checked on footers and data: what `validate` reports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
@@ -8,7 +8,7 @@ use polars::prelude::{DataFrame, DataType, Engine as PolarsEngine, Expr, col, le
 use serde::{Deserialize, Serialize};
 
 use super::profile::{KeyFaults, ProfilePlan};
-use super::scan::scan;
+use super::scan::{FILE, NOT_A_NUMBER, scan, scan_with_files};
 use super::{Ingestion, SourcePlan};
 use crate::error::{Error, Result};
 use crate::expression::Expression;
@@ -186,56 +186,150 @@ fn collect(source: &SourcePlan, frame: polars::prelude::LazyFrame) -> Result<Dat
     )
 }
 
-fn integer(frame: &DataFrame, name: &str) -> Option<i64> {
+fn integer(frame: &DataFrame, name: &str, row: usize) -> Option<i64> {
     let column = frame.column(name).ok()?.cast(&DataType::Int64).ok()?;
-    column.i64().ok()?.get(0)
+    column.i64().ok()?.get(row)
 }
 
-/// Checks the events' values at `as_of`; keys, orphans and duplicates come from a build.
-pub fn check_events(
-    source: &SourcePlan,
-    as_of: Option<Instant>,
-    checks: &mut Checks,
-) -> Result<()> {
-    let columns: Vec<(String, Expression)> = source
-        .mapping
-        .iter()
+fn texts<'a>(frame: &'a DataFrame, name: &str) -> Result<Vec<Option<&'a str>>> {
+    let column = frame.column(name).and_then(|column| column.str());
+    Ok(column.map_err(Error::engine("counting events"))?.iter().collect())
+}
+
+/// What the contract looks at in some events; that of several files is the sum of theirs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventFacts {
+    /// How many there are.
+    rows: u64,
+    /// When the first happened, in microseconds.
+    first: Option<i64>,
+    /// When the last happened, in microseconds.
+    last: Option<i64>,
+    /// Rows by what is the matter with them.
+    counts: BTreeMap<String, u64>,
+    /// Event types.
+    types: BTreeSet<String>,
+}
+
+impl EventFacts {
+    /// Reads all events: what is to be known of each file, in the order of the source's files.
+    pub fn of_files(source: &SourcePlan) -> Result<Vec<Self>> {
+        let columns = columns(source);
+        let has = |name: &str| columns.iter().any(|(known, _)| known == name);
+        let frame = scan_with_files(source, &columns)?;
+        let time = || col("event_ts").cast(DataType::Int64);
+        let count = |test: Expr, name: &str| test.fill_null(lit(false)).sum().alias(name);
+        let mut select: Vec<Expr> =
+            vec![len().alias(ROWS), time().min().alias(FIRST), time().max().alias(LAST)];
+        for (name, _) in &columns {
+            select.push(col(name.as_str()).null_count().alias(null(name)));
+        }
+        select.push(count(col(NOT_A_NUMBER), INFINITE));
+        if has("amount") {
+            let sale = col("event_type").eq(lit("purchase"));
+            select.push(count(sale.clone().and(col("amount").lt(lit(0_i64))), NEGATIVE));
+            select.push(count(sale.and(col("amount").is_null()), NO_AMOUNT));
+        }
+        if has("quantity") {
+            select.push(count(col("quantity").lt(lit(0.0)), QUANTITY));
+        }
+        if has("currency") {
+            let currency = source.context.currency.clone();
+            select.push(count(col("currency").neq(lit(currency)), CURRENCY));
+        }
+        if has("ingested_at") {
+            let lag = col("ingested_at").cast(DataType::Int64) - time();
+            select.push(count(lag.gt(lit(30 * DAY)), LATE));
+        }
+        let stats = collect(source, frame.clone().group_by([col(FILE)]).agg(select))?;
+        let mut counted: Vec<&str> =
+            stats.get_column_names().into_iter().map(|name| name.as_str()).collect();
+        counted.retain(|name| ![FILE, ROWS, FIRST, LAST].contains(name));
+        let mut by_file: HashMap<&str, Self> = HashMap::new();
+        for (row, file) in texts(&stats, FILE)?.into_iter().enumerate() {
+            let get = |name: &str| integer(&stats, name, row);
+            let count = |name: &str| get(name).unwrap_or(0).unsigned_abs();
+            let facts = Self {
+                rows: count(ROWS),
+                first: get(FIRST),
+                last: get(LAST),
+                counts: counted.iter().map(|name| ((*name).to_owned(), count(name))).collect(),
+                types: BTreeSet::new(),
+            };
+            by_file.insert(file.unwrap_or_default(), facts);
+        }
+        let types = frame.group_by([col(FILE), col("event_type")]).agg([len().alias(ROWS)]);
+        let types = collect(source, types)?;
+        for (file, ty) in texts(&types, FILE)?.into_iter().zip(texts(&types, "event_type")?) {
+            let facts = by_file.entry(file.unwrap_or_default()).or_default();
+            facts.types.extend(ty.map(str::to_owned));
+        }
+        let files = source.table.files.iter();
+        Ok(files.map(|path| by_file.remove(&*path.to_string_lossy()).unwrap_or_default()).collect())
+    }
+
+    /// Adds those of another file.
+    pub fn add(&mut self, other: &Self) {
+        self.rows += other.rows;
+        self.first = self.first.into_iter().chain(other.first).min();
+        self.last = self.last.max(other.last);
+        for (name, count) in &other.counts {
+            *self.counts.entry(name.clone()).or_default() += count;
+        }
+        self.types.extend(other.types.iter().cloned());
+    }
+
+    /// Whether an event happened at or after an instant.
+    pub fn reaches(&self, instant: Instant) -> bool {
+        self.last.is_some_and(|last| last >= instant.0)
+    }
+}
+
+const ROWS: &str = "rows";
+const FIRST: &str = "first";
+const LAST: &str = "last";
+const INFINITE: &str = "not finite";
+const NEGATIVE: &str = "negative amount";
+const NO_AMOUNT: &str = "no amount";
+const QUANTITY: &str = "negative quantity";
+const CURRENCY: &str = "other currency";
+const LATE: &str = "late";
+
+fn null(column: &str) -> String {
+    format!("{column} null")
+}
+
+/// The canonical columns that are mapped.
+fn columns(source: &SourcePlan) -> Vec<(String, Expression)> {
+    let mapped = source.mapping.iter();
+    mapped
         .filter(|(name, _)| super::EVENT_COLUMNS.iter().any(|(known, ..)| known == name))
         .map(|(name, x)| (name.clone(), Expression::column(name.clone(), x.ty)))
-        .collect();
-    let has = |name: &str| columns.iter().any(|(known, _)| known == name);
-    let frame = scan(source, &columns)?;
-    let time = || col("event_ts").cast(DataType::Int64);
-    let count = |test: Expr, name: &str| test.fill_null(lit(false)).sum().alias(name);
-    let mut select: Vec<Expr> =
-        vec![len().alias("rows"), time().min().alias("first"), time().max().alias("last")];
-    for (name, _) in &columns {
-        select.push(col(name.as_str()).null_count().alias(format!("{name} null")));
-    }
-    select.push(count(col(super::scan::NOT_A_NUMBER), "nan"));
-    if let Some(as_of) = as_of {
-        select.push(count(time().gt_eq(lit(as_of.0)), "future"));
-    }
-    if has("amount") {
-        let sale = col("event_type").eq(lit("purchase"));
-        select.push(count(sale.clone().and(col("amount").lt(lit(0_i64))), "negative"));
-        select.push(count(sale.and(col("amount").is_null()), "no amount"));
-    }
-    if has("quantity") {
-        select.push(count(col("quantity").lt(lit(0.0)), "quantity"));
-    }
-    if has("currency") {
-        let currency = source.context.currency.clone();
-        select.push(count(col("currency").neq(lit(currency)), "currency"));
-    }
-    if has("ingested_at") {
-        let lag = col("ingested_at").cast(DataType::Int64) - time();
-        select.push(count(lag.gt(lit(30 * DAY)), "late"));
-    }
-    let stats = collect(source, frame.clone().select(select))?;
-    let get = |name: &str| integer(&stats, name).unwrap_or(0).unsigned_abs();
+        .collect()
+}
 
-    let rows = get("rows");
+/// How many events happened at or after an instant.
+pub fn events_from(source: &SourcePlan, instant: Instant) -> Result<u64> {
+    let Some(time) = source.mapping.get("event_ts") else { return Ok(0) };
+    let column = ("event_ts".to_owned(), Expression::column("event_ts", time.ty));
+    let future = col("event_ts").cast(DataType::Int64).gt_eq(lit(instant.0));
+    let count = scan(source, &[column])?.filter(future).select([len().alias(ROWS)]);
+    Ok(integer(&collect(source, count)?, ROWS, 0).unwrap_or(0).unsigned_abs())
+}
+
+/// Checks the events' values, of which `future` happen at or after the as-of, if there is one; keys,
+/// orphans and duplicates come from a build.
+pub fn check_events(
+    source: &SourcePlan,
+    facts: &EventFacts,
+    future: Option<u64>,
+    checks: &mut Checks,
+) {
+    let columns = columns(source);
+    let has = |name: &str| columns.iter().any(|(known, _)| known == name);
+    let get = |name: &str| facts.counts.get(name).copied().unwrap_or(0);
+    let rows = facts.rows;
     // What a run would leave out, up to the share from which it refuses.
     let unusable = |count: u64| match count {
         0 => Status::Ok,
@@ -245,35 +339,35 @@ pub fn check_events(
     checks.add("files", source.table.files.len(), Status::Ok, "");
     let empty = if rows == 0 { Status::Violation } else { Status::Ok };
     checks.add("rows", rows, empty, "there are no events");
-    if let (Some(first), Some(last)) = (integer(&stats, "first"), integer(&stats, "last")) {
+    if let (Some(first), Some(last)) = (facts.first, facts.last) {
         let range = format!("{} to {}", Instant(first), Instant(last));
         let sane = (-70 * 366 * DAY..100 * 366 * DAY).contains(&first) && last < 200 * 366 * DAY;
         let status = if sane { Status::Ok } else { Status::Warning };
         checks.add("time range", range, status, "is the unit of event_ts right?");
     }
     for (name, expression) in &columns {
-        let nulls = get(&format!("{name} null"));
+        let nulls = get(&null(name));
         let required =
             matches!(name.as_str(), "customer360_id" | "event_id" | "event_type" | "event_ts");
         let status = if required { unusable(nulls) } else { Status::Ok };
         let found = format!("{}, {nulls} null", expression.ty.name());
         checks.add(name.clone(), found, status, "such rows are rejected");
     }
-    let infinite = get("nan");
+    let infinite = get(INFINITE);
     checks.count("numbers that are not finite", infinite, unusable(infinite), "write null instead");
-    if as_of.is_some() {
-        checks.add("events at or after the as-of", get("future"), Status::Ok, "");
+    if let Some(future) = future {
+        checks.add("events at or after the as-of", future, Status::Ok, "");
     }
     if has("amount") {
         checks.count(
             "purchases with a negative amount",
-            get("negative"),
+            get(NEGATIVE),
             Status::Warning,
             "write them as refunds; they do not count as purchases",
         );
         checks.count(
             "purchases without an amount",
-            get("no amount"),
+            get(NO_AMOUNT),
             Status::Warning,
             "they do not count as purchases",
         );
@@ -281,7 +375,7 @@ pub fn check_events(
     if has("quantity") {
         checks.count(
             "negative quantities",
-            get("quantity"),
+            get(QUANTITY),
             Status::Warning,
             "write returns as refunds",
         );
@@ -289,39 +383,26 @@ pub fn check_events(
     if has("currency") {
         checks.count(
             format!("amounts not in {}", source.context.currency),
-            get("currency"),
-            unusable(get("currency")),
+            get(CURRENCY),
+            unusable(get(CURRENCY)),
             "convert them upstream, or map amount and currency",
         );
     }
     if has("ingested_at") {
-        let share = get("late") as f64 / rows.max(1) as f64;
+        let share = get(LATE) as f64 / rows.max(1) as f64;
         let reloaded = share > 0.05 && source.ingestion == Ingestion::Respect;
         let status = if reloaded { Status::Warning } else { Status::Ok };
         let hint = "if the warehouse was loaded anew, set sources.events.ingestion = \"ignore\"";
         checks.add("ingested over 30 days late", format!("{:.1} %", share * 100.0), status, hint);
     }
-    let kinds = frame
-        .group_by([col("event_type")])
-        .agg([len().alias("rows")])
-        .sort(["event_type"], Default::default());
-    let kinds = collect(source, kinds)?;
-    let names = kinds
-        .column("event_type")
-        .and_then(|c| c.str().cloned())
-        .map_err(Error::engine("event types"))?;
-    let unknown: Vec<String> = names
-        .iter()
-        .flatten()
-        .filter(|name| !source.event_types.iter().any(|known| known == name))
-        .map(str::to_owned)
-        .collect();
+    let is_known = |name: &&String| source.event_types.contains(name);
+    let unknown: Vec<&str> =
+        facts.types.iter().filter(|name| !is_known(name)).map(String::as_str).collect();
     let (found, status) = match unknown.is_empty() {
         true => ("none".to_owned(), Status::Ok),
         false => (unknown.join(", "), Status::Warning),
     };
     checks.add("unknown event types", found, status, "name them in sources.events.event_types");
-    Ok(())
 }
 
 /// Checks the profile's rows, of which `rows` are those with a key of their own.

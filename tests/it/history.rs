@@ -3,29 +3,46 @@
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use c360_ml::expression::Type;
+use c360_ml::expression::check::{check, check_as};
 use c360_ml::features::embedded::EmbeddedEngine;
 use c360_ml::features::engine::{Engine, Part};
 use c360_ml::features::history::{History, Keeping, OUTGROWN, Refresh};
-use c360_ml::features::plan::{AsOf, FeaturePlan};
+use c360_ml::features::plan::{AsOf, FeaturePlan, Interactions};
 use c360_ml::features::reference::Event;
 use c360_ml::sources::profile::Entities;
 use c360_ml::sources::{Ingestion, Orphans, SourcePlan};
 use c360_ml::store::Store;
-use c360_ml::store::parquet::{concat, sort_by_key};
-use c360_ml::time::DAY;
+use c360_ml::store::parquet::{concat, read, sort_by_key, take};
+use c360_ml::time::{DAY, Duration, Window};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
+use crate::cli::output;
 use crate::oracle::all_aggregations;
-use crate::support::{event_rows, instant, open_events, random, random_events, write};
+use crate::support::{
+    EVENTS_FILE, event_rows, instant, open_events, project, random, random_events, write,
+};
 
-/// By as-of: all rows in the order of their keys.
-type Rows = Vec<Option<RecordBatch>>;
+/// By plan and as-of: all rows in the order of their keys.
+type Rows = Vec<Vec<Option<RecordBatch>>>;
 
-fn in_order(parts: Vec<Vec<RecordBatch>>) -> Rows {
+/// By plan and as-of.
+type Parts = Vec<Vec<Vec<RecordBatch>>>;
+
+fn parts_of(plans: &[FeaturePlan]) -> Parts {
+    plans.iter().map(|plan| plan.as_ofs.iter().map(|_| Vec::new()).collect()).collect()
+}
+
+fn in_order(parts: Parts) -> Rows {
     let sorted = |rows: RecordBatch| sort_by_key(&rows, "customer360_id").unwrap();
-    parts.iter().map(|parts| concat(parts).unwrap().map(sorted)).collect()
+    let of_plan = |parts: &Vec<Vec<RecordBatch>>| {
+        parts.iter().map(|parts| concat(parts).unwrap().map(sorted)).collect()
+    };
+    parts.iter().map(of_plan).collect()
 }
 
 /// What the timelines of a store give, and what was read for it.
@@ -33,16 +50,15 @@ fn from_store(
     store: &Store,
     source: &SourcePlan,
     entities: &Entities,
-    plan: &FeaturePlan,
+    plans: &[FeaturePlan],
     full: bool,
 ) -> (Rows, Refresh) {
     let mut transaction = store.begin("test").unwrap();
-    let mut parts: Vec<Vec<RecordBatch>> = plan.as_ofs.iter().map(|_| Vec::new()).collect();
+    let mut parts = parts_of(plans);
     let keeping = Keeping { full, memory: 1 << 20, partition_events: 20 };
-    let plans = std::slice::from_ref(plan);
     let history = History::refresh(&transaction, source, entities, plans, &keeping).unwrap();
     let mut sink = |part: Part| {
-        parts[part.as_of].push(part.rows);
+        parts[part.plan][part.as_of].push(part.rows);
         Ok(())
     };
     let (_, refresh) = history.build(&mut transaction, source, plans, &mut sink).unwrap();
@@ -51,13 +67,13 @@ fn from_store(
 }
 
 /// What the engine gives that reads all events.
-fn from_events(source: &SourcePlan, entities: &Entities, plan: &FeaturePlan) -> Rows {
+fn from_events(source: &SourcePlan, entities: &Entities, plans: &[FeaturePlan]) -> Rows {
     let folder = tempfile::tempdir().unwrap();
     let engine = EmbeddedEngine::new(1 << 30, folder.path().to_owned());
-    let mut parts: Vec<Vec<RecordBatch>> = plan.as_ofs.iter().map(|_| Vec::new()).collect();
+    let mut parts = parts_of(plans);
     engine
-        .build(source, entities, std::slice::from_ref(plan), &mut |part| {
-            parts[part.as_of].push(part.rows);
+        .build(source, entities, plans, &mut |part| {
+            parts[part.plan][part.as_of].push(part.rows);
             Ok(())
         })
         .unwrap();
@@ -115,6 +131,19 @@ impl Arrivals {
     }
 }
 
+/// A plan of what each customer has to do with the values of a column.
+fn interactions(source: &SourcePlan, item: &str) -> FeaturePlan {
+    let columns = source.columns();
+    let weight = "case event_type when 'purchase' then 5.0 when 'page_view' then 1.0 end";
+    let interactions = Interactions {
+        item: check(item, &columns, "test").unwrap(),
+        weight: check_as(weight, Type::Double, &columns, "test").unwrap(),
+        window: Window::Trailing(Duration::days(90)),
+        half_life: Duration::days(60),
+    };
+    FeaturePlan { interactions: Some(interactions), ..FeaturePlan::default() }
+}
+
 fn days(folder: &Path, ingestion: Ingestion, count: usize, random: &mut ChaCha8Rng) {
     let store = Store::at(folder.join("store")).unwrap();
     let mut arrivals = Arrivals { folder: folder.to_owned(), files: Vec::new() };
@@ -150,12 +179,14 @@ fn days(folder: &Path, ingestion: Ingestion, count: usize, random: &mut ChaCha8R
         }
         let aggregations = all_aggregations(&source);
         let outputs = aggregations.iter().map(|a| a.column.clone()).collect();
-        let plan = FeaturePlan { aggregations, outputs, as_ofs, ..FeaturePlan::default() };
+        let mut plans = vec![FeaturePlan { aggregations, outputs, ..FeaturePlan::default() }];
+        plans.extend(["channel", "order_id"].map(|item| interactions(&source, item)));
+        plans.iter_mut().for_each(|plan| plan.as_ofs = as_ofs.clone());
         let keys: Vec<String> =
             (0..7).filter(|_| random.random::<f64>() < 0.8).map(|i| format!("c{i}")).collect();
         let entities = Entities { created_at: vec![Some(begin); keys.len()], keys };
 
-        let (kept, refresh) = from_store(&store, &source, &entities, &plan, false);
+        let (kept, refresh) = from_store(&store, &source, &entities, &plans, false);
         match refresh.all_because.as_deref() {
             None => assert_eq!(refresh.files_read, expected, "day {day}: {refresh:?}"),
             Some(reason) => {
@@ -165,9 +196,13 @@ fn days(folder: &Path, ingestion: Ingestion, count: usize, random: &mut ChaCha8R
             }
         }
         let fresh = Store::at(folder.join("fresh")).unwrap();
-        let (full, _) = from_store(&fresh, &source, &entities, &plan, true);
+        let (full, _) = from_store(&fresh, &source, &entities, &plans, true);
         assert_eq!(kept, full, "day {day}: kept and full differ");
-        assert_eq!(kept, from_events(&source, &entities, &plan), "day {day}: kept and read differ");
+        assert_eq!(
+            kept,
+            from_events(&source, &entities, &plans),
+            "day {day}: kept and read differ"
+        );
     }
     let segments = std::fs::read_dir(folder.join("store/timelines")).unwrap().count() - 1;
     assert!(segments <= 17, "{segments} segments are left");
@@ -187,4 +222,72 @@ fn arrivals_without_ingestion_give_what_reading_everything_gives() {
     let mut random = random();
     let folder = tempfile::tempdir().unwrap();
     days(folder.path(), Ingestion::Ignore, 20, &mut random);
+}
+
+/// The events of the project in two files, of which the second has the last days.
+fn in_two_files(project: &Path) {
+    let path = project.join(EVENTS_FILE);
+    let rows = concat(&read(&path, None).unwrap()).unwrap().unwrap();
+    let times = rows.column_by_name("event_ts").unwrap();
+    let times = times.as_primitive::<TimestampMicrosecondType>();
+    let late = instant("2024-06-28T00:00:00Z").0;
+    let of = |is_late: bool| {
+        let some = |row: &u32| (times.value(*row as usize) >= late) == is_late;
+        let chosen: Vec<u32> = (0..rows.num_rows() as u32).filter(some).collect();
+        take(&rows, &chosen.into()).unwrap()
+    };
+    write(&project.join("fixtures/events/part-001.parquet"), &of(true));
+    write(&path, &of(false));
+}
+
+fn run_json(project: &Path, arguments: &[&str]) -> serde_json::Value {
+    let all: Vec<&str> = arguments.iter().copied().chain(["--format", "json"]).collect();
+    let (stdout, stderr, code) = output(project, &all);
+    assert_eq!(code, 0, "{stderr}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+#[test]
+fn a_night_of_scoring_reads_new_files_only_and_writes_what_reading_all_would() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    in_two_files(&project);
+    let late = project.join("fixtures/events/part-001.parquet");
+    let aside = folder.path().join("late.parquet");
+    std::fs::rename(&late, &aside).unwrap();
+    run_json(&project, &["train", "--as-of", "2024-06-28"]);
+    let first = run_json(&project, &["score", "--as-of", "2024-06-28"]);
+    assert_eq!(first["refresh"]["files_read"], 1);
+    std::fs::rename(&aside, &late).unwrap();
+
+    let night = run_json(&project, &["score"]);
+    assert_eq!(night["refresh"]["all_because"], serde_json::Value::Null);
+    assert_eq!(night["refresh"]["files_read"], 1, "{night}");
+    let late_rows = read(&late, Some(&["event_id"])).unwrap();
+    let late_rows: usize = late_rows.iter().map(RecordBatch::num_rows).sum();
+    assert_eq!(night["refresh"]["events_read"], late_rows);
+
+    // Another command finds all that it looks at, too.
+    let build = run_json(&project, &["features", "build"]);
+    assert_eq!(build["refresh"]["files_read"], 0, "{build}");
+    assert_eq!(build["snapshots"], serde_json::json!([]), "score has written the same snapshots");
+
+    let tables = ["profile", "scores", "segments", "recommendations", "features"];
+    let published = |project: &Path| {
+        let store = Store::at(project.join("store")).unwrap();
+        let files = store.root().unwrap().files;
+        let of_night = files.into_iter().filter(|(path, _)| {
+            path.contains("as_of=2024-07-01") && tables.iter().any(|table| path.starts_with(table))
+        });
+        let sums = of_night.map(|(path, file)| {
+            let (folder, _) = path.rsplit_once('/').unwrap();
+            (folder.to_owned(), file.xxh3)
+        });
+        sums.collect::<Vec<_>>()
+    };
+    let kept = published(&project);
+    assert!(kept.len() >= tables.len(), "{kept:?}");
+    run_json(&project, &["features", "build", "--full"]);
+    run_json(&project, &["score", "--force"]);
+    assert_eq!(kept, published(&project));
 }

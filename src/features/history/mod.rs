@@ -14,7 +14,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use self::manifest::{Changes, FOLDER, KeptFile, Manifest, reading};
+use self::manifest::{Changes, FOLDER, KeptFile, Manifest};
 use self::segment::{BlockPlace, NewBlock, Segment, SegmentWriter};
 use super::embedded::{check_orphans, check_rejected, derive, group_size, hand_over, read};
 use super::engine::{BuildReport, Part};
@@ -28,7 +28,7 @@ use crate::sources::profile::Entities;
 use crate::sources::{Orphans, SourcePlan};
 use crate::store::{Root, Store, Transaction};
 
-pub use self::manifest::OUTGROWN;
+pub use self::manifest::{OUTGROWN, reading};
 
 /// A partition is written whole by one in so many runs.
 const TURNS: u64 = 16;
@@ -149,7 +149,7 @@ impl History {
         run.layout = run.manifest.layout(source, plans);
         run.layout.files = files;
         let name = format!("{FOLDER}/segment-{:06}.bin", transaction.generation());
-        let mut writer = match run.is_changed() {
+        let writer = match run.is_changed() {
             true => Some(SegmentWriter::create(transaction.stage(&name)?)?),
             false => None,
         };
@@ -170,8 +170,8 @@ impl History {
             for done in swept {
                 run.refresh.customers_touched += done.touched;
                 live.extend(done.segments);
-                if let (Some(writer), Some(block)) = (&mut writer, done.block) {
-                    writer.write(block)?;
+                if let (Some(writer), Some(block)) = (&writer, done.block) {
+                    writer.write(block);
                 }
                 hand_over(done.swept, &mut report, sink)?;
             }
@@ -246,8 +246,13 @@ impl Run {
         let manifest = match (kept, unfit) {
             (Some(manifest), None) => manifest,
             (kept, _) => {
+                // What other commands look at goes on being kept, or each would read all events anew.
+                let still = kept.as_ref().filter(|kept| !keeping.full && kept.reading == reading);
+                let layout = match still {
+                    Some(kept) => kept.layout(source, plans),
+                    None => Layout::new(plans, source.has_ingestion()),
+                };
                 unused.extend(kept.into_iter().flat_map(|manifest| manifest.segments));
-                let layout = Layout::new(plans, source.has_ingestion());
                 Manifest::new(source, &layout, reading, keeping.partition_events)
             }
         };

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -59,47 +61,55 @@ impl NewBlock {
     }
 }
 
-/// Writes a segment, block by block.
+/// Writes a segment block by block, on a thread of its own.
 #[derive(Debug)]
 pub struct SegmentWriter {
-    path: PathBuf,
-    file: BufWriter<File>,
-    end: u64,
-    blocks: Vec<BlockPlace>,
+    blocks: mpsc::SyncSender<NewBlock>,
+    thread: JoinHandle<Result<()>>,
 }
+
+/// Blocks that wait to be written at most.
+const WAITING: usize = 8;
 
 impl SegmentWriter {
     /// Starts a file.
     pub fn create(path: PathBuf) -> Result<Self> {
         let file = File::create(&path).map_err(Error::io("create", &path))?;
-        Ok(Self { path, file: BufWriter::new(file), end: 0, blocks: Vec::new() })
+        let (blocks, waiting) = mpsc::sync_channel(WAITING);
+        let write =
+            move || write_all(BufWriter::new(file), waiting).map_err(Error::io("write", &path));
+        Ok(Self { blocks, thread: std::thread::spawn(write) })
     }
 
     /// Adds the block of a partition; blocks come in the order of their partitions.
-    pub fn write(&mut self, block: NewBlock) -> Result<()> {
-        let place = BlockPlace { start: self.end, ..block.place };
-        for section in &block.sections {
-            self.file.write_all(section).map_err(Error::io("write", &self.path))?;
-            self.end += section.len() as u64;
-        }
-        self.blocks.push(place);
-        Ok(())
+    pub fn write(&self, block: NewBlock) {
+        // Where the thread has ended early, it has an error, which `finish` gives.
+        let _ = self.blocks.send(block);
     }
 
-    /// Writes where the blocks are and gives that back.
-    pub fn finish(mut self) -> Result<Vec<BlockPlace>> {
-        let index = Index { format_version: crate::store::FORMAT_VERSION, blocks: self.blocks };
-        let text = serde_json::to_vec(&index).map_err(Error::engine("writing JSON"))?;
-        let length = (text.len() as u64).to_le_bytes();
-        let mut write = || -> std::io::Result<()> {
-            self.file.write_all(&text)?;
-            self.file.write_all(&length)?;
-            self.file.write_all(MAGIC)?;
-            self.file.flush()
-        };
-        write().map_err(Error::io("write", &self.path))?;
-        Ok(index.blocks)
+    /// Waits until all blocks are written.
+    pub fn finish(self) -> Result<()> {
+        drop(self.blocks);
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
+}
+
+/// Writes blocks as they come, then where they are.
+fn write_all(mut file: BufWriter<File>, waiting: mpsc::Receiver<NewBlock>) -> std::io::Result<()> {
+    let (mut end, mut blocks) = (0, Vec::new());
+    for block in waiting {
+        blocks.push(BlockPlace { start: end, ..block.place });
+        for section in &block.sections {
+            file.write_all(section)?;
+            end += section.len() as u64;
+        }
+    }
+    let index = Index { format_version: crate::store::FORMAT_VERSION, blocks };
+    let text = serde_json::to_vec(&index)?;
+    file.write_all(&text)?;
+    file.write_all(&(text.len() as u64).to_le_bytes())?;
+    file.write_all(MAGIC)?;
+    file.flush()
 }
 
 /// A segment of the store.
@@ -108,6 +118,7 @@ pub struct Segment {
     /// Its path in the store.
     pub relative: String,
     path: PathBuf,
+    file: File,
     /// Its blocks in the order of their partitions.
     pub blocks: Vec<BlockPlace>,
 }
@@ -118,11 +129,12 @@ impl Segment {
     /// # Errors
     /// A configuration error where the file is not whole or was written by another version.
     pub fn open(relative: &str, path: &Path) -> Result<Self> {
-        let text = read_index(path).map_err(Error::io("read", path))?;
+        let mut file = File::open(path).map_err(Error::io("open", path))?;
+        let text = read_index(&mut file).map_err(Error::io("read", path))?;
         let index: Option<Index> = text.and_then(|text| serde_json::from_slice(&text).ok());
         let index = index.filter(|index| index.format_version == crate::store::FORMAT_VERSION);
         let blocks = index.ok_or_else(|| damaged(path))?.blocks;
-        Ok(Self { relative: relative.to_owned(), path: path.to_owned(), blocks })
+        Ok(Self { relative: relative.to_owned(), path: path.to_owned(), file, blocks })
     }
 
     /// The block of a partition, if there is one.
@@ -135,13 +147,7 @@ impl Segment {
     pub fn read(&self, block: &BlockPlace, section: usize) -> Result<Vec<u8>> {
         let place = block.sections.get(section).ok_or_else(|| self.damaged())?;
         let before: u64 = block.sections[..section].iter().map(|place| place.0).sum();
-        let mut bytes = Vec::with_capacity(place.0 as usize);
-        let mut read = || -> std::io::Result<()> {
-            let mut file = File::open(&self.path)?;
-            file.seek(SeekFrom::Start(block.start + before))?;
-            file.take(place.0).read_to_end(&mut bytes).map(|_| ())
-        };
-        read().map_err(Error::io("read", &self.path))?;
+        let bytes = self.at(block.start + before, place.0 as usize)?;
         let whole = (bytes.len() as u64, xxh3_64(&bytes)) == *place;
         whole.then_some(bytes).ok_or_else(|| self.damaged())
     }
@@ -154,17 +160,18 @@ impl Segment {
         ranges: &[Range<usize>],
     ) -> Result<Vec<Vec<u8>>> {
         let before: u64 = block.sections[..section].iter().map(|place| place.0).sum();
-        let read = || -> std::io::Result<Vec<Vec<u8>>> {
-            let mut file = File::open(&self.path)?;
-            let range = |range: &Range<usize>| {
-                let mut bytes = vec![0; range.len()];
-                file.seek(SeekFrom::Start(block.start + before + range.start as u64))?;
-                file.read_exact(&mut bytes)?;
-                Ok(bytes)
-            };
-            ranges.iter().map(range).collect()
-        };
-        read().map_err(Error::io("read", &self.path))
+        let start = block.start + before;
+        ranges.iter().map(|range| self.at(start + range.start as u64, range.len())).collect()
+    }
+
+    /// Bytes of the file; many threads may read at once.
+    fn at(&self, start: u64, length: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        read_exact_at(&self.file, &mut bytes, start).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => self.damaged(),
+            _ => Error::io("read", &self.path)(error),
+        })?;
+        Ok(bytes)
     }
 
     /// The error of a segment whose bytes are not what was written.
@@ -181,8 +188,7 @@ fn damaged(path: &Path) -> Error {
 }
 
 /// The bytes of the index; None where the file does not end as a segment does.
-fn read_index(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
-    let mut file = File::open(path)?;
+fn read_index(file: &mut File) -> std::io::Result<Option<Vec<u8>>> {
     let length = file.metadata()?.len();
     let Some(end) = length.checked_sub(16) else { return Ok(None) };
     let mut tail = [0; 16];
@@ -195,4 +201,22 @@ fn read_index(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
     let mut text = vec![0; size as usize];
     file.read_exact(&mut text)?;
     Ok(Some(text))
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, bytes: &mut [u8], start: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, start)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut bytes: &mut [u8], mut start: u64) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let read = std::os::windows::fs::FileExt::seek_read(file, bytes, start)?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes = &mut bytes[read..];
+        start += read as u64;
+    }
+    Ok(())
 }

@@ -7,23 +7,34 @@ use crate::features::plan::AsOf;
 use crate::money::Scale;
 use crate::time::{Instant, Zone};
 
-/// One output column: values as bits (text as codes) and whether each is there.
-#[derive(Debug, Default, Clone)]
+/// One output column: values as bits (text as codes) and whether each is there. Rows that are passed over
+/// have the value of a customer without events.
+#[derive(Debug, Clone)]
 pub struct Values {
     pub bits: Vec<u64>,
     pub valid: Vec<bool>,
+    empty: Option<u64>,
 }
 
 impl Values {
-    /// No value, room for `count`.
-    pub fn with_capacity(count: usize) -> Self {
-        Self { bits: Vec::with_capacity(count), valid: Vec::with_capacity(count) }
+    /// No value, room for `count`; `empty` is what rows have that are passed over.
+    pub fn with_capacity(count: usize, empty: Option<u64>) -> Self {
+        Self { bits: Vec::with_capacity(count), valid: Vec::with_capacity(count), empty }
     }
 
-    /// Adds a value.
-    pub fn push(&mut self, value: Option<u64>) {
+    /// Sets the value of a row beyond those so far.
+    pub fn set(&mut self, row: usize, value: Option<u64>) {
+        self.fill(row);
         self.bits.push(value.unwrap_or(0));
         self.valid.push(value.is_some());
+    }
+
+    /// Passes over all rows before `row` that have no value yet.
+    pub fn fill(&mut self, row: usize) {
+        if self.bits.len() < row {
+            self.bits.resize(row, self.empty.unwrap_or(0));
+            self.valid.resize(row, self.empty.is_some());
+        }
     }
 }
 
@@ -83,6 +94,8 @@ pub struct Cuts<'a> {
     pub included: &'a [bool],
     /// Whether all rows go to one output, in the order of the as-ofs.
     pub single: bool,
+    /// By as-of: the row of its output.
+    pub rows: &'a [usize],
 }
 
 impl Cuts<'_> {
@@ -92,8 +105,8 @@ impl Cuts<'_> {
     }
 }
 
-/// Appends one row to each of `outputs` (by as-of, then column) where the customer is included;
-/// `streams` has the events of each of the plan's.
+/// Sets the customer's row of each of `outputs` (by as-of, then column) where there is one; `streams` has the
+/// events of each of the plan's.
 pub fn aggregate(
     plan: &CompiledPlan,
     streams: &[Selected],
@@ -104,16 +117,15 @@ pub fn aggregate(
 ) -> Result<(), Overflow> {
     scratch.starts.resize(plan.windows.len(), 0);
     let included = cuts.included;
-    for (stream, events) in plan.streams.iter().zip(streams) {
-        let input = stream.input_type(plan);
+    // A stream without events leaves every column as it is for a customer without any.
+    let with_events = plan.streams.iter().zip(streams).filter(|(_, s)| !s.times.is_empty());
+    for (stream, events) in with_events {
+        let input = stream.input_type;
         scratch.prepare(stream, events, input, context.zone);
         for as_of in (0..included.len()).filter(|as_of| included[*as_of]) {
             let at = cuts.as_ofs[as_of].at;
             let end = events.times.partition_point(|time| *time < at.0);
             if end == 0 {
-                for usage in &stream.uses {
-                    outputs[cuts.output(as_of)][usage.column].push(usage.empty);
-                }
                 continue;
             }
             for window in &stream.windows {
@@ -124,7 +136,7 @@ pub fn aggregate(
                 let start = scratch.starts[usage.window];
                 let value = scratch.value(usage, events, input, start, end, at, context);
                 let value = value.map_err(|sum| Overflow { column: usage.column, sum })?;
-                outputs[cuts.output(as_of)][usage.column].push(value);
+                outputs[cuts.output(as_of)][usage.column].set(cuts.rows[as_of], value);
             }
         }
     }
@@ -135,9 +147,6 @@ impl Scratch {
     /// Prepares what the stream's ops look up: running sums, days, next occurrences.
     fn prepare(&mut self, stream: &Stream, events: &Selected, input: Option<Type>, zone: Zone) {
         let needs = stream.needs;
-        if events.times.is_empty() {
-            return;
-        }
         self.sums.clear();
         if needs.sums {
             let mut sum = 0_i128;

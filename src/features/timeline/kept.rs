@@ -11,7 +11,7 @@ use super::layout::Layout;
 use super::order::Order;
 use super::partition::Partition;
 use super::record::{Decoded, Record};
-use super::sweep::{Grouped, Sweep, Sweeper, Swept, by_customer};
+use super::sweep::{Grouped, Interaction, Sweep, Sweeper, Swept, by_customer};
 use crate::error::{Error, Result};
 use crate::features::plan::AsOf;
 
@@ -155,11 +155,11 @@ pub struct Cuts {
 }
 
 impl Cuts {
-    /// Of all plans; None where a plan has as-ofs of each customer's own, or gives interactions.
+    /// Of all plans; None where a plan has as-ofs of each customer's own.
     pub fn of(layout: &Layout) -> Option<Self> {
         let mut cuts = Vec::new();
         for plan in &layout.plans {
-            if plan.plan.own.is_some() || plan.items.is_some() {
+            if plan.plan.own.is_some() {
                 return None;
             }
             let cut = |as_of: &AsOf| (as_of.at.0, as_of.known_at.0);
@@ -284,17 +284,21 @@ fn merge_by<'a>(a: &[u32], b: &[u32], key: impl Fn(u32) -> &'a [u8]) -> Vec<u32>
     merged
 }
 
-/// By class of a block: which streams of which plan its events belong to.
+/// By class of a block: which streams of which plan its events belong to, and whose interactions they are.
 struct Members {
     classes: Vec<Class>,
     /// Before this, only streams that look back without end have a use for an event.
     since: i64,
+    /// That every as-of is wanted, for as many as a plan has.
+    wanted: Vec<bool>,
 }
 
+#[derive(Default)]
 struct Class {
     all: Vec<Member>,
     /// Those that look back without end.
     always: Vec<Member>,
+    items: Vec<ItemMember>,
 }
 
 #[derive(Clone)]
@@ -306,31 +310,56 @@ struct Member {
     since: i64,
 }
 
+#[derive(Clone)]
+struct ItemMember {
+    plan: usize,
+    item: usize,
+    weight: usize,
+    /// The plan does not look back beyond this.
+    since: i64,
+}
+
 impl Members {
     fn of(block: &Block<'_>, layout: &Layout) -> Self {
-        let class = |(flags, dominated): (&Vec<u64>, &bool)| {
-            let streams = layout.streams(flags);
-            let members = streams.iter().enumerate().flat_map(|(plan, streams)| {
-                let compiled = &layout.plans[plan];
-                let earliest = compiled.plan.as_ofs.iter().map(|as_of| as_of.at).min();
-                streams.iter().map(move |index| {
-                    let stream = &compiled.streams[*index as usize];
-                    Member {
-                        plan,
-                        stream: *index as usize,
-                        input: stream.input,
-                        since: earliest.map_or(i64::MIN, |at| stream.since(compiled, at)),
-                    }
-                })
-            });
-            let all: Vec<Member> = members.filter(|_| !dominated).collect();
-            let endless = |member: &&Member| member.since == i64::MIN;
-            Class { always: all.iter().filter(endless).cloned().collect(), all }
+        let class = |(flags, dominated): (&Vec<u64>, &bool)| match dominated {
+            true => Class::default(),
+            false => Class::of(flags, layout),
         };
         let classes: Vec<Class> = block.flags.iter().zip(&block.dominated).map(class).collect();
-        let bounded = classes.iter().flat_map(|class| &class.all).map(|member| member.since);
+        let bounded = classes.iter().flat_map(|class| class.all.iter().map(|member| member.since));
         let since = bounded.filter(|since| *since > i64::MIN).min().unwrap_or(i64::MIN);
-        Self { classes, since }
+        let as_ofs = layout.plans.iter().map(|plan| plan.plan.as_ofs.len()).max();
+        Self { classes, since, wanted: vec![true; as_ofs.unwrap_or(0)] }
+    }
+}
+
+impl Class {
+    fn of(flags: &[u64], layout: &Layout) -> Self {
+        let mut class = Self::default();
+        for (plan, (compiled, streams)) in
+            layout.plans.iter().zip(layout.streams(flags)).enumerate()
+        {
+            let earliest = compiled.plan.as_ofs.iter().map(|as_of| as_of.at).min();
+            class.all.extend(streams.iter().map(|index| {
+                let stream = &compiled.streams[*index as usize];
+                Member {
+                    plan,
+                    stream: *index as usize,
+                    input: stream.input,
+                    since: earliest.map_or(i64::MIN, |at| stream.since(compiled, at)),
+                }
+            }));
+            let items = compiled.items.iter().filter(|items| items.has(flags));
+            class.items.extend(items.map(|items| ItemMember {
+                plan,
+                item: items.item,
+                weight: items.weight,
+                since: earliest.map_or(i64::MIN, |at| items.window.start(at).0),
+            }));
+        }
+        let endless = |member: &&Member| member.since == i64::MIN;
+        class.always = class.all.iter().filter(endless).cloned().collect();
+        class
     }
 }
 
@@ -345,8 +374,10 @@ impl Sweeper<'_> {
         details: &mut Details<'_>,
     ) -> Result<()> {
         self.selected.iter_mut().flatten().for_each(Selected::clear);
+        self.interactions.iter_mut().for_each(Vec::clear);
         let (mut first, mut dominated) = (None, 0);
         let (selected, texts) = (&mut self.selected, &mut self.texts);
+        let interactions = &mut self.interactions;
         let spoken = &self.layout.spoken;
         block.each(customer, |_, event| {
             if block.dominated[event.class] {
@@ -355,6 +386,15 @@ impl Sweeper<'_> {
             }
             first.get_or_insert(event.time);
             let class = &members.classes[event.class];
+            for member in class.items.iter().filter(|member| event.time >= member.since) {
+                let item = event.input(member.item);
+                let spoken = spoken[member.item];
+                interactions[member.plan].push(Interaction {
+                    time: event.time,
+                    item: if spoken { details.text(member.item, item, texts) } else { item },
+                    weight: f64::from_bits(event.input(member.weight)),
+                });
+            }
             for member in if event.time < members.since { &class.always } else { &class.all } {
                 if event.time < member.since {
                     continue;
@@ -373,8 +413,9 @@ impl Sweeper<'_> {
         let layout = self.layout;
         for (index, plan) in layout.plans.iter().enumerate() {
             let sweep = Sweep { index, plan, customer: code, single: false };
-            let wanted = vec![true; plan.plan.as_ofs.len()];
-            self.aggregate(sweep, &plan.plan.as_ofs, first, &wanted)?;
+            let wanted = &members.wanted[..plan.plan.as_ofs.len()];
+            self.aggregate(sweep, &plan.plan.as_ofs, first, wanted)?;
+            self.collect_items(sweep, &plan.plan.as_ofs, wanted);
         }
         Ok(())
     }

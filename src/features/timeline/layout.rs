@@ -44,6 +44,7 @@ pub struct Stream {
     pub condition: Option<Bit>,
     pub valid: Option<Bit>,
     pub input: Option<usize>,
+    pub input_type: Option<Type>,
     pub uses: Vec<Use>,
     /// The plan's windows that the uses have, each once.
     pub windows: Vec<usize>,
@@ -86,13 +87,6 @@ impl Stream {
         let is_set = |bit: &Option<Bit>| bit.is_none_or(|bit| bit.is_set(flags));
         is_set(&self.condition) && is_set(&self.valid)
     }
-
-    /// The type of its input.
-    pub fn input_type(&self, plan: &CompiledPlan) -> Option<Type> {
-        self.input?;
-        let usage = self.uses.first()?;
-        plan.plan.aggregations[usage.column].input.as_ref().map(|input| input.ty)
-    }
 }
 
 /// The item and weight of a plan's interactions.
@@ -104,6 +98,13 @@ pub struct ItemStream {
     pub weight_valid: Bit,
     pub window: Window,
     pub half_life: Duration,
+}
+
+impl ItemStream {
+    /// Whether an event with these flag words has an item and a weight.
+    pub fn has(&self, flags: &[u64]) -> bool {
+        self.item_valid.is_set(flags) && self.weight_valid.is_set(flags)
+    }
 }
 
 /// A plan over the layout's bits and inputs.
@@ -255,6 +256,7 @@ impl Layout {
                     condition: condition.map(Bit::new),
                     valid: input.map(|index| self.valid(index)),
                     input,
+                    input_type: key.1.map(|x| x.ty),
                     uses: Vec::new(),
                     windows: Vec::new(),
                     needs: Needs::default(),

@@ -45,7 +45,7 @@ pub fn batch(
 }
 
 fn array(texts: &Interner, ty: Type, values: Values, scale: Scale) -> Result<ArrayRef> {
-    let Values { bits, valid } = values;
+    let Values { bits, valid, .. } = values;
     let missing = valid.contains(&false);
     let nulls = missing.then(|| NullBuffer::from(valid.as_slice()));
     let present = || bits.iter().zip(&valid).map(|(bits, valid)| valid.then_some(*bits));

@@ -2,10 +2,11 @@
 
 use arrow_array::RecordBatch;
 
+use super::super::catalog::Aggregation;
 use super::aggregate::{Context, Cuts, Scratch, Selected, Values, aggregate, decay};
 use super::classes::Classes;
 use super::interner::{Interner, hash};
-use super::layout::{CompiledPlan, ItemStream, Layout};
+use super::layout::{CompiledPlan, Layout};
 use super::order::Order;
 use super::output::{Items, batch, item_batch};
 use super::partition::Partition;
@@ -125,7 +126,21 @@ pub(super) struct Sweeper<'a> {
     classes: Classes,
     /// By plan, stream: the events of the customer at hand.
     pub(super) selected: Vec<Vec<Selected>>,
+    /// By plan: the interactions of the customer at hand, in the order of their events.
+    pub(super) interactions: Vec<Vec<Interaction>>,
     hashes: Vec<(u64, u32)>,
+    /// By as-of, of the customer and plan at hand: whether there is a row, and which.
+    included: Vec<bool>,
+    row_of: Vec<usize>,
+}
+
+/// An event that has an item and a weight.
+#[derive(Clone, Copy)]
+pub(super) struct Interaction {
+    pub(super) time: i64,
+    /// A number, or the code of a text.
+    pub(super) item: u64,
+    pub(super) weight: f64,
 }
 
 /// A plan for a customer.
@@ -146,8 +161,8 @@ impl<'a> Sweeper<'a> {
         };
         let customers = partition.customers.len();
         let columns = |plan: &CompiledPlan| {
-            let column = |_| Values::with_capacity(customers);
-            (0..plan.plan.aggregations.len()).map(column).collect::<Vec<_>>()
+            let column = |a: &Aggregation| Values::with_capacity(customers, a.op.empty());
+            plan.plan.aggregations.iter().map(column).collect::<Vec<_>>()
         };
         Self {
             partition,
@@ -171,7 +186,10 @@ impl<'a> Sweeper<'a> {
                 .iter()
                 .map(|plan| vec![Selected::default(); plan.streams.len()])
                 .collect(),
+            interactions: vec![Vec::new(); layout.plans.len()],
             hashes: Vec::new(),
+            included: Vec::new(),
+            row_of: Vec::new(),
         }
     }
 
@@ -296,11 +314,7 @@ impl<'a> Sweeper<'a> {
     ) -> Result<()> {
         self.select(sweep.index, sweep.plan, rows);
         self.aggregate(sweep, as_ofs, rows.first().map(|row| self.time(*row)), wanted)?;
-        if let Some(items) = &sweep.plan.items {
-            for as_of in (0..wanted.len()).filter(|as_of| wanted[*as_of]) {
-                self.collect_items(sweep.index, as_of, sweep.customer, as_ofs[as_of], items, rows);
-            }
-        }
+        self.collect_items(sweep, as_ofs, wanted);
         Ok(())
     }
 
@@ -319,24 +333,26 @@ impl<'a> Sweeper<'a> {
             profile.is_some_and(|created| created.is_none_or(|created| created < at))
                 || first.is_some_and(|time| time < at.0)
         };
-        let included: Vec<bool> = as_ofs
-            .iter()
-            .zip(wanted)
-            .map(|(as_of, wanted)| *wanted && is_there(as_of.at))
-            .collect();
-        let cuts = Cuts { as_ofs, included: &included, single };
-        for as_of in (0..wanted.len()).filter(|as_of| included[*as_of] || single) {
-            self.rows[index][cuts.output(as_of)].push(customer);
+        self.included.clear();
+        let included =
+            as_ofs.iter().zip(wanted).map(|(as_of, wanted)| *wanted && is_there(as_of.at));
+        self.included.extend(included);
+        self.row_of.clear();
+        for as_of in 0..wanted.len() {
+            let rows = &mut self.rows[index][if single { 0 } else { as_of }];
+            self.row_of.push(rows.len());
+            if self.included[as_of] || single {
+                rows.push(customer);
+            }
         }
-        // Whoever is not there yet is nowhere later than those who are: as-ofs ascend.
-        let absent =
-            if single { included.iter().filter(|included| !**included).count() } else { 0 };
-        for values in self.values[index].iter_mut().take(usize::from(absent > 0)).flatten() {
-            (0..absent).for_each(|_| values.push(None));
+        let absent = self.row_of.iter().zip(&self.included).filter(|(_, there)| single && !**there);
+        for (row, _) in absent {
+            self.values[index][0].iter_mut().for_each(|values| values.set(*row, None));
         }
         if plan.items.is_some() {
             return Ok(());
         }
+        let cuts = Cuts { as_ofs, included: &self.included, single, rows: &self.row_of };
         let (outputs, selected) = (&mut self.values[index], &self.selected[index]);
         let context = self.context;
         aggregate(plan, selected, cuts, &mut self.scratch, context, outputs).map_err(|overflow| {
@@ -351,55 +367,56 @@ impl<'a> Sweeper<'a> {
         })
     }
 
-    /// Gives each stream of a plan its events out of `rows`.
+    /// Gives each stream of a plan its events out of `rows`, or the plan its interactions.
     fn select(&mut self, index: usize, plan: &CompiledPlan, rows: &[u32]) {
         let words = self.layout.words();
-        let selected = &mut self.selected[index];
+        let flags_of = |row: usize| row * words..(row + 1) * words;
+        let (events, selected) = (&self.events, &mut self.selected[index]);
         selected.iter_mut().for_each(Selected::clear);
+        let interactions = &mut self.interactions[index];
+        interactions.clear();
         for row in rows {
             let row = *row as usize;
-            let flags = &self.events.flags[row * words..(row + 1) * words];
+            let flags = &events.flags[flags_of(row)];
             for stream in self.classes.streams(flags, self.layout, index) {
                 let stream = *stream as usize;
-                selected[stream].times.push(self.events.times[row]);
+                selected[stream].times.push(events.times[row]);
                 if let Some(input) = plan.streams[stream].input {
-                    selected[stream].values.push(self.events.inputs[input][row]);
+                    selected[stream].values.push(events.inputs[input][row]);
                 }
+            }
+            if let Some(items) = plan.items.as_ref().filter(|items| items.has(flags)) {
+                interactions.push(Interaction {
+                    time: events.times[row],
+                    item: events.inputs[items.item][row],
+                    weight: f64::from_bits(events.inputs[items.weight][row]),
+                });
             }
         }
     }
 
-    fn collect_items(
-        &mut self,
-        index: usize,
-        as_of: usize,
-        customer: u32,
-        cut: AsOf,
-        items: &ItemStream,
-        rows: &[u32],
-    ) {
-        let words = self.layout.words();
-        let from = items.window.start(cut.at).0;
-        let mut weighted: Vec<(u64, f64)> = Vec::new();
-        for row in rows {
-            let (row, time) = (*row as usize, self.time(*row));
-            let flags = &self.events.flags[row * words..(row + 1) * words];
-            let valid = items.item_valid.is_set(flags) && items.weight_valid.is_set(flags);
-            if time < cut.at.0 && time >= from && valid {
-                let weight = f64::from_bits(self.events.inputs[items.weight][row]);
-                if weight > 0.0 {
-                    let decayed = weight * decay(cut.at, time, items.half_life.0 as f64);
-                    weighted.push((self.events.inputs[items.item][row], decayed));
+    /// Sums the interactions of the customer at hand by item at each wanted as-of.
+    pub(super) fn collect_items(&mut self, sweep: Sweep<'_>, as_ofs: &[AsOf], wanted: &[bool]) {
+        let Some(items) = &sweep.plan.items else { return };
+        for as_of in (0..wanted.len()).filter(|as_of| wanted[*as_of]) {
+            let cut = as_ofs[as_of];
+            let from = items.window.start(cut.at).0;
+            let seen =
+                |event: &&Interaction| (from..cut.at.0).contains(&event.time) && event.weight > 0.0;
+            let half_life = items.half_life.0 as f64;
+            let decayed = |event: &Interaction| {
+                (event.item, event.weight * decay(cut.at, event.time, half_life))
+            };
+            let all = self.interactions[sweep.index].iter();
+            let mut weighted: Vec<(u64, f64)> = all.filter(seen).map(decayed).collect();
+            // A stable sort keeps the order of events within an item, and with it the sum's bits.
+            weighted.sort_by_key(|(item, _)| *item);
+            let out = &mut self.items[sweep.index][as_of];
+            for (item, weight) in weighted {
+                match out.last_mut() {
+                    Some((c, i, total)) if *c == sweep.customer && *i == item => *total += weight,
+                    _ => out.push((sweep.customer, item, weight)),
                 }
-            }
-        }
-        // A stable sort keeps the order of events within an item, and with it the sum's bits.
-        weighted.sort_by_key(|(item, _)| *item);
-        let out = &mut self.items[index][as_of];
-        for (item, weight) in weighted {
-            match out.last_mut() {
-                Some((c, i, total)) if *c == customer && *i == item => *total += weight,
-                _ => out.push((customer, item, weight)),
             }
         }
     }
@@ -416,6 +433,8 @@ impl<'a> Sweeper<'a> {
                         item_batch(self.partition, &self.texts, item.ty, items)?
                     }
                     None => {
+                        let mut values = values;
+                        values.iter_mut().for_each(|values| values.fill(customers.len()));
                         let scale = self.context.scale;
                         batch(self.partition, &self.texts, plan, values, &customers, scale)?
                     }

@@ -1,0 +1,128 @@
+//! What a store keeps of the events for the nights to come: their timelines, and what the contract looks at
+//! in each of their files.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Project;
+use crate::error::Result;
+use crate::features::history::{History, Keeping, Refresh, reading};
+use crate::features::plan::FeaturePlan;
+use crate::report::thousands;
+use crate::scoring;
+use crate::sources::SourcePlan;
+use crate::sources::contract::EventFacts;
+use crate::sources::files::Fingerprint;
+use crate::sources::profile::Entities;
+use crate::store::{FORMAT_VERSION, Root, Store, Transaction};
+
+/// Reads new event files into the timelines, which keep what `asked` looks at and what any other command
+/// of the project would; `full` reads all of them.
+pub fn refresh(
+    project: &Project,
+    transaction: &Transaction,
+    entities: &Entities,
+    asked: &[FeaturePlan],
+    full: bool,
+) -> Result<History> {
+    let plans = wanted(project, asked);
+    History::refresh(transaction, &project.events, entities, &plans, &keeping(project, full))
+}
+
+/// Why the next [`refresh`] would read all events; None where it would not.
+pub fn unfit(
+    project: &Project,
+    store: &Store,
+    root: &Root,
+    asked: &[FeaturePlan],
+) -> Result<Option<&'static str>> {
+    let plans = wanted(project, asked);
+    History::unfit(store, root, &project.events, &plans, &keeping(project, false))
+}
+
+fn keeping(project: &Project, full: bool) -> Keeping {
+    Keeping::new(full, project.memory)
+}
+
+/// All that looks at the events: those of a command, the catalog, and the project's models.
+fn wanted(project: &Project, asked: &[FeaturePlan]) -> Vec<FeaturePlan> {
+    let mut plans = scoring::plans_of(&project.catalog, &project.models, &project.events);
+    plans.extend(asked.iter().cloned());
+    plans
+}
+
+/// What was read, for people.
+pub fn sentences(refresh: &Refresh) -> String {
+    let Refresh { files, files_read, events_read, .. } = *refresh;
+    let mut text = format!(
+        "{} of {} event files read, {} events\n",
+        thousands(files_read as u64),
+        thousands(files as u64),
+        thousands(events_read)
+    );
+    if let Some(reason) = &refresh.all_because {
+        text += &format!("all of them, because {reason}\n");
+    }
+    text
+}
+
+/// The folder of the store that has what is known of event files.
+const FOLDER: &str = "contract";
+
+/// What is known of event files.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Known {
+    format_version: u32,
+    /// A hash of what the columns mean.
+    reading: String,
+    files: Vec<(PathBuf, Fingerprint, EventFacts)>,
+}
+
+/// What the contract looks at in each event file, in the order of the source's; only files that are not
+/// known are read.
+pub fn facts(project: &Project, transaction: &mut Transaction) -> Result<Vec<EventFacts>> {
+    let source = &project.events;
+    let reading = reading(source)?;
+    let before = transaction.root.below(FOLDER).next().map(str::to_owned);
+    // What cannot be read is worked out again.
+    let known = before.as_ref().and_then(|path| transaction.store().read_json::<Known>(path).ok());
+    let known =
+        known.filter(|known| known.reading == reading && known.format_version == FORMAT_VERSION);
+    let known = known.map_or_else(Vec::new, |known| known.files);
+    let by_path: HashMap<&PathBuf, (&Fingerprint, &EventFacts)> =
+        known.iter().map(|(path, print, facts)| (path, (print, facts))).collect();
+    let look = |path: &PathBuf| -> Result<_> {
+        let print = Fingerprint::of(path)?;
+        let facts = by_path.get(path).filter(|(known, _)| **known == print);
+        Ok((path.clone(), print, facts.map(|(_, facts)| (*facts).clone())))
+    };
+    let found: Vec<_> = source.table.files.par_iter().map(look).collect::<Result<_>>()?;
+    let new = found.iter().filter(|(_, _, facts)| facts.is_none());
+    let new: Vec<PathBuf> = new.map(|(path, ..)| path.clone()).collect();
+    let is_changed = !new.is_empty() || found.len() != known.len();
+    let mut read = read(source, new)?.into_iter();
+    let whole = |(path, print, facts): (PathBuf, Fingerprint, Option<EventFacts>)| {
+        (path, print, facts.or_else(|| read.next()).unwrap_or_default())
+    };
+    let files: Vec<_> = found.into_iter().map(whole).collect();
+    let facts = files.iter().map(|(_, _, facts)| facts.clone()).collect();
+    if is_changed {
+        before.iter().for_each(|path| transaction.remove(path));
+        let name = format!("{FOLDER}/events-{:06}.json", transaction.generation());
+        transaction.write_json(&name, &Known { format_version: FORMAT_VERSION, reading, files })?;
+    }
+    Ok(facts)
+}
+
+fn read(source: &SourcePlan, files: Vec<PathBuf>) -> Result<Vec<EventFacts>> {
+    if files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut source = source.clone();
+    source.table.files = files;
+    EventFacts::of_files(&source)
+}
