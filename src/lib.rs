@@ -4,6 +4,7 @@
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod engine;
 pub mod error;
 pub mod export;
 pub mod expression;
@@ -15,8 +16,10 @@ pub mod report;
 pub mod schema;
 pub mod scoring;
 pub mod segments;
+pub mod shard;
 pub mod simulate;
 pub mod sources;
 pub mod store;
+pub mod sum;
 pub mod time;
 pub mod training;

@@ -8,17 +8,19 @@ use serde_json::json;
 
 use super::quality::{self, Gate, Reference};
 use super::snapshot::{ComputedViews, folder};
-use super::{timelines, write_manifest};
+use super::{scattering, shards, timelines, write_manifest};
 use crate::config::Project;
+use crate::engine;
 use crate::error::{Error, Result};
 use crate::features::catalog::Feature;
-use crate::features::engine::{BuildReport, Part};
+use crate::features::events::{BuildReport, Events};
 use crate::features::expectation::Breach;
 use crate::features::history::{History, Refresh};
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::registry::{self, Inputs, Snapshot};
 use crate::report::{Output, Progress, Table, thousands};
-use crate::sources::profile::Entities;
+use crate::shard::Shards;
+use crate::sources::profile::{CREATED, Entities, KEY, ProfileShards};
 use crate::store::Transaction;
 use crate::store::parquet::Sorted;
 use crate::time::{Duration, Instant};
@@ -36,6 +38,9 @@ pub struct Build {
     pub every: Duration,
 }
 
+/// The plan of the views that are computed.
+const VIEWS: &str = "views";
+
 /// As-ofs at most.
 const MOST: usize = 10_000;
 
@@ -45,29 +50,34 @@ const MOST: usize = 10_000;
 pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result<(Output, bool)> {
     let as_ofs = as_ofs(project, asked)?;
     let store = project.store()?;
-    let entities = project.profile.entities()?;
     let references = Reference::find(project, &store, &as_ofs)?;
     let mut done = Done::default();
     let mut left: Option<Vec<Open>> = None;
     progress.steps(as_ofs.len() as u64);
     loop {
-        let transaction = store.begin("features build")?;
+        let mut transaction = store.begin("features build")?;
+        let shards = shards(project, &mut transaction.root);
+        progress.stage("reading the profile");
+        let instants: Vec<Instant> = as_ofs.iter().map(|as_of| as_of.at).collect();
+        let scattering = scattering(project, shards, transaction.scratch(), &instants);
+        let profile =
+            project.profile.scatter(scattering, &|name| [KEY, CREATED].contains(&name))?;
         progress.stage("reading new events");
         let full = asked.full && left.is_none();
-        let history = refresh(project, &transaction, &entities, &references, full)?;
+        let history = refresh(project, &transaction, shards, &references, full)?;
         let open = left.take().unwrap_or_else(|| {
             let open =
-                |as_of: &AsOf| Open::find(project, &transaction, *as_of, &history, &entities, full);
+                |as_of: &AsOf| Open::find(project, &transaction, *as_of, &history, &profile, full);
             as_ofs.iter().map(open).filter(|open| !open.views.is_empty()).collect()
         });
-        let (now, later) = open.split_at(open.len().min(at_a_time(project, &entities)));
+        let (now, later) = open.split_at(open.len().min(at_a_time(project, &profile)));
         if now.is_empty() && !history.is_changed() {
             done.refresh = history.refreshed().clone();
             break;
         }
         let run = Run { project, references: &references, must: asked.from.is_none() };
         let last = as_ofs[as_ofs.len() - 1];
-        run.publish(transaction, history, now, last, &mut done, progress)?;
+        run.publish(transaction, history, &profile, now, last, &mut done, progress)?;
         let reached = now.last().map_or_else(String::new, |open| open.as_of.at.folder());
         progress.advance(now.len() as u64, &reached);
         if later.is_empty() {
@@ -89,10 +99,12 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Computes and publishes the views that are `open` at some as-ofs, the run's `last` perhaps among them.
+    #[expect(clippy::too_many_arguments, reason = "what a run publishes from")]
     fn publish(
         &self,
         mut transaction: Transaction,
         history: History,
+        profile: &ProfileShards,
         open: &[Open],
         last: AsOf,
         done: &mut Done,
@@ -105,20 +117,30 @@ impl Run<'_> {
             open.iter().flat_map(|open| open.views.iter().copied()).collect();
         let mut plans = vec![plan(project, &views, as_ofs.clone())];
         plans.extend(references.iter().map(|reference| reference.plan(&as_ofs)));
-        let mut parts: BTreeMap<(usize, AsOf), Vec<RecordBatch>> = BTreeMap::new();
-        let mut sink = |part: Part| {
-            let as_of = plans[part.plan].as_ofs[part.as_of];
-            parts.entry((part.plan, as_of)).or_default().push(part.rows);
-            Ok(())
-        };
+        let mut parts: BTreeMap<(String, AsOf), Vec<RecordBatch>> = BTreeMap::new();
         let data = history.visible_at(last);
-        let (report, refresh) =
-            history.build(&mut transaction, &project.events, &plans, &mut sink)?;
+        let events = history.events(&mut transaction, &project.events, &plans)?;
+        let mut report = events.report.clone();
+        let stage = |shard| events.shard(shard, &Entities::of(&profile.rows(shard)?)?);
+        engine::run(profile.shards(), stage, |_, rows| {
+            report.add(&rows);
+            for plan in &plans {
+                for (as_of, rows) in plan.as_ofs.iter().zip(rows.of(&plan.name)?) {
+                    if rows.num_rows() > 0 {
+                        parts.entry((plan.name.clone(), *as_of)).or_default().push(rows.clone());
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        report.check_orphans(&project.events)?;
+        let refresh = events.finish(&mut transaction)?;
         progress.stage("writing features");
         for Open { as_of, views, inputs } in open {
-            let rows = Sorted::new(parts.remove(&(0, *as_of)).unwrap_or_default());
-            let drifts = references.iter().enumerate().filter_map(|(at, reference)| {
-                parts.remove(&(at + 1, *as_of)).map(|rows| reference.drifts(project, &rows))
+            let rows = Sorted::new(parts.remove(&(VIEWS.into(), *as_of)).unwrap_or_default());
+            let drifts = references.iter().filter_map(|reference| {
+                let rows = parts.remove(&(reference.plan_name(), *as_of));
+                rows.map(|rows| reference.drifts(project, &rows))
             });
             let models = drifts.collect::<Result<_>>()?;
             if !rows.is_empty() {
@@ -146,12 +168,12 @@ impl Run<'_> {
 fn refresh(
     project: &Project,
     transaction: &Transaction,
-    entities: &Entities,
+    shards: Shards,
     references: &[Reference],
     full: bool,
 ) -> Result<History> {
     let asked: Vec<_> = references.iter().map(|reference| reference.plan(&[])).collect();
-    timelines::refresh(project, transaction, entities, &asked, full)
+    timelines::refresh(project, transaction, shards, &asked, full)
 }
 
 fn all_views(project: &Project) -> BTreeSet<&str> {
@@ -161,7 +183,7 @@ fn all_views(project: &Project) -> BTreeSet<&str> {
 fn plan(project: &Project, views: &BTreeSet<&str>, as_ofs: Vec<AsOf>) -> FeaturePlan {
     let of_views = |feature: &&Feature| views.contains(feature.view.as_str());
     let columns = project.catalog.features.iter().filter(of_views).map(Feature::column);
-    FeaturePlan::of_catalog(&project.catalog, columns, as_ofs)
+    FeaturePlan::of_catalog(VIEWS, &project.catalog, columns, as_ofs)
 }
 
 fn as_ofs(project: &Project, asked: Build) -> Result<Vec<AsOf>> {
@@ -202,12 +224,12 @@ impl<'a> Open<'a> {
         transaction: &Transaction,
         as_of: AsOf,
         history: &History,
-        entities: &Entities,
+        profile: &ProfileShards,
         full: bool,
     ) -> Self {
         let inputs = Inputs {
             events: history.visible_at(as_of),
-            profile: registry::customers_at(entities, as_of.at),
+            profile: profile.customers_at(as_of.at).fingerprint(),
         };
         let mut views = all_views(project);
         views.retain(|view| full || !is_current(project, transaction, view, as_of, &inputs));
@@ -237,9 +259,9 @@ fn is_current(
 }
 
 /// As-ofs whose rows fit in half of the memory for events.
-fn at_a_time(project: &Project, entities: &Entities) -> usize {
+fn at_a_time(project: &Project, profile: &ProfileShards) -> usize {
     let columns = project.catalog.features.len() as u64 + 4;
-    let bytes = (entities.keys.len() as u64 + 1) * columns * 12;
+    let bytes = (profile.rows + 1) * columns * 12;
     (project.memory / 2 / bytes.max(1)).clamp(1, 16) as usize
 }
 

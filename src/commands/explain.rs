@@ -8,19 +8,21 @@ use arrow_array::{Array, RecordBatch};
 use serde_json::{Map, Value, json};
 
 use super::published::{Published, rows_of, scored_at, unknown_customer};
+use super::{scattering, shards};
 use crate::config::Project;
 use crate::error::{Error, Result};
-use crate::features::embedded::EmbeddedEngine;
-use crate::features::engine::Engine;
+use crate::features::events::Events;
 use crate::features::plan::{AsOf, FeaturePlan};
+use crate::features::scanned::{Reading, ScannedEvents};
 use crate::report::rows::{cell, columns_text, objects};
 use crate::report::sentences::{Membership, ScoreRow, membership, recommendation, sentence, taste};
 use crate::report::{Output, Table, text};
 use crate::scoring::Champions;
 use crate::scoring::tables::pairs;
 use crate::scoring::waterfall::Waterfall;
+use crate::shard::{self, Shard, Shards};
 use crate::sources::attributes::Attributes;
-use crate::sources::profile::Entities;
+use crate::sources::profile::{Entities, KEY};
 use crate::store::Store;
 use crate::time::Instant;
 use crate::training::artifact::Artifact;
@@ -161,27 +163,36 @@ fn waterfalls(
             champions.add(artifact);
         }
     }
-    let of = champions.attributes(&project.profile);
-    let attributes = match of.is_empty() {
+    let mut waterfalls = BTreeMap::new();
+    if champions.classifiers.is_empty() {
+        return Ok(waterfalls);
+    }
+    let scratch = tempfile::tempdir().map_err(Error::io("write", std::env::temp_dir()))?;
+    let names = champions.attributes(&project.profile);
+    let attributes = match names.is_empty() {
         true => Attributes::default(),
-        false => Attributes::of(&project.profile.read()?, &of)?,
+        false => {
+            let shards = shards(project, &mut store.root()?);
+            let scattering = scattering(project, shards, scratch.path(), &[]);
+            let wanted = |name: &str| name == KEY || names.contains(&name);
+            let profile = project.profile.scatter(scattering, &wanted)?;
+            let own = shards.shard(shards.index(shard::hash(id)));
+            Attributes::of(&profile.rows(own)?, &names)?
+        }
     };
     let as_of = AsOf { at, known_at: project.known_at.unwrap_or(at) };
     let classifiers = champions.classifiers.iter();
-    let now = || FeaturePlan { as_ofs: vec![as_of], ..FeaturePlan::default() };
-    let plans: Vec<FeaturePlan> =
-        classifiers.map(|(_, _, artifact)| artifact.plan(now())).collect();
+    let plans: Vec<FeaturePlan> = classifiers
+        .map(|(name, _, artifact)| artifact.plan(FeaturePlan::new(name, vec![as_of])))
+        .collect();
     let entities = Entities { keys: vec![id.to_owned()], created_at: vec![None] };
-    let scratch = tempfile::tempdir().map_err(Error::io("write", std::env::temp_dir()))?;
-    let engine = EmbeddedEngine::new(project.memory, scratch.path().to_owned());
-    let mut waterfalls = BTreeMap::new();
-    if !plans.is_empty() {
-        engine.build(&project.events.of_customer(id), &entities, &plans, &mut |part| {
-            let (name, _, artifact) = &champions.classifiers[part.plan];
-            let waterfall = Waterfall::of(artifact, &part.rows, &attributes)?;
-            waterfalls.extend(waterfall.map(|waterfall| (name.clone(), waterfall)));
-            Ok(())
-        })?;
+    let reading = Reading { shards: Shards::ONE, memory: project.memory, folder: scratch.path() };
+    let source = project.events.of_customer(id);
+    let events = ScannedEvents::read(&source, &plans, reading)?;
+    let rows = events.shard(Shard::ALL, &entities)?;
+    for (name, _, artifact) in &champions.classifiers {
+        let waterfall = Waterfall::of(artifact, rows.one(name)?, &attributes)?;
+        waterfalls.extend(waterfall.map(|waterfall| (name.clone(), waterfall)));
     }
     Ok(waterfalls)
 }

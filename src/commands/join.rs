@@ -8,17 +8,20 @@ use arrow_schema::Field;
 use rayon::prelude::*;
 use serde_json::json;
 
+use super::{reading, scattering, shards};
 use crate::config::Project;
+use crate::engine;
 use crate::error::{Error, Result};
 use crate::expression::polars::arrow_type;
 use crate::features::catalog::Feature;
-use crate::features::embedded::EmbeddedEngine;
-use crate::features::engine::Engine;
+use crate::features::events::Events;
 use crate::features::join::{self, Places, Validity};
 use crate::features::plan::FeaturePlan;
 use crate::features::registry::{self, Snapshot};
+use crate::features::scanned::ScannedEvents;
 use crate::report::{Output, Progress, Table, thousands};
 use crate::sources::entity_rows::EntityRows;
+use crate::sources::profile::{CREATED, Entities, KEY};
 use crate::store::parquet::{read, take};
 use crate::store::staged::Staged;
 use crate::store::{Root, Store};
@@ -202,19 +205,31 @@ fn same_definitions(project: &Project, store: &Store, root: &Root, view: &str) -
     ))
 }
 
+/// The plan of features at the rows' own instants.
+const EXACT: &str = "exact";
+
 /// From the events before each row's instant.
 fn exactly(project: &Project, entities: &EntityRows, views: &[String]) -> Result<Vec<JoinedView>> {
     let own = Arc::new(join::own_as_ofs(entities, project.known_at));
     let columns = views.iter().flat_map(|view| project.catalog.of_view(view)).map(Feature::column);
-    let mut plan = FeaturePlan::of_catalog(&project.catalog, columns, Vec::new());
+    let mut plan = FeaturePlan::of_catalog(EXACT, &project.catalog, columns, Vec::new());
     plan.own = Some(own.clone());
+    let plans = [plan];
     let scratch = tempfile::tempdir().map_err(Error::io("write", std::env::temp_dir()))?;
-    let engine = EmbeddedEngine::new(project.memory, scratch.path().to_owned());
+    let shards = shards(project, &mut project.store()?.root()?);
+    let scattering = scattering(project, shards, scratch.path(), &[]);
+    let profile = project.profile.scatter(scattering, &|name| [KEY, CREATED].contains(&name))?;
+    let events =
+        ScannedEvents::read(&project.events, &plans, reading(project, shards, scratch.path()))?;
+    let mut report = events.report.clone();
     let mut parts = Vec::new();
-    engine.build(&project.events, &project.profile.entities()?, &[plan], &mut |part| {
-        parts.push(part.rows);
+    let stage = |shard| events.shard(shard, &Entities::of(&profile.rows(shard)?)?);
+    engine::run(shards, stage, |_, rows| {
+        report.add(&rows);
+        parts.push(rows.one(EXACT)?.clone());
         Ok(())
     })?;
+    report.check_orphans(&project.events)?;
     let places = join::exact(entities, &own, &parts)?;
     let of_view = |view: &String| {
         Ok((view.clone(), places.clone(), columns_of(project, view, &parts, &places)?))

@@ -23,19 +23,22 @@ mod timelines;
 pub mod train;
 pub mod validate;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::config::Project;
 use crate::error::{Error, Result};
-use crate::features::embedded::EmbeddedEngine;
-use crate::features::engine::BuildReport;
+use crate::features::events::BuildReport;
 use crate::features::plan::AsOf;
+use crate::features::scanned::Reading;
 use crate::report::{Progress, Stage};
+use crate::shard::Shards;
 use crate::sources::files::Fingerprint;
-use crate::store::Transaction;
+use crate::sources::profile::Scattering;
+use crate::store::{Root, Transaction};
+use crate::time::Instant;
 
 /// What a run leaves beside its data: the only file that a clock or a host has touched.
 #[derive(Debug, Serialize)]
@@ -60,9 +63,29 @@ fn as_of(project: &Project) -> Result<AsOf> {
     Ok(AsOf { at, known_at: project.known_at.unwrap_or(at) })
 }
 
-fn engine(project: &Project, transaction: &Transaction) -> EmbeddedEngine {
-    EmbeddedEngine::new(project.memory, transaction.scratch().to_owned())
+/// The shards that a run works by, which the root that it publishes keeps.
+fn shards(project: &Project, root: &mut Root) -> Shards {
+    let (events, customers) = (project.events.table.rows, project.profile.table.rows);
+    root.choose_shards(project.settings.project.shards, events, customers)
 }
+
+/// How events are read anew.
+fn reading<'a>(project: &Project, shards: Shards, folder: &'a Path) -> Reading<'a> {
+    Reading { shards, memory: project.memory, folder }
+}
+
+/// How the profile is scattered for a run that asks for customers at some instants.
+fn scattering<'a>(
+    project: &Project,
+    shards: Shards,
+    folder: &'a Path,
+    instants: &'a [Instant],
+) -> Scattering<'a> {
+    Scattering { shards, memory: project.memory / PROFILE_SHARE, folder, instants }
+}
+
+/// The share of the memory that rows of the profile may take before they go to disk.
+const PROFILE_SHARE: u64 = 4;
 
 /// The name of the run that `transaction` publishes.
 fn run_id(transaction: &Transaction, command: &str) -> String {

@@ -148,6 +148,7 @@ fn values(batches: &[RecordBatch], column: &str) -> Result<Vec<f64>> {
 /// A version of a classifier that columns are compared with, and the as-ofs that it would score.
 pub struct Reference {
     model: String,
+    version: String,
     artifact: ClassifierArtifact,
     as_ofs: BTreeSet<AsOf>,
 }
@@ -173,9 +174,10 @@ impl Reference {
                     continue;
                 };
                 let Trained::Classifier(trained) = artifact.model else { continue };
-                let key = (model.to_owned(), artifact.version);
+                let key = (model.to_owned(), artifact.version.clone());
                 let new = || Self {
                     model: model.to_owned(),
+                    version: artifact.version,
                     artifact: *trained,
                     as_ofs: BTreeSet::new(),
                 };
@@ -188,7 +190,12 @@ impl Reference {
     /// What must be computed for those of `as_ofs` that are its own.
     pub fn plan(&self, as_ofs: &[AsOf]) -> FeaturePlan {
         let own = as_ofs.iter().filter(|as_of| self.as_ofs.contains(as_of)).copied().collect();
-        self.artifact.plan(FeaturePlan { as_ofs: own, ..FeaturePlan::default() })
+        self.artifact.plan(FeaturePlan::new(self.plan_name(), own))
+    }
+
+    /// The name of its plan.
+    pub fn plan_name(&self) -> String {
+        format!("{} {}", self.model, self.version)
     }
 
     /// How far its inputs have moved, by what was computed for one as-of.

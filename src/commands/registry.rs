@@ -105,7 +105,7 @@ pub fn plan(project: &Project) -> Result<Output> {
             snapshots(unrecorded)
         );
     }
-    if let Some(reason) = all_because {
+    if let Some(reason) = &all_because {
         text += &format!("the next build reads all event files, because {reason}\n");
     }
     if !outdated.is_empty() {

@@ -9,15 +9,16 @@ use serde_json::json;
 
 use super::previous;
 use super::quality::{self, Gate};
-use super::snapshot::{ComputedViews, write_parts};
-use super::{as_of, files_fingerprint, run_id, timelines, write_manifest};
+use super::snapshot::{ComputedViews, write_shards};
+use super::{as_of, files_fingerprint, run_id, scattering, shards, timelines, write_manifest};
 use crate::config::Project;
+use crate::engine;
 use crate::error::{Error, Result};
-use crate::features::engine::Part;
+use crate::features::events::Events;
 use crate::features::expectation::Outcome;
 use crate::features::history::Refresh;
 use crate::features::plan::AsOf;
-use crate::features::registry::{self, Inputs};
+use crate::features::registry::Inputs;
 use crate::profile::{Computed, MergeContext, merge};
 use crate::report::html::run::render;
 use crate::report::{Output, Progress, Table, thousands};
@@ -30,9 +31,9 @@ use crate::sources::Orphans;
 use crate::sources::attributes::Attributes;
 use crate::sources::consent::Consent;
 use crate::sources::contract::{
-    Check, Checks, EventFacts, check_events, check_profile, events_from,
+    Check, Checks, EventFacts, ProfileFacts, check_events, check_profile, events_from,
 };
-use crate::sources::profile::{KeyFaults, ProfilePlan, align, keys};
+use crate::sources::profile::{Entities, KeyFaults, ProfileShards, align, keys};
 use crate::store::parquet::Sorted;
 use crate::store::parquet::read_all;
 use crate::store::{CurrentProfile, FORMAT_VERSION, Root, Store, Transaction};
@@ -60,12 +61,16 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
         return Ok((nothing_to_do(as_of, &run), true));
     }
     progress.stage("reading the profile");
-    let source = project.profile.read()?;
+    let shards = shards(project, &mut transaction.root);
+    let instants = [as_of.at];
+    let scattering = scattering(project, shards, transaction.scratch(), &instants);
+    let profile_rows = project.profile.scatter(scattering, &|_| true)?;
+    let source = profile_rows.all()?;
     let (scored, from, refresh) =
-        compute(project, &mut transaction, &champions, &source, as_of, progress)?;
+        compute(project, &mut transaction, &champions, (&profile_rows, &source), as_of, progress)?;
     inputs["refresh"] = json!(refresh);
     progress.stage("checking the contract");
-    let mut checks = contract(project, &mut transaction, as_of.at, &source, &scored)?;
+    let mut checks = contract(project, &mut transaction, as_of.at, &profile_rows, &scored)?;
     progress.stage("checking and writing features");
     let outcome = features(&mut transaction, project, as_of, &from, &champions, &scored)?;
     if !outcome.breaches.is_empty() {
@@ -99,8 +104,8 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     progress.stage("writing");
     let customers =
         Customers { keys: &customers, consent: &consent, as_of: as_of.at, previous: earlier_as_of };
-    write(&mut transaction, project, as_of, &champions, &scored, &assigned, customers)?;
-    write_parts(&mut transaction, project, &folder("profile", as_of), &profile)?;
+    write(&mut transaction, as_of, &champions, &scored, &assigned, customers)?;
+    write_shards(&mut transaction, &folder("profile", as_of), &profile)?;
     let run = run_id(&transaction, "score");
     let before = previous::scores(&store, &transaction.root, earlier_as_of)?;
     let mut metrics = metrics(project, &run, &scored, &assigned, customers, &before);
@@ -137,28 +142,34 @@ fn compute(
     project: &Project,
     transaction: &mut Transaction,
     champions: &Champions,
-    profile: &RecordBatch,
+    (profile, source): (&ProfileShards, &RecordBatch),
     as_of: AsOf,
     progress: &mut Progress,
 ) -> Result<(Scored, Inputs, Refresh)> {
     progress.stage("reading new events");
-    let entities = ProfilePlan::entities_of(profile);
     let plans = scoring::plans(&project.catalog, champions, &project.events, as_of);
-    let history = timelines::refresh(project, transaction, &entities, &plans.list, false)?;
+    let history = timelines::refresh(project, transaction, profile.shards(), &plans.list, false)?;
     let from = Inputs {
         events: history.visible_at(as_of),
-        profile: registry::customers_at(&entities, as_of.at),
+        profile: profile.customers_at(as_of.at).fingerprint(),
     };
     progress.stage("computing features and scores");
-    let mut batches: Vec<Vec<RecordBatch>> = plans.list.iter().map(|_| Vec::new()).collect();
-    let mut sink = |part: Part| {
-        batches[part.plan].push(part.rows);
+    let events = history.events(transaction, &project.events, &plans.list)?;
+    let mut report = events.report.clone();
+    let mut batches: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
+    let stage = |shard| events.shard(shard, &Entities::of(&profile.rows(shard)?)?);
+    engine::run(profile.shards(), stage, |_, rows| {
+        report.add(&rows);
+        for plan in &plans.list {
+            batches.entry(plan.name.clone()).or_default().extend(rows.of(&plan.name)?.to_vec());
+        }
         Ok(())
-    };
-    let (report, refresh) = history.build(transaction, &project.events, &plans.list, &mut sink)?;
-    let attributes = Attributes::of(profile, &champions.attributes(&project.profile))?;
+    })?;
+    report.check_orphans(&project.events)?;
+    let refresh = events.finish(transaction)?;
+    let attributes = Attributes::of(source, &champions.attributes(&project.profile))?;
     let models = (champions, project.models.affinity.as_ref());
-    let scored = scoring::score(&project.events, &attributes, models, &plans, batches, report)?;
+    let scored = scoring::score(&project.events, &attributes, models, &plans, &batches, report)?;
     Ok((scored, from, refresh))
 }
 
@@ -211,12 +222,16 @@ fn contract(
     project: &Project,
     transaction: &mut Transaction,
     as_of: Instant,
-    profile: &RecordBatch,
+    profile: &ProfileShards,
     scored: &Scored,
 ) -> Result<Vec<Check>> {
     let (mut of_profile, mut of_events) = (Checks::new("profile"), Checks::new("events"));
-    // Rows without a key of their own would have ended the run.
-    check_profile(&project.profile, profile, &KeyFaults::default(), &mut of_profile);
+    let mut facts = ProfileFacts::default();
+    for shard in profile.shards().all() {
+        // Rows without a key of their own would have ended the run.
+        facts.add(ProfileFacts::of(&profile.rows(shard)?, &KeyFaults::default()));
+    }
+    check_profile(&project.profile, profile, &facts, &mut of_profile);
     let files = timelines::facts(project, transaction)?;
     let mut facts = EventFacts::default();
     files.iter().for_each(|file| facts.add(file));
@@ -265,7 +280,6 @@ fn metrics(
 /// Stages the tables of the run beside the profile.
 fn write(
     transaction: &mut Transaction,
-    project: &Project,
     as_of: AsOf,
     champions: &Champions,
     scored: &Scored,
@@ -282,7 +296,7 @@ fn write(
         rows.push(("recommendations", recommended));
     }
     for (table, rows) in &rows {
-        write_parts(transaction, project, &folder(table, as_of), rows)?;
+        write_shards(transaction, &folder(table, as_of), rows)?;
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ use crate::features::join::STAMPS;
 use crate::features::plan::AsOf;
 use crate::features::registry::{self, Inputs, Snapshot, Summary};
 use crate::money::Scale;
+use crate::shard::{self, Shard, Shards};
 use crate::store::parquet::{Sorted, Writer};
 use crate::store::{FORMAT_VERSION, Transaction};
 
@@ -49,17 +50,16 @@ pub fn write_views(
     place: &str,
 ) -> Result<Vec<Snapshot>> {
     let ComputedViews { views: names, as_of, inputs, rows } = computed;
-    let parts = parts(project, rows);
+    let parts = parts(transaction, rows);
     let mut views = Vec::new();
     for view in project.catalog.views.iter().filter(|view| names.contains(view.name.as_str())) {
         let folder = format!("{place}{}", folder(&view.name, as_of));
         let columns: Vec<&Feature> = project.catalog.of_view(&view.name).collect();
         transaction.replace(&folder);
-        let paths: Vec<_> = (0..parts.len())
-            .map(|part| {
-                let generation = transaction.generation();
-                transaction.stage(&format!("{folder}/part-{part}-{generation}.parquet"))
-            })
+        let generation = transaction.generation();
+        let shards = parts.iter().map(|(shard, _)| *shard);
+        let paths: Vec<_> = shards
+            .map(|shard| transaction.stage(&format!("{folder}/{}", shard.file_name(generation))))
             .collect::<Result<_>>()?;
         views.push((view.name.as_str(), columns, paths));
     }
@@ -69,7 +69,7 @@ pub fn write_views(
     let write = |(view, columns, paths): &(&str, Vec<&Feature>, Vec<std::path::PathBuf>)| {
         let schema = view_schema(columns, scale);
         let mut summaries: Vec<Summary> = columns.iter().map(|_| Summary::default()).collect();
-        for (path, of_part) in paths.iter().zip(&parts) {
+        for (path, (_, of_part)) in paths.iter().zip(&parts) {
             let mut writer = Writer::create(path, &schema)?;
             for chunk in of_part.chunks(ROWS) {
                 let batch = view_rows(&schema, columns, as_of, rows, chunk)?;
@@ -139,39 +139,39 @@ fn view_rows(
     RecordBatch::try_new(schema.clone(), arrays).map_err(Error::engine("writing features"))
 }
 
-/// The rows of each of the project's parts.
-fn parts(project: &Project, rows: &Sorted) -> Vec<Vec<usize>> {
-    let count = u64::from(project.settings.project.parts.get());
-    let mut parts = vec![Vec::new(); count as usize];
+/// The shards of the store.
+fn shards(transaction: &Transaction) -> Shards {
+    transaction.root.shards.unwrap_or(Shards::ONE)
+}
+
+/// The rows of each shard.
+fn parts(transaction: &Transaction, rows: &Sorted) -> Vec<(Shard, Vec<usize>)> {
+    let shards = shards(transaction);
+    let mut parts: Vec<(Shard, Vec<usize>)> = shards.all().map(|s| (s, Vec::new())).collect();
     for row in 0..rows.len() {
-        let part = if count == 1 { 0 } else { crate::store::part_hash(rows.key(row)) % count };
-        parts[part as usize].push(row);
+        parts[shards.index(shard::hash(rows.key(row)))].1.push(row);
     }
     parts
 }
 
-/// Writes a customer-keyed table in the project's number of parts, in place of what was there.
-pub fn write_parts(
+/// Writes a customer-keyed table by shard, in place of what was there.
+pub fn write_shards(
     transaction: &mut Transaction,
-    project: &Project,
     folder: &str,
     batch: &RecordBatch,
 ) -> Result<()> {
-    let parts = u64::from(project.settings.project.parts.get());
+    let shards = shards(transaction);
     let generation = transaction.generation();
     transaction.replace(folder);
     let keys = crate::sources::profile::keys(batch)?;
-    for part in 0..parts {
-        let path = transaction.stage(&format!("{folder}/part-{part}-{generation}.parquet"))?;
+    let mut rows: Vec<Vec<u32>> = vec![Vec::new(); shards.count()];
+    for row in 0..keys.len() {
+        rows[shards.index(shard::hash(keys.value(row)))].push(row as u32);
+    }
+    for (shard, rows) in shards.all().zip(rows) {
+        let path = transaction.stage(&format!("{folder}/{}", shard.file_name(generation)))?;
         let mut writer = Writer::create(&path, &batch.schema())?;
-        if parts == 1 {
-            writer.write(batch)?;
-        } else {
-            let of_part =
-                |row: &u32| crate::store::part_hash(keys.value(*row as usize)) % parts == part;
-            let rows: Vec<u32> = (0..keys.len() as u32).filter(of_part).collect();
-            writer.write(&crate::store::parquet::take(batch, &rows.into())?)?;
-        }
+        writer.write(&crate::store::parquet::take(batch, &rows.into())?)?;
         writer.finish()?;
     }
     Ok(())

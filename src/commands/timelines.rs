@@ -13,10 +13,10 @@ use crate::features::history::{History, Keeping, Refresh, reading};
 use crate::features::plan::FeaturePlan;
 use crate::report::thousands;
 use crate::scoring;
+use crate::shard::Shards;
 use crate::sources::SourcePlan;
 use crate::sources::contract::EventFacts;
 use crate::sources::files::Fingerprint;
-use crate::sources::profile::Entities;
 use crate::store::{FORMAT_VERSION, Root, Store, Transaction};
 
 /// Reads new event files into the timelines, which keep what `asked` looks at and what any other command
@@ -24,12 +24,13 @@ use crate::store::{FORMAT_VERSION, Root, Store, Transaction};
 pub fn refresh(
     project: &Project,
     transaction: &Transaction,
-    entities: &Entities,
+    shards: Shards,
     asked: &[FeaturePlan],
     full: bool,
 ) -> Result<History> {
     let plans = wanted(project, asked);
-    History::refresh(transaction, &project.events, entities, &plans, &keeping(project, full))
+    let keeping = Keeping { full, memory: project.memory, shards };
+    History::refresh(transaction, &project.events, &plans, &keeping)
 }
 
 /// Why the next [`refresh`] would read all events; None where it would not.
@@ -38,13 +39,11 @@ pub fn unfit(
     store: &Store,
     root: &Root,
     asked: &[FeaturePlan],
-) -> Result<Option<&'static str>> {
+) -> Result<Option<String>> {
     let plans = wanted(project, asked);
-    History::unfit(store, root, &project.events, &plans, &keeping(project, false))
-}
-
-fn keeping(project: &Project, full: bool) -> Keeping {
-    Keeping::new(full, project.memory)
+    let shards = super::shards(project, &mut root.clone());
+    let keeping = Keeping { full: false, memory: project.memory, shards };
+    History::unfit(store, root, &project.events, &plans, &keeping)
 }
 
 /// All that looks at the events: those of a command, the catalog, and the project's models.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray};
 use serde_json::json;
 
-use super::{as_of, data_fingerprint, engine, write_manifest};
+use super::{as_of, data_fingerprint, reading, scattering, shards, write_manifest};
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::catalog::Catalog;
@@ -16,8 +16,8 @@ use crate::models::spec::Classifier;
 use crate::report::html::model::{ModelReport, render};
 use crate::report::text::describe;
 use crate::report::{Output, Progress, html, text};
-use crate::sources::attributes::Attributes;
 use crate::sources::contract::history;
+use crate::sources::profile::{CREATED, KEY};
 use crate::store::{Root, Store, Transaction};
 use crate::time::Instant;
 use crate::training::affinity::{self, AffinityMetrics};
@@ -45,20 +45,24 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
     let champions = champions(project, &store, &transaction.root, as_of, &data);
     let served = Served::latest(&store, &transaction.root, &project.catalog, as_of)?;
     progress.stage("gathering snapshots and labels");
+    let shards = shards(project, &mut transaction.root);
     let (artifacts, versions): (Vec<_>, Vec<_>) = champions.into_iter().unzip();
     let models = &project.models.classifiers;
     let scored = |model: &Classifier| matured::scored(&transaction.root, &model.spec, as_of.at);
+    let attributes = attributes(project, &artifacts);
+    let wanted = |name: &str| [KEY, CREATED].contains(&name) || attributes.contains(&name);
+    let scattering = scattering(project, shards, transaction.scratch(), &[]);
     let known = Known {
-        entities: &project.profile.entities()?,
-        attributes: &attributes(project, &artifacts)?,
+        profile: &project.profile.scatter(scattering, &wanted)?,
+        attributes: &attributes,
         champions: &artifacts,
         scored: &models.iter().map(scored).collect::<Vec<_>>(),
         served: served.as_ref(),
         as_of,
         history: &history,
     };
-    let engine = engine(project, &transaction);
-    let gathered = gather(&engine, &project.events, &project.catalog, &project.models, &known)?;
+    let reading = reading(project, shards, transaction.scratch());
+    let gathered = gather(reading, &project.events, &project.catalog, &project.models, &known)?;
     let report = gathered.report.clone();
     let mut pasts = Vec::new();
     for (i, (model, data)) in models.iter().zip(&gathered.classifiers).enumerate() {
@@ -265,7 +269,10 @@ fn moved(artifact: &ClassifierArtifact, catalog: &Catalog) -> bool {
 }
 
 /// The profile's attributes that any model reads or is shown by.
-fn attributes(project: &Project, champions: &[Option<ClassifierArtifact>]) -> Result<Attributes> {
+fn attributes<'a>(
+    project: &'a Project,
+    champions: &'a [Option<ClassifierArtifact>],
+) -> Vec<&'a str> {
     let models = &project.models.classifiers;
     let mut names: Vec<&str> = models
         .iter()
@@ -276,7 +283,7 @@ fn attributes(project: &Project, champions: &[Option<ClassifierArtifact>]) -> Re
         .collect();
     names.sort_unstable();
     names.dedup();
-    project.profile.attributes(&names)
+    names
 }
 
 /// What is kept beside an artifact.

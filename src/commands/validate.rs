@@ -1,18 +1,21 @@
 //! `validate`: the contract of both sources, checked on footers and data.
 
+use std::path::Path;
+
 use serde_json::json;
 
-use super::as_of;
+use super::{as_of, reading, scattering, shards};
 use crate::config::Project;
-use crate::error::Result;
-use crate::features::embedded::EmbeddedEngine;
-use crate::features::engine::Engine;
+use crate::engine;
+use crate::error::{Error, Result};
+use crate::features::events::Events;
 use crate::features::plan::{AsOf, FeaturePlan};
+use crate::features::scanned::ScannedEvents;
 use crate::report::{Output, Progress, Table, thousands};
 use crate::sources::contract::{
-    Checks, EventFacts, Status, check_events, check_profile, events_from,
+    Checks, EventFacts, ProfileFacts, Status, check_events, check_profile, events_from,
 };
-use crate::sources::profile::{Entities, ProfilePlan};
+use crate::sources::profile::{Entities, ProfileShards};
 use crate::sources::{Orphans, SourcePlan};
 use crate::time::Instant;
 
@@ -21,8 +24,20 @@ pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, b
     let now = as_of(project).ok();
     progress.stage("reading the profile");
     let mut profile = Checks::new("profile");
-    let (rows, faults) = project.profile.inspect()?;
-    check_profile(&project.profile, &rows, &faults, &mut profile);
+    let scratch = tempfile::tempdir().map_err(Error::io("write", std::env::temp_dir()))?;
+    let shards = shards(project, &mut project.store()?.root()?);
+    let scattering = scattering(project, shards, scratch.path(), &[]);
+    let customers = project.profile.scatter(scattering, &|_| true)?;
+    let of_shard = |shard| {
+        let (rows, faults) = customers.inspect(shard)?;
+        Ok(ProfileFacts::of(&rows, &faults))
+    };
+    let mut facts = ProfileFacts::default();
+    engine::run(shards, of_shard, |_, more| {
+        facts.add(more);
+        Ok(())
+    })?;
+    check_profile(&project.profile, &customers, &facts, &mut profile);
 
     progress.stage("reading the events");
     let mut events = Checks::new("events");
@@ -30,8 +45,7 @@ pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, b
     EventFacts::of_files(&project.events)?.iter().for_each(|file| facts.add(file));
     let future = now.map(|as_of| events_from(&project.events, as_of.at)).transpose()?;
     check_events(&project.events, &facts, future, &mut events);
-    let entities = ProfilePlan::entities_of(&rows);
-    check_keys(project, &entities, &mut events)?;
+    check_keys(project, &customers, scratch.path(), &mut events)?;
     progress.finish();
 
     let list: Vec<_> = profile.list.into_iter().chain(events.list).collect();
@@ -48,10 +62,13 @@ pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, b
 }
 
 /// Duplicates, orphans and unusable rows, as a run would find them.
-fn check_keys(project: &Project, entities: &Entities, checks: &mut Checks) -> Result<()> {
-    let end = Instant(i64::MAX);
-    let plan = FeaturePlan { as_ofs: vec![AsOf::at(end)], ..FeaturePlan::default() };
-    let engine = EmbeddedEngine::new(project.memory, std::env::temp_dir());
+fn check_keys(
+    project: &Project,
+    profile: &ProfileShards,
+    scratch: &Path,
+    checks: &mut Checks,
+) -> Result<()> {
+    let plans = [FeaturePlan::new("rows", vec![AsOf::at(Instant(i64::MAX))])];
     let tolerant = SourcePlan {
         orphans: if project.events.orphans == Orphans::Fail {
             Orphans::Skip
@@ -61,7 +78,17 @@ fn check_keys(project: &Project, entities: &Entities, checks: &mut Checks) -> Re
         max_rejected_share: 1.0,
         ..project.events.clone()
     };
-    let report = engine.build(&tolerant, entities, &[plan], &mut |_| Ok(()))?;
+    let reading = reading(project, profile.shards(), scratch);
+    let events = ScannedEvents::read(&tolerant, &plans, reading)?;
+    let mut report = events.report.clone();
+    let of_shard = |shard| {
+        let (rows, _) = profile.inspect(shard)?;
+        events.shard(shard, &Entities::of(&rows)?)
+    };
+    engine::run(profile.shards(), of_shard, |_, rows| {
+        report.add(&rows);
+        Ok(())
+    })?;
     report.check(&project.events, checks);
     Ok(())
 }

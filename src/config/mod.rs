@@ -13,6 +13,7 @@ use crate::models::spec::{ModelSpec, Models};
 use crate::money::Scale;
 use crate::profile::Writeback;
 use crate::segments::{Segments, SegmentsSpec};
+use crate::shard::Shards;
 use crate::sources::profile::ProfilePlan;
 use crate::sources::{EventsSpec, ProfileSpec, SourceContext, SourcePlan};
 use crate::store::Store;
@@ -38,13 +39,9 @@ pub struct ProjectSpec {
     /// The folder of the store, relative to the project.
     #[serde(default = "default_store")]
     pub store: String,
-    /// Into how many parts, by a hash of the key, customer tables are split when written.
-    #[serde(default = "default_parts")]
-    pub parts: std::num::NonZeroU16,
-}
-
-fn default_parts() -> std::num::NonZeroU16 {
-    std::num::NonZeroU16::MIN
+    /// Into how many shards customers are split, a power of two; without it the rows decide.
+    #[serde(default)]
+    pub shards: Option<Shards>,
 }
 
 fn default_store() -> String {

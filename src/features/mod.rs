@@ -1,13 +1,12 @@
 //! Features: what a view declares, checked and planned, and computed point-in-time.
 //!
 //! A view is a TOML file; checking it against the columns of its source gives aggregations and
-//! derived expressions; a [`plan::FeaturePlan`] asks for some of them at some as-ofs; an
-//! [`engine::Engine`] answers with Arrow record batches sorted by customer.
+//! derived expressions; a [`plan::FeaturePlan`] asks for some of them at some as-ofs;
+//! [`events::Events`] answer shard by shard with Arrow record batches sorted by customer.
 
 pub mod catalog;
 pub mod drift;
-pub mod embedded;
-pub mod engine;
+pub mod events;
 pub mod expectation;
 pub mod history;
 pub mod join;
@@ -15,5 +14,6 @@ pub mod plan;
 pub mod read;
 pub mod reference;
 pub mod registry;
+pub mod scanned;
 pub mod spec;
 pub mod timeline;

@@ -41,6 +41,8 @@ pub struct Interactions {
 /// Columns to compute for every customer at each as-of.
 #[derive(Debug, Clone, Default)]
 pub struct FeaturePlan {
+    /// What its rows are found by; no two plans that are asked for together have the same.
+    pub name: String,
     /// Computed from events.
     pub aggregations: Vec<Aggregation>,
     /// Computed from other columns, in this order.
@@ -60,15 +62,21 @@ pub struct FeaturePlan {
 pub type OwnAsOfs = HashMap<String, Vec<AsOf>>;
 
 impl FeaturePlan {
+    /// A plan that asks for nothing yet.
+    pub fn new(name: impl Into<String>, as_ofs: Vec<AsOf>) -> Self {
+        Self { name: name.into(), as_ofs, ..Self::default() }
+    }
+
     /// A plan for some columns of the catalog.
     pub fn of_catalog<'a>(
+        name: impl Into<String>,
         catalog: &Catalog,
         columns: impl IntoIterator<Item = &'a str>,
         as_ofs: Vec<AsOf>,
     ) -> Self {
         let outputs: Vec<&str> = columns.into_iter().collect();
         let wanted: BTreeSet<&str> = outputs.iter().copied().collect();
-        let mut plan = Self { as_ofs, ..Self::default() };
+        let mut plan = Self::new(name, as_ofs);
         for feature in catalog.closure(&wanted) {
             plan.define(&feature.definition);
         }

@@ -80,18 +80,6 @@ pub fn definition(catalog: &Catalog, view: &str) -> String {
     format!("{:016x}", xxh3_64(versions.join("\n").as_bytes()))
 }
 
-/// A hash of the customers that a profile had before an instant, whatever their order.
-pub fn customers_at(entities: &crate::sources::profile::Entities, at: Instant) -> String {
-    let there = entities.keys.iter().zip(&entities.created_at);
-    let there = there.filter(|(_, created)| created.is_none_or(|created| created < at));
-    let (mut sum, mut count) = (0_u64, 0_u64);
-    for (key, _) in there {
-        sum = sum.wrapping_add(xxh3_64(key.as_bytes()));
-        count += 1;
-    }
-    format!("{sum:016x}-{count}")
-}
-
 /// Where the record of a snapshot is in the store.
 pub fn path(view: &str, at: Instant) -> String {
     format!("{FOLDER}/{view}/as_of={}.json", at.folder())

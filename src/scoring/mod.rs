@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::expression::{Expression, Type};
 use crate::features::catalog::{Aggregation, Catalog};
 use crate::features::drift::Drift;
-use crate::features::engine::BuildReport;
+use crate::features::events::BuildReport;
 use crate::features::plan::{AsOf, FeaturePlan, Interactions};
 use crate::features::spec::Op;
 use crate::models::spec::{Affinity, Models};
@@ -175,63 +175,81 @@ pub fn score(
     attributes: &Attributes,
     (champions, affinity): (&Champions, Option<&Affinity>),
     plans: &Plans,
-    batches: Vec<Vec<RecordBatch>>,
+    batches: &BTreeMap<String, Vec<RecordBatch>>,
     report: BuildReport,
 ) -> Result<Scored> {
     let as_of = plans.as_of;
-    let first = concat(&batches[0])?.ok_or_else(|| {
+    let of = |name: &str| batches.get(name).map_or(&[][..], Vec::as_slice);
+    let first = concat(of(FEATURES))?.filter(|rows| rows.num_rows() > 0).ok_or_else(|| {
         Error::not_enough(
             format!("there is no customer at {}", as_of.at),
             "choose an as-of after the first profile or event",
         )
     })?;
     let order = key_order(keys(&first)?);
-    let mut tables = Vec::new();
-    for (plan, list) in plans.list.iter().zip(&batches) {
-        // Other rows than the customers of the as-of.
-        let apart = plan.interactions.is_some() || plan.as_ofs != [as_of];
-        let table = if apart { None } else { concat(list)? };
-        tables.push(table.map(|table| take(&table, &order)).transpose()?);
-    }
-    let missing = || Error::Engine { context: "scoring", message: "a plan gave no rows".into() };
-    let mut tables = tables.into_iter();
-    let mut next = || tables.next().flatten().ok_or_else(missing);
+    // Tables of the customers of the as-of.
+    let table = |name: &str| -> Result<RecordBatch> {
+        let rows = concat(of(name))?.ok_or_else(|| Error::Engine {
+            context: "scoring",
+            message: format!("the plan {name} gave no rows"),
+        })?;
+        take(&rows, &order)
+    };
 
-    let mut features = next()?;
+    let mut features = table(FEATURES)?;
     let first_event = features.remove_column(features.num_columns() - 1);
     let customers = features.num_rows();
     let mut scored = Vec::new();
     for (name, version, artifact) in &champions.classifiers {
-        scored.push(classifier::score(name, version, artifact, &next()?, attributes, source)?);
+        scored.push(classifier::score(
+            name,
+            version,
+            artifact,
+            &table(&of_model(name))?,
+            attributes,
+            source,
+        )?);
     }
     if let Some((name, version, artifact)) = &champions.engagement {
-        let past = plans.past.map(|past| concat(&batches[past])).transpose()?.flatten();
-        scored.push(engagement::score(name, version, artifact, &next()?, past.as_ref())?);
+        let past = concat(of(PAST))?;
+        scored.push(engagement::score(
+            name,
+            version,
+            artifact,
+            &table(&of_model(name))?,
+            past.as_ref(),
+        )?);
     }
     let rfm = match &champions.rfm {
         Some((name, version, artifact)) => {
-            let scores = rfm(artifact, &next()?, source.context.zone, as_of.at)?;
+            let scores = rfm(artifact, &table(&of_model(name))?, source.context.zone, as_of.at)?;
             scored.push(rfm_scores(name, version, &scores));
             scores
         }
         None => vec![[0; 3]; customers],
     };
     if let Some((name, version, artifact)) = &champions.lifetime_value {
-        scored.push(lifetime_value::score(name, version, artifact, &next()?, source, as_of.at)?);
+        scored.push(lifetime_value::score(
+            name,
+            version,
+            artifact,
+            &table(&of_model(name))?,
+            source,
+            as_of.at,
+        )?);
     }
-    let taste = match (&champions.affinity, plans.interactions) {
-        (Some((_, _, artifact)), Some(interactions)) => {
+    let taste = match &champions.affinity {
+        Some((_, _, artifact)) => {
             let scale = source.context.scale;
             let offer = affinity.map(|model| taste::offer(model, &artifact.model, scale));
             let offer = offer.transpose()?.unwrap_or_default();
             // A taste for what is no category is no interest.
             let by_category = artifact.interactions.item == category();
-            let categories = plans.categories.or(by_category.then_some(interactions));
-            let categories = categories.map_or(&[][..], |at| batches[at].as_slice());
-            let read = (batches[interactions].as_slice(), categories);
+            let categories = if by_category { INTERACTIONS } else { CATEGORIES };
+            let read = (of(INTERACTIONS), of(categories));
             taste::taste(artifact, &offer, read, keys(&features)?)?
         }
-        _ => taste::Taste::none(customers),
+        None => taste::Taste::none(customers),
     };
     let columns: Vec<ScoreColumns> = scored.iter().map(ScoreColumns::of).collect();
     let of_rfm = champions.rfm.is_some().then_some(rfm.as_slice());
@@ -249,24 +267,32 @@ pub fn score(
     })
 }
 
-/// What is asked of the events to score, and where what is no table of customers at the as-of is among it.
+/// The plan of all features of the catalog.
+pub const FEATURES: &str = "features";
+/// The plan of engagement as it was before.
+const PAST: &str = "engagement before";
+/// The plan of what taste is worked out from.
+const INTERACTIONS: &str = "interactions";
+/// The plan of the same over categories, where the items are none.
+const CATEGORIES: &str = "interactions by category";
+
+/// The name of a model's own plan.
+fn of_model(name: &str) -> String {
+    format!("model {name}")
+}
+
+/// What is asked of the events to score.
 #[derive(Debug)]
 pub struct Plans {
-    /// All of them.
+    /// All of them, each with a name of its own.
     pub list: Vec<FeaturePlan>,
     as_of: AsOf,
-    /// Engagement as it was before.
-    past: Option<usize>,
-    /// What taste is worked out from.
-    interactions: Option<usize>,
-    /// The same over categories, where the items are none.
-    categories: Option<usize>,
 }
 
 /// The catalog's plan, one per champion, then what is no table of customers at the as-of.
 pub fn plans(catalog: &Catalog, champions: &Champions, source: &SourcePlan, as_of: AsOf) -> Plans {
     let all: Vec<&str> = catalog.features.iter().map(|feature| feature.column()).collect();
-    let mut features = FeaturePlan::of_catalog(catalog, all, vec![as_of]);
+    let mut features = FeaturePlan::of_catalog(FEATURES, catalog, all, vec![as_of]);
     features.give(Aggregation {
         column: FIRST_EVENT.into(),
         op: Op::Min,
@@ -276,32 +302,31 @@ pub fn plans(catalog: &Catalog, champions: &Champions, source: &SourcePlan, as_o
         half_life: None,
         ty: Type::Timestamp,
     });
-    let now = || FeaturePlan { as_ofs: vec![as_of], ..FeaturePlan::default() };
+    let now = |name: &str| FeaturePlan::new(name, vec![as_of]);
     let mut list = vec![features];
-    list.extend(champions.classifiers.iter().map(|(_, _, artifact)| artifact.plan(now())));
-    let aggregations = [
-        champions.engagement.as_ref().map(|(_, _, artifact)| &artifact.aggregations),
-        champions.rfm.as_ref().map(|(_, _, artifact)| &artifact.aggregations),
-    ];
-    list.extend(aggregations.into_iter().flatten().map(|of| given(of, now())));
-    list.extend(champions.lifetime_value.iter().map(|(_, _, artifact)| artifact.plan(now())));
-    let mut plans = Plans { list, as_of, past: None, interactions: None, categories: None };
-    let mut add = |plan: FeaturePlan| {
-        plans.list.push(plan);
-        Some(plans.list.len() - 1)
-    };
-    if let Some((_, _, artifact)) = &champions.engagement {
+    list.extend(
+        champions.classifiers.iter().map(|(name, _, model)| model.plan(now(&of_model(name)))),
+    );
+    if let Some((name, _, model)) = &champions.engagement {
+        list.push(given(&model.aggregations, now(&of_model(name))));
         let then = AsOf { at: as_of.at.minus(engagement::TREND), ..as_of };
-        plans.past =
-            add(given(&artifact.aggregations, FeaturePlan { as_ofs: vec![then], ..now() }));
+        list.push(given(&model.aggregations, FeaturePlan::new(PAST, vec![then])));
     }
-    if let Some((_, _, artifact)) = &champions.affinity {
-        let [own, categories] = interactions(&artifact.interactions, source);
-        let mut add = |interactions| add(FeaturePlan { interactions: Some(interactions), ..now() });
-        plans.interactions = own.and_then(&mut add);
-        plans.categories = categories.and_then(add);
+    if let Some((name, _, model)) = &champions.rfm {
+        list.push(given(&model.aggregations, now(&of_model(name))));
     }
-    plans
+    list.extend(
+        champions.lifetime_value.iter().map(|(name, _, model)| model.plan(now(&of_model(name)))),
+    );
+    if let Some((_, _, model)) = &champions.affinity {
+        let named = [INTERACTIONS, CATEGORIES].into_iter();
+        list.extend(named.zip(interactions(&model.interactions, source)).filter_map(
+            |(name, interactions)| {
+                Some(FeaturePlan { interactions: Some(interactions?), ..now(name) })
+            },
+        ));
+    }
+    Plans { list, as_of }
 }
 
 /// What champions trained by the specs of today would ask, whose as-ofs do not matter.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Basis, ModelScores, Scored};
 use crate::error::{Error, Result};
 use crate::features::drift::{Distribution, Drift, drift};
-use crate::features::engine::BuildReport;
+use crate::features::events::BuildReport;
 use crate::models::preprocessing::shape::quantile;
 use crate::segments::{Assigned, Assignment};
 use crate::sources::consent::Consent;

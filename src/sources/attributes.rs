@@ -1,6 +1,6 @@
 //! Attributes of customers as text: what a model may take as levels and a report slices by.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
@@ -13,24 +13,12 @@ use crate::error::{Error, Result};
 /// Levels that an attribute keeps at most, the most frequent ones.
 const LEVELS: usize = 1000;
 
-/// One attribute of all customers.
-#[derive(Debug, Clone)]
-pub struct Attribute {
-    /// The profile's column.
-    pub name: String,
-    /// Its levels by name; what is rarer than the most frequent thousand is not there.
-    pub levels: Vec<String>,
-    /// By customer the place in `levels`, their number for a level that is not there, NaN for null.
-    codes: Vec<f32>,
-}
-
-/// Some attributes of all customers of a profile.
+/// Some attributes of the customers of profile rows, as text.
 #[derive(Debug, Clone, Default)]
 pub struct Attributes {
     /// Ascending.
-    keys: Vec<String>,
-    /// In the order in which they were asked for.
-    pub columns: Vec<Attribute>,
+    keys: Option<StringArray>,
+    columns: Vec<(String, StringArray)>,
 }
 
 impl Attributes {
@@ -39,51 +27,105 @@ impl Attributes {
     /// # Errors
     /// An engine error for a column whose values are no levels; specs are checked against that.
     pub fn of(rows: &RecordBatch, names: &[&str]) -> Result<Self> {
-        let columns = names.iter().map(|name| {
-            let text = levels_of(rows, name)?;
-            // An empty text says no more than a null does.
-            let values = || text.iter().map(|level| level.filter(|level| !level.is_empty()));
-            let mut counts: HashMap<&str, usize> = HashMap::new();
-            values().flatten().for_each(|level| *counts.entry(level).or_default() += 1);
-            let mut by_count: Vec<(&str, usize)> = counts.into_iter().collect();
-            by_count.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
-            by_count.truncate(LEVELS);
-            let mut levels: Vec<String> = by_count.iter().map(|(l, _)| (*l).to_owned()).collect();
-            levels.sort();
-            let code = |level: Option<&str>| match level {
-                Some(level) => levels
-                    .binary_search_by(|known| known.as_str().cmp(level))
-                    .unwrap_or(levels.len()) as f32,
-                None => f32::NAN,
-            };
-            let codes = values().map(code).collect();
-            Ok(Attribute { name: (*name).to_owned(), levels, codes })
-        });
-        let columns = columns.collect::<Result<_>>()?;
-        Ok(Self { keys: keys(rows)?.iter().flatten().map(str::to_owned).collect(), columns })
+        let column = |name: &&str| Ok(((*name).to_owned(), levels_of(rows, name)?));
+        let columns = names.iter().map(column).collect::<Result<_>>()?;
+        Ok(Self { keys: Some(keys(rows)?.clone()), columns })
     }
 
-    /// The place of a customer; None for one whom the profile does not have.
+    /// The place of a customer; None for one whom the rows do not have.
     pub fn find(&self, key: &str) -> Option<usize> {
-        self.keys.binary_search_by(|known| known.as_str().cmp(key)).ok()
+        let keys = self.keys.as_ref()?;
+        let (mut low, mut high) = (0, keys.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match keys.value(middle).cmp(key) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Equal => return Some(middle),
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        None
     }
 
     /// The attribute called `name`.
-    pub fn get(&self, name: &str) -> Option<&Attribute> {
-        self.columns.iter().find(|attribute| attribute.name == name)
+    pub fn get(&self, name: &str) -> Option<&StringArray> {
+        self.columns.iter().find(|(known, _)| known == name).map(|(_, column)| column)
+    }
+
+    /// The level that a customer has of the attribute called `name`; None where it is missing, and an empty
+    /// text says no more than a null does.
+    pub fn level(&self, name: &str, customer: Option<usize>) -> Option<&str> {
+        let column = self.get(name)?;
+        let customer = customer.filter(|customer| column.is_valid(*customer))?;
+        Some(column.value(customer)).filter(|level| !level.is_empty())
     }
 }
 
-impl Attribute {
-    /// The code of a customer's level.
-    pub fn code(&self, customer: Option<usize>) -> f64 {
-        customer.and_then(|customer| self.codes.get(customer)).map_or(f64::NAN, |c| f64::from(*c))
+/// How many customers have each level of some attributes.
+#[derive(Debug, Clone, Default)]
+pub struct LevelCounts {
+    counts: BTreeMap<String, HashMap<String, u64>>,
+}
+
+impl LevelCounts {
+    /// Of the customers of some rows.
+    pub fn of(attributes: &Attributes) -> Self {
+        let mut counts = BTreeMap::new();
+        for (name, column) in &attributes.columns {
+            let own: &mut HashMap<String, u64> = counts.entry(name.clone()).or_default();
+            for level in column.iter().flatten().filter(|level| !level.is_empty()) {
+                match own.get_mut(level) {
+                    Some(count) => *count += 1,
+                    None => drop(own.insert(level.to_owned(), 1)),
+                }
+            }
+        }
+        Self { counts }
     }
 
-    /// A code's level; None for null.
-    pub fn level(&self, code: f64) -> Option<&str> {
-        let another = "another";
-        (!code.is_nan()).then(|| self.levels.get(code as usize).map_or(another, String::as_str))
+    /// Adds the customers of other rows.
+    pub fn add(&mut self, other: Self) {
+        for (name, levels) in other.counts {
+            let own = self.counts.entry(name).or_default();
+            levels.into_iter().for_each(|(level, count)| *own.entry(level).or_default() += count);
+        }
+    }
+
+    /// The most frequent levels of each attribute.
+    pub fn levels(self) -> BTreeMap<String, Levels> {
+        let most = |counts: HashMap<String, u64>| {
+            let mut by_count: Vec<(String, u64)> = counts.into_iter().collect();
+            by_count.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+            by_count.truncate(LEVELS);
+            let mut names: Vec<String> = by_count.into_iter().map(|(level, _)| level).collect();
+            names.sort();
+            Levels { names }
+        };
+        self.counts.into_iter().map(|(name, counts)| (name, most(counts))).collect()
+    }
+}
+
+/// The levels of an attribute, by name; what is rarer than the most frequent thousand is not there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Levels {
+    /// Ascending.
+    pub names: Vec<String>,
+}
+
+impl Levels {
+    /// The place of a level, the number of all levels for one that is not there, NaN for a missing one.
+    pub fn code(&self, level: Option<&str>) -> f64 {
+        let place = |level: &str| {
+            let found = self.names.binary_search_by(|known| known.as_str().cmp(level));
+            found.unwrap_or(self.names.len()) as f64
+        };
+        level.map_or(f64::NAN, place)
+    }
+
+    /// A level by its name, or `another` for one that is not there.
+    pub fn name<'a>(&self, level: &'a str) -> &'a str {
+        let is_known = self.names.binary_search_by(|known| known.as_str().cmp(level)).is_ok();
+        if is_known { level } else { "another" }
     }
 }
 
@@ -140,12 +182,29 @@ mod tests {
         let rows =
             RecordBatch::try_from_iter([("customer360_id", keys), ("country", country)]).unwrap();
         let attributes = Attributes::of(&rows, &["country"]).unwrap();
-        let country = attributes.get("country").unwrap();
-        assert_eq!(country.levels, ["de", "fr"]);
-        assert_eq!(country.code(attributes.find("a")), 1.0);
-        assert!(country.code(attributes.find("b")).is_nan());
-        assert!(country.code(attributes.find("d")).is_nan(), "an empty text is missing");
-        assert!(country.code(attributes.find("zz")).is_nan());
-        assert_eq!(country.level(2.0), Some("another"));
+        let mut counts = LevelCounts::of(&attributes);
+        counts.add(LevelCounts::of(&attributes));
+        let levels = counts.levels().remove("country").unwrap();
+        assert_eq!(levels.names, ["de", "fr"]);
+        let level = |key: &str| attributes.level("country", attributes.find(key));
+        let code = |key: &str| levels.code(level(key));
+        assert_eq!((code("a"), code("c")), (1.0, 0.0));
+        assert!(code("b").is_nan());
+        assert!(code("d").is_nan(), "an empty text is missing");
+        assert!(code("zz").is_nan());
+        assert_eq!((levels.code(Some("it")), levels.name("it")), (2.0, "another"));
+    }
+
+    #[test]
+    fn the_most_frequent_levels_are_kept() {
+        let keys: StringArray = (0..3000).map(|i| Some(format!("c{i:04}"))).collect();
+        // Two customers for each of the first thousand levels, one for each of the others.
+        let level = |i: i32| Some(format!("l{:04}", if i < 2000 { i / 2 } else { i }));
+        let levels: StringArray = (0..3000).map(level).collect();
+        let (keys, levels) = (Arc::new(keys) as ArrayRef, Arc::new(levels) as ArrayRef);
+        let rows = RecordBatch::try_from_iter([("customer360_id", keys), ("x", levels)]).unwrap();
+        let attributes = Attributes::of(&rows, &["x"]).unwrap();
+        let names = &LevelCounts::of(&attributes).levels()["x"].names;
+        assert_eq!((names.len(), names[999].as_str()), (1000, "l0999"));
     }
 }

@@ -7,7 +7,7 @@ use arrow_array::{Array, RecordBatch};
 use polars::prelude::{DataFrame, DataType, Engine as PolarsEngine, Expr, col, len, lit};
 use serde::{Deserialize, Serialize};
 
-use super::profile::{KeyFaults, ProfilePlan};
+use super::profile::{KeyFaults, ProfilePlan, ProfileShards};
 use super::scan::{FILE, NOT_A_NUMBER, scan, scan_with_files};
 use super::{Ingestion, SourcePlan};
 use crate::error::{Error, Result};
@@ -405,59 +405,114 @@ pub fn check_events(
     checks.add("unknown event types", found, status, "name them in sources.events.event_types");
 }
 
-/// Checks the profile's rows, of which `rows` are those with a key of their own.
+/// Values of a profile field that do not fit, and pass through all the same.
+struct Oddity {
+    field: &'static str,
+    check: &'static str,
+    fits: fn(&str) -> bool,
+    hint: &'static str,
+}
+
+/// What is looked for among the profile's texts.
+const ODDITIES: [Oddity; 4] = [
+    Oddity {
+        field: "country",
+        check: "not ISO 3166-1 alpha-2",
+        fits: |value| value.len() == 2 && value.bytes().all(|b| b.is_ascii_uppercase()),
+        hint: "they pass through as they are",
+    },
+    Oddity {
+        field: "primary_email",
+        check: "without an @",
+        fits: |value| value.contains('@'),
+        hint: "they pass through as they are",
+    },
+    Oddity {
+        field: "opt_in_status",
+        check: "not opted_in, opted_out or unknown",
+        fits: |value| matches!(value, "opted_in" | "opted_out" | "unknown"),
+        hint: "map it",
+    },
+    Oddity {
+        field: "date_of_birth",
+        check: "not a date",
+        fits: |value| value.len() <= 10 && value.bytes().all(|b| b.is_ascii_digit() || b == b'-'),
+        hint: "they give no age",
+    },
+];
+
+/// What the contract looks at in rows of a profile; facts of different rows add up.
+#[derive(Debug, Clone, Default)]
+pub struct ProfileFacts {
+    rows: u64,
+    duplicates: u64,
+    first_duplicate: Option<String>,
+    /// By oddity; None where the profile has no such text.
+    odd: [Option<u64>; ODDITIES.len()],
+    /// By column.
+    nulls: Vec<u64>,
+}
+
+impl ProfileFacts {
+    /// Of the rows of a shard and what is wrong with its keys.
+    pub fn of(rows: &RecordBatch, faults: &KeyFaults) -> Self {
+        let odd = ODDITIES.map(|Oddity { field, fits, .. }| {
+            let texts = rows.column_by_name(field)?.as_string_opt::<i32>()?;
+            Some(texts.iter().flatten().filter(|value| !fits(value)).count() as u64)
+        });
+        Self {
+            rows: rows.num_rows() as u64,
+            duplicates: faults.duplicates,
+            first_duplicate: faults.first_duplicate.clone(),
+            odd,
+            nulls: rows.columns().iter().map(|column| column.null_count() as u64).collect(),
+        }
+    }
+
+    /// Adds those of other rows of the same columns.
+    pub fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.duplicates += other.duplicates;
+        // The least by key, whatever the number of shards.
+        let firsts = [self.first_duplicate.take(), other.first_duplicate];
+        self.first_duplicate = firsts.into_iter().flatten().min();
+        for (own, more) in self.odd.iter_mut().zip(other.odd) {
+            *own = own.or(Some(0).filter(|_| more.is_some())).map(|own| own + more.unwrap_or(0));
+        }
+        self.nulls.resize(other.nulls.len().max(self.nulls.len()), 0);
+        self.nulls.iter_mut().zip(other.nulls).for_each(|(own, more)| *own += more);
+    }
+}
+
+/// Adds the checks of a profile, given the facts of all its shards.
 pub fn check_profile(
     plan: &ProfilePlan,
-    rows: &RecordBatch,
-    faults: &KeyFaults,
+    profile: &ProfileShards,
+    facts: &ProfileFacts,
     checks: &mut Checks,
 ) {
     let violation = Status::Violation;
     checks.add("files", plan.table.files.len(), Status::Ok, "");
-    let all = rows.num_rows() as u64 + faults.nulls + faults.duplicates;
-    checks.add("rows", all, Status::Ok, "");
-    let first = faults.first_null.as_ref();
+    checks.add("rows", facts.rows + profile.nulls + facts.duplicates, Status::Ok, "");
+    let first = profile.first_null.as_ref();
     let first = first
         .map(|(file, row)| format!("every customer needs a key: {} row {row}", file.display()));
-    checks.count("customer360_id: null", faults.nulls, violation, &first.unwrap_or_default());
-    let first = faults.first_duplicate.as_ref();
+    checks.count("customer360_id: null", profile.nulls, violation, &first.unwrap_or_default());
+    let first = facts.first_duplicate.as_ref();
     let first = first.map(|key| format!("merge them upstream: {key} is there twice"));
     let hint = first.unwrap_or_default();
-    checks.count("customer360_id: duplicate", faults.duplicates, violation, &hint);
-    let texts =
-        |name: &str| rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
-    let mut odd = |name: &str, check: &str, fits: &dyn Fn(&str) -> bool, hint: &str| {
-        if let Some(column) = texts(name) {
-            let count = column.iter().flatten().filter(|value| !fits(value)).count() as u64;
-            checks.count(format!("{name}: {check}"), count, Status::Warning, hint);
+    checks.count("customer360_id: duplicate", facts.duplicates, violation, &hint);
+    for (Oddity { field, check, hint, .. }, count) in ODDITIES.iter().zip(facts.odd) {
+        if let Some(count) = count {
+            checks.count(format!("{field}: {check}"), count, Status::Warning, hint);
         }
-    };
-    let two_capitals =
-        |value: &str| value.len() == 2 && value.bytes().all(|b| b.is_ascii_uppercase());
-    odd("country", "not ISO 3166-1 alpha-2", &two_capitals, "they pass through as they are");
-    odd(
-        "primary_email",
-        "without an @",
-        &|value| value.contains('@'),
-        "they pass through as they are",
-    );
-    let status = |value: &str| matches!(value, "opted_in" | "opted_out" | "unknown");
-    odd("opt_in_status", "not opted_in, opted_out or unknown", &status, "map it");
-    let date =
-        |value: &str| value.len() <= 10 && value.bytes().all(|b| b.is_ascii_digit() || b == b'-');
-    odd("date_of_birth", "not a date", &date, "they give no age");
-    let extra = rows
-        .schema()
-        .fields()
-        .iter()
-        .filter(|f| crate::schema::profile_field(f.name()).is_none())
-        .count();
+    }
+    let fields = profile.schema().fields();
+    let is_known = |name: &str| crate::schema::profile_field(name).is_some();
+    let extra = fields.iter().filter(|field| !is_known(field.name())).count();
     checks.add("extra columns carried along", extra, Status::Ok, "");
-    for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
-        if crate::schema::profile_field(field.name()).is_some() {
-            let ty = crate::schema::type_name(field.data_type(), false);
-            let nulls = column.null_count();
-            checks.add(field.name().clone(), format!("{ty}, {nulls} null"), Status::Ok, "");
-        }
+    for (field, nulls) in fields.iter().zip(&facts.nulls).filter(|(f, _)| is_known(f.name())) {
+        let ty = crate::schema::type_name(field.data_type(), false);
+        checks.add(field.name().clone(), format!("{ty}, {nulls} null"), Status::Ok, "");
     }
 }

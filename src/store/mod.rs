@@ -4,6 +4,8 @@
 //! `current.json`, the one root. Whoever reads through the root sees the old run or the new one.
 
 pub mod parquet;
+pub mod sorted;
+pub mod spill;
 pub mod staged;
 
 use std::collections::BTreeMap;
@@ -17,10 +19,15 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
+use crate::shard::Shards;
 use crate::time::Instant;
 
 /// The version of every file this binary writes; it reads this one and the one before.
 pub const FORMAT_VERSION: u32 = 1;
+
+/// So many times as many shards as there are must be worth their while before their number is changed,
+/// since that reads all events again.
+const OUTGROWN: usize = 4;
 
 const ROOT: &str = "current.json";
 const LOCK: &str = ".lock";
@@ -65,6 +72,9 @@ pub struct Root {
     pub held_back: BTreeMap<String, Vec<String>>,
     /// The current profile.
     pub profile: Option<CurrentProfile>,
+    /// The shards that customers are split into; None before a run has chosen them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<Shards>,
     /// Every live file by its path in the store.
     pub files: BTreeMap<String, LiveFile>,
 }
@@ -79,6 +89,7 @@ impl Default for Root {
             former: BTreeMap::new(),
             held_back: BTreeMap::new(),
             profile: None,
+            shards: None,
             files: BTreeMap::new(),
         }
     }
@@ -139,6 +150,16 @@ impl Root {
         let earlier = self.former.get_mut(name)?.pop()?;
         let before = self.champions.insert(name.to_owned(), earlier.clone())?;
         Some((before, earlier))
+    }
+
+    /// The shards that a run over so many event rows and customers works by: those that are `wanted`, else
+    /// those of the store as long as the rows have not outgrown them by far.
+    pub fn choose_shards(&mut self, wanted: Option<Shards>, events: u64, customers: u64) -> Shards {
+        let fit = Shards::for_rows(events, customers);
+        let kept = self.shards.filter(|kept| fit.count() < OUTGROWN * kept.count());
+        let chosen = wanted.or(kept).unwrap_or(fit);
+        self.shards = Some(chosen);
+        chosen
     }
 
     /// The as-ofs that a table of the store has, by folder name.
@@ -390,12 +411,6 @@ fn checksum(path: &Path) -> Result<LiveFile> {
     file.sync_all().map_err(Error::io("sync", path))?;
     let (bytes, xxh3) = hash(file).map_err(Error::io("read", path))?;
     Ok(LiveFile { bytes, xxh3 })
-}
-
-/// The hash that splits customer tables into parts: XXH64 of the key's UTF-8 bytes with seed 42,
-/// which is Spark's `xxhash64`.
-pub fn part_hash(key: &str) -> u64 {
-    xxhash_rust::xxh64::xxh64(key.as_bytes(), 42)
 }
 
 /// Length and XXH3-64 of a file's bytes.

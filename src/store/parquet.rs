@@ -87,8 +87,22 @@ fn written(error: ParquetError, path: &Path) -> Error {
 /// # Errors
 /// [`Error::Parquet`] where it cannot be decoded.
 pub fn read(path: &Path, columns: Option<&[&str]>) -> Result<Vec<RecordBatch>> {
-    let failed = |source| Error::Parquet { path: path.to_owned(), source };
-    let file = File::open(path).map_err(Error::io("open", path))?;
+    batches(path, columns, None)?.collect()
+}
+
+/// The record batches of a file one after the other, only the top-level columns named, or all; of one row
+/// group only where it is named.
+///
+/// # Errors
+/// [`Error::Parquet`] where it cannot be decoded.
+pub fn batches(
+    path: &Path,
+    columns: Option<&[&str]>,
+    row_group: Option<usize>,
+) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    let path = path.to_owned();
+    let failed = |source| Error::Parquet { path: path.clone(), source };
+    let file = File::open(&path).map_err(Error::io("open", &path))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
     let builder = match columns {
         None => builder,
@@ -105,10 +119,28 @@ pub fn read(path: &Path, columns: Option<&[&str]>) -> Result<Vec<RecordBatch>> {
             builder.with_projection(mask)
         }
     };
+    let builder = match row_group {
+        None => builder,
+        Some(row_group) => builder.with_row_groups(vec![row_group]),
+    };
     let reader = builder.with_batch_size(1 << 16).build().map_err(failed)?;
-    reader
-        .map(|batch| batch.map_err(|error| failed(ParquetError::ArrowError(error.to_string()))))
-        .collect()
+    Ok(reader.map(move |batch| {
+        batch.map_err(|error| Error::Parquet {
+            path: path.clone(),
+            source: ParquetError::ArrowError(error.to_string()),
+        })
+    }))
+}
+
+/// The rows of each row group of a file.
+///
+/// # Errors
+/// [`Error::Parquet`] where its footer cannot be decoded.
+pub fn row_groups(path: &Path) -> Result<Vec<usize>> {
+    let failed = |source| Error::Parquet { path: path.to_owned(), source };
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
+    Ok(builder.metadata().row_groups().iter().map(|group| group.num_rows() as usize).collect())
 }
 
 /// What a file says of itself beside its columns.

@@ -305,9 +305,8 @@ impl ClassifierArtifact {
         };
         let columns = self.preprocessing.inputs.iter().map(|input| match &input.shape {
             Shape::Levels(levels) => {
-                let attribute = attributes.get(&input.column);
                 let level = |customer: &Option<usize>| {
-                    levels.encode(attribute.and_then(|a| a.level(a.code(*customer))))
+                    levels.encode(attributes.level(&input.column, *customer))
                 };
                 Ok(customers.iter().map(level).collect())
             }

@@ -2,9 +2,10 @@
 //! with labels, repeat gaps, activity, purchases, interactions.
 //!
 //! A label is a feature too: the count of label events in the window of length horizon that ends at
-//! t + gap + horizon, known at the training's as-of.
+//! t + gap + horizon, known at the training's as-of. Shard by shard, labels are joined to the features of
+//! the same snapshot by the customer's key.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
@@ -17,20 +18,22 @@ use super::lifetime_value::{PurchaseData, holdout_at};
 use super::rfm;
 use super::schedule::{Schedule, check_fresh};
 use super::skew::{Differences, Served};
+use crate::engine;
 use crate::error::{Error, Result};
 use crate::expression::{Expression, Type};
 use crate::features::catalog::{Aggregation, Catalog};
-use crate::features::engine::{BuildReport, Engine, Part};
+use crate::features::events::{BuildReport, Events, ShardRows};
 use crate::features::plan::{AsOf, FeaturePlan, Interactions};
 use crate::features::read::{column, numeric, truths};
+use crate::features::scanned::{Reading, ScannedEvents};
 use crate::features::spec::Op;
 use crate::models::matrix::Matrix;
 use crate::models::spec::{Classifier, Eligible, LabelKind, Models};
+use crate::shard;
 use crate::sources::SourcePlan;
-use crate::sources::attributes::{Attribute, Attributes};
+use crate::sources::attributes::{Attributes, LevelCounts, Levels};
 use crate::sources::contract::History;
-use crate::sources::profile::{Entities, keys};
-use crate::store::part_hash;
+use crate::sources::profile::{Entities, ProfileShards, keys};
 use crate::time::{Duration, Instant, Window};
 
 /// The longest time that `auto` eligibility may find.
@@ -71,11 +74,11 @@ impl Snapshot {
     }
 }
 
-/// Rows of a snapshot part that wait for their labels.
-#[derive(Debug, Default)]
-struct Waiting {
-    /// Key, whether eligible, recency.
-    rows: Vec<(String, bool, f64)>,
+/// A customer of a snapshot whose label is needed.
+struct Unlabelled<'a> {
+    key: &'a str,
+    is_eligible: bool,
+    recency: f64,
 }
 
 /// What metrics of a test row are shown by.
@@ -141,7 +144,8 @@ pub struct Gathered {
 #[derive(Clone, Copy)]
 enum Role {
     Features(usize),
-    Labels(usize),
+    /// Read with the features that they belong to.
+    Labels,
     Gaps(usize),
     Slices(usize),
     Champion(usize),
@@ -189,10 +193,10 @@ fn aggregation(
 /// What is known before the pass over the events.
 #[derive(Debug)]
 pub struct Known<'a> {
-    /// Customers.
-    pub entities: &'a Entities,
-    /// Their attributes, all that models and their slices name.
-    pub attributes: &'a Attributes,
+    /// Customers with the attributes that models and their slices name.
+    pub profile: &'a ProfileShards,
+    /// The names of these attributes.
+    pub attributes: &'a [&'a str],
     /// The versions in use, in the order of the classifiers.
     pub champions: &'a [Option<ClassifierArtifact>],
     /// As-ofs of past scores whose outcomes have ended, in the order of the classifiers.
@@ -207,13 +211,14 @@ pub struct Known<'a> {
 
 /// Gathers for all models of a project in one pass.
 pub fn gather(
-    engine: &dyn Engine,
+    reading: Reading<'_>,
     source: &SourcePlan,
     catalog: &Catalog,
     models: &Models,
     known: &Known,
 ) -> Result<Gathered> {
-    let Known { entities, attributes, as_of, .. } = *known;
+    let as_of = known.as_of;
+    let levels = levels(known)?;
     let mut plans = Vec::new();
     let mut roles = Vec::new();
     let mut classifiers = Vec::new();
@@ -233,25 +238,26 @@ pub fn gather(
                     .filter(|c| !classifier.inputs.iter().any(|i| i == c)),
             );
         }
-        let mut plan = FeaturePlan::of_catalog(catalog, columns, cuts(&instants, as_of));
+        let named = |what: &str| format!("{}/{what}", spec.name);
+        let as_ofs = cuts(&instants, as_of);
+        let mut plan = FeaturePlan::of_catalog(named("features"), catalog, columns, as_ofs);
         let recency = recency(classifier);
         plan.give(recency.clone());
         let outcome = spec.label.gap.plus(spec.label.horizon);
-        let outcomes = |instants: &[Instant]| {
+        let outcomes = |what: &str, instants: &[Instant]| {
             let ends =
                 instants.iter().map(|t| AsOf { at: t.plus(outcome), known_at: as_of.known_at });
-            let mut labels = FeaturePlan { as_ofs: ends.collect(), ..FeaturePlan::default() };
+            let mut labels = FeaturePlan::new(named(what), ends.collect());
             let horizon = Window::Trailing(spec.label.horizon);
             let events =
                 aggregation(classifier, "label__events", Op::Count, horizon, Type::Integer);
             labels.give(events);
             labels
         };
-        let labels = outcomes(&instants);
+        let labels = outcomes("labels", &instants);
         let scored = known.scored.get(index).map_or(&[][..], Vec::as_slice);
         let last_training = schedule.training.last().copied().unwrap_or(schedule.calibration);
-        let mut gaps =
-            FeaturePlan { as_ofs: cuts(&[last_training], as_of), ..FeaturePlan::default() };
+        let mut gaps = FeaturePlan::new(named("gaps"), cuts(&[last_training], as_of));
         gaps.give(aggregation(
             classifier,
             "label__gap",
@@ -259,15 +265,15 @@ pub fn gather(
             Window::Lifetime,
             Type::Double,
         ));
-        let of_test =
-            || FeaturePlan { as_ofs: cuts(&[schedule.test], as_of), ..FeaturePlan::default() };
-        let slices = slices(classifier, source, of_test());
+        let of_test = |what: &str| FeaturePlan::new(named(what), cuts(&[schedule.test], as_of));
+        let slices = slices(classifier, source, of_test("slices"));
         let champion = known.champions.get(index).and_then(Option::as_ref);
-        let champion = champion.map(|champion| champion.plan(of_test()));
-        let levels = spec.inputs.attributes.iter().map(|name| attribute(attributes, name));
-        let levels = levels.map(|found| Ok(found?.levels.clone())).collect::<Result<_>>()?;
+        let champion = champion.map(|champion| champion.plan(of_test("champion")));
+        let own = spec.inputs.attributes.iter().map(|name| of_attribute(&levels, name));
+        let own = own.map(|found| Ok(found?.names.clone())).collect::<Result<_>>()?;
         let width = classifier.inputs.len() + spec.inputs.attributes.len();
-        let inputs = || Matrix::with_capacity(width, entities.keys.len().min(MOST_RESERVED));
+        let inputs =
+            || Matrix::with_capacity(width, (known.profile.rows as usize).min(MOST_RESERVED));
         let empty = || Snapshot { inputs: inputs(), ..Snapshot::default() };
         let snapshots = instants.iter().map(|_| empty()).collect();
         classifiers.push(ClassifierData {
@@ -276,16 +282,15 @@ pub fn gather(
             plan: plan.clone(),
             snapshots,
             gaps: Vec::new(),
-            levels,
+            levels: own,
             slices: HashMap::new(),
             champion: HashMap::new(),
             happened: scored.iter().map(|at| (*at, HashSet::new())).collect(),
         });
         plans.extend([plan, labels, gaps, slices]);
-        roles.extend([Role::Features(index), Role::Labels(index), Role::Gaps(index)]);
-        roles.push(Role::Slices(index));
+        roles.extend([Role::Features(index), Role::Labels, Role::Gaps(index), Role::Slices(index)]);
         if !scored.is_empty() {
-            plans.push(outcomes(scored));
+            plans.push(outcomes("happened", scored));
             roles.push(Role::Happened(index));
         }
         if let Some(champion) = champion {
@@ -293,13 +298,13 @@ pub fn gather(
             roles.push(Role::Champion(index));
         }
     }
-    let now = || FeaturePlan { as_ofs: vec![as_of], ..FeaturePlan::default() };
-    for (list, role) in [
-        (models.engagement.as_ref().map(|m| &m.aggregations), Role::Activity),
-        (models.rfm.as_ref().map(|m| &m.aggregations), Role::Buyers),
+    let now = |name: &str| FeaturePlan::new(name, vec![as_of]);
+    for (list, name, role) in [
+        (models.engagement.as_ref().map(|m| &m.aggregations), "engagement", Role::Activity),
+        (models.rfm.as_ref().map(|m| &m.aggregations), "rfm", Role::Buyers),
     ] {
         if let Some(list) = list {
-            let mut plan = now();
+            let mut plan = now(name);
             list.iter().cloned().for_each(|aggregation| plan.give(aggregation));
             plans.push(plan);
             roles.push(role);
@@ -310,30 +315,29 @@ pub fn gather(
         if model.spec.method.family().is_some() {
             check_fresh(&model.spec.name, model.spec.horizon, known.history, until)?;
         }
-        plans.push(model.plan(now()));
+        plans.push(model.plan(now("purchases")));
         roles.push(Role::Purchases);
         holdout = holdout_at(&model.spec, as_of.at, known.history.first);
         if let Some(at) = holdout {
-            let then = FeaturePlan { as_ofs: cuts(&[at], as_of), ..FeaturePlan::default() };
+            let then = FeaturePlan::new("past purchases", cuts(&[at], as_of));
             plans.push(model.plan_with_recent(then, Duration(as_of.at.0 - at.0)));
             roles.push(Role::PastPurchases);
         }
     }
     if let Some(affinity) = &models.affinity {
-        let of = |interactions: &Interactions, as_ofs: Vec<AsOf>| FeaturePlan {
+        let of = |name: &str, interactions: &Interactions, as_ofs: Vec<AsOf>| FeaturePlan {
             interactions: Some(interactions.clone()),
-            as_ofs,
-            ..FeaturePlan::default()
+            ..FeaturePlan::new(name, as_ofs)
         };
-        plans.push(of(&affinity.interactions, vec![as_of]));
+        plans.push(of("interactions", &affinity.interactions, vec![as_of]));
         roles.push(Role::Interactions);
         windows = Windows::new(affinity.spec.horizon, as_of.at, known.history.first);
         if let Some(windows) = windows {
             let past = [windows.chosen, windows.tested];
             let ends = [windows.tested, as_of.at].map(|at| AsOf { at, known_at: as_of.known_at });
-            plans.push(of(&affinity.interactions, cuts(&past, as_of)));
-            plans.push(of(&affinity.later, ends.to_vec()));
-            plans.push(of(&affinity.recent, cuts(&past[1..], as_of)));
+            plans.push(of("past interactions", &affinity.interactions, cuts(&past, as_of)));
+            plans.push(of("later interactions", &affinity.later, ends.to_vec()));
+            plans.push(of("recent interactions", &affinity.recent, cuts(&past[1..], as_of)));
             roles.extend([Role::PastInteractions, Role::LaterInteractions]);
             roles.push(Role::RecentInteractions);
         }
@@ -341,7 +345,7 @@ pub fn gather(
 
     if let Some(served) = known.served {
         let names = served.columns.iter().map(String::as_str);
-        plans.push(FeaturePlan::of_catalog(catalog, names, vec![served.as_of]));
+        plans.push(FeaturePlan::of_catalog("served", catalog, names, vec![served.as_of]));
         roles.push(Role::Served);
     }
 
@@ -356,164 +360,222 @@ pub fn gather(
         skew: Differences::default(),
         report: BuildReport::default(),
     };
-    let mut waiting: Vec<Vec<Waiting>> = gathered
-        .classifiers
-        .iter()
-        .map(|data| data.snapshots.iter().map(|_| Waiting::default()).collect())
-        .collect();
-    let report =
-        engine.build(source, entities, &plans, &mut |part: Part| match roles[part.plan] {
-            Role::Features(index) => {
-                let data = &mut gathered.classifiers[index];
-                let classifier = &models.classifiers[index];
-                let last = part.as_of + 1 == data.snapshots.len();
-                let snapshot = &mut data.snapshots[part.as_of];
-                waiting[index][part.as_of] =
-                    features(classifier, &part.rows, snapshot, last, source, attributes)?;
-                Ok(())
-            }
-            Role::Slices(index) => {
-                let names = &models.classifiers[index].slices;
-                slice_rows(names, &part.rows, attributes, &mut gathered.classifiers[index].slices)
-            }
-            Role::Happened(index) => {
-                let counts = part.rows.column(1).as_primitive::<Int64Type>();
-                let hashes = keys(&part.rows)?.iter().flatten().map(part_hash);
-                let there = hashes.zip(counts.values()).filter(|(_, count)| **count > 0);
-                let (_, happened) = &mut gathered.classifiers[index].happened[part.as_of];
-                happened.extend(there.map(|(hash, _)| hash));
-                Ok(())
-            }
-            Role::Champion(index) => {
-                let Some(champion) = &known.champions[index] else { return Ok(()) };
-                let inputs = champion.inputs(&part.rows, attributes)?;
-                let logits = champion.estimator.logits(&champion.preprocessing.transform(&inputs));
-                let hashes = keys(&part.rows)?.iter().flatten().map(part_hash);
-                gathered.classifiers[index].champion.extend(hashes.zip(logits));
-                Ok(())
-            }
-            Role::Served => match known.served {
-                Some(served) => gathered.skew.count(served, &part.rows),
-                None => Ok(()),
-            },
-            Role::Labels(index) => {
-                let kind = models.classifiers[index].spec.label.kind;
-                let waiting = std::mem::take(&mut waiting[index][part.as_of]);
-                join_labels(
-                    kind,
-                    &part.rows,
-                    waiting,
-                    &mut gathered.classifiers[index].snapshots[part.as_of],
-                )
-            }
-            Role::Gaps(index) => {
-                let gaps = numeric(part.rows.column(1))?;
-                gathered.classifiers[index]
-                    .gaps
-                    .extend(gaps.into_iter().filter(|gap| !gap.is_nan()));
-                Ok(())
-            }
-            Role::Activity => {
-                let activity = numeric(part.rows.column(1))?;
-                gathered.activity.extend(activity.into_iter().filter(|a| *a > 0.0));
-                Ok(())
-            }
-            Role::Buyers => {
-                let buyers = rfm::read(&part.rows, source.context.zone, as_of.at)?;
-                let buyers = buyers.into_iter().flatten();
-                gathered.buyers.extend(buyers.map(|[since, days, net]| [-since, days, net]));
-                Ok(())
-            }
-            Role::Purchases => match &models.lifetime_value {
-                Some(model) => gathered.purchases.take_now(model, &part.rows, source, as_of.at),
-                None => Ok(()),
-            },
-            Role::PastPurchases => match (&models.lifetime_value, holdout) {
-                (Some(model), Some(at)) => {
-                    gathered.purchases.take_then(model, &part.rows, source, at)
-                }
-                _ => Ok(()),
-            },
-            Role::Interactions
-            | Role::PastInteractions
-            | Role::LaterInteractions
-            | Role::RecentInteractions => {
-                let data = &mut gathered.interactions;
-                let sample = match roles[part.plan] {
-                    Role::PastInteractions => &mut data.past[part.as_of],
-                    Role::LaterInteractions => &mut data.later[part.as_of],
-                    Role::RecentInteractions => &mut data.recent,
-                    _ => &mut data.now,
-                };
-                sample.take(&part.rows, &mut data.items)
-            }
-        })?;
+    let roles: Vec<(String, Role)> =
+        plans.iter().zip(roles).map(|(plan, role)| (plan.name.clone(), role)).collect();
+    let events = ScannedEvents::read(source, &plans, reading)?;
+    let mut report = events.report.clone();
+    let stage = |shard| {
+        let rows = known.profile.rows(shard)?;
+        let computed = events.shard(shard, &Entities::of(&rows)?)?;
+        Ok((computed, Attributes::of(&rows, known.attributes)?))
+    };
+    engine::run(reading.shards, stage, |_, (rows, attributes)| {
+        report.add(&rows);
+        let shard = Gatherer { source, models, known, levels: &levels, attributes: &attributes };
+        roles.iter().try_for_each(|(name, role)| shard.take(name, *role, &rows, &mut gathered))
+    })?;
+    report.check_orphans(source)?;
     gathered.report = report;
     Ok(gathered)
 }
 
-/// Each past snapshot as it was known then, but never more than is known at the training's as-of.
-fn cuts(instants: &[Instant], as_of: AsOf) -> Vec<AsOf> {
-    instants.iter().map(|t| AsOf { at: *t, known_at: (*t).min(as_of.known_at) }).collect()
+/// What the rows of a shard are read with.
+struct Gatherer<'a> {
+    source: &'a SourcePlan,
+    models: &'a Models,
+    known: &'a Known<'a>,
+    levels: &'a BTreeMap<String, Levels>,
+    attributes: &'a Attributes,
 }
 
-fn features(
-    classifier: &Classifier,
-    rows: &RecordBatch,
-    snapshot: &mut Snapshot,
-    keep_keys: bool,
-    source: &SourcePlan,
-    attributes: &Attributes,
-) -> Result<Waiting> {
-    let recency = column(rows, "label__days_since_last")?;
-    let eligible: Vec<bool> = match &classifier.eligible {
-        Eligible::Where(condition) => truths(condition, rows, source)?,
-        Eligible::Within(length) => recency.iter().map(|days| *days <= length.as_days()).collect(),
-        // What `auto` finds is known only after the pass; nothing longer than this can be found.
-        Eligible::Auto => recency.iter().map(|days| *days <= LONGEST_AUTO.as_days()).collect(),
-    };
-    let inputs: Vec<Vec<f64>> =
-        classifier.inputs.iter().map(|name| column(rows, name)).collect::<Result<_>>()?;
-    let of_profile = classifier.spec.inputs.attributes.iter();
-    let of_profile: Vec<&Attribute> =
-        of_profile.map(|name| attribute(attributes, name)).collect::<Result<_>>()?;
-    let mut waiting = Waiting::default();
-    for (i, key) in keys(rows)?.iter().flatten().enumerate() {
-        if eligible[i] {
-            snapshot.hashes.push(part_hash(key));
-            let customer = if of_profile.is_empty() { None } else { attributes.find(key) };
-            let levels = of_profile.iter().map(|attribute| attribute.code(customer));
-            snapshot.inputs.push(inputs.iter().map(|input| input[i]).chain(levels));
-            snapshot.recency.push(recency[i]);
-            if keep_keys {
-                snapshot.keys.push(key.to_owned());
+impl Gatherer<'_> {
+    /// Adds the rows of the plan called `name` to what was gathered.
+    fn take(&self, name: &str, role: Role, rows: &ShardRows, into: &mut Gathered) -> Result<()> {
+        let Self { source, models, known, attributes, .. } = *self;
+        let as_of = known.as_of;
+        match role {
+            Role::Features(index) => {
+                let labels = rows.of(&format!("{}/labels", models.classifiers[index].spec.name))?;
+                for (at, (rows, labels)) in rows.of(name)?.iter().zip(labels).enumerate() {
+                    self.snapshot(index, at, rows, labels, &mut into.classifiers[index])?;
+                }
+                Ok(())
+            }
+            Role::Labels => Ok(()),
+            Role::Slices(index) => {
+                let names = &models.classifiers[index].slices;
+                self.slice_rows(names, rows.one(name)?, &mut into.classifiers[index].slices)
+            }
+            Role::Happened(index) => {
+                let happened = &mut into.classifiers[index].happened;
+                for (rows, (_, happened)) in rows.of(name)?.iter().zip(happened) {
+                    let counts = rows.column(1).as_primitive::<Int64Type>();
+                    let hashes = keys(rows)?.iter().flatten().map(shard::hash);
+                    let there = hashes.zip(counts.values()).filter(|(_, count)| **count > 0);
+                    happened.extend(there.map(|(hash, _)| hash));
+                }
+                Ok(())
+            }
+            Role::Champion(index) => {
+                let Some(champion) = &known.champions[index] else {
+                    unreachable!("a plan of this role is made of the champion")
+                };
+                let rows = rows.one(name)?;
+                let inputs = champion.inputs(rows, attributes)?;
+                let logits = champion.estimator.logits(&champion.preprocessing.transform(&inputs));
+                let hashes = keys(rows)?.iter().flatten().map(shard::hash);
+                into.classifiers[index].champion.extend(hashes.zip(logits));
+                Ok(())
+            }
+            Role::Served => {
+                let Some(served) = known.served else {
+                    unreachable!("a plan of this role is made of what was served")
+                };
+                into.skew.count(served, rows.one(name)?)
+            }
+            Role::Gaps(index) => {
+                let gaps = numeric(rows.one(name)?.column(1))?;
+                let gaps = gaps.into_iter().filter(|gap| !gap.is_nan());
+                into.classifiers[index].gaps.extend(gaps);
+                Ok(())
+            }
+            Role::Activity => {
+                let activity = numeric(rows.one(name)?.column(1))?;
+                into.activity.extend(activity.into_iter().filter(|a| *a > 0.0));
+                Ok(())
+            }
+            Role::Buyers => {
+                let buyers = rfm::read(rows.one(name)?, source.context.zone, as_of.at)?;
+                let buyers = buyers.into_iter().flatten();
+                into.buyers.extend(buyers.map(|[since, days, net]| [-since, days, net]));
+                Ok(())
+            }
+            Role::Purchases | Role::PastPurchases => {
+                let Some(model) = &models.lifetime_value else {
+                    unreachable!("a plan of this role is made of the model of lifetime value")
+                };
+                let rows = rows.one(name)?;
+                match into.holdout.filter(|_| matches!(role, Role::PastPurchases)) {
+                    Some(at) => into.purchases.take_then(model, rows, source, at),
+                    None => into.purchases.take_now(model, rows, source, as_of.at),
+                }
+            }
+            Role::Interactions => {
+                let data = &mut into.interactions;
+                data.now.take(rows.one(name)?, &mut data.items)
+            }
+            Role::PastInteractions | Role::LaterInteractions => {
+                let data = &mut into.interactions;
+                let is_past = matches!(role, Role::PastInteractions);
+                let samples = if is_past { &mut data.past } else { &mut data.later };
+                for (rows, sample) in rows.of(name)?.iter().zip(samples) {
+                    sample.take(rows, &mut data.items)?;
+                }
+                Ok(())
+            }
+            Role::RecentInteractions => {
+                let data = &mut into.interactions;
+                data.recent.take(rows.one(name)?, &mut data.items)
             }
         }
-        if eligible[i] || !recency[i].is_nan() {
-            waiting.rows.push((key.to_owned(), eligible[i], recency[i]));
-        }
     }
-    snapshot.customers += rows.num_rows();
-    Ok(waiting)
+
+    /// Adds the rows of a classifier at the snapshot of index `at`, with their labels.
+    fn snapshot(
+        &self,
+        index: usize,
+        at: usize,
+        rows: &RecordBatch,
+        labels: &RecordBatch,
+        into: &mut ClassifierData,
+    ) -> Result<()> {
+        let classifier = &self.models.classifiers[index];
+        let keep_keys = at + 1 == into.snapshots.len();
+        let snapshot = &mut into.snapshots[at];
+        let recency = column(rows, "label__days_since_last")?;
+        let within = |length: Duration| recency.iter().map(move |days| *days <= length.as_days());
+        let eligible: Vec<bool> = match &classifier.eligible {
+            Eligible::Where(condition) => truths(condition, rows, self.source)?,
+            Eligible::Within(length) => within(*length).collect(),
+            // What `auto` finds is known only after the pass; nothing longer than this can be found.
+            Eligible::Auto => within(LONGEST_AUTO).collect(),
+        };
+        let inputs: Vec<Vec<f64>> =
+            classifier.inputs.iter().map(|name| column(rows, name)).collect::<Result<_>>()?;
+        let of_profile = classifier.spec.inputs.attributes.iter();
+        let of_profile = of_profile.map(|name| Ok((name, of_attribute(self.levels, name)?)));
+        let of_profile: Vec<(&String, &Levels)> = of_profile.collect::<Result<_>>()?;
+        let mut unlabelled = Vec::new();
+        for (i, key) in keys(rows)?.iter().flatten().enumerate() {
+            let (is_eligible, recency) = (eligible[i], recency[i]);
+            if is_eligible {
+                snapshot.hashes.push(shard::hash(key));
+                let customer = if of_profile.is_empty() { None } else { self.attributes.find(key) };
+                let level = |(name, levels): &(&String, &Levels)| {
+                    levels.code(self.attributes.level(name, customer))
+                };
+                let levels = of_profile.iter().map(level);
+                snapshot.inputs.push(inputs.iter().map(|input| input[i]).chain(levels));
+                snapshot.recency.push(recency);
+                if keep_keys {
+                    snapshot.keys.push(key.to_owned());
+                }
+            }
+            if is_eligible || !recency.is_nan() {
+                unlabelled.push(Unlabelled { key, is_eligible, recency });
+            }
+        }
+        snapshot.customers += rows.num_rows();
+        join_labels(classifier.spec.label.kind, labels, unlabelled, snapshot)
+    }
+
+    fn slice_rows(
+        &self,
+        names: &[String],
+        rows: &RecordBatch,
+        out: &mut HashMap<u64, SliceRow>,
+    ) -> Result<()> {
+        let tenure = column(rows, TENURE)?;
+        let value = rows.column_by_name(VALUE).map(numeric).transpose()?;
+        let channel = rows.column_by_name(CHANNEL).and_then(|column| column.as_string_opt::<i32>());
+        let levels = names.iter().map(|name| Ok((name, of_attribute(self.levels, name)?)));
+        let levels: Vec<(&String, &Levels)> = levels.collect::<Result<_>>()?;
+        for (i, key) in keys(rows)?.iter().flatten().enumerate() {
+            let customer = self.attributes.find(key);
+            let level = |(name, levels): &(&String, &Levels)| {
+                let level = self.attributes.level(name, customer)?;
+                Some(levels.name(level).to_owned())
+            };
+            let row = SliceRow {
+                tenure: tenure[i],
+                value: value.as_ref().map_or(f64::NAN, |value| value[i]),
+                channel: channel.filter(|c| c.is_valid(i)).map(|c| c.value(i).to_owned()),
+                levels: levels.iter().map(level).collect(),
+            };
+            out.insert(shard::hash(key), row);
+        }
+        Ok(())
+    }
 }
 
-/// Joins the rows that wait with the label part of the same partition; both are sorted by key, and
-/// who was there at t is still there when the outcome window ends.
+/// Joins labels to the customers who need one, by key; both are sorted by it. Who was there at a snapshot
+/// is still there when its outcome has ended.
 fn join_labels(
     kind: LabelKind,
-    rows: &RecordBatch,
-    waiting: Waiting,
+    labels: &RecordBatch,
+    customers: Vec<Unlabelled>,
     snapshot: &mut Snapshot,
 ) -> Result<()> {
-    let counts = rows.column(1).as_primitive::<Int64Type>();
-    let mut labelled = keys(rows)?.iter().flatten().zip(counts.values());
-    for (key, eligible, recency) in waiting.rows {
-        let found = labelled.find(|(other, _)| *other == key).ok_or_else(|| Error::Engine {
-            context: "joining labels",
-            message: format!("the customer {key} has no label"),
-        })?;
-        let label = (*found.1 > 0) == (kind == LabelKind::Presence);
-        if eligible {
+    let counts = labels.column(1).as_primitive::<Int64Type>();
+    let mut labelled = keys(labels)?.iter().flatten().zip(counts.values());
+    for Unlabelled { key, is_eligible, recency } in customers {
+        let (_, count) =
+            labelled.find(|(other, _)| *other == key).ok_or_else(|| Error::Engine {
+                context: "joining labels",
+                message: format!("the customer {key} has no label"),
+            })?;
+        let label = (*count > 0) == (kind == LabelKind::Presence);
+        if is_eligible {
             snapshot.labels.push(label);
         } else {
             snapshot.lapsed.push((recency, label));
@@ -522,11 +584,33 @@ fn join_labels(
     Ok(())
 }
 
-fn attribute<'a>(attributes: &'a Attributes, name: &str) -> Result<&'a Attribute> {
-    attributes.get(name).ok_or_else(|| Error::Engine {
+/// The levels of all attributes that models and their slices name, over the whole profile.
+fn levels(known: &Known) -> Result<BTreeMap<String, Levels>> {
+    let mut counts = LevelCounts::default();
+    if known.attributes.is_empty() {
+        return Ok(counts.levels());
+    }
+    let of_shard = |shard| {
+        let rows = known.profile.rows(shard)?;
+        Ok(LevelCounts::of(&Attributes::of(&rows, known.attributes)?))
+    };
+    engine::run(known.profile.shards(), of_shard, |_, more| {
+        counts.add(more);
+        Ok(())
+    })?;
+    Ok(counts.levels())
+}
+
+fn of_attribute<'a>(levels: &'a BTreeMap<String, Levels>, name: &str) -> Result<&'a Levels> {
+    levels.get(name).ok_or_else(|| Error::Engine {
         context: "reading attributes",
         message: format!("{name} was not read"),
     })
+}
+
+/// Each past snapshot as it was known then, but never more than is known at the training's as-of.
+fn cuts(instants: &[Instant], as_of: AsOf) -> Vec<AsOf> {
+    instants.iter().map(|t| AsOf { at: *t, known_at: (*t).min(as_of.known_at) }).collect()
 }
 
 const TENURE: &str = "slice__days_since_first";
@@ -559,30 +643,4 @@ fn slices(classifier: &Classifier, source: &SourcePlan, mut plan: FeaturePlan) -
         plan.give(amount);
     }
     plan
-}
-
-fn slice_rows(
-    names: &[String],
-    rows: &RecordBatch,
-    attributes: &Attributes,
-    out: &mut HashMap<u64, SliceRow>,
-) -> Result<()> {
-    let tenure = column(rows, TENURE)?;
-    let value = rows.column_by_name(VALUE).map(numeric).transpose()?;
-    let channel = rows.column_by_name(CHANNEL).and_then(|column| column.as_string_opt::<i32>());
-    let of_profile: Vec<&Attribute> =
-        names.iter().map(|name| attribute(attributes, name)).collect::<Result<_>>()?;
-    for (i, key) in keys(rows)?.iter().flatten().enumerate() {
-        let customer = attributes.find(key);
-        let level =
-            |attribute: &&Attribute| attribute.level(attribute.code(customer)).map(str::to_owned);
-        let row = SliceRow {
-            tenure: tenure[i],
-            value: value.as_ref().map_or(f64::NAN, |value| value[i]),
-            channel: channel.filter(|c| c.is_valid(i)).map(|c| c.value(i).to_owned()),
-            levels: of_profile.iter().map(level).collect(),
-        };
-        out.insert(part_hash(key), row);
-    }
-    Ok(())
 }

@@ -11,8 +11,9 @@ use super::artifact::{Artifact, Trained};
 use super::evaluation::metrics::Metrics;
 use crate::error::{Error, Result};
 use crate::models::spec::{ClassifierSpec, LabelKind};
+use crate::shard;
 use crate::sources::profile::keys;
-use crate::store::{Root, Store, part_hash};
+use crate::store::{Root, Store};
 use crate::time::Instant;
 
 /// Past scoring runs looked at, the latest ones.
@@ -71,7 +72,7 @@ pub fn matured(
                 for (row, key) in keys(&rows)?.iter().enumerate() {
                     let ours = model.value(row) == spec.name && basis.value(row) == "model";
                     if let Some(key) = key.filter(|_| ours && score.is_valid(row)) {
-                        let there = happened.contains(&part_hash(key));
+                        let there = happened.contains(&shard::hash(key));
                         let of_version =
                             by_version.entry(version.value(row).to_owned()).or_default();
                         of_version.0.push(score.value(row));

@@ -13,9 +13,10 @@ use crate::error::{Error, Result};
 use crate::features::catalog::Catalog;
 use crate::features::plan::AsOf;
 use crate::features::read::column;
+use crate::shard;
 use crate::sources::profile::keys;
 use crate::store::parquet::read;
-use crate::store::{Root, Store, part_hash};
+use crate::store::{Root, Store};
 use crate::time::Instant;
 
 /// Customers compared at most, about: those whose hash is a multiple.
@@ -125,7 +126,7 @@ impl Served {
             let columns: Vec<Vec<f64>> =
                 own.iter().map(|name| column(rows, name)).collect::<Result<_>>()?;
             for (row, key) in keys(rows)?.iter().enumerate() {
-                let hash = key.map(part_hash).filter(|hash| hash % every == 0);
+                let hash = key.map(shard::hash).filter(|hash| hash % every == 0);
                 if let Some(hash) = hash {
                     let values = self.values.entry(hash).or_default();
                     values.resize(self.columns.len(), f64::NAN);
@@ -188,7 +189,7 @@ impl Differences {
         let now: Vec<Vec<f64>> =
             served.columns.iter().map(|name| column(rows, name)).collect::<Result<_>>()?;
         for (row, key) in keys(rows)?.iter().enumerate() {
-            let Some(then) = key.and_then(|key| served.values.get(&part_hash(key))) else {
+            let Some(then) = key.and_then(|key| served.values.get(&shard::hash(key))) else {
                 continue;
             };
             self.customers += 1;

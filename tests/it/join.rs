@@ -9,8 +9,6 @@ use arrow_array::{
     TimestampNanosecondArray,
 };
 use c360_ml::features::catalog::Aggregation;
-use c360_ml::features::embedded::EmbeddedEngine;
-use c360_ml::features::engine::Engine;
 use c360_ml::features::join::{Validity, exact, gather, latest, own_as_ofs};
 use c360_ml::features::plan::{AsOf, FeaturePlan};
 use c360_ml::features::reference::{aggregate, visible};
@@ -24,7 +22,7 @@ use rand::seq::IndexedRandom;
 
 use crate::cli::output;
 use crate::oracle::{all_aggregations, same, value};
-use crate::support::{edit, event_source, instant, project, random, random_events, write};
+use crate::support::{edit, event_source, instant, project, random, random_events, scanned, write};
 
 fn entities(rows: &[(&str, i64)]) -> EntityRows {
     let keys = StringArray::from_iter_values(rows.iter().map(|(key, _)| key));
@@ -182,14 +180,8 @@ fn an_event_counts_from_the_window_s_start_until_just_before_the_instant() {
     let entities = entities(&rows);
     let own = Arc::new(own_as_ofs(&entities, None));
     plan.own = Some(own.clone());
-    let engine = EmbeddedEngine::new(1 << 30, folder.path().to_owned());
-    let mut parts = Vec::new();
-    engine
-        .build(&source, &Entities::default(), &[plan], &mut |part| {
-            parts.push(part.rows);
-            Ok(())
-        })
-        .unwrap();
+    let (mut rows, _) = scanned(&source, &Entities::default(), &[plan], 1 << 30, 1).unwrap();
+    let parts = rows.remove(0).remove(0);
     let places = exact(&entities, &own, &parts).unwrap();
     for ((name, .., expected), place) in cases.iter().zip(&places) {
         let count = |column: usize| {
@@ -224,26 +216,20 @@ fn exact_values_equal_the_naive_reference() {
             let moved = *[0, 0, 1, -1, DAY, -200 * DAY, 30 * DAY].choose(&mut random).unwrap();
             (format!("c{}", random.random_range(0..9)), at + moved)
         };
-        let rows: Vec<(String, i64)> = (0..80).map(|_| row()).collect();
-        let borrowed: Vec<(&str, i64)> = rows.iter().map(|(key, at)| (key.as_str(), *at)).collect();
+        let asked: Vec<(String, i64)> = (0..80).map(|_| row()).collect();
+        let borrowed: Vec<(&str, i64)> =
+            asked.iter().map(|(key, at)| (key.as_str(), *at)).collect();
         let entities = entities(&borrowed);
         let own = Arc::new(own_as_ofs(&entities, None));
         plan.own = Some(own.clone());
-        for partition_events in [100_000, 30] {
-            let engine = EmbeddedEngine {
-                partition_events,
-                ..EmbeddedEngine::new(1 << 30, folder.path().to_owned())
-            };
-            let mut parts = Vec::new();
-            engine
-                .build(&source, &Entities::default(), std::slice::from_ref(&plan), &mut |part| {
-                    parts.push(part.rows);
-                    Ok(())
-                })
-                .unwrap();
+        for shards in [1, 16] {
+            let plans = std::slice::from_ref(&plan);
+            let (mut rows, _) =
+                scanned(&source, &Entities::default(), plans, 1 << 30, shards).unwrap();
+            let parts = rows.remove(0).remove(0);
             let places = exact(&entities, &own, &parts).unwrap();
-            assert_eq!(places.len(), rows.len());
-            for ((key, at), place) in rows.iter().zip(&places) {
+            assert_eq!(places.len(), asked.len());
+            for ((key, at), place) in asked.iter().zip(&places) {
                 let as_of = AsOf::at(Instant(*at));
                 let seen = visible(&known, key, as_of);
                 for (column, aggregation) in list.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The embedded engine against the naive reference, on random events; and the leak test.
+//! The timeline kernel against the naive reference, on random events; and the leak test.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,6 @@ use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
 use c360_ml::expression::Value;
 use c360_ml::features::catalog::{Aggregation, aggregations};
-use c360_ml::features::embedded::EmbeddedEngine;
-use c360_ml::features::engine::Engine;
 use c360_ml::features::plan::{AsOf, FeaturePlan, Interactions};
 use c360_ml::features::reference::{Event, aggregate, visible};
 use c360_ml::features::spec::{FeatureSpec, Op};
@@ -19,7 +17,7 @@ use c360_ml::time::{Duration, Window};
 use rand::Rng;
 use rand::seq::SliceRandom;
 
-use crate::support::{event_source, instant, random, random_events};
+use crate::support::{event_source, instant, random, random_events, scanned};
 
 /// Every op with every input it takes, over several windows, with and without a condition.
 pub fn all_aggregations(source: &SourcePlan) -> Vec<Aggregation> {
@@ -99,38 +97,28 @@ pub fn same(a: &Value, b: &Value) -> bool {
 
 type Rows = BTreeMap<String, Vec<Value>>;
 
-/// An engine that spills if `memory` is 0, with one partition for so many events.
-fn engine(memory: u64, folder: &std::path::Path, partition_events: u64) -> EmbeddedEngine {
-    EmbeddedEngine { partition_events, ..EmbeddedEngine::new(memory, folder.to_owned()) }
-}
-
 /// By as-of: the rows by customer.
 fn build(source: &SourcePlan, plan: &FeaturePlan, memory: u64) -> Vec<Rows> {
-    build_in_parts(source, plan, memory, 100_000)
+    build_in_shards(source, plan, memory, 1)
 }
 
-fn build_in_parts(
-    source: &SourcePlan,
-    plan: &FeaturePlan,
-    memory: u64,
-    partition_events: u64,
-) -> Vec<Rows> {
-    let folder = tempfile::tempdir().unwrap();
-    let engine = engine(memory, folder.path(), partition_events);
-    let mut found: Vec<Rows> = plan.as_ofs.iter().map(|_| BTreeMap::new()).collect();
-    let report = engine
-        .build(source, &Entities::default(), std::slice::from_ref(plan), &mut |part| {
-            for (row, key) in part.rows.column(0).as_string::<i32>().iter().enumerate() {
-                let values =
-                    part.rows.columns()[1..].iter().map(|array| value(array, row)).collect();
-                let known = found[part.as_of].insert(key.unwrap().to_owned(), values);
+/// The same in so many shards; it spills if `memory` is 0.
+fn build_in_shards(source: &SourcePlan, plan: &FeaturePlan, memory: u64, shards: u32) -> Vec<Rows> {
+    let plans = std::slice::from_ref(plan);
+    let (rows, report) = scanned(source, &Entities::default(), plans, memory, shards).unwrap();
+    assert_eq!(report.spilled_bytes > 0, memory == 0);
+    let by_customer = |batches: &Vec<RecordBatch>| {
+        let mut found: Rows = BTreeMap::new();
+        for rows in batches {
+            for (row, key) in rows.column(0).as_string::<i32>().iter().enumerate() {
+                let values = rows.columns()[1..].iter().map(|array| value(array, row)).collect();
+                let known = found.insert(key.unwrap().to_owned(), values);
                 assert!(known.is_none(), "{key:?} is in two rows");
             }
-            Ok(())
-        })
-        .unwrap();
-    assert_eq!(report.spilled_bytes > 0, memory == 0);
-    found
+        }
+        found
+    };
+    rows[0].iter().map(by_customer).collect()
 }
 
 fn check(events: &[Event], source: &SourcePlan, plan: &FeaturePlan, found: &[Rows]) {
@@ -188,8 +176,10 @@ fn every_op_equals_the_naive_reference() {
         let in_memory = build(&source, &plan, 1 << 30);
         check(&events, &source, &plan, &in_memory);
         assert_eq!(build(&source, &plan, 0), in_memory, "spilling changes nothing");
-        let parts = build_in_parts(&source, &plan, (round % 2) << 30, 3);
-        assert_eq!(parts, in_memory, "the number of partitions changes nothing");
+        for shards in [2, 128] {
+            let many = build_in_shards(&source, &plan, (round % 2) << 30, shards);
+            assert_eq!(many, in_memory, "the number of shards changes nothing");
+        }
     }
 }
 
@@ -211,17 +201,7 @@ fn the_profile_and_the_events_say_who_is_a_row() {
             as_ofs: instants.map(AsOf::at).to_vec(),
             ..FeaturePlan::default()
         };
-        let mut found = [Vec::new(), Vec::new()];
-        let built = engine(1 << 30, folder.path(), 20).build(
-            &source,
-            &entities,
-            std::slice::from_ref(&plan),
-            &mut |part| {
-                let keys = part.rows.column(0).as_string::<i32>();
-                found[part.as_of].extend(keys.iter().flatten().map(str::to_owned));
-                Ok(())
-            },
-        );
+        let built = scanned(&source, &entities, std::slice::from_ref(&plan), 1 << 30, 4);
         let read =
             |e: &&Event| e.time < instants[1].0 && e.ingested.is_none_or(|at| at < instants[1].0);
         let unknown = events.iter().filter(read).filter(|e| !keys.contains(&e.customer)).count();
@@ -235,8 +215,14 @@ fn the_profile_and_the_events_say_who_is_a_row() {
             }
             (_, built) => built.unwrap(),
         };
+        let (rows, report) = report;
         assert_eq!(report.orphans, unknown as u64);
-        for (at, found) in instants.iter().zip(&mut found) {
+        for (at, batches) in instants.iter().zip(&rows[0]) {
+            let keys_of = |rows: &RecordBatch| {
+                let keys = rows.column(0).as_string::<i32>();
+                keys.iter().flatten().map(str::to_owned).collect::<Vec<_>>()
+            };
+            let mut found: Vec<String> = batches.iter().flat_map(keys_of).collect();
             found.sort();
             let seen = |key: &str| !visible(&events, key, AsOf::at(*at)).is_empty();
             let mut expected: Vec<String> = (0..7).map(|i| format!("c{i}")).collect();
@@ -247,7 +233,7 @@ fn the_profile_and_the_events_say_who_is_a_row() {
                 }
             }
             expected.sort();
-            assert_eq!(*found, expected, "{orphans:?} at {at}");
+            assert_eq!(found, expected, "{orphans:?} at {at}");
         }
     }
 }
@@ -369,21 +355,16 @@ fn interactions_equal_a_plain_loop() {
         as_ofs: vec![as_of],
         ..FeaturePlan::default()
     };
-    let engine = engine(1 << 30, folder.path(), 20);
     let mut found: BTreeMap<(String, String), f64> = BTreeMap::new();
-    let collect = &mut |rows: &RecordBatch| {
+    let collect = |rows: &RecordBatch| {
         for row in 0..rows.num_rows() {
             let text = |i: usize| rows.column(i).as_string::<i32>().value(row).to_owned();
             let weight = rows.column(2).as_primitive::<Float64Type>().value(row);
             assert!(found.insert((text(0), text(1)), weight).is_none());
         }
     };
-    engine
-        .build(&source, &Entities::default(), &[plan], &mut |part| {
-            collect(&part.rows);
-            Ok(())
-        })
-        .unwrap();
+    let (rows, _) = scanned(&source, &Entities::default(), &[plan], 1 << 30, 16).unwrap();
+    rows[0][0].iter().for_each(collect);
     let mut expected: BTreeMap<(String, String), f64> = BTreeMap::new();
     for customer in (0..7).map(|i| format!("c{i}")) {
         for event in visible(&events, &customer, as_of) {

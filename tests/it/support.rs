@@ -8,9 +8,15 @@ use arrow_array::{
     ArrayRef, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray,
 };
+use c360_ml::error::Result;
 use c360_ml::expression::Value;
+use c360_ml::features::events::{BuildReport, Events};
+use c360_ml::features::plan::FeaturePlan;
 use c360_ml::features::reference::Event;
+use c360_ml::features::scanned::{Reading, ScannedEvents};
 use c360_ml::money::Scale;
+use c360_ml::shard::Shards;
+use c360_ml::sources::profile::Entities;
 use c360_ml::sources::{EventsSpec, Ingestion, Orphans, SourceContext, SourcePlan};
 use c360_ml::store::parquet::{concat, read};
 use c360_ml::time::{DAY, Instant, Zone};
@@ -227,4 +233,52 @@ pub fn without_column(rows: &RecordBatch, name: &str) -> RecordBatch {
     let mut rows = rows.clone();
     rows.remove_column(rows.schema().index_of(name).unwrap());
     rows
+}
+
+/// By plan and as-of the rows of each shard.
+pub type RowsByShard = Vec<Vec<Vec<RecordBatch>>>;
+
+/// The rows of all shards, one shard after the other, and what was left out.
+pub fn all_shards(
+    events: &dyn Events,
+    entities: &Entities,
+    plans: &[FeaturePlan],
+    report: &mut BuildReport,
+) -> Result<RowsByShard> {
+    let mut found: RowsByShard =
+        plans.iter().map(|plan| vec![Vec::new(); plan.as_ofs.len().max(1)]).collect();
+    for shard in events.shards().all() {
+        let mut own = Entities::default();
+        for (key, created) in entities.keys.iter().zip(&entities.created_at) {
+            if shard.has(key) {
+                own.keys.push(key.clone());
+                own.created_at.push(*created);
+            }
+        }
+        let rows = events.shard(shard, &own)?;
+        report.add(&rows);
+        for (plan, found) in plans.iter().zip(&mut found) {
+            let batches = rows.of(&plan.name)?;
+            found.iter_mut().zip(batches).for_each(|(found, rows)| found.push(rows.clone()));
+        }
+    }
+    Ok(found)
+}
+
+/// Reads all events of a source into so many shards and computes plans; with a `memory` of 0 it spills.
+pub fn scanned(
+    source: &SourcePlan,
+    entities: &Entities,
+    plans: &[FeaturePlan],
+    memory: u64,
+    shards: u32,
+) -> Result<(RowsByShard, BuildReport)> {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = Shards::new(shards).unwrap();
+    let reading = Reading { shards, memory, folder: folder.path() };
+    let events = ScannedEvents::read(source, plans, reading)?;
+    let mut report = events.report.clone();
+    let rows = all_shards(&events, entities, plans, &mut report)?;
+    report.check_orphans(source)?;
+    Ok((rows, report))
 }

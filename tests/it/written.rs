@@ -6,6 +6,7 @@ use arrow_array::{Array, RecordBatch};
 use arrow_schema::DataType;
 use c360_ml::features::reference::Event;
 use c360_ml::schema::{Origin, PROFILE};
+use c360_ml::shard::{Shard, Shards};
 use c360_ml::sources::Ingestion;
 use c360_ml::sources::contract::history;
 use c360_ml::store::Store;
@@ -235,22 +236,24 @@ fn recomputing_from_a_shortened_log_is_refused() {
 }
 
 #[test]
-fn parts_split_customers_by_hash() {
+fn shards_split_customers_by_hash() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
     let toml = std::fs::read_to_string(project.join("c360.toml")).unwrap();
-    std::fs::write(project.join("c360.toml"), toml.replace("[project]", "[project]\nparts = 3"))
+    std::fs::write(project.join("c360.toml"), toml.replace("[project]", "[project]\nshards = 4"))
         .unwrap();
     assert_eq!(output(&project, &["features", "build"]).2, 0);
     let store = Store::at(project.join("store")).unwrap();
     let root = store.root().unwrap();
     let files: Vec<&str> = root.below("features/commerce").collect();
-    assert_eq!(files.len(), 3);
+    assert_eq!(files.len(), 4);
+    assert_eq!(root.shards, Shards::new(4));
     let mut rows = 0;
-    for (part, file) in files.iter().enumerate() {
+    for (shard, file) in Shards::new(4).unwrap().all().zip(&files) {
+        assert_eq!(Shard::of_file(file), shard);
         let batch = concat(&read(&store.file(file), None).unwrap()).unwrap().unwrap();
         let keys: Vec<&str> = batch.column(0).as_string::<i32>().iter().flatten().collect();
-        assert!(keys.iter().all(|key| c360_ml::store::part_hash(key) % 3 == part as u64));
+        assert!(keys.iter().all(|key| shard.has(key)));
         assert!(keys.is_sorted());
         rows += keys.len();
         assert_eq!(

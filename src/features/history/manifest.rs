@@ -9,18 +9,14 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::expression::Expression;
 use crate::features::plan::{AsOf, FeaturePlan};
-use crate::features::timeline::{Layout, partition_count};
+use crate::features::timeline::Layout;
+use crate::shard::Shards;
 use crate::sources::SourcePlan;
 use crate::sources::files::Fingerprint;
 use crate::store::{Root, Store};
 
 /// The folder of the store that has the timelines.
 pub const FOLDER: &str = "timelines";
-
-/// Events are read anew into more partitions once so many times as many are worth it.
-const GROWTH: usize = 4;
-/// What is said then.
-pub const OUTGROWN: &str = "the events have outgrown their partitions";
 
 /// The event files whose rows the timelines have, and as what they were read.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,8 +31,8 @@ pub struct Manifest {
     pub spoken: Vec<bool>,
     /// A hash of all else that the kept values depend on.
     pub reading: String,
-    /// Partitions by customer hash.
-    pub partitions: usize,
+    /// The shards that they are kept by.
+    pub shards: Shards,
     /// The files, by the number that the events of each carry.
     pub files: BTreeMap<u32, KeptFile>,
     /// The segments in the store, oldest first.
@@ -73,19 +69,14 @@ pub struct Changes {
 
 impl Manifest {
     /// A manifest of nothing read yet.
-    pub fn new(
-        source: &SourcePlan,
-        layout: &Layout,
-        reading: String,
-        partition_events: u64,
-    ) -> Self {
+    pub fn new(layout: &Layout, reading: String, shards: Shards) -> Self {
         Self {
             format_version: crate::store::FORMAT_VERSION,
             conditions: layout.conditions.clone(),
             inputs: layout.inputs.clone(),
             spoken: layout.spoken.clone(),
             reading,
-            partitions: partition_count(source.table.rows, partition_events),
+            shards,
             files: BTreeMap::new(),
             segments: Vec::new(),
             rounds: 0,
@@ -96,29 +87,31 @@ impl Manifest {
     pub fn live(store: &Store, root: &Root) -> Result<Option<(String, Self)>> {
         let is_manifest = |path: &&str| path.ends_with(".json");
         let Some(path) = root.below(FOLDER).find(is_manifest) else { return Ok(None) };
-        let path = path.to_owned();
-        let manifest = store.read_json(&path)?;
-        Ok(Some((path, manifest)))
+        // One without a number of shards is of a time when timelines were split by another hash.
+        let value: serde_json::Value = store.read_json(path)?;
+        if value.get("shards").is_none() {
+            return Ok(None);
+        }
+        Ok(Some((path.to_owned(), store.read_json(path)?)))
     }
 
-    /// Why the kept events cannot serve `plans`; None where they can. `partition_events` are worth a
-    /// partition of their own.
+    /// Why the kept events cannot serve `plans` in so many shards; None where they can.
     pub fn unfit(
         &self,
         source: &SourcePlan,
         plans: &[FeaturePlan],
         reading: &str,
-        partition_events: u64,
-    ) -> Option<&'static str> {
-        if partition_count(source.table.rows, partition_events) >= GROWTH * self.partitions {
-            return Some(OUTGROWN);
+        shards: Shards,
+    ) -> Option<String> {
+        if self.shards != shards {
+            return Some(format!("there are {shards} shards now, and were {}", self.shards));
         }
         let layout = self.layout(source, plans);
         if self.reading != reading {
-            return Some("the events are read in another way than before");
+            return Some("the events are read in another way than before".into());
         }
         if layout.conditions.len() > self.conditions.len() || layout.spoken != self.spoken {
-            return Some("a feature looks at what was not kept of the events");
+            return Some("a feature looks at what was not kept of the events".into());
         }
         None
     }

@@ -1,54 +1,49 @@
 //! The events as earlier runs have read them: sorted timelines in the store, so that a run reads only
 //! the event files that are new or changed, and gives the bytes that reading all of them would give.
 //!
-//! Timelines are kept by partition of customers in segments. A run writes one segment with the whole
-//! timeline of every customer whom it touches; the newest one counts. Every run also writes a few
-//! partitions whole, in turn, so that older segments fall out of use.
+//! Timelines are kept by shard in timeline files. A run writes one timeline file with the whole timeline of
+//! every customer whom it touches; the newest one counts. Every run also writes a few shards whole, in
+//! turn, so that older timeline files fall out of use.
 
 mod manifest;
 mod segment;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rayon::prelude::*;
 use serde::Serialize;
 
 use self::manifest::{Changes, FOLDER, KeptFile, Manifest};
 use self::segment::{BlockPlace, NewBlock, Segment, SegmentWriter};
-use super::embedded::{check_orphans, check_rejected, derive, group_size, hand_over, read};
-use super::engine::{BuildReport, Part};
+use super::events::{BuildReport, Events, ShardRows};
 use super::plan::{AsOf, FeaturePlan};
+use super::scanned::{derived, read};
 use super::timeline::{
-    Arrived, Block, Context, Cuts, Details, Kept, Layout, Partition, Partitions, Place, Swept,
-    block, is_plain, keyed, latest, merge, search, sweep_kept,
+    Arrived, Block, Context, Cuts, Details, Kept, Layout, Partition, Place, Records, Swept, block,
+    is_plain, keyed, latest, merge, search, sweep_kept,
 };
 use crate::error::{Error, Result};
+use crate::shard::{Shard, Shards};
 use crate::sources::profile::Entities;
 use crate::sources::{Orphans, SourcePlan};
 use crate::store::{Root, Store, Transaction};
 
-pub use self::manifest::{OUTGROWN, reading};
+pub use self::manifest::reading;
 
-/// A partition is written whole by one in so many runs.
+/// A shard is written whole by one in so many runs.
 const TURNS: u64 = 16;
 
 /// How timelines are kept.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Keeping {
     /// Whether to read all events again, whatever is kept.
     pub full: bool,
     /// Bytes of events kept in memory before they spill.
     pub memory: u64,
-    /// Events that are worth a partition of their own.
-    pub partition_events: u64,
-}
-
-impl Keeping {
-    /// Partitions of the usual size.
-    pub fn new(full: bool, memory: u64) -> Self {
-        Self { full, memory, partition_events: 100_000 }
-    }
+    /// The shards of the store.
+    pub shards: Shards,
 }
 
 /// What was read to bring the timelines up to date.
@@ -70,10 +65,10 @@ pub struct Refresh {
     pub customers_touched: u64,
 }
 
-/// The timelines of a store, brought up to date with the event files.
+/// The timelines of a store, with all events at hand that are to be merged into them.
 pub struct History {
     run: Run,
-    partitions: Partitions,
+    records: Records,
     report: BuildReport,
 }
 
@@ -87,23 +82,15 @@ impl History {
     pub fn refresh(
         transaction: &Transaction,
         source: &SourcePlan,
-        entities: &Entities,
         plans: &[FeaturePlan],
         keeping: &Keeping,
     ) -> Result<Self> {
         let mut run = Run::prepare(transaction, source, plans, keeping)?;
-        let spill = transaction.scratch().to_owned();
-        let partitions = Partitions::new(
-            run.manifest.partitions,
-            &entities.keys,
-            &entities.created_at,
-            keeping.memory,
-            spill,
-        );
-        let spilled = run.read(source, plans, &partitions)?;
-        let report = run.report(spilled);
-        check_rejected(source, &report)?;
-        Ok(Self { run, partitions, report })
+        let records = Records::new(keeping.shards, keeping.memory, transaction.scratch())?;
+        run.read(source, plans, &records)?;
+        let report = run.report(records.spilled_bytes());
+        report.check_rejected(source)?;
+        Ok(Self { run, records, report })
     }
 
     /// Why the next refresh for `plans` would read all event files; None where it would not.
@@ -113,7 +100,7 @@ impl History {
         source: &SourcePlan,
         plans: &[FeaturePlan],
         keeping: &Keeping,
-    ) -> Result<Option<&'static str>> {
+    ) -> Result<Option<String>> {
         let live = Manifest::live(store, root)?;
         let kept = live.as_ref().map(|(_, manifest)| manifest);
         Ok(unfit(kept, source, plans, &reading(source)?, keeping))
@@ -134,17 +121,15 @@ impl History {
         self.run.manifest.visible_at(as_of)
     }
 
-    /// Computes `plans`, whose conditions and inputs are those given to [`History::refresh`], and stages
-    /// with `transaction` what has changed of the timelines. Parts come as from
-    /// [`super::engine::Engine::build`].
-    pub fn build(
+    /// The events, ready to be asked for `plans`, whose conditions and inputs are those given to
+    /// [`History::refresh`].
+    pub fn events<'a>(
         self,
         transaction: &mut Transaction,
-        source: &SourcePlan,
-        plans: &[FeaturePlan],
-        sink: &mut dyn FnMut(Part) -> Result<()>,
-    ) -> Result<(BuildReport, Refresh)> {
-        let Self { mut run, partitions, mut report } = self;
+        source: &'a SourcePlan,
+        plans: &'a [FeaturePlan],
+    ) -> Result<KeptEvents<'a>> {
+        let Self { mut run, records, report } = self;
         let files = run.layout.files;
         run.layout = run.manifest.layout(source, plans);
         run.layout.files = files;
@@ -154,34 +139,77 @@ impl History {
             false => None,
         };
         let cuts = Cuts::of(&run.layout);
-        let group = group_size(plans);
-        let mut parts = partitions.into_parts().into_iter().enumerate();
-        let mut live: HashSet<String> = HashSet::new();
-        loop {
-            let next: Vec<_> = parts.by_ref().take(group).collect();
-            if next.is_empty() {
-                break;
-            }
-            let mut swept: Vec<Partitioned> = next
-                .into_par_iter()
-                .map(|(index, part)| run.partition(index, part, cuts.as_ref(), source))
-                .collect::<Result<_>>()?;
-            derive(plans, swept.iter_mut().map(|done| &mut done.swept), source)?;
-            for done in swept {
-                run.refresh.customers_touched += done.touched;
-                live.extend(done.segments);
-                if let (Some(writer), Some(block)) = (&writer, done.block) {
+        let written = Mutex::default();
+        let touched = AtomicU64::new(0);
+        Ok(KeptEvents { run, source, plans, records, report, name, writer, cuts, written, touched })
+    }
+}
+
+/// Events out of kept timelines, which are brought up to date shard by shard as rows are asked for.
+pub struct KeptEvents<'a> {
+    run: Run,
+    source: &'a SourcePlan,
+    plans: &'a [FeaturePlan],
+    records: Records,
+    /// What was read and could not be used.
+    pub report: BuildReport,
+    name: String,
+    writer: Option<SegmentWriter>,
+    cuts: Option<Cuts>,
+    written: Mutex<Written>,
+    touched: AtomicU64,
+}
+
+/// The shards that are done, in whatever order.
+#[derive(Default)]
+struct Written {
+    /// The next shard whose block is to be written: blocks stand in the order of the shards.
+    next: usize,
+    /// Blocks that wait for those of earlier shards; None where a shard has nothing to be written.
+    waiting: BTreeMap<usize, Option<NewBlock>>,
+    /// Older timeline files that still say something.
+    live: HashSet<String>,
+}
+
+impl Events for KeptEvents<'_> {
+    fn shards(&self) -> Shards {
+        self.records.shards()
+    }
+
+    fn shard(&self, shard: Shard, entities: &Entities) -> Result<ShardRows> {
+        let partition = Partition::new(entities, self.records.take(shard)?);
+        let done = self.run.shard(shard, partition, self.cuts.as_ref(), self.source)?;
+        self.touched.fetch_add(done.touched, Ordering::Relaxed);
+        {
+            let mut written =
+                self.written.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            written.live.extend(done.segments);
+            written.waiting.insert(shard.place(), done.block);
+            while let Some(block) = {
+                let next = written.next;
+                written.waiting.remove(&next)
+            } {
+                written.next += 1;
+                if let (Some(writer), Some(block)) = (&self.writer, block) {
                     writer.write(block);
                 }
-                hand_over(done.swept, &mut report, sink)?;
             }
         }
-        check_orphans(source, &report)?;
+        derived(self.plans, done.swept, self.source.context.scale)
+    }
+}
+
+impl KeptEvents<'_> {
+    /// Stages with `transaction` what has changed of the timelines, once every shard was asked for.
+    pub fn finish(self, transaction: &mut Transaction) -> Result<Refresh> {
+        let Self { mut run, name, writer, written, touched, .. } = self;
+        run.refresh.customers_touched = touched.into_inner();
         if let Some(writer) = writer {
             writer.finish()?;
-            run.publish(transaction, name, &live)?;
+            let written = written.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+            run.publish(transaction, name, &written.live)?;
         }
-        Ok((report, run.refresh))
+        Ok(run.refresh)
     }
 }
 
@@ -192,10 +220,9 @@ fn unfit(
     plans: &[FeaturePlan],
     reading: &str,
     keeping: &Keeping,
-) -> Option<&'static str> {
-    kept.map_or(Some("nothing was kept yet"), |kept| {
-        kept.unfit(source, plans, reading, keeping.partition_events)
-    })
+) -> Option<String> {
+    let Some(kept) = kept else { return Some("nothing was kept yet".into()) };
+    kept.unfit(source, plans, reading, keeping.shards)
 }
 
 /// What one run does to the timelines.
@@ -213,14 +240,14 @@ struct Run {
     refresh: Refresh,
 }
 
-/// A partition brought up to date and swept.
-struct Partitioned {
+/// A shard brought up to date and swept.
+struct Refreshed {
     swept: Swept,
-    /// What the new segment has of it.
+    /// What the new timeline file has of it.
     block: Option<NewBlock>,
     /// Customers whose timelines changed.
     touched: u64,
-    /// Older segments that still say something.
+    /// Older timeline files that still say something.
     segments: Vec<String>,
 }
 
@@ -234,7 +261,7 @@ impl Run {
         let reading = reading(source)?;
         let live = Manifest::live(transaction.store(), &transaction.root)?;
         let unfit = match keeping.full {
-            true => Some("--full"),
+            true => Some("--full".to_owned()),
             false => {
                 let kept = live.as_ref().map(|(_, manifest)| manifest);
                 unfit(kept, source, plans, &reading, keeping)
@@ -243,7 +270,7 @@ impl Run {
         let (before, kept) =
             live.map_or((None, None), |(path, manifest)| (Some(path), Some(manifest)));
         let mut unused = Vec::new();
-        let manifest = match (kept, unfit) {
+        let manifest = match (kept, &unfit) {
             (Some(manifest), None) => manifest,
             (kept, _) => {
                 // What other commands look at goes on being kept, or each would read all events anew.
@@ -252,8 +279,8 @@ impl Run {
                     Some(kept) => kept.layout(source, plans),
                     None => Layout::new(plans, source.has_ingestion()),
                 };
-                unused.extend(kept.into_iter().flat_map(|manifest| manifest.segments));
-                Manifest::new(source, &layout, reading, keeping.partition_events)
+                unused.extend(transaction.root.below(FOLDER).map(str::to_owned));
+                Manifest::new(&layout, reading, keeping.shards)
             }
         };
         let mut layout = manifest.layout(source, plans);
@@ -262,7 +289,7 @@ impl Run {
         let open = |path: &String| Segment::open(path, &transaction.store().file(path));
         let segments = manifest.segments.iter().rev().map(open).collect::<Result<_>>()?;
         let refresh = Refresh {
-            all_because: unfit.map(str::to_owned),
+            all_because: unfit,
             files: source.table.files.len(),
             files_read: changes.new.len(),
             bytes_read: changes.new.iter().map(|(_, print)| print.bytes).sum(),
@@ -285,21 +312,21 @@ impl Run {
         self.refresh.files_read + self.gone.len() > 0
     }
 
-    /// Reads the files that are not kept and scatters their events; gives the bytes spilled.
+    /// Reads the files that are not kept and scatters their events.
     fn read(
         &mut self,
         source: &SourcePlan,
         plans: &[FeaturePlan],
-        partitions: &Partitions,
-    ) -> Result<u64> {
+        records: &Records,
+    ) -> Result<()> {
         let first = self.manifest.next_file();
         self.manifest.files.retain(|number, _| !self.gone.contains(number));
         if self.changes.new.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         let mut new = source.clone();
         new.table.files = self.changes.new.iter().map(|(path, _)| path.clone()).collect();
-        let reading = read(&new, plans, &self.layout, partitions)?;
+        let reading = read(&new, plans, &self.layout, records)?;
         self.refresh.events_read = reading.report.events;
         let new = std::mem::take(&mut self.changes.new);
         for (number, ((path, fingerprint), file)) in
@@ -311,7 +338,7 @@ impl Run {
                 KeptFile { path, fingerprint, events, rejected, first_event, first_ingested };
             self.manifest.files.insert(number, file);
         }
-        Ok(partitions.spilled_bytes.load(std::sync::atomic::Ordering::Relaxed))
+        Ok(())
     }
 
     fn report(&self, spilled_bytes: u64) -> BuildReport {
@@ -323,11 +350,11 @@ impl Run {
         BuildReport { events, rejected, spilled_bytes, ..BuildReport::default() }
     }
 
-    /// The blocks that say something of a partition, newest first.
-    fn blocks(&self, partition: usize) -> Vec<(&Segment, &BlockPlace)> {
+    /// The blocks that say something of a shard, newest first.
+    fn blocks(&self, shard: Shard) -> Vec<(&Segment, &BlockPlace)> {
         let mut blocks = Vec::new();
         for segment in &self.segments {
-            if let Some(block) = segment.block(partition) {
+            if let Some(block) = segment.block(shard.place()) {
                 blocks.push((segment, block));
                 if block.whole {
                     break;
@@ -337,22 +364,22 @@ impl Run {
         blocks
     }
 
-    /// Brings a partition up to date with what has arrived for it, and computes all plans.
-    fn partition(
+    /// Brings a shard up to date with what has arrived for it, and computes all plans.
+    fn shard(
         &self,
-        index: usize,
-        part: Partition,
+        shard: Shard,
+        partition: Partition,
         cuts: Option<&Cuts>,
         source: &SourcePlan,
-    ) -> Result<Partitioned> {
+    ) -> Result<Refreshed> {
         let layout = &self.layout;
-        let arrived = Arrived::new(part, layout)?;
+        let arrived = Arrived::new(partition, layout)?;
         let mut blocks: Vec<Loaded<'_>> = self
-            .blocks(index)
+            .blocks(shard)
             .into_iter()
             .map(|(segment, place)| Loaded::stored(segment, place))
             .collect();
-        let whole = blocks.is_empty() || (blocks.len() > 1 && self.is_turn(index));
+        let whole = blocks.is_empty() || (blocks.len() > 1 && self.is_turn(shard));
         let touched = self.touched(&mut blocks, &arrived, whole)?;
         let mut events = 0;
         if !touched.is_empty() {
@@ -366,12 +393,12 @@ impl Run {
         let segments = blocks.iter().filter_map(Loaded::name).collect();
         let swept = self.sweep(&mut blocks, arrived.into_partition(), cuts, source)?;
         let new = blocks.into_iter().next().filter(|_| !touched.is_empty());
-        let block = new.map(|new| NewBlock::new(index, whole, events, new.sections));
-        Ok(Partitioned { swept, block, touched: touched.len() as u64, segments })
+        let block = new.map(|new| NewBlock::new(shard.place(), whole, events, new.sections));
+        Ok(Refreshed { swept, block, touched: touched.len() as u64, segments })
     }
 
-    fn is_turn(&self, partition: usize) -> bool {
-        self.is_changed() && partition as u64 % TURNS == self.manifest.rounds % TURNS
+    fn is_turn(&self, shard: Shard) -> bool {
+        self.is_changed() && shard.place() as u64 % TURNS == self.manifest.rounds % TURNS
     }
 
     /// The keys of the customers whose timelines are to be written, sorted.

@@ -1,4 +1,4 @@
-//! A file of timelines: blocks of partitions one after another, then where each of their sections is.
+//! A timeline file: blocks of shards one after another, then where each of their sections is.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -14,12 +14,12 @@ use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"C360TIME";
 
-/// Where the sections of a partition's block are.
+/// Where the sections of a shard's block are.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BlockPlace {
-    /// Index of the partition.
-    pub partition: usize,
-    /// Whether the block has all customers of the partition, so that older blocks say nothing more.
+    /// Index of the shard.
+    pub shard: usize,
+    /// Whether the block has all customers of the shard, so that older blocks say nothing more.
     pub whole: bool,
     /// Events of the block.
     pub events: u64,
@@ -49,15 +49,12 @@ pub struct NewBlock {
 }
 
 impl NewBlock {
-    /// The block of a partition, of `events` events; a section that is not there is empty.
-    pub fn new(partition: usize, whole: bool, events: u64, sections: Vec<Option<Vec<u8>>>) -> Self {
+    /// The block of a shard, of `events` events; a section that is not there is empty.
+    pub fn new(shard: usize, whole: bool, events: u64, sections: Vec<Option<Vec<u8>>>) -> Self {
         let sections: Vec<Vec<u8>> = sections.into_iter().map(Option::unwrap_or_default).collect();
         let place = |section: &Vec<u8>| (section.len() as u64, xxh3_64(section));
         let places = sections.iter().map(place).collect();
-        Self {
-            place: BlockPlace { partition, whole, events, start: 0, sections: places },
-            sections,
-        }
+        Self { place: BlockPlace { shard, whole, events, start: 0, sections: places }, sections }
     }
 }
 
@@ -81,7 +78,7 @@ impl SegmentWriter {
         Ok(Self { blocks, thread: std::thread::spawn(write) })
     }
 
-    /// Adds the block of a partition; blocks come in the order of their partitions.
+    /// Adds the block of a shard; blocks come in the order of their shards.
     pub fn write(&self, block: NewBlock) {
         // Where the thread has ended early, it has an error, which `finish` gives.
         let _ = self.blocks.send(block);
@@ -119,7 +116,7 @@ pub struct Segment {
     pub relative: String,
     path: PathBuf,
     file: File,
-    /// Its blocks in the order of their partitions.
+    /// Its blocks in the order of their shards.
     pub blocks: Vec<BlockPlace>,
 }
 
@@ -137,9 +134,9 @@ impl Segment {
         Ok(Self { relative: relative.to_owned(), path: path.to_owned(), file, blocks })
     }
 
-    /// The block of a partition, if there is one.
-    pub fn block(&self, partition: usize) -> Option<&BlockPlace> {
-        let found = self.blocks.binary_search_by_key(&partition, |block| block.partition);
+    /// The block of a shard, if there is one.
+    pub fn block(&self, shard: usize) -> Option<&BlockPlace> {
+        let found = self.blocks.binary_search_by_key(&shard, |block| block.shard);
         found.ok().map(|index| &self.blocks[index])
     }
 

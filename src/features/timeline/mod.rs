@@ -1,7 +1,7 @@
 //! The timeline kernel: every window of every feature at every as-of, in one pass over the events.
 //!
-//! Events are scattered into partitions by customer hash as they are read, beyond a memory budget
-//! spilled to disk; each partition is then sorted by (customer, event_ts, event_id) and swept once.
+//! Events are scattered by shard as they are read, beyond a memory budget spilled to disk; each shard is
+//! then sorted by (customer, event_ts, event_id) and swept once.
 //! The result depends on the events alone, never on their order in the files, on the number of
 //! threads, or on which as-ofs are computed together.
 
@@ -22,6 +22,6 @@ pub use aggregate::Context;
 pub use block::{Block, Details};
 pub use kept::{Arrived, Cuts, Kept, Place, is_plain, keyed, latest, merge, search, sweep_kept};
 pub use layout::Layout;
-pub use partition::{Partition, Partitions, Scatterer, partition_count};
+pub use partition::{Partition, Records, Scatterer};
 pub use record::{Batch, InputValues};
 pub use sweep::{Swept, sweep};

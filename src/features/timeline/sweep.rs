@@ -68,7 +68,7 @@ pub(super) fn by_customer(
     layout: &Layout,
     create: bool,
 ) -> Result<(Grouped, u64)> {
-    let chunks = partition.take()?;
+    let chunks = std::mem::take(&mut partition.records);
     let records = || chunks.iter().flat_map(|chunk| Record::all(chunk));
     let mut owners = Vec::new();
     let mut sizes = vec![0; partition.customers.len()];

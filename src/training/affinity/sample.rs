@@ -7,8 +7,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 
 use crate::error::Result;
+use crate::shard;
 use crate::sources::profile::keys;
-use crate::store::part_hash;
 
 /// Customers of a sample at most: those with the least hashes of their keys.
 const CUSTOMERS: usize = 100_000;
@@ -60,7 +60,7 @@ impl Sample {
         let mut last: Option<&str> = None;
         for (i, key) in keys(rows)?.iter().flatten().enumerate() {
             if last != Some(key) {
-                self.customers.push((part_hash(key), Vec::new()));
+                self.customers.push((shard::hash(key), Vec::new()));
                 last = Some(key);
             }
             let item = (items.code(names.value(i)), weights.value(i));

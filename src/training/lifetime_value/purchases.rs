@@ -10,8 +10,8 @@ use crate::models::lifetime_value::{Buyer, Spend};
 use crate::models::spec::{
     Cohort, FIRST_CHANNEL, FIRST_DAY_SPEND, FIRST_PURCHASE, LAST_PURCHASE, PURCHASE_DAYS, SPEND,
 };
+use crate::shard;
 use crate::sources::profile::keys;
-use crate::store::part_hash;
 use crate::time::{Instant, Zone};
 
 /// What a customer has bought so far.
@@ -82,7 +82,7 @@ pub fn read(
                 channel.filter(|c| c.is_valid(row)).map(|c| c.value(row).into())
             }
         };
-        let hash = part_hash(key.unwrap_or_default());
+        let hash = shard::hash(key.unwrap_or_default());
         let (spend, first_day_spend) = (spend[row], first_day_spend[row]);
         Some(Customer { hash, buyer, spend, first_day_spend, cohort })
     };

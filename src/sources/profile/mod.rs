@@ -3,17 +3,18 @@
 //! Columns are read and carried by arrow-rs, so that maps, nested lists and dictionaries survive.
 //! Only columns that a mapping expression names are converted for it.
 
-use std::path::{Path, PathBuf};
+mod shards;
+
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{
-    Array, ArrayRef, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array,
+    Array, ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array,
 };
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 
-use super::attributes::Attributes;
 use super::files::{RawTable, RawType, hive_columns};
 use super::{ProfileSpec, SourceContext};
 use crate::error::{Error, Result};
@@ -21,10 +22,11 @@ use crate::expression::check::check;
 use crate::expression::polars::{arrow_type, evaluate};
 use crate::expression::{Expression, Node};
 use crate::schema::{Origin as FieldOrigin, list_of, profile_field, type_name};
-use crate::store::parquet;
 use crate::time::Instant;
 
-/// The customers that the profile source has.
+pub use self::shards::{Customers, ProfileShards, Scattering};
+
+/// Customers that the profile source has.
 #[derive(Debug, Clone, Default)]
 pub struct Entities {
     /// Their keys.
@@ -33,13 +35,23 @@ pub struct Entities {
     pub created_at: Vec<Option<Instant>>,
 }
 
-/// What is wrong with the keys of a profile.
+impl Entities {
+    /// The customers of profile rows.
+    pub fn of(rows: &RecordBatch) -> Result<Self> {
+        let keys: Vec<String> = keys(rows)?.iter().flatten().map(str::to_owned).collect();
+        let created = rows.column_by_name(CREATED);
+        let created = created.and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
+        let created_at = match created {
+            Some(column) => column.iter().map(|micros| micros.map(Instant)).collect(),
+            None => vec![None; keys.len()],
+        };
+        Ok(Self { keys, created_at })
+    }
+}
+
+/// Keys of a shard that are there more than once.
 #[derive(Debug, Clone, Default)]
 pub struct KeyFaults {
-    /// Rows without a key.
-    pub nulls: u64,
-    /// The file and row number of the first of them, from 1.
-    pub first_null: Option<(PathBuf, usize)>,
     /// Rows that repeat the key of another.
     pub duplicates: u64,
     /// The first key that is repeated.
@@ -78,8 +90,10 @@ pub struct ProfilePlan {
     context: SourceContext,
 }
 
-const KEY: &str = "customer360_id";
-const CREATED: &str = "created_at";
+/// The key of a customer.
+pub const KEY: &str = "customer360_id";
+/// When the profile of a customer was created.
+pub const CREATED: &str = "created_at";
 /// The column that names, per row, the raw fields that a run has filled in.
 pub const FILLED: &str = "filled_fields";
 
@@ -145,113 +159,9 @@ impl ProfilePlan {
         origin.data_type(&self.table, &self.context)
     }
 
-    /// Some attributes of all customers, in the order of `names`.
-    pub fn attributes(&self, names: &[&str]) -> Result<Attributes> {
-        let rows = self.read_columns(&|name| name == KEY || names.contains(&name))?;
-        Attributes::of(&rows, names)
-    }
-
-    /// All rows sorted by key, raw fields in the types of the profile, extra columns as they came.
-    ///
-    /// # Errors
-    /// A contract violation for a null or duplicate key, or a raw field that cannot have its type.
-    pub fn read(&self) -> Result<RecordBatch> {
-        self.read_columns(&|_| true)
-    }
-
-    /// All rows that have a key of their own, as [`ProfilePlan::read`] gives them, and what is wrong
-    /// with the others.
-    pub fn inspect(&self) -> Result<(RecordBatch, KeyFaults)> {
-        self.load(&|_| true)
-    }
-
-    /// Keys and creation times, sorted by key.
-    pub fn entities(&self) -> Result<Entities> {
-        Ok(Self::entities_of(&self.read_columns(&|name| name == KEY || name == CREATED)?))
-    }
-
-    /// The entities of rows that were read already.
-    pub fn entities_of(rows: &RecordBatch) -> Entities {
-        let keys = rows.column_by_name(KEY).map(|keys| keys.as_string::<i32>().clone());
-        let keys: Vec<String> = keys.iter().flatten().flatten().map(str::to_owned).collect();
-        let created_at = match rows.column_by_name(CREATED) {
-            Some(column) => column
-                .as_primitive::<TimestampMicrosecondType>()
-                .iter()
-                .map(|micros| micros.map(Instant))
-                .collect(),
-            None => vec![None; keys.len()],
-        };
-        Entities { keys, created_at }
-    }
-
-    fn read_columns(&self, wanted: &dyn Fn(&str) -> bool) -> Result<RecordBatch> {
-        let (rows, faults) = self.load(wanted)?;
-        if let Some((file, row)) = faults.first_null {
-            return Err(Error::contract(
-                format!("{}: column {KEY}: row {row} is null", file.display()),
-                "every customer needs a key",
-            ));
-        }
-        if let Some(key) = faults.first_duplicate {
-            return Err(Error::contract(
-                format!(
-                    "{}: column {KEY}: the customer {key} is there twice",
-                    self.table.files[0].display(),
-                ),
-                "a unified profile has one row per customer; merge them upstream",
-            ));
-        }
-        Ok(rows)
-    }
-
-    fn load(&self, wanted: &dyn Fn(&str) -> bool) -> Result<(RecordBatch, KeyFaults)> {
-        let columns: Vec<&(String, Origin)> =
-            self.columns.iter().filter(|(name, _)| wanted(name)).collect();
-        let mut raw: Vec<&str> = Vec::new();
-        for (_, origin) in &columns {
-            match origin {
-                Origin::Raw(name) => raw.push(name),
-                Origin::Expression(expression) => raw.extend(expression.columns()),
-                Origin::Folder(_) => {}
-            }
-        }
-        let mut faults = KeyFaults::default();
-        let mut batches = Vec::new();
-        for file in &self.table.files {
-            let mut first_row = 1;
-            for batch in parquet::read(file, Some(&raw))? {
-                let batch = self.map(&columns, &batch, file)?;
-                let keys = keys(&batch)?;
-                let null = (0..keys.len()).find(|row| keys.is_null(*row));
-                if let (Some(row), None) = (null, &faults.first_null) {
-                    faults.first_null = Some((file.clone(), first_row + row));
-                }
-                faults.nulls += keys.null_count() as u64;
-                first_row += batch.num_rows();
-                batches.push(batch);
-            }
-        }
-        let Some(rows) = parquet::concat(&batches)? else {
-            return Err(Error::contract(
-                format!("{} has no rows", self.table.files[0].display()),
-                "a profile source needs at least one customer",
-            ));
-        };
-        let rows = parquet::sort_by_key(&rows, KEY)?;
-        let sorted = keys(&rows)?;
-        let key = |row: usize| sorted.is_valid(row).then(|| sorted.value(row));
-        let repeats = |row: usize| row > 0 && key(row - 1) == key(row);
-        let own: BooleanArray =
-            (0..rows.num_rows()).map(|row| Some(key(row).is_some() && !repeats(row))).collect();
-        let repeated = (0..rows.num_rows()).find(|row| key(*row).is_some() && repeats(*row));
-        faults.first_duplicate = repeated.map(|row| sorted.value(row).to_owned());
-        faults.duplicates = (rows.num_rows() - own.true_count()) as u64 - faults.nulls;
-        if own.true_count() < rows.num_rows() {
-            let rows = arrow_select::filter::filter_record_batch(&rows, &own);
-            return Ok((rows.map_err(Error::engine("a profile"))?, faults));
-        }
-        Ok((rows, faults))
+    /// The columns called so, with where they come from.
+    fn wanted(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<&(String, Origin)> {
+        self.columns.iter().filter(|(name, _)| wanted(name)).collect()
     }
 
     fn map(
@@ -333,6 +243,19 @@ impl ProfilePlan {
         let named: Vec<(String, Expression)> =
             expressions.iter().map(|(name, x)| (format!("\u{0}{name}"), x.clone())).collect();
         evaluate(&named, &raw, self.context.scale)
+    }
+
+    /// The raw columns that some columns are made of.
+    fn raw_columns<'a>(columns: &[&'a (String, Origin)]) -> Vec<&'a str> {
+        let mut raw: Vec<&str> = Vec::new();
+        for (_, origin) in columns {
+            match origin {
+                Origin::Raw(name) => raw.push(name),
+                Origin::Expression(expression) => raw.extend(expression.columns()),
+                Origin::Folder(_) => {}
+            }
+        }
+        raw
     }
 
     /// A raw or derived field in its type of the profile; extra columns as they are. Modeled fields

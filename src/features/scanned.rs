@@ -1,31 +1,30 @@
-//! The embedded engine: Polars scans and evaluates expressions, the timeline kernel does the rest.
+//! Events read from their files: Polars scans and evaluates expressions, the timeline kernel does the rest.
 //!
 //! The scan's batches are scattered by a few threads while Polars decodes the next ones. Derived
-//! columns are evaluated by Polars per part. No Polars type leaves this file.
+//! columns are evaluated by Polars shard by shard. No Polars type leaves this file.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{Field, Schema};
-use arrow_select::concat::concat_batches;
 use polars::prelude::{
     ChunkedArray, Column, DataFrame, DataType, Engine as PolarsEngine, PlanCallback,
     PolarsNumericType, col, lit,
 };
 use rayon::prelude::*;
 
-use super::engine::{BuildReport, Engine, Part};
+use super::events::{BuildReport, Events, ShardRows};
 use super::plan::FeaturePlan;
 use super::timeline::{
-    Batch, Context, InputValues, Layout, Partitions, Scatterer, Swept, partition_count, sweep,
+    Batch, Context, InputValues, Layout, Partition, Records, Scatterer, Swept, sweep,
 };
 use crate::error::{Error, Result};
 use crate::expression::polars::{arrow_type, evaluate};
 use crate::expression::{Expression, Type};
 use crate::money::Scale;
+use crate::shard::{Shard, Shards};
 use crate::sources::profile::Entities;
 use crate::sources::scan::{FILE, NOT_A_NUMBER, scan, scan_with_files};
 use crate::sources::{Orphans, SourcePlan};
@@ -37,204 +36,97 @@ const KIND: &str = "event_type";
 const INGESTED: &str = "ingested_at";
 const CURRENCY: &str = "currency";
 
-/// Polars and the timeline kernel in this process.
-#[derive(Debug, Clone)]
-pub struct EmbeddedEngine {
+/// Events that were read anew from their files.
+#[derive(Debug)]
+pub struct ScannedEvents<'a> {
+    source: &'a SourcePlan,
+    plans: &'a [FeaturePlan],
+    layout: Layout,
+    records: Records,
+    /// What was read and could not be used.
+    pub report: BuildReport,
+}
+
+/// What reading events anew needs beside the events.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading<'a> {
+    /// Into how many shards.
+    pub shards: Shards,
     /// Bytes of events kept in memory before they spill.
     pub memory: u64,
     /// Where they spill to.
-    pub spill_folder: PathBuf,
-    /// Events that are worth a partition of their own.
-    pub partition_events: u64,
+    pub folder: &'a Path,
 }
 
-impl EmbeddedEngine {
-    /// An engine with partitions of the usual size.
-    pub fn new(memory: u64, spill_folder: PathBuf) -> Self {
-        Self { memory, spill_folder, partition_events: 100_000 }
-    }
-}
-
-impl Engine for EmbeddedEngine {
-    fn build(
-        &self,
-        source: &SourcePlan,
-        entities: &Entities,
-        plans: &[FeaturePlan],
-        sink: &mut dyn FnMut(Part) -> Result<()>,
-    ) -> Result<BuildReport> {
+impl<'a> ScannedEvents<'a> {
+    /// Reads all that `plans` may see of the events and scatters it by shard.
+    ///
+    /// # Errors
+    /// A contract violation for unusable rows above the source's share.
+    pub fn read(
+        source: &'a SourcePlan,
+        plans: &'a [FeaturePlan],
+        reading: Reading<'_>,
+    ) -> Result<Self> {
         let layout = Layout::new(plans, source.has_ingestion());
-        let create = source.orphans == Orphans::Create;
-        let partitions = Partitions::new(
-            partition_count(source.table.rows, self.partition_events),
-            &entities.keys,
-            &entities.created_at,
-            self.memory,
-            self.spill_folder.clone(),
-        );
-        let mut report = read(source, plans, &layout, &partitions)?.report;
-        report.spilled_bytes = partitions.spilled_bytes.load(Ordering::Relaxed);
-        check_rejected(source, &report)?;
-
-        let context = Context { zone: source.context.zone, scale: source.context.scale };
-        let mut parts = partitions.into_parts().into_iter();
-        let group = group_size(plans);
-        loop {
-            let next: Vec<_> = parts.by_ref().take(group).collect();
-            if next.is_empty() {
-                check_orphans(source, &report)?;
-                return Ok(report);
-            }
-            let mut swept: Vec<_> = next
-                .into_par_iter()
-                .map(|part| sweep(part, &layout, create, context))
-                .collect::<Result<_>>()?;
-            derive(plans, swept.iter_mut(), source)?;
-            for part in swept {
-                hand_over(part, &mut report, sink)?;
-            }
-        }
+        let records = Records::new(reading.shards, reading.memory, reading.folder)?;
+        let mut report = read(source, plans, &layout, &records)?.report;
+        report.spilled_bytes = records.spilled_bytes();
+        report.check_rejected(source)?;
+        Ok(Self { source, plans, layout, records, report })
     }
 }
 
-/// How many partitions are swept before their derived columns are computed together: enough to keep
-/// every thread busy and to evaluate expressions over many rows, few enough to bound what waits.
-pub(super) fn group_size(plans: &[FeaturePlan]) -> usize {
-    let as_ofs: usize = plans.iter().map(|plan| plan.as_ofs.len()).sum();
-    (32 / as_ofs.max(1)).max(rayon::current_num_threads() * 2)
-}
-
-/// Adds what a partition was found to be to `report` and gives its rows to `sink`.
-pub(super) fn hand_over(
-    swept: Swept,
-    report: &mut BuildReport,
-    sink: &mut dyn FnMut(Part) -> Result<()>,
-) -> Result<()> {
-    report.duplicates += swept.duplicates;
-    report.orphans += swept.orphans;
-    for (plan, batches) in swept.rows.into_iter().enumerate() {
-        for (as_of, rows) in batches.into_iter().enumerate() {
-            if rows.num_rows() > 0 {
-                sink(Part { plan, as_of, rows })?;
-            }
-        }
+impl Events for ScannedEvents<'_> {
+    fn shards(&self) -> Shards {
+        self.records.shards()
     }
-    Ok(())
+
+    fn shard(&self, shard: Shard, entities: &Entities) -> Result<ShardRows> {
+        let partition = Partition::new(entities, self.records.take(shard)?);
+        let create = self.source.orphans == Orphans::Create;
+        let context = &self.source.context;
+        let kernel = Context { zone: context.zone, scale: context.scale };
+        let swept = sweep(partition, &self.layout, create, kernel)?;
+        derived(self.plans, swept, context.scale)
+    }
 }
 
-/// Adds the derived columns of the plans to swept partitions and keeps their outputs. An expression costs
-/// the same plan for a few rows as for many, so that each thread takes many partitions together.
-pub(super) fn derive<'a>(
-    plans: &[FeaturePlan],
-    swept: impl Iterator<Item = &'a mut Swept>,
-    source: &SourcePlan,
-) -> Result<()> {
-    let mut swept: Vec<&mut Swept> = swept.collect();
-    let each = swept.len().div_ceil(rayon::current_num_threads()).max(1);
-    swept.par_chunks_mut(each).try_for_each(|swept| {
-        for (index, plan) in plans.iter().enumerate() {
-            if plan.interactions.is_some() {
-                continue;
-            }
-            for as_of in 0..swept[0].rows[index].len() {
-                let mut batches: Vec<&mut RecordBatch> =
-                    swept.iter_mut().map(|part| &mut part.rows[index][as_of]).collect();
-                derive_together(plan, &mut batches, source)?;
-            }
-        }
-        Ok(())
-    })
+/// Adds the derived columns of the plans to swept rows and keeps their outputs.
+pub(super) fn derived(plans: &[FeaturePlan], swept: Swept, scale: Scale) -> Result<ShardRows> {
+    let Swept { rows, duplicates, orphans } = swept;
+    let of_plan = |(plan, batches): (&FeaturePlan, Vec<RecordBatch>)| match plan.interactions {
+        Some(_) => Ok(batches),
+        None => batches.iter().map(|batch| outputs(plan, batch, scale)).collect(),
+    };
+    let rows: Vec<Vec<RecordBatch>> =
+        plans.par_iter().zip(rows).map(of_plan).collect::<Result<_>>()?;
+    Ok(ShardRows::new(plans, rows, duplicates, orphans))
 }
 
-/// Adds the derived columns of a plan to batches of it and keeps its outputs.
-fn derive_together(
-    plan: &FeaturePlan,
-    batches: &mut [&mut RecordBatch],
-    source: &SourcePlan,
-) -> Result<()> {
-    let scale = source.context.scale;
+/// The outputs of a plan: its derived columns are computed, the others are those of `rows`.
+fn outputs(plan: &FeaturePlan, rows: &RecordBatch, scale: Scale) -> Result<RecordBatch> {
     let derived: Vec<(String, Expression)> =
         plan.derived.iter().map(|d| (d.column.clone(), d.expression.clone())).collect();
-    let columns: BTreeSet<&str> = derived.iter().flat_map(|(_, x)| x.columns()).collect();
-    let schema = batches[0].schema();
-    let given = |field: &&arrow_schema::FieldRef| columns.contains(field.name().as_str());
-    let needed: Vec<usize> = schema
-        .fields()
-        .iter()
-        .enumerate()
-        .filter(|(_, field)| given(field))
-        .map(|(i, _)| i)
-        .collect();
-    let arrays = if derived.is_empty() {
-        Vec::new()
-    } else {
-        let all: std::result::Result<Vec<RecordBatch>, _> =
-            batches.iter().map(|batch| batch.project(&needed)).collect();
-        let all = all.map_err(Error::engine("a part"))?;
-        let schema = all[0].schema();
-        evaluate(&derived, &concat_batches(&schema, &all).map_err(Error::engine("a part"))?, scale)?
+    let made = if derived.is_empty() { Vec::new() } else { evaluate(&derived, rows, scale)? };
+    let made = |name: &str| {
+        let place = derived.iter().position(|(other, _)| other == name)?;
+        Some(made[place].clone())
     };
-    let mut start = 0;
-    for batch in batches {
-        let count = batch.num_rows();
-        let made = |name: &str| {
-            let made = derived.iter().position(|(other, _)| other == name);
-            made.map(|index| arrays[index].slice(start, count))
-        };
-        **batch = outputs(plan, batch, made, scale)?;
-        start += count;
-    }
-    Ok(())
-}
-
-/// The outputs of a plan: what was `made`, else what `rows` has.
-fn outputs(
-    plan: &FeaturePlan,
-    rows: &RecordBatch,
-    made: impl Fn(&str) -> Option<ArrayRef>,
-    scale: Scale,
-) -> Result<RecordBatch> {
     let mut fields = vec![rows.schema().field(0).clone()];
     let mut columns: Vec<ArrayRef> = vec![rows.column(0).clone()];
     for output in &plan.outputs {
         let array = made(output).or_else(|| rows.column_by_name(output).cloned());
-        columns.push(array.ok_or_else(|| Error::Engine {
-            context: "a feature plan",
-            message: format!("nothing computes {output}"),
-        })?);
-        let ty = plan.type_of(output).unwrap_or(Type::Double);
+        let (Some(array), Some(ty)) = (array, plan.type_of(output)) else {
+            return Err(Error::Engine {
+                context: "a feature plan",
+                message: format!("nothing computes {output}"),
+            });
+        };
+        columns.push(array);
         fields.push(Field::new(output, arrow_type(ty, scale), true));
     }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::engine("a part"))
-}
-
-/// Refuses more unusable rows than the source allows.
-pub(super) fn check_rejected(source: &SourcePlan, report: &BuildReport) -> Result<()> {
-    let rejected: u64 = report.rejected.values().sum();
-    if rejected as f64 > source.max_rejected_share * report.events as f64 {
-        let reasons: Vec<String> =
-            report.rejected.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
-        return Err(Error::contract(
-            format!(
-                "{rejected} of {} events cannot be used ({})",
-                report.events,
-                reasons.join(", ")
-            ),
-            "run `c360-ml validate`, or raise sources.events.max_rejected_share",
-        ));
-    }
-    Ok(())
-}
-
-/// Refuses orphans where the source does.
-pub(super) fn check_orphans(source: &SourcePlan, report: &BuildReport) -> Result<()> {
-    if source.orphans == Orphans::Fail && report.orphans > 0 {
-        return Err(Error::contract(
-            format!("{} events belong to customers whom the profile does not have", report.orphans),
-            "set sources.events.orphans to skip or create",
-        ));
-    }
-    Ok(())
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::engine("a plan"))
 }
 
 /// Why an event cannot be used, in the order of precedence; the code is the index + 1.
@@ -249,21 +141,21 @@ const REASONS: [&str; 6] = [
 
 /// What was read, in all and where the layout keeps files of each of the source's.
 #[derive(Debug, Default)]
-pub(super) struct Reading {
+pub(super) struct Read {
     pub report: BuildReport,
-    pub files: Vec<FileReading>,
+    pub files: Vec<FileRead>,
 }
 
 /// The rows of one file.
 #[derive(Debug, Clone)]
-pub(super) struct FileReading {
+pub(super) struct FileRead {
     pub events: u64,
     pub rejected: BTreeMap<String, u64>,
     /// When the first of its events happened, and when the first was ingested.
     pub first: (i64, i64),
 }
 
-impl Default for FileReading {
+impl Default for FileRead {
     fn default() -> Self {
         Self { events: 0, rejected: BTreeMap::new(), first: (i64::MAX, i64::MAX) }
     }
@@ -275,8 +167,8 @@ pub(super) fn read(
     source: &SourcePlan,
     plans: &[FeaturePlan],
     layout: &Layout,
-    partitions: &Partitions,
-) -> Result<Reading> {
+    records: &Records,
+) -> Result<Read> {
     let column = |name: &str| source.mapping.get(name).map(|x| Expression::column(name, x.ty));
     let mut select = Vec::new();
     for name in [KEY, ID, KIND, TIME] {
@@ -335,9 +227,9 @@ pub(super) fn read(
     let receive = Mutex::new(receive);
     let paths = source.table.files.iter().map(|path| path.to_string_lossy().into_owned());
     let files: HashMap<String, u32> = paths.zip(0..).collect();
-    let reading = Reading {
-        files: vec![FileReading::default(); if layout.files.is_some() { files.len() } else { 0 }],
-        ..Reading::default()
+    let reading = Read {
+        files: vec![FileRead::default(); if layout.files.is_some() { files.len() } else { 0 }],
+        ..Read::default()
     };
     let reading = Mutex::new(reading);
     let failure: Mutex<Option<Error>> = Mutex::new(None);
@@ -345,7 +237,7 @@ pub(super) fn read(
     let scanned = std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let mut scatterer = partitions.scatterer();
+                let mut scatterer = records.scatterer();
                 let next = || lock(&receive).recv();
                 while let Ok(frame) = next() {
                     if lock(&failure).is_some() {
@@ -397,7 +289,7 @@ fn scatter(
     layout: &Layout,
     scatterer: &mut Scatterer<'_>,
     files: &HashMap<String, u32>,
-    reading: &Mutex<Reading>,
+    reading: &Mutex<Read>,
 ) -> Result<()> {
     frame.rechunk_mut();
     let of_file = if layout.files.is_some() { file_indices(&frame, files)? } else { Vec::new() };

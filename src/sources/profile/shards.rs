@@ -1,0 +1,323 @@
+//! The profile by shard: its rows are read once, scattered by the hash of the key, and put aside on disk
+//! beyond a budget.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arrow_array::{Array, BooleanArray, RecordBatch, UInt32Array};
+use arrow_schema::{Field, Schema, SchemaRef};
+use rayon::prelude::*;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{Entities, KEY, KeyFaults, Origin, ProfilePlan, keys};
+use crate::error::{Error, Result};
+use crate::shard::{self, Shard, Shards};
+use crate::store::parquet::{self, concat, sort_by_key, take};
+use crate::store::spill::Spill;
+use crate::time::Instant;
+
+/// How the rows of a profile are scattered.
+#[derive(Debug, Clone, Copy)]
+pub struct Scattering<'a> {
+    /// Into how many shards.
+    pub shards: Shards,
+    /// Bytes of rows kept in memory before they go to disk.
+    pub memory: u64,
+    /// Where they go to.
+    pub folder: &'a Path,
+    /// Instants for which [`ProfileShards::customers_at`] is asked.
+    pub instants: &'a [Instant],
+}
+
+/// The rows of a profile, shard by shard.
+#[derive(Debug)]
+pub struct ProfileShards {
+    schema: SchemaRef,
+    shards: Shards,
+    held: Vec<Mutex<Vec<RecordBatch>>>,
+    bytes: AtomicU64,
+    memory: u64,
+    spill: Spill,
+    /// The first file of the source, for messages.
+    file: PathBuf,
+    /// Rows with a key.
+    pub rows: u64,
+    /// Rows without a key.
+    pub nulls: u64,
+    /// The file and row number of the first row without a key, from 1.
+    pub first_null: Option<(PathBuf, usize)>,
+    customers: BTreeMap<Instant, Customers>,
+}
+
+/// The customers that a profile had by an instant, as a number and a hash that knows no order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Customers {
+    hash: u64,
+    /// How many.
+    pub count: u64,
+}
+
+impl Customers {
+    fn add(&mut self, other: Self) {
+        self.hash = self.hash.wrapping_add(other.hash);
+        self.count += other.count;
+    }
+
+    /// As it is written in records of snapshots.
+    pub fn fingerprint(self) -> String {
+        format!("{:016x}-{}", self.hash, self.count)
+    }
+}
+
+/// A row group of a file of the source.
+struct Task<'a> {
+    file: &'a Path,
+    row_group: usize,
+    /// The number of its first row in the file, from 1.
+    first_row: usize,
+}
+
+/// What was found in a row group.
+#[derive(Default)]
+struct Found {
+    rows: u64,
+    nulls: u64,
+    first_null: Option<(PathBuf, usize)>,
+    /// By place among the instants: customers created before it and not before the one before.
+    created: Vec<Customers>,
+}
+
+impl ProfilePlan {
+    /// Reads the rows with all columns that are `wanted` and scatters them.
+    ///
+    /// # Errors
+    /// A contract violation for a source without rows, or a raw field that cannot have its type.
+    pub fn scatter(
+        &self,
+        scattering: Scattering<'_>,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<ProfileShards> {
+        let Scattering { shards, memory, folder, instants } = scattering;
+        let columns = self.wanted(wanted);
+        let mut sorted: Vec<Instant> = instants.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let mut tasks = Vec::new();
+        for file in &self.table.files {
+            let mut first_row = 1;
+            for (row_group, rows) in parquet::row_groups(file)?.into_iter().enumerate() {
+                tasks.push(Task { file, row_group, first_row });
+                first_row += rows;
+            }
+        }
+        let Some(first) = tasks.first() else { return Err(self.has_no_rows()) };
+        let schema = self.schema_of(&columns, first)?;
+        let mut scattered = ProfileShards {
+            schema,
+            shards,
+            held: shards.all().map(|_| Mutex::default()).collect(),
+            bytes: AtomicU64::new(0),
+            memory,
+            spill: Spill::create(folder, shards.count())?,
+            file: self.table.files[0].clone(),
+            rows: 0,
+            nulls: 0,
+            first_null: None,
+            customers: BTreeMap::new(),
+        };
+        let read = |task: &Task| self.read_group(&columns, task, &scattered, &sorted);
+        let found: Vec<Found> = tasks.par_iter().map(read).collect::<Result<_>>()?;
+        let mut by_then = Customers::default();
+        for (place, at) in sorted.into_iter().enumerate() {
+            found.iter().for_each(|found| by_then.add(found.created[place]));
+            scattered.customers.insert(at, by_then);
+        }
+        scattered.rows = found.iter().map(|found| found.rows).sum();
+        scattered.nulls = found.iter().map(|found| found.nulls).sum();
+        scattered.first_null = found.into_iter().find_map(|found| found.first_null);
+        if scattered.rows + scattered.nulls == 0 {
+            return Err(self.has_no_rows());
+        }
+        Ok(scattered)
+    }
+
+    fn has_no_rows(&self) -> Error {
+        Error::contract(
+            format!("{} has no rows", self.table.files[0].display()),
+            "a profile source needs at least one customer",
+        )
+    }
+
+    /// The schema of mapped rows, from the first row group's.
+    fn schema_of(&self, columns: &[&(String, Origin)], task: &Task) -> Result<SchemaRef> {
+        let raw = Self::raw_columns(columns);
+        let mut batches = parquet::batches(task.file, Some(&raw), Some(task.row_group))?;
+        let first = batches.next().transpose()?;
+        let first = first.ok_or_else(|| self.has_no_rows())?;
+        let mapped = self.map(columns, &first.slice(0, 0), task.file)?.schema();
+        // Another file may have nulls where this one promises none.
+        let nullable = mapped.fields().iter().map(|f| f.as_ref().clone().with_nullable(true));
+        Ok(Arc::new(Schema::new(nullable.collect::<Vec<Field>>())))
+    }
+
+    fn read_group(
+        &self,
+        columns: &[&(String, Origin)],
+        task: &Task,
+        scattered: &ProfileShards,
+        instants: &[Instant],
+    ) -> Result<Found> {
+        let raw = Self::raw_columns(columns);
+        let mut found =
+            Found { created: vec![Customers::default(); instants.len()], ..Found::default() };
+        let mut first_row = task.first_row;
+        for batch in parquet::batches(task.file, Some(&raw), Some(task.row_group))? {
+            let mut batch = self.map(columns, &batch?, task.file)?;
+            let rows = batch.num_rows();
+            let nulls = keys(&batch)?.null_count();
+            if nulls > 0 {
+                let keys = keys(&batch)?;
+                let null = (0..rows).find(|row| keys.is_null(*row)).unwrap_or_default();
+                found.first_null.get_or_insert((task.file.to_owned(), first_row + null));
+                found.nulls += nulls as u64;
+                let own: BooleanArray = (0..rows).map(|row| Some(keys.is_valid(row))).collect();
+                batch = arrow_select::filter::filter_record_batch(&batch, &own)
+                    .map_err(Error::engine("a profile"))?;
+            }
+            first_row += rows;
+            found.rows += batch.num_rows() as u64;
+            count(&batch, instants, &mut found.created)?;
+            scattered.add(&batch)?;
+        }
+        Ok(found)
+    }
+}
+
+/// Counts customers by the first of the instants that they were created before.
+fn count(rows: &RecordBatch, instants: &[Instant], created: &mut [Customers]) -> Result<()> {
+    if instants.is_empty() {
+        return Ok(());
+    }
+    let Entities { keys, created_at } = Entities::of(rows)?;
+    for (key, at) in keys.iter().zip(created_at) {
+        let place = at.map_or(0, |at| instants.partition_point(|instant| *instant <= at));
+        if let Some(customers) = created.get_mut(place) {
+            customers.add(Customers { hash: xxh3_64(key.as_bytes()), count: 1 });
+        }
+    }
+    Ok(())
+}
+
+impl ProfileShards {
+    /// The shards that the rows fall in.
+    pub fn shards(&self) -> Shards {
+        self.shards
+    }
+
+    /// The columns of every shard's rows.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The customers that the profile had before one of the instants that were named when it was read.
+    pub fn customers_at(&self, at: Instant) -> Customers {
+        match self.customers.get(&at) {
+            Some(customers) => *customers,
+            None => unreachable!("{at} was not among the instants that the profile was read for"),
+        }
+    }
+
+    /// The rows of a shard sorted by key, raw fields in the types of the profile, extra columns as they came.
+    ///
+    /// # Errors
+    /// A contract violation for a key that is null anywhere in the profile, or there twice.
+    pub fn rows(&self, shard: Shard) -> Result<RecordBatch> {
+        if let Some((file, row)) = &self.first_null {
+            return Err(Error::contract(
+                format!("{}: column {KEY}: row {row} is null", file.display()),
+                "every customer needs a key",
+            ));
+        }
+        let (rows, faults) = self.inspect(shard)?;
+        match faults.first_duplicate {
+            None => Ok(rows),
+            Some(key) => Err(Error::contract(
+                format!("{}: column {KEY}: the customer {key} is there twice", self.file.display(),),
+                "a unified profile has one row per customer; merge them upstream",
+            )),
+        }
+    }
+
+    /// The rows of a shard that have a key of their own, as [`ProfileShards::rows`] gives them, and the keys
+    /// of the shard that are there more than once.
+    pub fn inspect(&self, shard: Shard) -> Result<(RecordBatch, KeyFaults)> {
+        let mut batches = self.spill.read_rows(shard.place())?.concat();
+        batches.extend(self.own(shard).iter().cloned());
+        let rows = concat(&batches)?.unwrap_or_else(|| RecordBatch::new_empty(self.schema.clone()));
+        drop(batches);
+        let rows = sort_by_key(&rows, KEY)?;
+        let sorted = keys(&rows)?;
+        let repeats = |row: usize| row > 0 && sorted.value(row - 1) == sorted.value(row);
+        let repeated: Vec<usize> = (0..rows.num_rows()).filter(|row| repeats(*row)).collect();
+        let Some(first) = repeated.first() else { return Ok((rows, KeyFaults::default())) };
+        let faults = KeyFaults {
+            duplicates: repeated.len() as u64,
+            first_duplicate: Some(sorted.value(*first).to_owned()),
+        };
+        let own: BooleanArray = (0..rows.num_rows()).map(|row| Some(!repeats(row))).collect();
+        let rows = arrow_select::filter::filter_record_batch(&rows, &own);
+        Ok((rows.map_err(Error::engine("a profile"))?, faults))
+    }
+
+    /// The rows of all shards, sorted by key.
+    pub fn all(&self) -> Result<RecordBatch> {
+        let shards: Vec<RecordBatch> =
+            self.shards.all().map(|shard| self.rows(shard)).collect::<Result<_>>()?;
+        let rows = concat(&shards)?;
+        sort_by_key(&rows.unwrap_or_else(|| RecordBatch::new_empty(self.schema.clone())), KEY)
+    }
+
+    /// Takes rows in, each to its shard.
+    fn add(&self, rows: &RecordBatch) -> Result<()> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let rows = &RecordBatch::try_new(self.schema.clone(), rows.columns().to_vec())
+            .map_err(Error::engine("a profile"))?;
+        let places: Vec<usize> =
+            keys(rows)?.iter().flatten().map(|key| self.shards.index(shard::hash(key))).collect();
+        let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
+        order.sort_by_key(|row| places[*row as usize]);
+        // Rows are copied once; the slices of the shards share what was copied.
+        let sorted = take(rows, &UInt32Array::from(order.clone()))?;
+        let mut start = 0;
+        for own in order.chunk_by(|a, b| places[*a as usize] == places[*b as usize]) {
+            let place = places[own[0] as usize];
+            self.own(self.shards.shard(place)).push(sorted.slice(start, own.len()));
+            start += own.len();
+        }
+        let bytes = sorted.get_array_memory_size() as u64;
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.memory {
+            self.put_aside()?;
+        }
+        Ok(())
+    }
+
+    /// Puts what is held of all shards on disk.
+    fn put_aside(&self) -> Result<()> {
+        self.bytes.store(0, Ordering::Relaxed);
+        for shard in self.shards.all() {
+            let held = std::mem::take(&mut *self.own(shard));
+            if let Some(rows) = concat(&held)? {
+                self.spill.add_rows(shard.place(), &[rows])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn own(&self, shard: Shard) -> std::sync::MutexGuard<'_, Vec<RecordBatch>> {
+        self.held[shard.place()].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,184 @@
+//! What must lie on disk during a run: bytes put aside by place, such as that of a shard, in one file
+//! without a name.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow_array::RecordBatch;
+use arrow_ipc::reader::StreamReader;
+use arrow_ipc::writer::StreamWriter;
+
+use crate::error::{Error, Result};
+
+/// Chunks of bytes by place. The file has no name: it is gone when the process ends, however that ends.
+/// Many threads may add chunks and read them at once.
+#[derive(Debug)]
+pub struct Spill {
+    file: File,
+    folder: PathBuf,
+    end: AtomicU64,
+    chunks: Vec<Mutex<Vec<Chunk>>>,
+}
+
+/// Where a chunk is in the file.
+#[derive(Debug, Clone, Copy)]
+struct Chunk {
+    start: u64,
+    length: usize,
+}
+
+impl Spill {
+    /// An empty file in `folder` for so many places.
+    pub fn create(folder: &Path, places: usize) -> Result<Self> {
+        let file = tempfile::tempfile_in(folder).map_err(Error::io("create a file in", folder))?;
+        let chunks = (0..places).map(|_| Mutex::default()).collect();
+        Ok(Self { file, folder: folder.to_owned(), end: AtomicU64::new(0), chunks })
+    }
+
+    /// Adds a chunk to those of a place.
+    ///
+    /// # Errors
+    /// An I/O error that names the folder; a full disk is one.
+    pub fn add(&self, place: usize, bytes: &[u8]) -> Result<()> {
+        let start = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.file
+            .write_all_at(bytes, start)
+            .map_err(Error::io("put rows aside on disk in", &self.folder))?;
+        self.own(place).push(Chunk { start, length: bytes.len() });
+        Ok(())
+    }
+
+    /// The chunks of a place in the order in which they were added.
+    pub fn read(&self, place: usize) -> Result<Vec<Vec<u8>>> {
+        let chunks = self.own(place).clone();
+        let read = |chunk: Chunk| {
+            let mut bytes = vec![0; chunk.length];
+            self.read_at(&mut bytes, chunk.start)?;
+            Ok(bytes)
+        };
+        chunks.into_iter().map(read).collect()
+    }
+
+    /// Adds record batches of one schema to a place, as one chunk; none at all adds nothing.
+    pub fn add_rows(&self, place: usize, batches: &[RecordBatch]) -> Result<()> {
+        let Some(first) = batches.first() else { return Ok(()) };
+        let context = "putting rows aside";
+        let mut writer = StreamWriter::try_new(Vec::new(), first.schema_ref())
+            .map_err(Error::engine(context))?;
+        for batch in batches {
+            writer.write(batch).map_err(Error::engine(context))?;
+        }
+        self.add(place, &writer.into_inner().map_err(Error::engine(context))?)
+    }
+
+    /// The record batches of a place in the order in which they were added, chunk by chunk.
+    pub fn read_rows(&self, place: usize) -> Result<Vec<Vec<RecordBatch>>> {
+        let context = "taking up rows that were put aside";
+        let decode = |bytes: Vec<u8>| {
+            let reader = StreamReader::try_new(bytes.as_slice(), None);
+            let reader = reader.map_err(Error::engine(context))?;
+            reader.map(|batch| batch.map_err(Error::engine(context))).collect()
+        };
+        self.read(place)?.into_iter().map(decode).collect()
+    }
+
+    /// Adds doubles to a place, as one chunk.
+    pub fn add_numbers(&self, place: usize, numbers: &[f64]) -> Result<()> {
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        self.add(place, &bytes)
+    }
+
+    /// The doubles of a place in the order in which they were added.
+    pub fn read_numbers(&self, place: usize) -> Result<Vec<f64>> {
+        Ok(self.read(place)?.iter().flat_map(|bytes| numbers(bytes)).collect())
+    }
+
+    /// How many bytes a place has.
+    pub fn length(&self, place: usize) -> usize {
+        self.own(place).iter().map(|chunk| chunk.length).sum()
+    }
+
+    /// The next bytes of a place from the `from`th on, at most `most`; none at its end.
+    pub fn read_from(&self, place: usize, from: usize, most: usize) -> Result<Vec<u8>> {
+        let mut before = 0;
+        let found = self.own(place).iter().find_map(|chunk| {
+            let inside = from.checked_sub(before).filter(|inside| *inside < chunk.length);
+            before += chunk.length;
+            inside.map(|inside| (chunk.start + inside as u64, chunk.length - inside))
+        });
+        let Some((start, rest)) = found else { return Ok(Vec::new()) };
+        let mut bytes = vec![0; rest.min(most)];
+        self.read_at(&mut bytes, start)?;
+        Ok(bytes)
+    }
+
+    /// Bytes added so far.
+    pub fn bytes(&self) -> u64 {
+        self.end.load(Ordering::Relaxed)
+    }
+
+    fn read_at(&self, bytes: &mut [u8], start: u64) -> Result<()> {
+        self.file
+            .read_exact_at(bytes, start)
+            .map_err(Error::io("take up rows put aside in", &self.folder))
+    }
+
+    fn own(&self, place: usize) -> std::sync::MutexGuard<'_, Vec<Chunk>> {
+        self.chunks[place].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Doubles out of their bytes.
+pub fn numbers(bytes: &[u8]) -> impl Iterator<Item = f64> + '_ {
+    bytes.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{ArrayRef, Int64Array};
+
+    use super::*;
+
+    #[test]
+    fn chunks_come_back_by_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let spill = Spill::create(folder.path(), 4).unwrap();
+        std::thread::scope(|scope| {
+            for place in 0..4 {
+                let spill = &spill;
+                scope.spawn(move || {
+                    for i in 0..50_u8 {
+                        spill.add(place, &vec![i; place * 100 + 1]).unwrap();
+                    }
+                });
+            }
+        });
+        for place in 0..4 {
+            let chunks = spill.read(place).unwrap();
+            assert_eq!(chunks.len(), 50);
+            for (i, chunk) in chunks.iter().enumerate() {
+                assert_eq!(*chunk, vec![i as u8; place * 100 + 1]);
+            }
+        }
+        assert_eq!(spill.bytes(), 50 * (1 + 101 + 201 + 301));
+        assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "it has no name");
+    }
+
+    #[test]
+    fn rows_come_back_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let spill = Spill::create(folder.path(), 1).unwrap();
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None, Some(3)]));
+        let rows = RecordBatch::try_from_iter([("x", column)]).unwrap();
+        spill.add_rows(0, &[rows.clone(), rows.slice(1, 2)]).unwrap();
+        spill.add_rows(0, &[]).unwrap();
+        spill.add_rows(0, &[rows.slice(0, 0)]).unwrap();
+        let found = spill.read_rows(0).unwrap();
+        assert_eq!(found, [vec![rows.clone(), rows.slice(1, 2)], vec![rows.slice(0, 0)]]);
+    }
+}
