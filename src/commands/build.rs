@@ -1,28 +1,27 @@
 //! `features build`: snapshots of all views, at one as-of or at many.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use arrow_array::RecordBatch;
+use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::quality::{self, Gate, Reference};
-use super::snapshot::{ComputedViews, folder};
+use super::quality::{self, Reference};
+use super::views::{Views, ViewsAt, Written};
 use super::{scattering, shards, timelines, write_manifest};
 use crate::config::Project;
 use crate::engine;
 use crate::error::{Error, Result};
 use crate::features::catalog::Feature;
+use crate::features::drift::Distribution;
 use crate::features::events::{BuildReport, Events};
-use crate::features::expectation::Breach;
+use crate::features::expectation::{Breach, Outcome};
 use crate::features::history::{History, Refresh};
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::registry::{self, Inputs, Snapshot};
+use crate::features::snapshot::folder;
 use crate::report::{Output, Progress, Table, thousands};
 use crate::shard::Shards;
 use crate::sources::profile::{CREATED, Entities, KEY, ProfileShards};
 use crate::store::Transaction;
-use crate::store::parquet::Sorted;
 use crate::time::{Duration, Instant};
 
 /// What `features build` is asked for.
@@ -52,7 +51,7 @@ pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result
     let store = project.store()?;
     let references = Reference::find(project, &store, &as_ofs)?;
     let mut done = Done::default();
-    let mut left: Option<Vec<Open>> = None;
+    let mut left: Option<Vec<ViewsAt>> = None;
     progress.steps(as_ofs.len() as u64);
     loop {
         let mut transaction = store.begin("features build")?;
@@ -66,8 +65,7 @@ pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result
         let full = asked.full && left.is_none();
         let history = refresh(project, &transaction, shards, &references, full)?;
         let open = left.take().unwrap_or_else(|| {
-            let open =
-                |as_of: &AsOf| Open::find(project, &transaction, *as_of, &history, &profile, full);
+            let open = |as_of: &AsOf| open(project, &transaction, *as_of, &history, &profile, full);
             as_ofs.iter().map(open).filter(|open| !open.views.is_empty()).collect()
         });
         let (now, later) = open.split_at(open.len().min(at_a_time(project, &profile)));
@@ -105,7 +103,7 @@ impl Run<'_> {
         mut transaction: Transaction,
         history: History,
         profile: &ProfileShards,
-        open: &[Open],
+        open: &[ViewsAt],
         last: AsOf,
         done: &mut Done,
         progress: &mut Progress,
@@ -113,47 +111,60 @@ impl Run<'_> {
         progress.stage("computing features");
         let Self { project, references, .. } = *self;
         let as_ofs: Vec<AsOf> = open.iter().map(|open| open.as_of).collect();
-        let views: BTreeSet<&str> =
+        let names: BTreeSet<&str> =
             open.iter().flat_map(|open| open.views.iter().copied()).collect();
-        let mut plans = vec![plan(project, &views, as_ofs.clone())];
+        let mut plans = vec![plan(project, &names, as_ofs.clone())];
         plans.extend(references.iter().map(|reference| reference.plan(&as_ofs)));
-        let mut parts: BTreeMap<(String, AsOf), Vec<RecordBatch>> = BTreeMap::new();
         let data = history.visible_at(last);
         let events = history.events(&mut transaction, &project.events, &plans)?;
+        let mut views = Views::new(project, &transaction, open)?;
         let mut report = events.report.clone();
-        let stage = |shard| events.shard(shard, &Entities::of(&profile.rows(shard)?)?);
-        engine::run(profile.shards(), stage, |_, rows| {
-            report.add(&rows);
-            for plan in &plans {
-                for (as_of, rows) in plan.as_ofs.iter().zip(rows.of(&plan.name)?) {
-                    if rows.num_rows() > 0 {
-                        parts.entry((plan.name.clone(), *as_of)).or_default().push(rows.clone());
-                    }
+        let mut counted: Vec<Vec<Vec<Distribution>>> =
+            references.iter().map(|reference| vec![reference.empty(); as_ofs.len()]).collect();
+        let stage = |shard| {
+            let rows = events.shard(shard, &Entities::of(&profile.rows(shard)?)?)?;
+            let of_views = rows.of(VIEWS)?.iter().enumerate();
+            let written = of_views.map(|(at, rows)| views.write(at, shard, rows));
+            let written = written.collect::<Result<Vec<_>>>()?;
+            let count = |reference: &Reference| {
+                let rows = rows.of(&reference.plan_name())?.iter();
+                rows.map(|rows| reference.count(project, rows)).collect::<Result<Vec<_>>>()
+            };
+            let counts = references.iter().map(count).collect::<Result<Vec<_>>>()?;
+            Ok((rows.left_out(), written, counts))
+        };
+        let mut written = Written::new(open.len());
+        engine::run(profile.shards(), stage, |_, (left_out, shard, counts)| {
+            report.add(left_out);
+            shard.into_iter().enumerate().for_each(|(at, views)| written.add(at, views));
+            for (sums, counts) in counted.iter_mut().zip(counts) {
+                for (sums, counts) in sums.iter_mut().zip(counts) {
+                    sums.iter_mut().zip(&counts).for_each(|(sum, more)| sum.merge(more));
                 }
             }
             Ok(())
         })?;
         report.check_orphans(&project.events)?;
         let refresh = events.finish(&mut transaction)?;
-        progress.stage("writing features");
-        for Open { as_of, views, inputs } in open {
-            let rows = Sorted::new(parts.remove(&(VIEWS.into(), *as_of)).unwrap_or_default());
-            let drifts = references.iter().filter_map(|reference| {
-                let rows = parts.remove(&(reference.plan_name(), *as_of));
-                rows.map(|rows| reference.drifts(project, &rows))
-            });
-            let models = drifts.collect::<Result<_>>()?;
-            if !rows.is_empty() {
-                let gate = &mut done.gate;
-                let computed = ComputedViews { views, as_of: *as_of, inputs, rows: &rows };
-                let passed = gate.pass(&mut transaction, project, computed, models)?;
-                done.snapshots.extend(passed.unwrap_or_default());
-            } else if self.must {
-                let message = format!("there is no customer at {}", as_of.at);
-                return Err(Error::not_enough(message, "choose a later as-of"));
+        progress.stage("checking and publishing features");
+        for (at, ViewsAt { as_of, .. }) in open.iter().enumerate() {
+            if written.rows(at) == 0 {
+                if self.must {
+                    let message = format!("there is no customer at {}", as_of.at);
+                    return Err(Error::not_enough(message, "choose a later as-of"));
+                }
+                continue;
             }
+            let drifts = references.iter().zip(&counted).filter_map(|(reference, counted)| {
+                let place = reference.place(&as_ofs, *as_of)?;
+                Some(reference.drifts(project, &counted[place]))
+            });
+            let (outcome, snapshots) =
+                views.publish(&mut transaction, at, &mut written, drifts.collect())?;
+            done.outcome.add(outcome);
+            done.snapshots.extend(snapshots);
         }
-        let all = done.gate.outcome.breaches.iter();
+        let all = done.outcome.breaches.iter();
         let own = |breach: &&Breach| as_ofs.iter().any(|as_of| as_of.at == breach.as_of);
         let breaches: Vec<&Breach> = all.filter(own).collect();
         let told = json!({ "refresh": refresh, "as_ofs": as_ofs, "breaches": breaches });
@@ -209,32 +220,22 @@ fn as_ofs(project: &Project, asked: Build) -> Result<Vec<AsOf>> {
     Ok(list)
 }
 
-/// Views to be computed at an as-of, and from what.
-#[derive(Debug, Clone)]
-struct Open<'a> {
+/// The views that are not there at an as-of from the same definitions and inputs; all of them if `full`.
+fn open<'a>(
+    project: &'a Project,
+    transaction: &Transaction,
     as_of: AsOf,
-    views: BTreeSet<&'a str>,
-    inputs: Inputs,
-}
-
-impl<'a> Open<'a> {
-    /// The views that are not there from the same definitions and inputs; all of them if `full`.
-    fn find(
-        project: &'a Project,
-        transaction: &Transaction,
-        as_of: AsOf,
-        history: &History,
-        profile: &ProfileShards,
-        full: bool,
-    ) -> Self {
-        let inputs = Inputs {
-            events: history.visible_at(as_of),
-            profile: profile.customers_at(as_of.at).fingerprint(),
-        };
-        let mut views = all_views(project);
-        views.retain(|view| full || !is_current(project, transaction, view, as_of, &inputs));
-        Self { as_of, views, inputs }
-    }
+    history: &History,
+    profile: &ProfileShards,
+    full: bool,
+) -> ViewsAt<'a> {
+    let inputs = Inputs {
+        events: history.visible_at(as_of),
+        profile: profile.customers_at(as_of.at).fingerprint(),
+    };
+    let mut views = all_views(project);
+    views.retain(|view| full || !is_current(project, transaction, view, as_of, &inputs));
+    ViewsAt { as_of, views, inputs }
 }
 
 /// Whether a view is there at an as-of, computed by the same definitions from the same inputs. With a
@@ -248,7 +249,7 @@ fn is_current(
 ) -> bool {
     let path = registry::path(view, as_of.at);
     let root = &transaction.root;
-    if !root.files.contains_key(&path) || root.below(&folder(view, as_of)).next().is_none() {
+    if !root.files.contains_key(&path) || root.below(&folder(view, as_of.at)).next().is_none() {
         return false;
     }
     transaction.store().read_json::<Snapshot>(&path).is_ok_and(|snapshot| {
@@ -258,18 +259,24 @@ fn is_current(
     })
 }
 
-/// As-ofs whose rows fit in half of the memory for events.
+/// As-ofs that are computed together: as many as have room for the rows of the shards at hand in half of the
+/// memory.
 fn at_a_time(project: &Project, profile: &ProfileShards) -> usize {
     let columns = project.catalog.features.len() as u64 + 4;
-    let bytes = (profile.rows + 1) * columns * 12;
+    let shards = profile.shards().count().min(rayon::current_num_threads()) as u64;
+    let customers = profile.rows / profile.shards().count() as u64 + 1;
+    let bytes = shards * customers * columns * BYTES_OF_A_VALUE;
     (project.memory / 2 / bytes.max(1)).clamp(1, 16) as usize
 }
+
+/// Bytes that a value takes while it is computed and written: as bits, in an Arrow array, in a Parquet page.
+const BYTES_OF_A_VALUE: u64 = 24;
 
 /// What was done.
 #[derive(Debug, Default)]
 struct Done {
     snapshots: Vec<Snapshot>,
-    gate: Gate,
+    outcome: Outcome,
     report: BuildReport,
     refresh: Refresh,
     rounds: u64,
@@ -293,12 +300,12 @@ impl Done {
                 &snapshot.view,
                 &snapshot.columns.len().to_string(),
                 &thousands(snapshot.rows),
-                &folder(&snapshot.view, snapshot.as_of),
+                &folder(&snapshot.view, snapshot.as_of.at),
             ]);
         }
         let computed: BTreeSet<AsOf> =
             self.snapshots.iter().map(|snapshot| snapshot.as_of).collect();
-        let outcome = &self.gate.outcome;
+        let outcome = &self.outcome;
         let broken: BTreeSet<Instant> = outcome.breaches.iter().map(|b| b.as_of).collect();
         let left = as_ofs.len() - computed.len() - broken.len();
         let mut text = if computed.is_empty() { String::new() } else { table.render() + "\n" };

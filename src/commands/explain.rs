@@ -17,7 +17,7 @@ use crate::features::scanned::{Reading, ScannedEvents};
 use crate::report::rows::{cell, columns_text, objects};
 use crate::report::sentences::{Membership, ScoreRow, membership, recommendation, sentence, taste};
 use crate::report::{Output, Table, text};
-use crate::scoring::Champions;
+use crate::scoring::champions::Champions;
 use crate::scoring::tables::pairs;
 use crate::scoring::waterfall::Waterfall;
 use crate::shard::{self, Shard, Shards};
@@ -183,16 +183,17 @@ fn waterfalls(
     let as_of = AsOf { at, known_at: project.known_at.unwrap_or(at) };
     let classifiers = champions.classifiers.iter();
     let plans: Vec<FeaturePlan> = classifiers
-        .map(|(name, _, artifact)| artifact.plan(FeaturePlan::new(name, vec![as_of])))
+        .map(|c| c.artifact.plan(FeaturePlan::new(c.name.as_str(), vec![as_of])))
         .collect();
     let entities = Entities { keys: vec![id.to_owned()], created_at: vec![None] };
     let reading = Reading { shards: Shards::ONE, memory: project.memory, folder: scratch.path() };
     let source = project.events.of_customer(id);
     let events = ScannedEvents::read(&source, &plans, reading)?;
     let rows = events.shard(Shard::ALL, &entities)?;
-    for (name, _, artifact) in &champions.classifiers {
-        let waterfall = Waterfall::of(artifact, rows.one(name)?, &attributes)?;
-        waterfalls.extend(waterfall.map(|waterfall| (name.clone(), waterfall)));
+    for champion in &champions.classifiers {
+        let rows = rows.one(&champion.name)?;
+        let waterfall = Waterfall::of(&champion.artifact, rows, &attributes)?;
+        waterfalls.extend(waterfall.map(|waterfall| (champion.name.clone(), waterfall)));
     }
     Ok(waterfalls)
 }

@@ -225,7 +225,7 @@ fn exactly(project: &Project, entities: &EntityRows, views: &[String]) -> Result
     let mut parts = Vec::new();
     let stage = |shard| events.shard(shard, &Entities::of(&profile.rows(shard)?)?);
     engine::run(shards, stage, |_, rows| {
-        report.add(&rows);
+        report.add(rows.left_out());
         parts.push(rows.one(EXACT)?.clone());
         Ok(())
     })?;

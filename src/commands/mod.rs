@@ -1,6 +1,7 @@
 //! The verbs of the command line, one file each; every function reads as its data flow.
 
 pub mod build;
+mod champions;
 pub mod explain;
 pub mod export;
 pub mod features;
@@ -18,10 +19,10 @@ pub mod schema;
 pub mod score;
 pub mod segments;
 pub mod simulate;
-mod snapshot;
 mod timelines;
 pub mod train;
 pub mod validate;
+mod views;
 
 use std::path::{Path, PathBuf};
 

@@ -1,20 +1,19 @@
 //! What earlier runs have left: the segments that a run continues, and whether it would be the same.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::path::Path;
 
+use arrow_array::Array;
 use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, RecordBatch, StringArray};
+use arrow_array::types::Float64Type;
 use serde_json::json;
 
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::plan::AsOf;
-use crate::scoring::Champions;
-use crate::scoring::summary::scores_by_model;
-use crate::segments::PreviousState;
-use crate::sources::profile::keys;
-use crate::store::parquet::read_all;
+use crate::scoring::champions::Champions;
+use crate::store::parquet::batches;
+use crate::store::sorted::SortedRuns;
 use crate::store::{Root, Store};
 use crate::time::Instant;
 
@@ -81,82 +80,58 @@ pub fn segments(root: &Root, as_of: Instant) -> Option<(Instant, Vec<String>)> {
     by_as_of.pop_last()
 }
 
-/// What the previous run said of segments.
-pub struct States {
-    /// In the order of the customers.
-    pub customers: Vec<Option<PreviousState>>,
-    /// Of those who are customers no more, by key.
-    pub gone: BTreeMap<String, PreviousState>,
+/// The scores of a model at an earlier as-of.
+pub struct EarlierScores {
+    /// All of them.
+    pub sorted: SortedRuns,
+    /// The least and the greatest.
+    pub range: [f64; 2],
+    /// Whether all are whole numbers.
+    pub are_whole: bool,
 }
 
-/// The segments of each customer in the previous run.
-pub fn states(
-    store: &Store,
-    previous: Option<(Instant, Vec<String>)>,
-    customers: &StringArray,
-) -> Result<States> {
-    let Some((_, files)) = previous else {
-        return Ok(States { customers: vec![None; customers.len()], gone: BTreeMap::new() });
-    };
-    let paths: Vec<_> = files.iter().map(|file| store.file(file)).collect();
-    let rows = read_all(paths.iter().map(|path| path.as_path()), None)?;
-    let mut by_key: HashMap<String, PreviousState> = HashMap::new();
-    for rows in rows.iter() {
-        let text = |name: &str| rows.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
-        let since = rows
-            .column_by_name("since")
-            .and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
-        let primary = rows.column_by_name("is_primary").and_then(|c| c.as_boolean_opt());
-        let (Some(segment), Some(rule), Some(since), Some(primary)) =
-            (text("segment"), text("rule"), since, primary)
-        else {
-            return Err(Error::contract(
-                format!("{} is not a table of segments", paths[0].display()),
-                "it was changed after it was written",
-            ));
-        };
-        // Runs before there was this column have put nobody out.
-        let expired = rows.column_by_name("expired").and_then(|c| c.as_list_opt::<i32>());
-        for (i, key) in keys(rows)?.iter().flatten().enumerate() {
-            let state = by_key.entry(key.to_owned()).or_default();
-            let name = segment.value(i).to_owned();
-            if primary.value(i) {
-                state.primary = Some(name.clone());
-            }
-            let over = expired.map(|lists| lists.value(i));
-            if let Some(over) = over.as_ref().and_then(|list| list.as_struct_opt()) {
-                let [names, rules] = [0, 1].map(|column| over.column(column).as_string::<i32>());
-                let pairs = names.iter().flatten().zip(rules.iter().flatten());
-                state.expired.extend(pairs.map(|(name, rule)| (name.to_owned(), rule.to_owned())));
-            }
-            state.memberships.insert(name, (rule.value(i).to_owned(), Instant(since.value(i))));
-        }
-    }
-    let customers = customers.iter().flatten().map(|key| by_key.remove(key)).collect();
-    Ok(States { customers, gone: by_key.into_iter().collect() })
-}
-
-/// When each customer last bought, by the feature that writes `last_purchase_at`; without one a
-/// purchase ends no dwell.
-pub fn last_purchases(project: &Project, features: &RecordBatch) -> Vec<Option<Instant>> {
-    let mut all = project.catalog.features.iter();
-    let writer = all.find(|feature| feature.writes.as_deref() == Some("last_purchase_at"));
-    let last = writer.and_then(|feature| features.column_by_name(feature.column()));
-    let last = last.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
-    let at =
-        |row: usize| last.filter(|last| last.is_valid(row)).map(|last| Instant(last.value(row)));
-    (0..features.num_rows()).map(at).collect()
-}
-
-/// The scores of an earlier as-of by model; empty where there is none.
+/// The scores of an earlier as-of by model, in the order of `models`; none where there is no such as-of.
 pub fn scores(
     store: &Store,
     root: &Root,
     as_of: Option<Instant>,
-) -> Result<BTreeMap<String, Vec<f64>>> {
-    let Some(as_of) = as_of else { return Ok(BTreeMap::new()) };
-    let folder = format!("scores/as_of={}", as_of.folder());
-    let paths: Vec<_> = root.below(&folder).map(|file| store.file(file)).collect();
-    let rows = read_all(paths.iter().map(|path| path.as_path()), Some(&["model", "score"]))?;
-    rows.as_ref().map_or(Ok(BTreeMap::new()), scores_by_model)
+    models: &[&str],
+    scratch: &Path,
+) -> Result<Vec<EarlierScores>> {
+    let folder = as_of.map(|at| format!("scores/as_of={}", at.folder()));
+    let files: Vec<&str> = folder.iter().flat_map(|folder| root.below(folder)).collect();
+    let empty = |_: &&str| {
+        let sorted = SortedRuns::create(scratch, files.len())?;
+        Ok(EarlierScores { sorted, range: [f64::MAX, f64::MIN], are_whole: true })
+    };
+    let mut earlier: Vec<EarlierScores> = models.iter().map(empty).collect::<Result<_>>()?;
+    for (run, file) in files.iter().enumerate() {
+        let mut numbers: Vec<Vec<(f64, bool)>> = models.iter().map(|_| Vec::new()).collect();
+        for rows in batches(&store.file(file), Some(&["model", "score"]), None)? {
+            let rows = rows?;
+            let model = rows.column_by_name("model").and_then(|c| c.as_string_opt::<i32>());
+            let score = rows.column_by_name("score");
+            let score = score.and_then(|column| column.as_primitive_opt::<Float64Type>());
+            let (Some(model), Some(score)) = (model, score) else {
+                return Err(Error::contract(
+                    format!("{file} in the store is not a table of scores"),
+                    "it was changed after it was written; score that as-of again",
+                ));
+            };
+            for row in (0..rows.num_rows()).filter(|row| score.is_valid(*row)) {
+                if let Some(own) = models.iter().position(|name| *name == model.value(row)) {
+                    numbers[own].push((score.value(row), false));
+                }
+            }
+        }
+        for (earlier, numbers) in earlier.iter_mut().zip(numbers) {
+            for (score, _) in &numbers {
+                let [low, high] = earlier.range;
+                earlier.range = [low.min(*score), high.max(*score)];
+                earlier.are_whole &= score.fract() == 0.0;
+            }
+            earlier.sorted.put(run, numbers)?;
+        }
+    }
+    Ok(earlier)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
-use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray};
+use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{Field, Schema};
 
 use super::previous;
@@ -13,10 +13,12 @@ use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::catalog::View;
 use crate::schema::{Origin, PROFILE as PROFILE_FIELDS};
-use crate::scoring::engagement;
+use crate::scoring::finish::last_purchases;
 use crate::scoring::frame::{ScoreColumns, frame};
 use crate::scoring::tables::pairs;
-use crate::segments::{Known, Outcome, PreviousState, Segments, assign};
+use crate::scoring::{engagement, rfm};
+use crate::segments::{Known, Outcome, PreviousState, Segments, States, assign};
+use crate::shard::Shard;
 use crate::sources::consent::Consent;
 use crate::sources::profile::keys;
 use crate::store::parquet::{concat, read_all, sort_by_key, take};
@@ -58,13 +60,17 @@ impl Published {
         let scores = tables.find("scores", None)?;
         let models = tables.scores(scores.as_ref(), customers.len())?;
         let rfm = tables.rfm(scores.as_ref(), customers.len())?;
-        let frame = frame(&features, &models, rfm.as_deref(), project.context().scale)?;
-        let own = format!("segments/as_of={}", as_of.folder());
-        let own = root.below(&own).map(str::to_owned).collect();
-        let segments = previous::states(store, Some((as_of, own)), &customers)?.customers;
-        let previous =
-            previous::states(store, previous::segments(root, as_of), &customers)?.customers;
-        let last_purchase = previous::last_purchases(project, &features);
+        let frame = frame(&features, &models, rfm.as_ref(), project.context().scale)?;
+        let states = |at: Option<Instant>| -> Result<Vec<Option<PreviousState>>> {
+            let folder = at.map(|at| format!("segments/as_of={}", at.folder()));
+            let rows = folder.map(|f| store.read_shard(root, &f, Shard::ALL, None)).transpose()?;
+            Ok(States::of(&rows.unwrap_or_default(), &customers)?.customers)
+        };
+        let segments = states(Some(as_of))?;
+        let previous = states(previous::segments(root, as_of).map(|(at, _)| at))?;
+        let mut writers = project.catalog.features.iter();
+        let writer = writers.find(|feature| feature.writes.as_deref() == Some("last_purchase_at"));
+        let last_purchase = last_purchases(writer.map(|feature| feature.column()), &features);
         let consent = Consent::of(&profile);
         Ok(Self { as_of, frame, segments, consent, previous, last_purchase })
     }
@@ -252,15 +258,22 @@ impl Tables<'_> {
     }
 
     /// The scores of RFM, if the project has it.
-    fn rfm(&self, scores: Option<&RecordBatch>, customers: usize) -> Result<Option<Vec<[u8; 3]>>> {
+    fn rfm(
+        &self,
+        scores: Option<&RecordBatch>,
+        customers: usize,
+    ) -> Result<Option<[Int64Array; 3]>> {
         let Some(model) = &self.project.models.rfm else { return Ok(None) };
         let rows = self.of_model(scores, &model.spec.name, customers)?;
-        let part = |row: usize| {
-            let parts = pairs(&rows, "reasons", row);
-            let of = |name: &str| parts.iter().find(|(n, _)| n == name).map_or(0, |p| p.1 as u8);
-            ["recency", "frequency", "monetary"].map(of)
+        let reasons = (0..rows.num_rows()).map(|row| pairs(&rows, "reasons", row));
+        let reasons: Vec<Vec<(String, f64)>> = reasons.collect();
+        let part = |name: &str| {
+            let of = |pairs: &Vec<(String, f64)>| {
+                Some(pairs.iter().find(|(n, _)| n == name).map_or(0, |p| p.1 as i64))
+            };
+            reasons.iter().map(of).collect()
         };
-        Ok(Some((0..rows.num_rows()).map(part).collect()))
+        Ok(Some(rfm::PARTS.map(part)))
     }
 }
 

@@ -1,148 +1,179 @@
-//! Whether snapshots hold to the expectations of their views, and where they go.
+//! Whether snapshots hold to the expectations of their views.
 //!
 //! A snapshot of which any view breaks an expectation is not published: what was live at its as-of stays,
 //! and what was computed is kept in quarantine until a later run publishes the as-of.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
-use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, RecordBatch};
 
-use super::snapshot::{ComputedViews, LIVE, QUARANTINE, folder, write_views};
+use super::views::{QUARANTINE, ViewsAt};
 use crate::config::Project;
 use crate::error::Result;
 use crate::features::catalog::View;
-use crate::features::drift::Drift;
-use crate::features::expectation::{Against, Earlier, Expectation, Outcome, Rule, judge, numbers};
+use crate::features::drift::{Distribution, Drift, drift};
+use crate::features::expectation::{
+    Against, ComparedColumn, Earlier, Expectation, Outcome, Rule, Tally, judge,
+};
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::registry::{self, Snapshot};
+use crate::features::snapshot::folder;
 use crate::report::{Table, thousands};
-use crate::scoring::classifier::drifts;
+use crate::scoring::classifier::{drifts, empty_bins};
+use crate::shard::Shard;
 use crate::sources::attributes::Attributes;
 use crate::sources::contract::{Check, Checks, Status};
-use crate::store::parquet::read;
-use crate::store::{Root, Store, Transaction};
+use crate::store::parquet::batches;
+use crate::store::{Store, Transaction};
 use crate::time::Instant;
 use crate::training::artifact::{Artifact, ClassifierArtifact, Trained};
 
-/// By column when a snapshot was, and its values, NaN for none.
-type Columns = BTreeMap<String, (Instant, Vec<f64>)>;
-
-/// Holds one snapshot after the other, in the order of their as-ofs, to its expectations, and writes it where
-/// it then belongs.
-#[derive(Debug, Default)]
-pub struct Gate {
-    /// By view what this run has published last of the columns that are compared.
-    published: BTreeMap<String, (Instant, Columns)>,
-    /// Of all snapshots so far.
-    pub outcome: Outcome,
+/// Holds snapshots to their expectations, in the order of their as-ofs.
+pub struct Gate<'a> {
+    project: &'a Project,
+    folder: PathBuf,
+    /// By view, as-of and column the values that are compared with another snapshot's.
+    compared: BTreeMap<(&'a str, Instant, &'a str), ComparedColumn>,
+    /// By view the latest as-of that this run has published.
+    published: BTreeMap<&'a str, Instant>,
 }
 
-impl Gate {
-    /// Judges and writes some views of a snapshot; `models` says how far the inputs of classifiers have
-    /// moved. None where it went to quarantine.
-    pub fn pass(
-        &mut self,
-        transaction: &mut Transaction,
-        project: &Project,
-        computed: ComputedViews<'_>,
-        models: BTreeMap<String, Vec<Drift>>,
-    ) -> Result<Option<Vec<Snapshot>>> {
-        let ComputedViews { views: names, as_of, rows, .. } = computed;
-        let views = || project.catalog.views.iter().filter(|v| names.contains(v.name.as_str()));
-        let mut earlier = Earlier { models, ..Earlier::default() };
-        let mut outcome = Outcome::default();
-        for view in views() {
-            earlier.previous = self.previous(transaction, project, view, as_of.at);
-            let of_view = (view.name.as_str(), view.expectations.as_slice());
-            outcome.add(judge(of_view, as_of.at, rows.batches(), &earlier)?);
+impl<'a> Gate<'a> {
+    /// For the views that are `open`.
+    pub fn new(
+        project: &'a Project,
+        transaction: &Transaction,
+        open: &[ViewsAt<'a>],
+    ) -> Result<Self> {
+        let folder = transaction.scratch().to_owned();
+        let shards = transaction.root.shards.map_or(1, |shards| shards.count());
+        let mut compared = BTreeMap::new();
+        for ViewsAt { as_of, views, .. } in open {
+            for view in project.catalog.views.iter().filter(|v| views.contains(v.name.as_str())) {
+                for column in columns(view) {
+                    let values = ComparedColumn::create(&folder, shards)?;
+                    compared.insert((view.name.as_str(), as_of.at, column), values);
+                }
+            }
         }
-        let is_kept = outcome.breaches.is_empty();
-        self.outcome.add(outcome);
-        if !is_kept {
-            write_views(transaction, project, computed, QUARANTINE)?;
-            return Ok(None);
-        }
-        for view in views() {
-            let own =
-                |column: &str| Ok((column.to_owned(), (as_of.at, values(rows.batches(), column)?)));
-            let columns = compared(view).map(own).collect::<Result<_>>()?;
-            self.published.insert(view.name.clone(), (as_of.at, columns));
-            transaction.replace(&format!("{QUARANTINE}{}", folder(&view.name, as_of)));
-            transaction.remove(&format!("{QUARANTINE}{}", registry::path(&view.name, as_of.at)));
-        }
-        write_views(transaction, project, computed, LIVE).map(Some)
+        Ok(Self { project, folder, compared, published: BTreeMap::new() })
     }
 
-    /// The columns of the latest snapshot before `at`, as far as the same definitions have computed them.
+    /// Looks at the rows that a shard has of a view.
+    pub fn look(
+        &self,
+        view: &View,
+        as_of: AsOf,
+        shard: Shard,
+        rows: &RecordBatch,
+    ) -> Result<Tally> {
+        for column in columns(view) {
+            let array: Vec<ArrayRef> = rows.column_by_name(column).cloned().into_iter().collect();
+            self.compared[&(view.name.as_str(), as_of.at, column)].put(shard.place(), &array)?;
+        }
+        Tally::of(&view.expectations, rows)
+    }
+
+    /// Holds a view to its expectations, all shards of its as-of and of earlier ones having been looked at.
+    pub fn judge(
+        &self,
+        transaction: &Transaction,
+        view: &View,
+        as_of: AsOf,
+        tally: &Tally,
+        models: &BTreeMap<String, Vec<Drift>>,
+    ) -> Result<Outcome> {
+        let mut previous = BTreeMap::new();
+        for (column, (then, before)) in self.previous(transaction, view, as_of.at)? {
+            let now =
+                self.compared[&(view.name.as_str(), as_of.at, column.as_str())].over(&before)?;
+            let drift = drift(&column, &before, &now);
+            previous.insert(column, (then, drift));
+        }
+        let earlier = Earlier { previous, models: models.clone() };
+        Ok(judge((&view.name, &view.expectations), as_of.at, tally, &earlier))
+    }
+
+    /// Says that these views are published, so that later as-ofs are compared with them.
+    pub fn published(&mut self, as_of: AsOf, views: &[&'a View]) {
+        self.published.extend(views.iter().map(|view| (view.name.as_str(), as_of.at)));
+    }
+
+    /// By column the distribution in the latest snapshot before `at`, as far as the same definitions have
+    /// computed it, and when that was.
     fn previous(
         &self,
         transaction: &Transaction,
-        project: &Project,
         view: &View,
         at: Instant,
-    ) -> Columns {
-        let columns: BTreeSet<&str> = compared(view).collect();
+    ) -> Result<BTreeMap<String, (Instant, Distribution)>> {
+        let columns: BTreeSet<&str> = columns(view).collect();
         if columns.is_empty() {
-            return Columns::new();
+            return Ok(BTreeMap::new());
         }
-        let (store, root) = (transaction.store(), &transaction.root);
+        let root = &transaction.root;
         let table = format!("features/{}", view.name);
         let as_ofs = root.as_ofs(&table).into_iter().filter_map(Instant::from_folder);
         let stored = as_ofs.filter(|then| *then < at).max();
-        if let Some((then, own)) = self.published.get(&view.name)
-            && stored.is_none_or(|stored| stored <= *then)
+        if let Some(then) = self.published.get(view.name.as_str()).copied()
+            && stored.is_none_or(|stored| stored <= then)
         {
-            return own.clone();
+            let own = columns.into_iter().map(|column| {
+                let values = &self.compared[&(view.name.as_str(), then, column)];
+                Ok((column.to_owned(), (then, values.distribution()?)))
+            });
+            return own.collect();
         }
         let record = stored.map(|then| (then, registry::path(&view.name, then)));
         let Some((then, record)) = record.filter(|(_, path)| root.files.contains_key(path)) else {
-            return Columns::new();
+            return Ok(BTreeMap::new());
         };
         // Tonight's features are none the worse for a damaged snapshot of another night.
-        read_columns(project, store, root, view, (then, &record), &columns).unwrap_or_else(
-            |error| {
-                tracing::warn!(
-                    "nothing is compared with {} at {}: {error}",
-                    view.name,
-                    then.folder()
-                );
-                Columns::new()
-            },
-        )
+        let read = self.read(transaction, view, (then, &record), &columns);
+        Ok(read.unwrap_or_else(|error| {
+            let date = then.folder();
+            tracing::warn!("nothing is compared with {} at {date}: {error}", view.name);
+            BTreeMap::new()
+        }))
     }
-}
 
-/// Some columns of a stored snapshot, as far as the definitions of now have computed them.
-fn read_columns(
-    project: &Project,
-    store: &Store,
-    root: &Root,
-    view: &View,
-    (then, record): (Instant, &str),
-    columns: &BTreeSet<&str>,
-) -> Result<Columns> {
-    let record: Snapshot = store.read_json(record)?;
-    let moved: BTreeSet<&str> = record.outdated(&project.catalog).map(|f| f.column()).collect();
-    let columns: Vec<&str> = columns.difference(&moved).copied().collect();
-    let mut batches: Vec<RecordBatch> = Vec::new();
-    for file in root.below(&folder(&view.name, AsOf::at(then))) {
-        batches.extend(read(&store.file(file), Some(&columns))?);
+    /// Some columns of a stored snapshot, as far as the definitions of now have computed them.
+    fn read(
+        &self,
+        transaction: &Transaction,
+        view: &View,
+        (then, record): (Instant, &str),
+        columns: &BTreeSet<&str>,
+    ) -> Result<BTreeMap<String, (Instant, Distribution)>> {
+        let (store, root) = (transaction.store(), &transaction.root);
+        let record: Snapshot = store.read_json(record)?;
+        let outdated = record.outdated(&self.project.catalog);
+        let moved: BTreeSet<&str> = outdated.map(|feature| feature.column()).collect();
+        let folder = folder(&view.name, then);
+        let files: Vec<&str> = root.below(&folder).collect();
+        let column = |column: &&str| {
+            let values = ComparedColumn::create(&self.folder, files.len())?;
+            for (run, file) in files.iter().enumerate() {
+                let mut arrays = Vec::new();
+                for rows in batches(&store.file(file), Some(&[*column]), None)? {
+                    arrays.extend(rows?.column_by_name(column).cloned());
+                }
+                values.put(run, &arrays)?;
+            }
+            Ok(((*column).to_owned(), (then, values.distribution()?)))
+        };
+        columns.difference(&moved).map(column).collect()
     }
-    let column = |column: &str| Ok((column.to_owned(), (then, values(&batches, column)?)));
-    columns.into_iter().map(column).collect()
 }
 
 /// Columns that are compared with the snapshot before.
-fn compared(view: &View) -> impl Iterator<Item = &str> {
-    view.expectations.iter().filter_map(|Expectation { column, rule }| match rule {
+fn columns(view: &View) -> impl Iterator<Item = &str> {
+    let compared = view.expectations.iter().filter_map(|Expectation { column, rule }| match rule {
         Rule::MaxPsi { against: Against::Previous, .. } => Some(column.as_str()),
         _ => None,
-    })
-}
-
-fn values(batches: &[RecordBatch], column: &str) -> Result<Vec<f64>> {
-    let arrays = batches.iter().filter_map(|rows| rows.column_by_name(column));
-    Ok(arrays.map(numbers).collect::<Result<Vec<_>>>()?.concat())
+    });
+    compared.collect::<BTreeSet<_>>().into_iter()
 }
 
 /// A version of a classifier that columns are compared with, and the as-ofs that it would score.
@@ -198,11 +229,28 @@ impl Reference {
         format!("{} {}", self.model, self.version)
     }
 
-    /// How far its inputs have moved, by what was computed for one as-of.
-    pub fn drifts(&self, project: &Project, rows: &[RecordBatch]) -> Result<(String, Vec<Drift>)> {
+    /// The index of an as-of among those of [`Reference::plan`]; None for one that another version scores.
+    pub fn place(&self, as_ofs: &[AsOf], as_of: AsOf) -> Option<usize> {
+        let mut own = as_ofs.iter().filter(|as_of| self.as_ofs.contains(as_of));
+        own.position(|own| *own == as_of)
+    }
+
+    /// Nothing counted yet of its inputs.
+    pub fn empty(&self) -> Vec<Distribution> {
+        empty_bins(&self.artifact)
+    }
+
+    /// Counts its inputs in the rows of a shard.
+    pub fn count(&self, project: &Project, rows: &RecordBatch) -> Result<Vec<Distribution>> {
         // Only features are compared, no attributes of the profile.
-        let drifts = drifts(&self.artifact, rows, &Attributes::default(), &project.events)?;
-        Ok((self.model.clone(), comparable(project, &self.artifact, &drifts)))
+        let scale = project.context().scale;
+        crate::scoring::classifier::count(&self.artifact, rows, &Attributes::default(), scale)
+    }
+
+    /// How far its inputs have moved, by what was counted of all shards.
+    pub fn drifts(&self, project: &Project, counted: &[Distribution]) -> (String, Vec<Drift>) {
+        let drifts = drifts(&self.artifact, counted);
+        (self.model.clone(), comparable(project, &self.artifact, &drifts))
     }
 }
 

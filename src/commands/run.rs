@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{score, train};
+use super::{champions, score, train};
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::report::{Output, Progress};
@@ -10,11 +10,11 @@ use crate::report::{Output, Progress};
 /// Trains if needed, scores, and gives both outputs, and whether all expectations hold.
 pub fn run(project: &Project, force: bool, progress: &mut Progress) -> Result<(Output, bool)> {
     let mut output = Output { text: String::new(), json: json!({}) };
-    if !score::has_champions(project, &project.store()?)? {
+    if !champions::has_champions(project, &project.store()?)? {
         let (trained, passed) = train::train(project, progress)?;
         output.text = trained.text;
         output.json["train"] = trained.json;
-        if !passed && !score::has_champions(project, &project.store()?)? {
+        if !passed && !champions::has_champions(project, &project.store()?)? {
             return Err(Error::not_enough(
                 format!(
                     "a new version did not pass its gate, and there is no other:\n{}",

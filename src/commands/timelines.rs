@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::features::history::{History, Keeping, Refresh, reading};
 use crate::features::plan::FeaturePlan;
 use crate::report::thousands;
-use crate::scoring;
+use crate::scoring::plans::plans_of;
 use crate::shard::Shards;
 use crate::sources::SourcePlan;
 use crate::sources::contract::EventFacts;
@@ -48,7 +48,7 @@ pub fn unfit(
 
 /// All that looks at the events: those of a command, the catalog, and the project's models.
 fn wanted(project: &Project, asked: &[FeaturePlan]) -> Vec<FeaturePlan> {
-    let mut plans = scoring::plans_of(&project.catalog, &project.models, &project.events);
+    let mut plans = plans_of(&project.catalog, &project.models, &project.events);
     plans.extend(asked.iter().cloned());
     plans
 }

@@ -86,7 +86,7 @@ fn check_keys(
         events.shard(shard, &Entities::of(&rows)?)
     };
     engine::run(profile.shards(), of_shard, |_, rows| {
-        report.add(&rows);
+        report.add(rows.left_out());
         Ok(())
     })?;
     report.check(&project.events, checks);

@@ -62,21 +62,9 @@ impl Distribution {
     pub fn of(values: &[f64]) -> Self {
         let mut sorted: Vec<f64> = values.iter().copied().filter(|value| !value.is_nan()).collect();
         sorted.sort_by(f64::total_cmp);
-        let quantiles: Vec<f64> =
-            (1..BINS).filter_map(|bin| sorted.get(bin * sorted.len() / BINS).copied()).collect();
-        let mut edges = Vec::new();
-        for equal in quantiles.chunk_by(|a, b| a == b) {
-            edges.push(equal[0]);
-            // What so many rows have is a bin of its own, else those above it would be lost in it: most
-            // customers of a shop have not bought this week.
-            if equal.len() > 1 {
-                edges.push(equal[0].next_up());
-            }
-        }
-        edges.dedup();
-        let mut empty = Self { rows: vec![0; edges.len() + 2], edges };
-        values.iter().for_each(|value| empty.add(*value));
-        empty
+        let mut counter = SortedCounter::new(sorted.len());
+        sorted.iter().for_each(|value| counter.add(*value));
+        counter.finish((values.len() - sorted.len()) as u64)
     }
 
     /// The same bins without any row.
@@ -101,6 +89,80 @@ impl Distribution {
     /// Rows in all.
     pub fn total(&self) -> u64 {
         self.rows.iter().sum()
+    }
+}
+
+/// Makes a [`Distribution`] of values over their own quantiles that come one by one in ascending order.
+#[derive(Debug)]
+pub struct SortedCounter {
+    count: usize,
+    seen: usize,
+    /// The bin whose quantile is next.
+    bin: usize,
+    /// The value that came last, and how many were less.
+    last: Option<(f64, usize)>,
+    /// How many quantiles it is, and as which value it was the first of them.
+    quantiles: (usize, f64),
+    edges: Vec<f64>,
+    /// By edge, how many values are less.
+    below: Vec<usize>,
+}
+
+impl SortedCounter {
+    /// Of `count` values to come.
+    pub fn new(count: usize) -> Self {
+        Self {
+            count,
+            seen: 0,
+            bin: 1,
+            last: None,
+            quantiles: (0, 0.0),
+            edges: Vec::new(),
+            below: Vec::new(),
+        }
+    }
+
+    /// Adds the next value, which is no NaN.
+    pub fn add(&mut self, value: f64) {
+        if self.last.is_none_or(|(last, _)| last != value) {
+            self.end_of_equals();
+            self.last = Some((value, self.seen));
+        }
+        while self.bin < BINS && self.bin * self.count / BINS == self.seen {
+            self.quantiles = match self.quantiles {
+                (0, _) => (1, value),
+                (times, first) => (times + 1, first),
+            };
+            self.bin += 1;
+        }
+        self.seen += 1;
+    }
+
+    /// Makes edges of the value that was equal up to here.
+    fn end_of_equals(&mut self) {
+        let (times, value) = std::mem::take(&mut self.quantiles);
+        let Some((_, less)) = self.last.filter(|_| times > 0) else { return };
+        let mut push = |edge: f64, below: usize| {
+            if self.edges.last() != Some(&edge) {
+                self.edges.push(edge);
+                self.below.push(below);
+            }
+        };
+        push(value, less);
+        // What so many rows have is a bin of its own, else those above it would be lost in it: most
+        // customers of a shop have not bought this week.
+        if times > 1 {
+            push(value.next_up(), self.seen);
+        }
+    }
+
+    /// The distribution, with so many values missing beside those that came.
+    pub fn finish(mut self, missing: u64) -> Distribution {
+        self.end_of_equals();
+        let starts = [0].into_iter().chain(self.below.iter().copied());
+        let ends = self.below.iter().copied().chain([self.seen]);
+        let rows = starts.zip(ends).map(|(start, end)| (end - start) as u64);
+        Distribution { rows: rows.chain([missing]).collect(), edges: self.edges }
     }
 }
 
@@ -145,6 +207,27 @@ mod tests {
         let mut counted = earlier.empty();
         later.iter().for_each(|value| counted.add(*value));
         drift("x", &earlier, &counted)
+    }
+
+    /// What comes one by one is counted as [`Distribution::add`] counts it.
+    #[test]
+    fn sorted_values_are_counted_as_any() {
+        let seed = 5;
+        println!("seed {seed}");
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        for _ in 0..500 {
+            let (count, kinds) = (random.random_range(0..60), random.random_range(1..40));
+            let value = |random: &mut ChaCha8Rng| match random.random_range(0..10) {
+                0 => f64::NAN,
+                1 => [0.0, -0.0][random.random_range(0..2)],
+                _ => f64::from(random.random_range(-kinds..kinds)) / 4.0,
+            };
+            let values: Vec<f64> = (0..count).map(|_| value(&mut random)).collect();
+            let found = Distribution::of(&values);
+            let mut counted = found.empty();
+            values.iter().for_each(|value| counted.add(*value));
+            assert_eq!(found, counted, "{values:?}");
+        }
     }
 
     /// Of columns that have not moved about one in a hundred is said to have, whatever the rows.

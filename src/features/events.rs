@@ -20,7 +20,13 @@ use crate::sources::{Orphans, SourcePlan};
 #[derive(Debug)]
 pub struct ShardRows {
     by_plan: BTreeMap<String, Vec<RecordBatch>>,
-    /// Duplicate events that were left out.
+    left_out: LeftOut,
+}
+
+/// Events of a shard that were counted because something is the matter with them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Duplicate events, which are left out.
     pub duplicates: u64,
     /// Events of customers whom the profile does not have, left out or not.
     pub orphans: u64,
@@ -28,16 +34,16 @@ pub struct ShardRows {
 
 impl ShardRows {
     /// The rows of `plans`, in their order and by as-of.
-    pub fn new(
-        plans: &[FeaturePlan],
-        rows: Vec<Vec<RecordBatch>>,
-        duplicates: u64,
-        orphans: u64,
-    ) -> Self {
+    pub fn new(plans: &[FeaturePlan], rows: Vec<Vec<RecordBatch>>, left_out: LeftOut) -> Self {
         let names = plans.iter().map(|plan| plan.name.clone());
         let by_plan: BTreeMap<String, Vec<RecordBatch>> = names.zip(rows).collect();
         debug_assert_eq!(by_plan.len(), plans.len(), "two plans have one name");
-        Self { by_plan, duplicates, orphans }
+        Self { by_plan, left_out }
+    }
+
+    /// Events that were counted apart.
+    pub fn left_out(&self) -> LeftOut {
+        self.left_out
     }
 
     /// The rows of the plan called `name`, by as-of.
@@ -94,9 +100,9 @@ pub struct BuildReport {
 
 impl BuildReport {
     /// Counts what was left out of a shard.
-    pub fn add(&mut self, rows: &ShardRows) {
-        self.duplicates += rows.duplicates;
-        self.orphans += rows.orphans;
+    pub fn add(&mut self, left_out: LeftOut) {
+        self.duplicates += left_out.duplicates;
+        self.orphans += left_out.orphans;
     }
 
     /// Refuses more unusable rows than the source allows.

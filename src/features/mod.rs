@@ -15,5 +15,6 @@ pub mod read;
 pub mod reference;
 pub mod registry;
 pub mod scanned;
+pub mod snapshot;
 pub mod spec;
 pub mod timeline;

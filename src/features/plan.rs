@@ -39,7 +39,7 @@ pub struct Interactions {
 }
 
 /// Columns to compute for every customer at each as-of.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct FeaturePlan {
     /// What its rows are found by; no two plans that are asked for together have the same.
     pub name: String,
@@ -53,7 +53,8 @@ pub struct FeaturePlan {
     pub interactions: Option<Interactions>,
     /// When.
     pub as_ofs: Vec<AsOf>,
-    /// When for each customer, by key, instead of the same for all.
+    /// When for each customer, by key, instead of the same for all; only `features join` asks so.
+    #[serde(skip)]
     pub own: Option<Arc<OwnAsOfs>>,
 }
 

@@ -8,7 +8,7 @@ use arrow_schema::DataType;
 use crate::error::{Error, Result};
 use crate::expression::Expression;
 use crate::expression::polars::evaluate;
-use crate::sources::SourcePlan;
+use crate::money::Scale;
 
 /// A column as doubles, money in major units; null is NaN.
 pub fn column(rows: &RecordBatch, name: &str) -> Result<Vec<f64>> {
@@ -45,12 +45,8 @@ pub fn numeric(array: &ArrayRef) -> Result<Vec<f64>> {
 }
 
 /// Where a condition over feature columns is true.
-pub fn truths(
-    condition: &Expression,
-    rows: &RecordBatch,
-    source: &SourcePlan,
-) -> Result<Vec<bool>> {
+pub fn truths(condition: &Expression, rows: &RecordBatch, scale: Scale) -> Result<Vec<bool>> {
     let named = [("\u{0}condition".to_owned(), condition.clone())];
-    let values = evaluate(&named, rows, source.context.scale)?;
+    let values = evaluate(&named, rows, scale)?;
     Ok(values[0].as_boolean().iter().map(|value| value == Some(true)).collect())
 }

@@ -18,6 +18,7 @@ use super::catalog::{Catalog, Feature};
 use super::plan::AsOf;
 use crate::error::Result;
 use crate::store::{Root, Store};
+use crate::sum::ExactSum;
 use crate::time::Instant;
 
 /// The folder of the store that has the records.
@@ -109,12 +110,12 @@ const COUNTED: usize = 10_000;
 /// Bits of the map that estimates more of them.
 const BITS: usize = 1 << 20;
 
-/// Sums up a column, batch by batch in a fixed order.
+/// Sums up a column, batch by batch and shard by shard, whatever their order.
 #[derive(Debug, Default)]
 pub struct Summary {
     rows: u64,
     nulls: u64,
-    sum: f64,
+    sum: ExactSum,
     numeric: bool,
     min: Option<Bound>,
     max: Option<Bound>,
@@ -203,7 +204,7 @@ impl Summary {
         self.numeric = true;
         let (mut min, mut max) = (f64::INFINITY, f64::NEG_INFINITY);
         for (value, bits) in values {
-            self.sum += value;
+            self.sum.add(value);
             (min, max) = (min.min(value), max.max(value));
             if self.last != Some(bits) {
                 self.last = Some(bits);
@@ -232,14 +233,36 @@ impl Summary {
         }
     }
 
-    fn distinct(&mut self, hash: u64) {
-        if !self.estimated.is_empty() {
-            self.mark(hash);
-        } else if self.counted.insert(hash) && self.counted.len() > COUNTED {
+    /// Adds what was summed up of other rows.
+    pub fn merge(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.nulls += other.nulls;
+        self.sum.merge(&other.sum);
+        self.numeric |= other.numeric;
+        other.min.into_iter().chain(other.max).for_each(|bound| self.bound(bound));
+        if other.estimated.is_empty() {
+            other.counted.into_iter().for_each(|hash| self.distinct(hash));
+            return;
+        }
+        self.estimate();
+        self.estimated.iter_mut().zip(other.estimated).for_each(|(own, more)| *own |= more);
+    }
+
+    /// Goes over from counting distinct values to estimating how many there are.
+    fn estimate(&mut self) {
+        if self.estimated.is_empty() {
             self.estimated = vec![0; BITS / 64];
             for hash in std::mem::take(&mut self.counted) {
                 self.mark(hash);
             }
+        }
+    }
+
+    fn distinct(&mut self, hash: u64) {
+        if !self.estimated.is_empty() {
+            self.mark(hash);
+        } else if self.counted.insert(hash) && self.counted.len() > COUNTED {
+            self.estimate();
         }
     }
 
@@ -264,7 +287,7 @@ impl Summary {
             null_share: share(self.nulls),
             min: self.min.as_ref().map_or(Value::Null, Bound::json),
             max: self.max.as_ref().map_or(Value::Null, Bound::json),
-            mean: (self.numeric && values > 0).then(|| self.sum / values as f64),
+            mean: (self.numeric && values > 0).then(|| self.sum.value() / values as f64),
             distinct,
         }
     }
@@ -300,6 +323,26 @@ mod tests {
         let found = column(&[Arc::new(Int64Array::from(vec![None::<i64>; 3]))]);
         assert_eq!((found.null_share, found.min, found.mean), (1.0, Value::Null, None));
         assert_eq!(column(&[]).null_share, 0.0);
+    }
+
+    #[test]
+    fn rows_may_be_split_in_any_way() {
+        for count in [100_i64, 30_000] {
+            let value = |i: i64| (i % 7 != 0).then_some(i as f64 * 0.1 % 1_500.0);
+            let values: Float64Array = (0..count).map(value).collect();
+            let whole: ArrayRef = Arc::new(values);
+            let expected = column(&[whole.clone()]);
+            for parts in [2, 7, 64] {
+                let mut merged = Summary::default();
+                for part in 0..parts {
+                    let (from, to) = (part * count / parts, (part + 1) * count / parts);
+                    let mut own = Summary::default();
+                    own.add(&whole.slice(from as usize, (to - from) as usize));
+                    merged.merge(own);
+                }
+                assert_eq!(merged.column("v"), expected);
+            }
+        }
     }
 
     #[test]

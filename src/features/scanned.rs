@@ -15,7 +15,7 @@ use polars::prelude::{
 };
 use rayon::prelude::*;
 
-use super::events::{BuildReport, Events, ShardRows};
+use super::events::{BuildReport, Events, LeftOut, ShardRows};
 use super::plan::FeaturePlan;
 use super::timeline::{
     Batch, Context, InputValues, Layout, Partition, Records, Scatterer, Swept, sweep,
@@ -101,7 +101,7 @@ pub(super) fn derived(plans: &[FeaturePlan], swept: Swept, scale: Scale) -> Resu
     };
     let rows: Vec<Vec<RecordBatch>> =
         plans.par_iter().zip(rows).map(of_plan).collect::<Result<_>>()?;
-    Ok(ShardRows::new(plans, rows, duplicates, orphans))
+    Ok(ShardRows::new(plans, rows, LeftOut { duplicates, orphans }))
 }
 
 /// The outputs of a plan: its derived columns are computed, the others are those of `rows`.

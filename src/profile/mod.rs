@@ -7,8 +7,8 @@ use arrow_array::builder::{ListBuilder, StringBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Decimal128Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{
-    Array, ArrayRef, Date32Array, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-    new_null_array,
+    Array, ArrayRef, Date32Array, Int32Array, ListArray, RecordBatch, StringArray,
+    TimestampMicrosecondArray, new_null_array,
 };
 use arrow_schema::{DataType, Field, Schema};
 use chrono::NaiveDate;
@@ -90,46 +90,94 @@ impl Writeback {
 
 /// What the run knows of each customer beside the source's row; all in the order of `keys`.
 pub struct Computed<'a> {
-    /// Sorted keys of all customers of this as-of.
+    /// Sorted keys of the customers.
     pub keys: &'a StringArray,
     /// Features by column.
     pub features: &'a RecordBatch,
     /// Modeled fields by name, in their final types.
     pub modeled: Vec<(&'static str, ArrayRef)>,
-    /// Best affinity items of each customer who has interactions, best first.
-    pub tastes: Vec<Vec<String>>,
+    /// Categories that each customer likes, best first.
+    pub interests: &'a ListArray,
     /// When the first event of each customer was.
-    pub first_event: ArrayRef,
+    pub first_event: &'a ArrayRef,
 }
 
-/// What a merge needs to know.
-pub struct MergeContext<'a> {
+/// How profiles are merged.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MergeRules {
     /// The as-of.
     pub as_of: Instant,
     /// Whose calendar age is counted on.
     pub zone: Zone,
     /// How to write.
-    pub writeback: &'a Writeback,
-    /// Which features write which fields.
-    pub catalog: &'a Catalog,
+    pub writeback: Writeback,
+    /// The feature that fills a field, by field.
+    pub writers: BTreeMap<String, String>,
     /// Whether the current profile is of a later as-of: then what the source has of it is no
     /// history of this one.
-    pub past: bool,
-    /// The current profile, sorted by key, for `updated_at`.
-    pub current: Option<&'a RecordBatch>,
+    pub is_past: bool,
+}
+
+/// For how many customers recomputing would lose history, field by field; losses of different shards add
+/// up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Losses {
+    by_field: BTreeMap<String, Loss>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Loss {
+    /// Customers of whom the source has a value.
+    known: u64,
+    /// Those of whom a counter falls or a first time moves later.
+    lost: u64,
+}
+
+/// The share of customers who may lose history.
+const MOST_LOST: f64 = 0.01;
+
+impl Losses {
+    /// Adds another shard.
+    pub fn add(&mut self, other: Self) {
+        for (field, more) in other.by_field {
+            let own = self.by_field.entry(field).or_default();
+            own.known += more.known;
+            own.lost += more.lost;
+        }
+    }
+
+    /// Refuses to let a lifetime counter fall, or a first time move later, for over 1 % of customers.
+    ///
+    /// # Errors
+    /// A contract violation that names the field.
+    pub fn check(&self) -> Result<()> {
+        let is_too_much = |loss: &Loss| loss.lost as f64 > MOST_LOST * loss.known as f64;
+        // In the order in which fields are written.
+        let names = PROFILE.iter().map(|field| field.name);
+        let mut losses = names.filter_map(|name| Some((name, self.by_field.get(name)?)));
+        match losses.find(|(_, loss)| is_too_much(loss)) {
+            None => Ok(()),
+            Some((name, Loss { known, lost })) => Err(Error::contract(
+                format!(
+                    "recomputing {name} would lose history for {lost} of {known} customers (a counter falls or a first time moves later)"
+                ),
+                "the event log does not reach back to its beginning: set writeback.derived to keep or fill_missing",
+            )),
+        }
+    }
 }
 
 const KEY: &str = "customer360_id";
 
-/// The written profile of all customers.
-///
-/// # Errors
-/// A contract violation where recomputing would lose history of over 1 % of customers.
+/// The written profile of some customers, given the source's rows and those of the current profile, each
+/// sorted by key; and what recomputing has lost of their history.
 pub fn merge(
     source: &RecordBatch,
     computed: &Computed<'_>,
-    context: &MergeContext<'_>,
-) -> Result<RecordBatch> {
+    rules: &MergeRules,
+    current: Option<&RecordBatch>,
+) -> Result<(RecordBatch, Losses)> {
+    let mut losses = Losses::default();
     let rows = computed.keys.len();
     let source = align(source, computed.keys)?;
     let previously_filled = filled_before(&source);
@@ -152,19 +200,19 @@ pub fn merge(
                 created_at(&source, &raw(), computed, &mut filled, &previously_filled)
             }
             ("full_name", _) => full_name(&source, rows, &mut filled, &previously_filled),
-            ("age", _) => age(&source, rows, context)?,
+            ("age", _) => age(&source, rows, rules)?,
             ("updated_at", _) => new_null_array(&ty, rows),
             ("preferred_channel", _) => {
-                preferred_channel(&source, computed, context, &mut filled, &previously_filled)?
+                preferred_channel(&source, computed, rules, &mut filled, &previously_filled)?
             }
             ("interests", _) => {
-                interests(&source, computed, context, &mut filled, &previously_filled)
+                interests(&source, computed, rules, &mut filled, &previously_filled)
             }
             (_, Origin::Raw) => raw(),
             (_, Origin::Modeled) => {
                 modeled.map_or_else(|| new_null_array(&ty, rows), |(_, a)| a.clone())
             }
-            (name, Origin::Derived) => derived(name, &ty, &source, computed, context)?,
+            (name, Origin::Derived) => derived(name, &ty, &source, computed, rules, &mut losses)?,
         };
         fields.push(Field::new(field.name, array.data_type().clone(), field.name != KEY));
         arrays.push(array);
@@ -187,7 +235,7 @@ pub fn merge(
     }
     let merged = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
         .map_err(Error::engine("merging the profile"))?;
-    updated_at(merged, &source, context)
+    Ok((updated_at(merged, &source, rules.as_of, current)?, losses))
 }
 
 fn column_type(source: &RecordBatch, name: &str, otherwise: DataType) -> DataType {
@@ -264,8 +312,8 @@ fn youngest_age(text: &str, today: NaiveDate) -> Option<i32> {
     Some(completed_years(latest, today)).filter(|age| (0..=130).contains(age))
 }
 
-fn age(source: &RecordBatch, rows: usize, context: &MergeContext<'_>) -> Result<ArrayRef> {
-    let today = context.zone.date(context.as_of);
+fn age(source: &RecordBatch, rows: usize, rules: &MergeRules) -> Result<ArrayRef> {
+    let today = rules.zone.date(rules.as_of);
     let births = source.column_by_name("date_of_birth");
     let ages: Int32Array = match births.map(|column| (column, column.data_type())) {
         Some((column, DataType::Date32)) => column
@@ -293,14 +341,14 @@ fn age(source: &RecordBatch, rows: usize, context: &MergeContext<'_>) -> Result<
 fn preferred_channel(
     source: &RecordBatch,
     computed: &Computed<'_>,
-    context: &MergeContext<'_>,
+    rules: &MergeRules,
     filled: &mut [Vec<&'static str>],
     before: &[Vec<String>],
 ) -> Result<ArrayRef> {
     let raw = texts(source, "preferred_channel");
     let consent = Consent::of(source);
     let mut counts = Vec::new();
-    for (channel, feature) in &context.writeback.preferred_channel {
+    for (channel, feature) in &rules.writeback.preferred_channel {
         let column =
             computed.features.column_by_name(feature).map(|c| c.as_primitive::<Int64Type>());
         counts.extend(column.map(|column| (channel.as_str(), column)));
@@ -324,7 +372,7 @@ fn preferred_channel(
 fn interests(
     source: &RecordBatch,
     computed: &Computed<'_>,
-    context: &MergeContext<'_>,
+    rules: &MergeRules,
     filled: &mut [Vec<&'static str>],
     before: &[Vec<String>],
 ) -> ArrayRef {
@@ -333,21 +381,19 @@ fn interests(
     for row in 0..computed.keys.len() {
         let ours = before[row].iter().any(|name| name == "interests");
         let own = raw.filter(|raw| !ours && !raw.is_null(row) && raw.value_length(row) > 0);
-        let tastes = &computed.tastes[row];
+        let liked = computed.interests.value(row);
         if let Some(own) = own {
             let values = own.value(row);
             for value in values.as_string::<i32>().iter() {
                 list.values().append_option(value);
             }
             list.append(true);
-        } else if tastes.is_empty() {
+        } else if liked.is_empty() {
             list.append(raw.is_some_and(|raw| !ours && !raw.is_null(row)));
         } else {
             filled[row].push("interests");
-            tastes
-                .iter()
-                .take(context.writeback.interests)
-                .for_each(|t| list.values().append_value(t));
+            let liked = liked.as_string::<i32>().iter().flatten();
+            liked.take(rules.writeback.interests).for_each(|t| list.values().append_value(t));
             list.append(true);
         }
     }
@@ -360,26 +406,26 @@ fn derived(
     ty: &DataType,
     source: &RecordBatch,
     computed: &Computed<'_>,
-    context: &MergeContext<'_>,
+    rules: &MergeRules,
+    losses: &mut Losses,
 ) -> Result<ArrayRef> {
     let rows = computed.keys.len();
-    let writer =
-        context.catalog.features.iter().find(|feature| feature.writes.as_deref() == Some(name));
-    let fresh = writer.and_then(|feature| computed.features.column_by_name(feature.column()));
+    let writer = rules.writers.get(name);
+    let fresh = writer.and_then(|feature| computed.features.column_by_name(feature));
     let fresh = match fresh {
         Some(column) => arrow_cast::cast(column, ty).map_err(Error::engine("a derived field"))?,
         None => new_null_array(ty, rows),
     };
     let old = source.column_by_name(name).and_then(|column| arrow_cast::cast(column, ty).ok());
     let Some(old) = old else { return Ok(fresh) };
-    if context.past && writer.is_some() {
+    if rules.is_past && writer.is_some() {
         return Ok(fresh);
     }
-    match context.writeback.derived {
+    match rules.writeback.derived {
         DerivedFields::Keep => Ok(old),
         DerivedFields::Recompute if writer.is_none() => Ok(old),
         DerivedFields::Recompute => {
-            guard(name, &old, &fresh)?;
+            losses.by_field.extend(loss(name, &old, &fresh).map(|loss| (name.to_owned(), loss)));
             Ok(fresh)
         }
         DerivedFields::FillMissing => {
@@ -391,8 +437,8 @@ fn derived(
     }
 }
 
-/// Refuses to let a lifetime counter fall, or a first time move later, for over 1 % of customers.
-fn guard(name: &str, old: &ArrayRef, fresh: &ArrayRef) -> Result<()> {
+/// For how many customers a lifetime counter falls or a first time moves later; None for other fields.
+fn loss(name: &str, old: &ArrayRef, fresh: &ArrayRef) -> Option<Loss> {
     let number = |array: &ArrayRef, row: usize| -> Option<i128> {
         if array.is_null(row) {
             return None;
@@ -411,25 +457,14 @@ fn guard(name: &str, old: &ArrayRef, fresh: &ArrayRef) -> Result<()> {
     let is_counter = matches!(fresh.data_type(), DataType::Int64)
         || matches!(name, "total_revenue" | "refunds_amount");
     if !is_first && !is_counter {
-        return Ok(());
+        return None;
     }
     let known: Vec<usize> = (0..old.len()).filter(|row| number(old, *row).is_some()).collect();
-    let lost = known
-        .iter()
-        .filter(|row| {
-            number(fresh, **row).unwrap_or(i128::MIN) < number(old, **row).unwrap_or(i128::MIN)
-        })
-        .count();
-    if lost as f64 > 0.01 * known.len() as f64 {
-        return Err(Error::contract(
-            format!(
-                "recomputing {name} would lose history for {lost} of {} customers (a counter falls or a first time moves later)",
-                known.len()
-            ),
-            "the event log does not reach back to its beginning: set writeback.derived to keep or fill_missing",
-        ));
-    }
-    Ok(())
+    let is_lost = |row: &&usize| {
+        number(fresh, **row).unwrap_or(i128::MIN) < number(old, **row).unwrap_or(i128::MIN)
+    };
+    let lost = known.iter().filter(is_lost).count() as u64;
+    Some(Loss { known: known.len() as u64, lost })
 }
 
 /// The as-of of the last run that changed a field other than age, vector, or a score by less than
@@ -437,13 +472,14 @@ fn guard(name: &str, old: &ArrayRef, fresh: &ArrayRef) -> Result<()> {
 fn updated_at(
     merged: RecordBatch,
     source: &RecordBatch,
-    context: &MergeContext<'_>,
+    as_of: Instant,
+    current: Option<&RecordBatch>,
 ) -> Result<RecordBatch> {
     let failed = "comparing with the current profile";
     let rows = merged.num_rows();
     let mut changed = vec![true; rows];
     let mut stamps: Vec<Option<i64>> = vec![None; rows];
-    if let Some(current) = context.current {
+    if let Some(current) = current {
         let current = align(current, crate::sources::profile::keys(&merged)?)?;
         let known = crate::sources::profile::keys(&current)?.clone();
         if let Some(old) = current
@@ -476,11 +512,7 @@ fn updated_at(
         .column_by_name("updated_at")
         .and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
     let values = (0..rows).map(|row| {
-        let ours = if changed[row] {
-            Some(context.as_of.0)
-        } else {
-            stamps[row].or(Some(context.as_of.0))
-        };
+        let ours = if changed[row] { Some(as_of.0) } else { stamps[row].or(Some(as_of.0)) };
         let theirs = own.filter(|own| !own.is_null(row)).map(|own| own.value(row));
         ours.max(theirs)
     });

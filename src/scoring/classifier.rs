@@ -3,14 +3,13 @@
 use arrow_array::RecordBatch;
 use rayon::prelude::*;
 
-use super::{Basis, ModelScores, percentiles};
+use super::scores::{Basis, ModelScores, Score, ScoresBuilder};
 use crate::error::Result;
 use crate::features::drift::{Distribution, Drift};
 use crate::features::read::{column, truths};
 use crate::models::matrix::Matrix;
 use crate::models::spec::LabelKind;
-use crate::schema::profile_field;
-use crate::sources::SourcePlan;
+use crate::money::Scale;
 use crate::sources::attributes::Attributes;
 use crate::training::artifact::{ClassifierArtifact, ResolvedEligible};
 use crate::training::inspection::by_distance;
@@ -19,20 +18,18 @@ use crate::training::inspection::by_distance;
 const REASONS: usize = 3;
 
 /// Rows that are transformed and scored together.
-const CHUNK: usize = 1 << 13;
+const CHUNK: usize = 1 << 12;
 
-/// Scores every row of `rows`, which hold the artifact's features, its recency and what its
-/// eligibility reads.
+/// Scores every row of `rows`, which hold the artifact's features, its recency and what its eligibility
+/// reads. Also gives the distribution of each input among the eligible.
 pub fn score(
-    name: &str,
-    version: &str,
     artifact: &ClassifierArtifact,
     rows: &RecordBatch,
     attributes: &Attributes,
-    source: &SourcePlan,
-) -> Result<ModelScores> {
+    scale: Scale,
+) -> Result<(ModelScores, Vec<Distribution>)> {
     let recency = column(rows, &artifact.recency.column)?;
-    let eligible = eligible(artifact, rows, &recency, source)?;
+    let eligible = eligible(artifact, rows, &recency, scale)?;
     let groups: Vec<String> =
         artifact.preprocessing.terms().into_iter().map(|(_, group)| group).collect();
     let starts: Vec<usize> = (0..rows.num_rows()).step_by(CHUNK).collect();
@@ -43,11 +40,8 @@ pub fn score(
             let inputs = artifact.inputs(&rows.slice(start, count), attributes)?;
             let of_model: Vec<usize> = (0..count).filter(|i| eligible[start + i]).collect();
             let inputs = inputs.select(&of_model);
-            let mut bins: Vec<Distribution> =
-                artifact.reference.iter().map(Distribution::empty).collect();
-            for row in 0..inputs.len() {
-                bins.iter_mut().zip(inputs.row(row)).for_each(|(bins, value)| bins.add(*value));
-            }
+            let mut bins = empty_bins(artifact);
+            (0..inputs.len()).for_each(|row| add(&mut bins, inputs.row(row)));
             let mut of_model = by_model(artifact, &groups, &inputs).into_iter();
             let row = |i: usize| match (eligible[i], recency[i].is_nan()) {
                 (true, _) => of_model.next().unwrap_or_default(),
@@ -57,60 +51,59 @@ pub fn score(
             Ok(((start..start + count).map(row).collect(), bins))
         })
         .collect::<Result<_>>()?;
-    let mut bins: Vec<Distribution> = artifact.reference.iter().map(Distribution::empty).collect();
-    let mut scored: Vec<Row> = Vec::with_capacity(rows.num_rows());
+    let mut bins = empty_bins(artifact);
+    let mut scores = ScoresBuilder::new();
     for (rows, of_chunk) in chunks {
         bins.iter_mut().zip(&of_chunk).for_each(|(sum, more)| sum.merge(more));
-        scored.extend(rows);
+        for Row { score, raw, basis, reasons } in rows {
+            let score = Score { score, raw, is_ranked: basis == Basis::Model, basis };
+            scores.push(&score, reasons.iter().map(|(name, value)| (name.as_str(), *value)), []);
+        }
     }
-    let of_model: Vec<Option<f64>> =
-        scored.iter().map(|row| row.score.filter(|_| row.basis == Basis::Model)).collect();
-    Ok(ModelScores {
-        model: name.to_owned(),
-        version: version.to_owned(),
-        field: profile_field(&artifact.spec.writes).map_or("churn_risk_score", |field| field.name),
-        percentile: percentiles(&of_model),
-        score: scored.iter().map(|row| row.score).collect(),
-        raw: scored.iter().map(|row| row.raw).collect(),
-        basis: scored.iter().map(|row| row.basis).collect(),
-        reasons: scored.into_iter().map(|row| row.reasons).collect(),
-        parts: Vec::new(),
-        drift: by_distance(&artifact.preprocessing, &artifact.reference, &bins),
-    })
+    Ok((scores.finish(), bins))
 }
 
 fn eligible(
     artifact: &ClassifierArtifact,
     rows: &RecordBatch,
     recency: &[f64],
-    source: &SourcePlan,
+    scale: Scale,
 ) -> Result<Vec<bool>> {
     match &artifact.eligible {
-        ResolvedEligible::Where(condition) => truths(condition, rows, source),
+        ResolvedEligible::Where(condition) => truths(condition, rows, scale),
         ResolvedEligible::Within(length) => {
             Ok(recency.iter().map(|days| *days <= length.as_days()).collect())
         }
     }
 }
 
-/// How far each input of the eligible among `batches`, which hold what [`score`] reads, has moved since the
-/// training.
-pub fn drifts(
+/// The bins that each input of an artifact is counted in, without any row.
+pub fn empty_bins(artifact: &ClassifierArtifact) -> Vec<Distribution> {
+    artifact.reference.iter().map(Distribution::empty).collect()
+}
+
+fn add(bins: &mut [Distribution], inputs: &[f64]) {
+    bins.iter_mut().zip(inputs).for_each(|(bins, value)| bins.add(*value));
+}
+
+/// The distribution of each input among the eligible of `rows`, which hold what [`score`] reads.
+pub fn count(
     artifact: &ClassifierArtifact,
-    batches: &[RecordBatch],
+    rows: &RecordBatch,
     attributes: &Attributes,
-    source: &SourcePlan,
-) -> Result<Vec<Drift>> {
-    let mut bins: Vec<Distribution> = artifact.reference.iter().map(Distribution::empty).collect();
-    for rows in batches {
-        let recency = column(rows, &artifact.recency.column)?;
-        let eligible = eligible(artifact, rows, &recency, source)?;
-        let inputs = artifact.inputs(rows, attributes)?;
-        for row in (0..inputs.len()).filter(|row| eligible[*row]) {
-            bins.iter_mut().zip(inputs.row(row)).for_each(|(bins, value)| bins.add(*value));
-        }
-    }
-    Ok(by_distance(&artifact.preprocessing, &artifact.reference, &bins))
+    scale: Scale,
+) -> Result<Vec<Distribution>> {
+    let mut bins = empty_bins(artifact);
+    let recency = column(rows, &artifact.recency.column)?;
+    let eligible = eligible(artifact, rows, &recency, scale)?;
+    let inputs = artifact.inputs(rows, attributes)?;
+    (0..inputs.len()).filter(|row| eligible[*row]).for_each(|row| add(&mut bins, inputs.row(row)));
+    Ok(bins)
+}
+
+/// How far each input has moved since the training, by what was counted now.
+pub fn drifts(artifact: &ClassifierArtifact, counted: &[Distribution]) -> Vec<Drift> {
+    by_distance(&artifact.preprocessing, &artifact.reference, counted)
 }
 
 struct Row {

@@ -1,13 +1,14 @@
 //! Engagement: the score, its parts, and how it has changed.
 
-use arrow_array::{Array, RecordBatch};
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use arrow_array::{Array, ListArray, RecordBatch};
 
-use super::{Basis, ModelScores, key_order, percentiles};
+use super::scores::{Basis, ModelScores, Score, ScoresBuilder};
 use crate::error::Result;
 use crate::features::read::numeric;
 use crate::models::engagement::Parts;
 use crate::sources::profile::keys;
-use crate::store::parquet::take;
 use crate::time::Duration;
 use crate::training::artifact::EngagementArtifact;
 
@@ -25,46 +26,30 @@ fn parts_of(artifact: &EngagementArtifact, rows: &RecordBatch) -> Result<(Vec<f6
     Ok((activity, parts))
 }
 
-/// Scores rows sorted by key; `past` has who was there before, in any order.
+/// Scores rows sorted by key; `past` has the customers who were there before, sorted likewise.
 pub fn score(
-    name: &str,
-    version: &str,
     artifact: &EngagementArtifact,
     rows: &RecordBatch,
-    past: Option<&RecordBatch>,
+    past: &RecordBatch,
 ) -> Result<ModelScores> {
     let (activity, parts) = parts_of(artifact, rows)?;
-    let before = match past {
-        Some(past) => before(artifact, rows, &take(past, &key_order(keys(past)?))?)?,
-        None => vec![0.0; parts.len()],
-    };
+    let before = before(artifact, rows, past)?;
     let composite = &artifact.spec.composite;
-    let score: Vec<Option<f64>> = parts.iter().map(|parts| Some(parts.score(composite))).collect();
-    let named = parts.iter().zip(&before).map(|(parts, before)| {
-        vec![
+    let mut scores = ScoresBuilder::new();
+    for ((parts, before), activity) in parts.iter().zip(before).zip(activity) {
+        let score = parts.score(composite);
+        let names = ["activity", "active days", "channels"];
+        let named = [
             ("activity", parts.activity),
             ("active_days", parts.frequency),
             ("channels", parts.breadth),
-            (TREND_PART, parts.score(composite) - before),
-        ]
-    });
-    let reasons = parts.iter().map(|parts| {
-        let names = ["activity", "active days", "channels"];
-        let points = names.into_iter().zip(parts.points(composite));
-        points.map(|(name, points)| (name.to_owned(), points)).collect()
-    });
-    Ok(ModelScores {
-        model: name.to_owned(),
-        version: version.to_owned(),
-        field: "engagement_score",
-        percentile: percentiles(&score),
-        parts: named.collect(),
-        reasons: reasons.collect(),
-        drift: Vec::new(),
-        basis: vec![Basis::Model; score.len()],
-        raw: activity.into_iter().map(Some).collect(),
-        score,
-    })
+            (TREND_PART, score - before),
+        ];
+        let basis = Basis::Model;
+        let score = Score { score: Some(score), raw: Some(activity), is_ranked: true, basis };
+        scores.push(&score, names.into_iter().zip(parts.points(composite)), named);
+    }
+    Ok(scores.finish())
 }
 
 /// The scores of `past`, both sorted by key, in the order of `rows`; 0 for who was not there.
@@ -84,4 +69,16 @@ fn before(
         if found { parts[next].score(&artifact.spec.composite) } else { 0.0 }
     };
     Ok(now.iter().map(of_key).collect())
+}
+
+/// The trend of each customer among the parts of their score; None where there is none.
+pub fn trends(parts: &ListArray) -> Vec<Option<f64>> {
+    let pairs = parts.values().as_struct();
+    let names = pairs.column(0).as_string::<i32>();
+    let values = pairs.column(1).as_primitive::<Float64Type>();
+    let of_row = |bounds: &[i32]| {
+        let mut own = bounds[0] as usize..bounds[1] as usize;
+        own.find(|pair| names.value(*pair) == TREND_PART).map(|pair| values.value(pair))
+    };
+    parts.value_offsets().windows(2).map(of_row).collect()
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{Field, Schema};
 
-use super::{Basis, ModelScores, engagement, tables};
+use super::champions::{RFM, ScoredModel};
+use super::scores::{Basis, ModelScores};
+use super::{engagement, tables};
 use crate::error::{Error, Result};
 use crate::money::Scale;
 
@@ -30,27 +32,27 @@ impl ScoreColumns {
         self.percentile.push(percentile);
     }
 
-    pub(super) fn of(model: &ModelScores) -> Self {
+    /// Of what a model has scored.
+    pub(super) fn of(
+        model: &ScoredModel,
+        scores: &ModelScores,
+        percentiles: &Float64Array,
+    ) -> Self {
         let mut columns = Self { field: model.field.to_owned(), ..Self::default() };
-        let rows = model.score.iter().zip(&model.basis).zip(&model.percentile);
-        rows.for_each(|((score, basis), rank)| columns.push(*score, basis.name(), *rank));
-        let of = |parts: &Vec<(&str, f64)>| {
-            parts.iter().find(|(name, _)| *name == engagement::TREND_PART).map(|part| part.1)
-        };
-        columns.trend = model.parts.iter().map(of).collect();
+        let rows = scores.score.iter().zip(scores.basis.iter().flatten()).zip(percentiles);
+        rows.for_each(|((score, basis), rank)| columns.push(score, basis, rank));
+        columns.trend = engagement::trends(&scores.parts);
         columns
     }
 }
 
 const LIFETIME_VALUE: &str = "lifetime_value";
-/// The name of RFM among the fields, which it is not.
-const RFM: &str = "rfm";
 
 /// Features and scores in one table.
 pub fn frame(
     features: &RecordBatch,
     models: &[ScoreColumns],
-    rfm: Option<&[[u8; 3]]>,
+    rfm: Option<&[Int64Array; 3]>,
     scale: Scale,
 ) -> Result<RecordBatch> {
     let mut fields: Vec<Field> =
@@ -65,7 +67,7 @@ pub fn frame(
     };
     for model in models.iter().filter(|model| model.field != RFM) {
         let score = match model.field == LIFETIME_VALUE {
-            true => tables::decimal(&model.score, 18, scale.places())?,
+            true => tables::decimal(model.score.iter().copied(), 18, scale.places())?,
             false => doubles(&model.score),
         };
         push(model.field.clone(), score);
@@ -76,11 +78,12 @@ pub fn frame(
         }
     }
     if let Some(rfm) = rfm {
-        for (i, name) in ["rfm_recency", "rfm_frequency", "rfm_monetary"].into_iter().enumerate() {
-            let scores: Int64Array = rfm.iter().map(|scores| Some(i64::from(scores[i]))).collect();
-            push(name.to_owned(), Arc::new(scores));
+        for (name, scores) in ["rfm_recency", "rfm_frequency", "rfm_monetary"].iter().zip(rfm) {
+            push((*name).to_owned(), Arc::new(scores.clone()));
         }
-        let names = rfm.iter().map(|scores| crate::models::rfm::segment(*scores));
+        let scores = (0..features.num_rows())
+            .map(|row| [0, 1, 2].map(|part: usize| rfm[part].value(row) as u8));
+        let names = scores.map(crate::models::rfm::segment);
         push("rfm_segment".to_owned(), Arc::new(StringArray::from_iter_values(names)));
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::engine("scores"))

@@ -2,71 +2,53 @@
 
 use arrow_array::RecordBatch;
 
-use super::{Basis, ModelScores, percentiles};
+use super::scores::{Basis, ModelScores, Score, ScoresBuilder};
 use crate::error::Result;
-use crate::sources::SourcePlan;
-use crate::time::Instant;
+use crate::money::Scale;
+use crate::time::{Instant, Zone};
 use crate::training::lifetime_value::purchases::{self, Customer};
 use crate::training::lifetime_value::{LifetimeValueArtifact, to_date};
 
-/// Scores the rows of the artifact's plan; percentiles are among customers who have bought.
+/// Scores the rows of the artifact's plan; customers who have bought are ranked.
 pub fn score(
-    name: &str,
-    version: &str,
     artifact: &LifetimeValueArtifact,
     rows: &RecordBatch,
-    source: &SourcePlan,
+    (zone, scale): (Zone, Scale),
     at: Instant,
 ) -> Result<ModelScores> {
-    let [revenue, refunds] = to_date([&artifact.revenue, &artifact.refunds], rows, source)?;
-    let bought = purchases::read(rows, artifact.spec.cohort, source.context.zone, at)?;
-    let mut buyers: Vec<usize> = Vec::new();
-    let mut customers: Vec<Customer> = Vec::new();
-    for (row, customer) in bought.into_iter().enumerate() {
-        if let Some(customer) = customer {
-            buyers.push(row);
-            customers.push(customer);
-        }
-    }
+    let [revenue, refunds] = to_date([&artifact.revenue, &artifact.refunds], rows, scale)?;
+    let bought = purchases::read(rows, artifact.spec.cohort, zone, at)?;
+    let is_buyer: Vec<bool> = bought.iter().map(Option::is_some).collect();
+    let customers: Vec<Customer> = bought.into_iter().flatten().collect();
     let predictions = artifact
         .predictor
         .as_ref()
         .map(|predictor| predictor.predict(&customers, &artifact.discounting()));
-    let historic: Vec<f64> = revenue.iter().zip(&refunds).map(|(a, b)| a - b).collect();
-    let mut expected = vec![0.0; historic.len()];
-    let mut parts: Vec<Vec<(&'static str, f64)>> =
-        historic.iter().map(|historic| vec![("historic", *historic)]).collect();
-    for (row, prediction) in buyers.iter().zip(predictions.into_iter().flatten()) {
-        expected[*row] = prediction.value * (1.0 - artifact.refund_rate);
-        parts[*row].push(("predicted", expected[*row]));
-        parts[*row].push(("expected_purchases", prediction.purchases));
-        parts[*row].push(("expected_spend", prediction.spend));
-        parts[*row].extend(prediction.p_alive.map(|p_alive| ("p_alive", p_alive)));
-    }
-    let total: Vec<f64> = historic.iter().zip(&expected).map(|(a, b)| a + b).collect();
-    let mut of_buyers: Vec<Option<f64>> = vec![None; total.len()];
-    buyers.iter().for_each(|row| of_buyers[*row] = Some(total[*row]));
+    let mut predictions = predictions.into_iter().flatten();
     let ahead = format!("expected within {}", artifact.spec.horizon);
-    let reasons = (0..total.len()).map(|row| {
-        let mut list = vec![
-            ("revenue to date".to_owned(), revenue[row]),
-            ("refunds to date".to_owned(), 0.0 - refunds[row]),
-        ];
-        if artifact.predictor.is_some() {
-            list.push((ahead.clone(), expected[row]));
+    let mut scores = ScoresBuilder::new();
+    for ((revenue, refunds), is_buyer) in revenue.into_iter().zip(refunds).zip(is_buyer) {
+        let historic = revenue - refunds;
+        let mut parts = vec![("historic", historic)];
+        let mut expected = 0.0;
+        if let Some(prediction) = if is_buyer { predictions.next() } else { None } {
+            expected = prediction.value * (1.0 - artifact.refund_rate);
+            parts.push(("predicted", expected));
+            parts.push(("expected_purchases", prediction.purchases));
+            parts.push(("expected_spend", prediction.spend));
+            parts.extend(prediction.p_alive.map(|p_alive| ("p_alive", p_alive)));
         }
-        list
-    });
-    Ok(ModelScores {
-        model: name.to_owned(),
-        version: version.to_owned(),
-        field: "lifetime_value",
-        percentile: percentiles(&of_buyers),
-        parts,
-        reasons: reasons.collect(),
-        drift: Vec::new(),
-        basis: vec![Basis::Model; total.len()],
-        raw: expected.into_iter().map(Some).collect(),
-        score: total.into_iter().map(Some).collect(),
-    })
+        let mut reasons = vec![("revenue to date", revenue), ("refunds to date", 0.0 - refunds)];
+        if artifact.predictor.is_some() {
+            reasons.push((ahead.as_str(), expected));
+        }
+        let score = Score {
+            score: Some(historic + expected),
+            raw: Some(expected),
+            is_ranked: is_buyer,
+            basis: Basis::Model,
+        };
+        scores.push(&score, reasons, parts);
+    }
+    Ok(scores.finish())
 }

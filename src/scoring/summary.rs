@@ -3,23 +3,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Float64Type;
-use arrow_array::{Array, RecordBatch};
 use serde::{Deserialize, Serialize};
 
-use super::{Basis, ModelScores, Scored};
-use crate::error::{Error, Result};
-use crate::features::drift::{Distribution, Drift, drift};
+use super::champions::ScoredModel;
+use super::ranks::{Bars, Distributed, Ranked};
+use super::score::ModelCounts;
+use crate::features::drift::Drift;
 use crate::features::events::BuildReport;
-use crate::models::preprocessing::shape::quantile;
 use crate::segments::{Assigned, Assignment};
 use crate::sources::consent::Consent;
 use crate::sources::contract::Check;
 use crate::time::Instant;
 
-/// Bars of a histogram of scores.
-const BARS: usize = 20;
 /// Reasons shown of each model.
 const REASONS: usize = 12;
 
@@ -161,95 +156,111 @@ impl Flow {
     }
 }
 
-/// The scores of the last as-of by model, read from its table.
-pub fn scores_by_model(rows: &RecordBatch) -> Result<BTreeMap<String, Vec<f64>>> {
-    let model = rows.column_by_name("model").and_then(|column| column.as_string_opt::<i32>());
-    let score =
-        rows.column_by_name("score").and_then(|column| column.as_primitive_opt::<Float64Type>());
-    let (Some(model), Some(score)) = (model, score) else {
-        return Err(Error::contract(
-            "the scores of the last as-of are not a table of scores",
-            "it was changed after it was written",
-        ));
-    };
-    let mut by_model: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for row in (0..rows.num_rows()).filter(|row| score.is_valid(*row)) {
-        by_model.entry(model.value(row).to_owned()).or_default().push(score.value(row));
-    }
-    Ok(by_model)
-}
-
 /// Summarizes the scores of one model beside those of the last as-of.
-pub fn model(scores: &ModelScores, trained: Option<Instant>, before: &[f64]) -> ModelSummary {
-    let now: Vec<f64> = scores.score.iter().flatten().copied().collect();
-    let count = |basis: Basis| scores.basis.iter().filter(|b| **b == basis).count();
-    let edge = |values: &[f64], seed: f64, pick: fn(f64, f64) -> f64| {
-        values.iter().copied().fold(seed, pick)
-    };
-    let low = edge(before, edge(&now, f64::MAX, f64::min), f64::min);
-    let high = edge(before, edge(&now, f64::MIN, f64::max), f64::max);
-    let probability = low >= 0.0 && high <= 1.0;
-    let (low, high) = if probability { (0.0, 1.0) } else { (low, high) };
-    let whole = now.iter().chain(before).all(|score| score.fract() == 0.0);
-    let width = match whole && high - low < BARS as f64 {
-        // A bar per whole number, else some bars hold two of them and others none.
-        true => 1.0,
-        false => ((high - low) / BARS as f64).max(f64::MIN_POSITIVE),
-    };
-    let shares = |values: &[f64]| {
-        let mut bars = vec![0.0; if values.is_empty() { 0 } else { BARS }];
-        for value in values {
-            bars[(((value - low) / width) as usize).min(BARS - 1)] += 1.0 / values.len() as f64;
-        }
-        bars
-    };
-    let moved = (!before.is_empty() && !now.is_empty()).then(|| {
-        let earlier = Distribution::of(before);
-        let mut later = earlier.empty();
-        now.iter().for_each(|score| later.add(*score));
-        drift(&scores.model, &earlier, &later)
-    });
-    let mut reasons: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
-    let of_model = scores.reasons.iter().zip(&scores.basis).filter(|(_, b)| **b == Basis::Model);
-    for (group, contribution) in of_model.filter_map(|(reasons, _)| reasons.first()) {
-        let entry = reasons.entry(group).or_default();
-        (entry.0, entry.1) = (entry.0 + 1, entry.1 + contribution);
-    }
-    let mut reasons: Vec<(String, usize, f64)> = reasons
-        .into_iter()
-        .map(|(group, (count, sum))| (group.to_owned(), count, sum / count as f64))
+pub fn model(
+    scored: &ScoredModel,
+    trained: Option<Instant>,
+    counts: &ModelCounts,
+    ranked: &Ranked,
+    bars: Bars,
+    drift: Vec<Drift>,
+) -> ModelSummary {
+    let mut reasons: Vec<(String, usize, f64)> = counts
+        .reasons
+        .iter()
+        .map(|(group, (count, sum))| (group.clone(), *count as usize, sum.value() / *count as f64))
         .collect();
     reasons.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     reasons.truncate(REASONS);
     ModelSummary {
-        model: scores.model.clone(),
-        version: scores.version.clone(),
+        model: scored.name.to_owned(),
+        version: scored.version.to_owned(),
         trained,
-        basis: [count(Basis::Model), count(Basis::Lapsed), count(Basis::None)],
-        from: (0..BARS).map(|bar| low + width * bar as f64).collect(),
-        shares: [shares(&now), shares(before)],
-        scores: summary(&now),
-        before: summary(before),
-        moved,
+        basis: counts.basis.map(|count| count as usize),
+        from: bars.from(),
+        shares: [ranked.now.shares.clone(), ranked.before.shares.clone()],
+        scores: summary(&ranked.now),
+        before: summary(&ranked.before),
+        moved: ranked.moved.clone(),
         reasons,
-        drift: scores.drift.clone(),
+        drift,
     }
 }
 
-fn summary(values: &[f64]) -> Option<ScoreSummary> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = |share| quantile(&sorted, share);
-    (!sorted.is_empty()).then(|| ScoreSummary {
-        mean: sorted.iter().sum::<f64>() / sorted.len() as f64,
-        p10: at(0.1),
-        p50: at(0.5),
-        p90: at(0.9),
-    })
+fn summary(scores: &Distributed) -> Option<ScoreSummary> {
+    let [p10, p50, p90] = scores.quantiles;
+    (scores.count > 0).then_some(ScoreSummary { mean: scores.mean, p10, p50, p90 })
+}
+
+/// How many customers are in which segments, and where they were; counts of different customers add up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SegmentCounts {
+    sizes: Vec<SegmentSize>,
+    /// By earlier and present primary segment.
+    flows: BTreeMap<(String, String), usize>,
+    /// By pair of segments, each by its place.
+    both: Vec<Vec<usize>>,
+}
+
+impl SegmentCounts {
+    /// Of some customers.
+    pub fn of(names: &[&str], assigned: &Assignment, consent: &Consent) -> Self {
+        let now = assigned.customers.iter();
+        let pairs = now.map(|a| (a.previous.as_deref().unwrap_or(NEW), &*a.primary));
+        let gone = assigned.gone.values();
+        let gone = gone.filter_map(|state| Some((state.primary.as_deref()?, GONE)));
+        let mut flows: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        pairs.chain(gone).for_each(|pair| *flows.entry(pair).or_default() += 1);
+        let own = |((from, to), count): ((&str, &str), usize)| ((from.into(), to.into()), count);
+        Self {
+            sizes: segments(names, assigned, consent),
+            flows: flows.into_iter().map(own).collect(),
+            both: both(names, &assigned.customers),
+        }
+    }
+
+    /// Adds those of other customers for the same segments.
+    pub fn add(&mut self, other: Self) {
+        if self.sizes.is_empty() {
+            *self = other;
+            return;
+        }
+        for (own, more) in self.sizes.iter_mut().zip(other.sizes) {
+            own.members += more.members;
+            own.primary += more.primary;
+            own.primary_before += more.primary_before;
+            own.entered += more.entered;
+            own.left += more.left;
+            own.opted_out += more.opted_out;
+        }
+        for (flow, more) in other.flows {
+            *self.flows.entry(flow).or_default() += more;
+        }
+        for (own, more) in self.both.iter_mut().zip(other.both) {
+            own.iter_mut().zip(more).for_each(|(own, more)| *own += more);
+        }
+    }
+
+    /// Sizes of segments, in the order of the rules.
+    pub fn sizes(&self) -> &[SegmentSize] {
+        &self.sizes
+    }
+
+    /// Flows between primary segments since the last as-of, greatest first.
+    pub fn flows(&self) -> Vec<Flow> {
+        let counts = self.flows.iter();
+        in_order(counts.map(|((from, to), count)| ((from.as_str(), to.as_str()), *count)))
+    }
+
+    /// Pairs of segments that share customers, in the order of the rules.
+    pub fn overlaps(&self) -> Vec<Overlap> {
+        let names: Vec<&str> = self.sizes.iter().map(|size| size.segment.as_str()).collect();
+        pairs(&names, &self.both)
+    }
 }
 
 /// Sizes of segments, in the order of `names`.
-pub fn segments(names: &[&str], assigned: &Assignment, consent: &Consent) -> Vec<SegmentSize> {
+fn segments(names: &[&str], assigned: &Assignment, consent: &Consent) -> Vec<SegmentSize> {
     let empty = |name: &&str| SegmentSize { segment: (*name).to_owned(), ..SegmentSize::default() };
     let mut sizes: Vec<SegmentSize> = names.iter().map(empty).collect();
     let places: HashMap<&str, usize> = names.iter().enumerate().map(|(i, n)| (*n, i)).collect();
@@ -282,6 +293,11 @@ pub fn segments(names: &[&str], assigned: &Assignment, consent: &Consent) -> Vec
 
 /// Pairs of segments that share customers, in the order of `names`.
 pub fn overlaps(names: &[&str], assigned: &[Assigned]) -> Vec<Overlap> {
+    pairs(names, &both(names, assigned))
+}
+
+/// How many customers each two segments share.
+fn both(names: &[&str], assigned: &[Assigned]) -> Vec<Vec<usize>> {
     let places: HashMap<&str, usize> = names.iter().enumerate().map(|(i, n)| (*n, i)).collect();
     let mut both = vec![vec![0; names.len()]; names.len()];
     for assigned in assigned {
@@ -290,6 +306,10 @@ pub fn overlaps(names: &[&str], assigned: &[Assigned]) -> Vec<Overlap> {
             own().for_each(|b| both[*a][*b] += 1);
         }
     }
+    both
+}
+
+fn pairs(names: &[&str], both: &[Vec<usize>]) -> Vec<Overlap> {
     let pairs = (0..names.len()).flat_map(|a| (a + 1..names.len()).map(move |b| (a, b)));
     let overlap = |(a, b): (usize, usize)| Overlap {
         segment: names[a].to_owned(),
@@ -301,31 +321,22 @@ pub fn overlaps(names: &[&str], assigned: &[Assigned]) -> Vec<Overlap> {
     pairs.map(overlap).filter(|overlap| overlap.both > 0).collect()
 }
 
-/// Flows between primary segments since the last as-of, greatest first.
-pub fn flows(assigned: &Assignment) -> Vec<Flow> {
-    let now = assigned.customers.iter();
-    let pairs = now.map(|a| (a.previous.as_deref().unwrap_or(NEW), &*a.primary));
-    let gone = assigned.gone.values().filter_map(|state| Some((state.primary.as_deref()?, GONE)));
-    count_flows(pairs.chain(gone))
-}
-
 /// How many went from where to where, greatest first.
 pub fn count_flows<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Flow> {
     let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     pairs.for_each(|pair| *counts.entry(pair).or_default() += 1);
-    let mut flows: Vec<Flow> = counts
-        .into_iter()
-        .map(|((from, to), customers)| Flow { from: from.into(), to: to.into(), customers })
-        .collect();
-    flows.sort_by(|a, b| b.customers.cmp(&a.customers).then_with(|| a.from.cmp(&b.from)));
-    flows
+    in_order(counts.into_iter())
 }
 
-/// The latest event of anyone, by the feature that writes `last_seen_at`.
-pub fn last_event(scored: &Scored, column: Option<&str>) -> Option<Instant> {
-    use arrow_array::types::TimestampMicrosecondType;
-    let column = scored.features.column_by_name(column?)?;
-    column.as_primitive_opt::<TimestampMicrosecondType>()?.iter().flatten().max().map(Instant)
+fn in_order<'a>(counts: impl Iterator<Item = ((&'a str, &'a str), usize)>) -> Vec<Flow> {
+    let flow = |((from, to), customers): ((&str, &str), usize)| Flow {
+        from: from.into(),
+        to: to.into(),
+        customers,
+    };
+    let mut flows: Vec<Flow> = counts.map(flow).collect();
+    flows.sort_by(|a, b| b.customers.cmp(&a.customers).then_with(|| a.from.cmp(&b.from)));
+    flows
 }
 
 #[cfg(test)]
@@ -359,39 +370,27 @@ mod tests {
         ];
         let gone = PreviousState { primary: Some("active".into()), ..PreviousState::default() };
         let all = Assignment { customers: all.to_vec(), gone: [("left".to_owned(), gone)].into() };
-        let flows = flows(&all);
+        let names = ["everyone", "active", "lost"];
+        let mut counts = SegmentCounts::default();
+        // Customers may be counted in any parts.
+        for part in [&all.customers[..3], &all.customers[3..]] {
+            let gone = if part.len() == 3 { all.gone.clone() } else { BTreeMap::new() };
+            let part = Assignment { customers: part.to_vec(), gone };
+            counts.add(SegmentCounts::of(&names, &part, &Consent::default()));
+        }
+        assert_eq!(counts, SegmentCounts::of(&names, &all, &Consent::default()));
+        let flows = counts.flows();
         assert_eq!(flows[0], Flow { from: "active".into(), to: "active".into(), customers: 2 });
         assert_eq!(flows.iter().map(|flow| flow.customers).sum::<usize>(), 5);
         assert!(flows.iter().any(|flow| flow.from == "active" && flow.to == "gone"));
         assert_eq!(flows.iter().filter(|flow| flow.is_change()).count(), 1);
         assert!(flows.iter().any(|flow| flow.from == "new" && flow.to == "active"));
-        let names = ["everyone", "active", "lost"];
-        let sizes = segments(&names, &all, &Consent::default());
+        let sizes = counts.sizes();
         assert_eq!((sizes[1].primary, sizes[1].primary_before), (3, 4));
         assert_eq!((sizes[1].members, sizes[1].entered, sizes[2].entered), (3, 1, 1));
-        let overlaps = overlaps(&names, &all.customers);
+        let overlaps = counts.overlaps();
+        assert_eq!(overlaps, super::overlaps(&names, &all.customers));
         let both: Vec<_> = overlaps.iter().map(|o| (&*o.segment, &*o.other, o.both)).collect();
         assert_eq!(both, [("everyone", "active", 3), ("everyone", "lost", 1)]);
-    }
-
-    #[test]
-    fn distributions_share_their_bars() {
-        let scores = ModelScores {
-            model: "m".into(),
-            version: "v".into(),
-            field: "churn_risk_score",
-            score: vec![Some(0.1), Some(0.9), None],
-            raw: vec![None; 3],
-            percentile: vec![None; 3],
-            basis: vec![Basis::Model, Basis::Lapsed, Basis::None],
-            parts: Vec::new(),
-            reasons: vec![vec![("a".into(), 0.5)], vec![("b".into(), 0.0)], Vec::new()],
-            drift: Vec::new(),
-        };
-        let summary = model(&scores, None, &[0.1, 0.1]);
-        assert_eq!(summary.basis, [1, 1, 1]);
-        assert_eq!((summary.shares[0][2], summary.shares[0][18]), (0.5, 0.5));
-        assert_eq!(summary.shares[1][2], 1.0);
-        assert_eq!(summary.reasons, [("a".to_owned(), 1, 0.5)]);
     }
 }

@@ -2,27 +2,32 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::{Float64Builder, ListBuilder, StringBuilder, StructBuilder};
+use arrow_array::builder::{ListBuilder, StringBuilder, StructBuilder};
 use arrow_array::cast::AsArray;
-use arrow_array::types::Float64Type;
+use arrow_array::types::{Float64Type, UInt32Type};
 use arrow_array::{
-    Array, ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Array, RecordBatch,
-    StringArray, TimestampMicrosecondArray,
+    Array, ArrayRef, BooleanArray, Decimal128Array, Float64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
 };
 use arrow_schema::{DataType, Field, Fields};
 
+use super::champions::ScoredModel;
+use super::scores::ModelScores;
 use super::summary::GONE;
-use super::{Recommendation, Scored};
 use crate::error::{Error, Result};
 use crate::segments::{Assigned, Assignment, Membership};
 use crate::sources::consent::Consent;
 use crate::time::Instant;
 
 /// Doubles as decimals, rounded half away from zero.
-pub fn decimal(values: &[Option<f64>], precision: u8, places: u8) -> Result<ArrayRef> {
+pub fn decimal(
+    values: impl Iterator<Item = Option<f64>>,
+    precision: u8,
+    places: u8,
+) -> Result<ArrayRef> {
     let unit = 10_f64.powi(i32::from(places));
     let array: Decimal128Array =
-        values.iter().map(|value| value.map(|value| (value * unit).round() as i128)).collect();
+        values.map(|value| value.map(|value| (value * unit).round() as i128)).collect();
     let array = array
         .with_precision_and_scale(precision, places as i8)
         .map_err(Error::engine("a decimal column"))?;
@@ -45,21 +50,6 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
         columns.into_iter().map(|(name, array)| (name.to_owned(), array, nullable(name))),
     )
     .map_err(Error::engine("an output table"))
-}
-
-/// Adds one list of names with numbers.
-fn append<'a>(lists: &mut ListBuilder<StructBuilder>, pairs: impl Iterator<Item = (&'a str, f64)>) {
-    for (name, value) in pairs {
-        let builder = lists.values();
-        if let Some(texts) = builder.field_builder::<StringBuilder>(0) {
-            texts.append_value(name);
-        }
-        if let Some(values) = builder.field_builder::<Float64Builder>(1) {
-            values.append_value(value);
-        }
-        builder.append(true);
-    }
-    lists.append(true);
 }
 
 /// The pairs of a list column that [`scores`] has written.
@@ -100,73 +90,58 @@ impl Customers<'_> {
 }
 
 /// One row per customer and model: raw, score, percentile, basis, version, reasons, parts.
-pub fn scores(scored: &Scored, customers: Customers) -> Result<RecordBatch> {
-    let models = || scored.models.iter();
+pub fn scores(
+    models: &[(ScoredModel, &ModelScores, &Float64Array)],
+    customers: Customers,
+) -> Result<RecordBatch> {
     let count = customers.keys.len();
-    let rows = || (0..count).flat_map(|row| models().map(move |model| (row, model)));
-    let reason = Fields::from(vec![
-        Field::new("feature", DataType::Utf8, false),
-        Field::new("contribution", DataType::Float64, false),
-    ]);
-    let mut reasons = ListBuilder::new(StructBuilder::from_fields(reason.clone(), 0))
-        .with_field(Field::new("item", DataType::Struct(reason), false));
-    for (row, model) in rows() {
-        append(
-            &mut reasons,
-            model.reasons[row].iter().map(|(name, value)| (name.as_str(), *value)),
-        );
-    }
-    let part = Fields::from(vec![
-        Field::new("part", DataType::Utf8, false),
-        Field::new("value", DataType::Float64, false),
-    ]);
-    let mut parts = ListBuilder::new(StructBuilder::from_fields(part.clone(), 0))
-        .with_field(Field::new("item", DataType::Struct(part), false));
-    for (row, model) in rows() {
-        let own = model.parts.get(row).map_or(&[][..], Vec::as_slice);
-        append(&mut parts, own.iter().copied());
-    }
-    let text = |f: &dyn Fn(usize, &super::ModelScores) -> String| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(rows().map(|(row, model)| f(row, model))))
+    let rows = || (0..count).flat_map(|row| (0..models.len()).map(move |model| (row, model)));
+    // Models side by side become rows one after another.
+    let places: Vec<(usize, usize)> = rows().map(|(row, model)| (model, row)).collect();
+    let woven = |column: &dyn Fn(&ModelScores) -> ArrayRef| -> Result<ArrayRef> {
+        let arrays: Vec<ArrayRef> = models.iter().map(|(_, scores, _)| column(scores)).collect();
+        weave(&arrays, &places)
     };
-    let number = |f: &dyn Fn(usize, &super::ModelScores) -> Option<f64>| -> ArrayRef {
-        Arc::new(rows().map(|(row, model)| f(row, model)).collect::<Float64Array>())
-    };
+    let percentiles: Vec<ArrayRef> =
+        models.iter().map(|(_, _, percentiles)| Arc::new((*percentiles).clone()) as _).collect();
     let mut columns = customers.columns(rows().map(|(row, _)| row));
     columns.extend([
-        ("model", text(&|_, model| model.model.clone())),
-        ("version", text(&|_, model| model.version.clone())),
-        ("basis", text(&|row, model| model.basis[row].name().to_owned())),
-        ("raw", number(&|row, model| model.raw[row])),
-        ("score", number(&|row, model| model.score[row])),
-        ("percentile", number(&|row, model| model.percentile[row])),
-        ("reasons", Arc::new(reasons.finish())),
-        ("parts", Arc::new(parts.finish()) as ArrayRef),
+        ("model", texts(rows().map(|(_, model)| models[model].0.name))),
+        ("version", texts(rows().map(|(_, model)| models[model].0.version))),
+        ("basis", woven(&|scores| Arc::new(scores.basis.clone()))?),
+        ("raw", woven(&|scores| Arc::new(scores.raw.clone()))?),
+        ("score", woven(&|scores| Arc::new(scores.score.clone()))?),
+        ("percentile", weave(&percentiles, &places)?),
+        ("reasons", woven(&|scores| Arc::new(scores.reasons.clone()))?),
+        ("parts", woven(&|scores| Arc::new(scores.parts.clone()))?),
     ]);
     batch(columns)
 }
 
-/// One row per customer and recommended item.
+fn weave(arrays: &[ArrayRef], places: &[(usize, usize)]) -> Result<ArrayRef> {
+    let arrays: Vec<&dyn Array> = arrays.iter().map(|array| array.as_ref()).collect();
+    if arrays.is_empty() {
+        return Err(Error::Engine { context: "scores", message: "no model has scored".into() });
+    }
+    arrow_select::interleave::interleave(&arrays, places).map_err(Error::engine("scores"))
+}
+
+/// One row per customer and recommended item, given [`super::affinity::AffinityRows::recommendations`].
 pub fn recommendations(
-    list: &[Vec<Recommendation>],
+    rows: &RecordBatch,
     version: &str,
     customers: Customers,
 ) -> Result<RecordBatch> {
-    let rows = || {
-        list.iter().enumerate().flat_map(|(row, items)| {
-            items.iter().enumerate().map(move |(rank, item)| (row, rank as i32 + 1, item))
-        })
-    };
-    let mut columns = customers.columns(rows().map(|row| row.0));
-    columns.extend([
-        ("version", texts(rows().map(|_| version))),
-        ("rank", Arc::new(Int32Array::from_iter_values(rows().map(|r| r.1))) as ArrayRef),
-        ("item", texts(rows().map(|r| r.2.item.as_str()))),
-        ("score", Arc::new(Float64Array::from_iter_values(rows().map(|r| r.2.score)))),
-        ("percentile", Arc::new(rows().map(|r| r.2.percentile).collect::<Float64Array>())),
-        ("reason", texts(rows().map(|r| r.2.reason))),
-        ("because", Arc::new(rows().map(|r| r.2.because.as_deref()).collect::<StringArray>())),
-    ]);
+    let of_customer = rows.column(0).as_primitive::<UInt32Type>().values();
+    let mut columns = customers.columns(of_customer.iter().map(|row| *row as usize));
+    columns.push(("version", texts(of_customer.iter().map(|_| version))));
+    for name in ["rank", "item", "score", "percentile", "reason", "because"] {
+        let column = rows.column_by_name(name).ok_or_else(|| Error::Engine {
+            context: "recommendations",
+            message: format!("there is no column {name}"),
+        })?;
+        columns.push((name, column.clone()));
+    }
     batch(columns)
 }
 

@@ -7,10 +7,12 @@ mod assign;
 mod example;
 mod reach;
 mod spec;
+mod state;
 
 pub use assign::{Assigned, Assignment, Known, Left, Membership, Outcome, PreviousState, assign};
 pub use example::{Example, ExampleSpec};
 pub use spec::{Rule, RuleSpec, Segments, SegmentsSpec, score_columns};
+pub use state::States;
 
 #[cfg(test)]
 mod tests {

@@ -66,7 +66,7 @@ pub struct SegmentsSpec {
 }
 
 /// A checked rule.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rule {
     /// As the file says.
     pub spec: RuleSpec,
@@ -79,7 +79,7 @@ pub struct Rule {
 }
 
 /// The checked rules of a project.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Segments {
     /// By priority.
     pub rules: Vec<Rule>,
@@ -87,9 +87,11 @@ pub struct Segments {
     pub otherwise: String,
     /// The file's thresholds.
     pub thresholds: BTreeMap<String, Number>,
-    /// What the rules must give.
+    /// What the rules must give; scoring does not need them.
+    #[serde(skip)]
     pub examples: Vec<Example>,
-    /// What a check was made of; None in a project without the file.
+    /// What a check was made of; None in a project without the file. Scoring does not need it.
+    #[serde(skip)]
     pub(super) source: Option<(String, SegmentsSpec)>,
 }
 

@@ -13,13 +13,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use arrow_array::RecordBatch;
 use fs4::FileExt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
-use crate::shard::Shards;
+use crate::shard::{Shard, Shards};
 use crate::time::Instant;
 
 /// The version of every file this binary writes; it reads this one and the one before.
@@ -258,6 +259,33 @@ impl Store {
         })
     }
 
+    /// The rows that a shard has in a table of the store, whatever the number of shards that the table was
+    /// written by; some columns, the key among them, or all.
+    pub fn read_shard(
+        &self,
+        root: &Root,
+        folder: &str,
+        shard: Shard,
+        columns: Option<&[&str]>,
+    ) -> Result<Vec<RecordBatch>> {
+        let mut found = Vec::new();
+        for file in root.below(folder) {
+            let of_file = Shard::of_file(file);
+            if !of_file.meets(shard) {
+                continue;
+            }
+            for rows in parquet::batches(&self.file(file), columns, None)? {
+                let rows = rows?;
+                if of_file.is_within(shard) {
+                    found.push(rows);
+                } else {
+                    found.push(parquet::of_shard(&rows, shard)?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Reads a JSON file of the store.
     pub fn read_json<T: serde::de::DeserializeOwned>(&self, relative: &str) -> Result<T> {
         let path = self.file(relative);
@@ -294,6 +322,29 @@ fn parse_json<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result
     })
 }
 
+/// Where a run writes files before they are live. A file that no [`Transaction::adopt`] takes in is gone
+/// with the run.
+#[derive(Debug, Clone)]
+pub struct Staging {
+    folder: PathBuf,
+    generation: u64,
+}
+
+impl Staging {
+    /// The path at which to write a file, in a folder that is there.
+    pub fn path(&self, relative: &str) -> Result<PathBuf> {
+        let path = self.folder.join(relative);
+        let folder = path.parent().unwrap_or(&self.folder);
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        Ok(path)
+    }
+
+    /// The generation that the run will publish.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
 /// One run's writes: all of them become live, or none.
 #[derive(Debug)]
 pub struct Transaction {
@@ -323,13 +374,25 @@ impl Transaction {
         &self.staging
     }
 
+    /// Where stages write their files, from whatever thread.
+    pub fn staging(&self) -> Staging {
+        Staging { folder: self.staging.clone(), generation: self.generation() }
+    }
+
+    /// Takes in a file that was written as `written` in the [`Staging`], to be live as `relative`.
+    pub fn adopt(&mut self, written: &str, relative: &str) -> Result<()> {
+        if written != relative {
+            let to = self.staging().path(relative)?;
+            std::fs::rename(self.staging.join(written), &to).map_err(Error::io("move", &to))?;
+        }
+        self.staged.push(relative.to_owned());
+        Ok(())
+    }
+
     /// The path at which to write the file that will be live as `relative`.
     pub fn stage(&mut self, relative: &str) -> Result<PathBuf> {
-        let path = self.staging.join(relative);
-        let folder = path.parent().unwrap_or(&self.staging);
-        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         self.staged.push(relative.to_owned());
-        Ok(path)
+        self.staging().path(relative)
     }
 
     /// Writes a JSON file, indented for people.

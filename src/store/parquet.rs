@@ -15,6 +15,7 @@ use parquet::schema::types::ColumnPath;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::shard::Shard;
 
 /// Rows per row group of what this job writes.
 const ROW_GROUP: usize = 1 << 18;
@@ -180,6 +181,19 @@ pub fn take(batch: &RecordBatch, rows: &arrow_array::UInt32Array) -> Result<Reco
         batch.columns().iter().map(|column| arrow_select::take::take(column, rows, None)).collect();
     RecordBatch::try_new(batch.schema(), columns.map_err(Error::engine(context))?)
         .map_err(Error::engine(context))
+}
+
+/// The rows of a batch whose customers are in a shard.
+pub fn of_shard(batch: &RecordBatch, shard: Shard) -> Result<RecordBatch> {
+    use arrow_array::cast::AsArray;
+    let keys = batch.column_by_name("customer360_id").and_then(|keys| keys.as_string_opt::<i32>());
+    let keys = keys.ok_or_else(|| Error::Engine {
+        context: "reading a shard",
+        message: "a table has no column customer360_id".into(),
+    })?;
+    let own: arrow_array::BooleanArray =
+        keys.iter().map(|key| Some(key.is_some_and(|key| shard.has(key)))).collect();
+    arrow_select::filter::filter_record_batch(batch, &own).map_err(Error::engine("reading a shard"))
 }
 
 /// Batches whose first column is their key, each sorted by it, in the order of all their keys.

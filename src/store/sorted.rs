@@ -4,6 +4,8 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::spill::{Spill, numbers};
 use crate::error::Result;
@@ -17,6 +19,7 @@ pub struct SortedRuns {
     /// By run at twice its place the numbers, and after it the marks.
     spill: Spill,
     runs: usize,
+    marked: AtomicUsize,
 }
 
 /// A number of a run.
@@ -33,13 +36,16 @@ pub struct Numbered {
 impl SortedRuns {
     /// No numbers yet, in so many runs.
     pub fn create(folder: &Path, runs: usize) -> Result<Self> {
-        Ok(Self { spill: Spill::create(folder, 2 * runs)?, runs })
+        let spill = Spill::create(folder, 2 * runs)?;
+        Ok(Self { spill, runs, marked: AtomicUsize::new(0) })
     }
 
     /// Puts the numbers of a run aside; called once for each run. None of them may be NaN.
     pub fn put(&self, run: usize, mut numbers: Vec<(f64, bool)>) -> Result<()> {
         numbers.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         let values: Vec<f64> = numbers.iter().map(|(value, _)| *value).collect();
+        let marked = numbers.iter().filter(|(_, is_marked)| *is_marked).count();
+        self.marked.fetch_add(marked, Relaxed);
         let marks: Vec<u8> = numbers.iter().map(|(_, is_marked)| u8::from(*is_marked)).collect();
         self.spill.add_numbers(2 * run, &values)?;
         self.spill.add(2 * run + 1, &marks)
@@ -48,6 +54,11 @@ impl SortedRuns {
     /// How many numbers there are.
     pub fn len(&self) -> usize {
         (0..self.runs).map(|run| self.spill.length(2 * run + 1)).sum()
+    }
+
+    /// How many of them are marked.
+    pub fn marked(&self) -> usize {
+        self.marked.load(Relaxed)
     }
 
     /// Whether there are none.

@@ -370,7 +370,7 @@ pub fn gather(
         Ok((computed, Attributes::of(&rows, known.attributes)?))
     };
     engine::run(reading.shards, stage, |_, (rows, attributes)| {
-        report.add(&rows);
+        report.add(rows.left_out());
         let shard = Gatherer { source, models, known, levels: &levels, attributes: &attributes };
         roles.iter().try_for_each(|(name, role)| shard.take(name, *role, &rows, &mut gathered))
     })?;
@@ -495,7 +495,7 @@ impl Gatherer<'_> {
         let recency = column(rows, "label__days_since_last")?;
         let within = |length: Duration| recency.iter().map(move |days| *days <= length.as_days());
         let eligible: Vec<bool> = match &classifier.eligible {
-            Eligible::Where(condition) => truths(condition, rows, self.source)?,
+            Eligible::Where(condition) => truths(condition, rows, self.source.context.scale)?,
             Eligible::Within(length) => within(*length).collect(),
             // What `auto` finds is known only after the pass; nothing longer than this can be found.
             Eligible::Auto => within(LONGEST_AUTO).collect(),

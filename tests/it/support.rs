@@ -256,7 +256,7 @@ pub fn all_shards(
             }
         }
         let rows = events.shard(shard, &own)?;
-        report.add(&rows);
+        report.add(rows.left_out());
         for (plan, found) in plans.iter().zip(&mut found) {
             let batches = rows.of(&plan.name)?;
             found.iter_mut().zip(batches).for_each(|(found, rows)| found.push(rows.clone()));

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{Against, Expectation, Limit, Rule};
 use crate::error::{Error, Result};
-use crate::features::drift::{Distribution, Drift, drift};
+use crate::features::drift::Drift;
 use crate::features::read::numeric;
 use crate::sources::profile::keys;
 use crate::time::Instant;
@@ -57,44 +57,151 @@ impl Outcome {
 /// What columns are compared with.
 #[derive(Debug, Default)]
 pub struct Earlier {
-    /// By column the values of the snapshot before, NaN for none, and when that was.
-    pub previous: BTreeMap<String, (Instant, Vec<f64>)>,
+    /// By column how far it has moved since the snapshot before, and when that was.
+    pub previous: BTreeMap<String, (Instant, Drift)>,
     /// By classifier how far each input has moved since its champion was trained.
     pub models: BTreeMap<String, Vec<Drift>>,
 }
 
-/// Holds the columns of a view's snapshot, `batches` of any order, to its expectations.
+/// What is counted of the rows of a snapshot for the expectations of its view, in their order; tallies of
+/// different rows add up.
+#[derive(Debug, Clone)]
+pub struct Tally {
+    counts: Vec<Count>,
+}
+
+#[derive(Debug, Clone)]
+enum Count {
+    /// Rows without a value.
+    Nulls {
+        rows: u64,
+        nulls: u64,
+        /// The first of them by key.
+        first: Option<String>,
+    },
+    /// Values beyond a limit.
+    Beyond {
+        limit: f64,
+        count: u64,
+        /// The furthest from the limit, of equal ones the first by key.
+        furthest: Option<(f64, String)>,
+    },
+    /// The distribution is compared, which needs the rows of all shards.
+    Distribution,
+}
+
+impl Tally {
+    /// Of some rows of a view.
+    pub fn of(expectations: &[Expectation], rows: &RecordBatch) -> Result<Self> {
+        let keys = keys(rows)?;
+        let count = |Expectation { column, rule }: &Expectation| {
+            let array = rows.column_by_name(column).ok_or_else(|| Error::Engine {
+                context: "checking expectations",
+                message: format!("nothing computed {column}"),
+            })?;
+            Ok(match rule {
+                Rule::NotNull | Rule::MaxNullShare(_) => nulls(keys, array),
+                Rule::Min(limit) => beyond(keys, array, limit.value, |value, limit| value < limit)?,
+                Rule::Max(limit) => beyond(keys, array, limit.value, |value, limit| value > limit)?,
+                Rule::MaxPsi { .. } => Count::Distribution,
+            })
+        };
+        Ok(Self { counts: expectations.iter().map(count).collect::<Result<_>>()? })
+    }
+
+    /// Adds what was counted of other rows for the same expectations.
+    pub fn add(&mut self, other: Self) {
+        for (own, more) in self.counts.iter_mut().zip(other.counts) {
+            match (own, more) {
+                (
+                    Count::Nulls { rows, nulls, first },
+                    Count::Nulls { rows: more_rows, nulls: more_nulls, first: other },
+                ) => {
+                    *rows += more_rows;
+                    *nulls += more_nulls;
+                    *first = first.take().into_iter().chain(other).min();
+                }
+                (
+                    Count::Beyond { limit, count, furthest },
+                    Count::Beyond { count: more, furthest: other, .. },
+                ) => {
+                    *count += more;
+                    if let Some((value, key)) = other {
+                        further_out(*limit, furthest, value, &key);
+                    }
+                }
+                (Count::Distribution, Count::Distribution) => {}
+                _ => unreachable!("tallies are of the same expectations in the same order"),
+            }
+        }
+    }
+}
+
+fn nulls(keys: &StringArray, array: &ArrayRef) -> Count {
+    let first = (0..array.len()).filter(|row| array.is_null(*row)).map(|row| keys.value(row)).min();
+    let (rows, nulls) = (array.len() as u64, array.null_count() as u64);
+    Count::Nulls { rows, nulls, first: first.map(str::to_owned) }
+}
+
+fn beyond(
+    keys: &StringArray,
+    array: &ArrayRef,
+    limit: f64,
+    is_beyond: impl Fn(f64, f64) -> bool,
+) -> Result<Count> {
+    let (mut count, mut furthest) = (0, None);
+    for (row, value) in numbers(array)?.into_iter().enumerate() {
+        if is_beyond(value, limit) {
+            count += 1;
+            further_out(limit, &mut furthest, value, keys.value(row));
+        }
+    }
+    Ok(Count::Beyond { limit, count, furthest })
+}
+
+/// Replaces the value that was the furthest from a limit by one that is further.
+fn further_out(limit: f64, furthest: &mut Option<(f64, String)>, value: f64, key: &str) {
+    let far = (value - limit).abs();
+    let is_further = furthest.as_ref().is_none_or(|(other, name)| {
+        let other = (other - limit).abs();
+        far > other || (far == other && key < name.as_str())
+    });
+    if is_further {
+        *furthest = Some((value, key.to_owned()));
+    }
+}
+
+/// Holds what was counted of a view's snapshot to its expectations.
 pub fn judge(
     (view, expectations): (&str, &[Expectation]),
     as_of: Instant,
-    batches: &[RecordBatch],
+    tally: &Tally,
     earlier: &Earlier,
-) -> Result<Outcome> {
+) -> Outcome {
     let mut outcome = Outcome::default();
-    for Expectation { column, rule } in expectations {
-        let missing = || Error::Engine {
-            context: "checking expectations",
-            message: format!("nothing computed {column}"),
-        };
-        let of_column = |rows: &RecordBatch| {
-            Ok((keys(rows)?.clone(), rows.column_by_name(column).ok_or_else(missing)?.clone()))
-        };
-        let arrays: Vec<(StringArray, ArrayRef)> =
-            batches.iter().map(of_column).collect::<Result<_>>()?;
-        let found = match rule {
-            Rule::NotNull => nulls(&arrays, |count, _| count > 0),
-            Rule::MaxNullShare(most) => {
-                nulls(&arrays, |count, rows| count as f64 / rows as f64 > *most)
+    for (Expectation { column, rule }, count) in expectations.iter().zip(&tally.counts) {
+        let found = match (rule, count) {
+            (Rule::NotNull, Count::Nulls { nulls, .. }) => found_nulls(count, *nulls > 0),
+            (Rule::MaxNullShare(most), Count::Nulls { rows, nulls, .. }) => {
+                found_nulls(count, *nulls as f64 / *rows as f64 > *most)
             }
-            Rule::Min(limit) => outside(&arrays, *limit, |value| value < limit.value)?,
-            Rule::Max(limit) => outside(&arrays, *limit, |value| value > limit.value)?,
-            Rule::MaxPsi { most, against } => match moved(&arrays, column, against, earlier)? {
-                Ok((drift, since)) => further(&drift, *most, &since),
-                Err(why) => {
-                    outcome.unchecked.push(format!("{column} {rule}: {why}"));
-                    continue;
+            (Rule::Min(limit) | Rule::Max(limit), Count::Beyond { count, furthest, .. }) => {
+                furthest.as_ref().map(|(value, key)| Found {
+                    found: Limit { value: *value, ..*limit }.to_string(),
+                    customers: Some(*count),
+                    example: Some(key.clone()),
+                })
+            }
+            (Rule::MaxPsi { most, against }, Count::Distribution) => {
+                match moved(column, against, earlier) {
+                    Ok((drift, since)) => further(drift, *most, &since),
+                    Err(why) => {
+                        outcome.unchecked.push(format!("{column} {rule}: {why}"));
+                        continue;
+                    }
                 }
-            },
+            }
+            _ => unreachable!("a tally is of the expectations that it is judged by"),
         };
         match found {
             None => outcome.held += 1,
@@ -109,7 +216,7 @@ pub fn judge(
             }),
         }
     }
-    Ok(outcome)
+    outcome
 }
 
 /// What there is instead of what was expected.
@@ -119,78 +226,39 @@ struct Found {
     example: Option<String>,
 }
 
-fn nulls(arrays: &[(StringArray, ArrayRef)], breaks: impl Fn(u64, u64) -> bool) -> Option<Found> {
-    let count: usize = arrays.iter().map(|(_, array)| array.null_count()).sum();
-    let rows: usize = arrays.iter().map(|(_, array)| array.len()).sum();
-    let first = arrays.iter().flat_map(|(keys, array)| {
-        (0..array.len()).filter(|row| array.is_null(*row)).map(|row| keys.value(row))
-    });
-    breaks(count as u64, rows as u64).then(|| Found {
-        found: format!("{} of {rows} null", count),
-        customers: Some(count as u64),
-        example: first.min().map(str::to_owned),
-    })
-}
-
-fn outside(
-    arrays: &[(StringArray, ArrayRef)],
-    limit: Limit,
-    breaks: impl Fn(f64) -> bool,
-) -> Result<Option<Found>> {
-    let mut count = 0;
-    // The furthest from the limit, of equal ones the first by key.
-    let mut worst: Option<(f64, &str)> = None;
-    for (keys, array) in arrays {
-        let values = numbers(array)?;
-        for (row, value) in values.into_iter().enumerate().filter(|(_, value)| breaks(*value)) {
-            count += 1;
-            let (far, key) = ((value - limit.value).abs(), keys.value(row));
-            let is_worse = worst.is_none_or(|(other, name)| {
-                let other = (other - limit.value).abs();
-                far > other || (far == other && key < name)
-            });
-            if is_worse {
-                worst = Some((value, key));
-            }
-        }
+fn found_nulls(count: &Count, is_broken: bool) -> Option<Found> {
+    match count {
+        Count::Nulls { rows, nulls, first } if is_broken => Some(Found {
+            found: format!("{nulls} of {rows} null"),
+            customers: Some(*nulls),
+            example: first.clone(),
+        }),
+        _ => None,
     }
-    Ok(worst.map(|(value, key)| Found {
-        found: Limit { value, ..limit }.to_string(),
-        customers: Some(count),
-        example: Some(key.to_owned()),
-    }))
 }
 
 /// How far a column has moved and since when, or why nobody can say.
-fn moved(
-    arrays: &[(StringArray, ArrayRef)],
+fn moved<'a>(
     column: &str,
     against: &Against,
-    earlier: &Earlier,
-) -> Result<std::result::Result<(Drift, String), String>> {
-    Ok(match against {
+    earlier: &'a Earlier,
+) -> std::result::Result<(&'a Drift, String), String> {
+    match against {
         Against::Previous => match earlier.previous.get(column) {
             None => Err("there is no earlier snapshot by the same definition".into()),
-            Some((at, values)) => {
-                let before = Distribution::of(values);
-                let mut now = before.empty();
-                for (_, array) in arrays {
-                    numbers(array)?.into_iter().for_each(|value| now.add(value));
-                }
-                Ok((drift(column, &before, &now), at.folder()))
-            }
+            Some((at, drift)) => Ok((drift, at.folder())),
         },
         Against::Model(model) => match earlier.models.get(model) {
             None => Err(format!("{model} has no champion for this as-of")),
             Some(drifts) => drifts
                 .iter()
                 .find(|drift| drift.column == column)
-                .map(|drift| (drift.clone(), format!("the training of {model}")))
+                .map(|drift| (drift, format!("the training of {model}")))
                 .ok_or_else(|| {
                     format!("the champion of {model} has no such input by the same definition")
                 }),
         },
-    })
+    }
 }
 
 fn further(drift: &Drift, most: f64, since: &str) -> Option<Found> {
@@ -223,9 +291,10 @@ mod tests {
 
     use arrow_array::{Decimal128Array, Float64Array, Int64Array};
 
+    use super::super::ComparedColumn;
     use super::super::tests::expected;
     use super::*;
-    use crate::features::drift::Verdict;
+    use crate::features::drift::{Verdict, drift};
     use crate::time::DAY;
 
     /// 0.29 x 100 is a little less than 29.
@@ -252,7 +321,12 @@ mod tests {
 
     fn outcome(table: &str, column: &str, array: ArrayRef, earlier: &Earlier) -> Outcome {
         let list = expected(&format!("columns = [\"{column}\"]\n{table}")).unwrap();
-        judge(("v", &list), Instant(0), &rows(column, array), earlier).unwrap()
+        let tallies = rows(column, array).into_iter().map(|rows| Tally::of(&list, &rows).unwrap());
+        let tally = tallies.reduce(|mut sum, more| {
+            sum.add(more);
+            sum
+        });
+        judge(("v", &list), Instant(0), &tally.unwrap(), earlier)
     }
 
     /// What was found, of how many customers, and whom; None where the expectation holds.
@@ -302,20 +376,31 @@ mod tests {
             (0..count).map(|i| f64::from(i % 97) + shift).collect()
         };
         let now = |count, shift| Arc::new(Float64Array::from(values(count, shift))) as ArrayRef;
-        let earlier = |count| Earlier {
-            previous: [("gap".to_owned(), (Instant(0), values(count, 0.0)))].into(),
-            ..Earlier::default()
+        let folder = tempfile::tempdir().unwrap();
+        let column = |count, shift| {
+            // In two runs, as of two shards.
+            let column = ComparedColumn::create(folder.path(), 2).unwrap();
+            let all = now(count, shift);
+            column.put(0, &[all.slice(0, 3)]).unwrap();
+            column.put(1, &[all.slice(3, all.len() - 3)]).unwrap();
+            column
         };
         let table = "max_psi = 0.2";
-        let of = |array, earlier: &Earlier| outcome(table, "gap", array, earlier);
-        assert_eq!(of(now(5_000, 1.0), &earlier(5_000)).held, 1, "hardly moved");
-        let far = of(now(5_000, 30.0), &earlier(5_000));
+        let of = |count, shift| {
+            let before = column(count, 0.0).distribution().unwrap();
+            let drift = drift("gap", &before, &column(count, shift).over(&before).unwrap());
+            let previous = [("gap".to_owned(), (Instant(0), drift))].into();
+            let earlier = Earlier { previous, ..Earlier::default() };
+            outcome(table, "gap", now(count, shift), &earlier)
+        };
+        assert_eq!(of(5_000, 1.0).held, 1, "hardly moved");
+        let far = of(5_000, 30.0);
         assert!(far.breaches[0].found.contains("since 1970-01-01"), "{far:?}");
         assert_eq!(far.breaches[0].expected, "max_psi 0.2 against previous");
         // Of seven rows an index this large is what chance gives.
-        let few = of(now(7, 3.0), &earlier(7));
+        let few = of(7, 3.0);
         assert_eq!((few.held, few.breaches.len()), (1, 0), "{few:?}");
-        let none = of(now(10, 0.0), &Earlier::default());
+        let none = outcome(table, "gap", now(10, 0.0), &Earlier::default());
         assert_eq!((none.held, none.unchecked.len()), (0, 1));
 
         let table = "max_psi = 0.2\nagainst = \"churn\"";

@@ -4,6 +4,7 @@
 //! They are no part of a feature's version: a new expectation makes no snapshot outdated, and holds for
 //! what is computed from then on.
 
+mod compared;
 mod judge;
 
 use std::fmt;
@@ -16,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::expression::Type;
 use crate::time::{DAY, Instant};
 
-pub use self::judge::{Breach, Earlier, Outcome, judge, numbers};
+pub use self::compared::ComparedColumn;
+pub use self::judge::{Breach, Earlier, Outcome, Tally, judge, numbers};
 
 /// One thing that must hold of one column of a snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize)]

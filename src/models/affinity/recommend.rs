@@ -9,7 +9,8 @@ use super::{Folded, ItemFactors};
 use crate::models::cholesky;
 
 /// What may be recommended, item by item in the order of the model.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Offer {
     /// Recommendations per customer.
     pub top: usize,

@@ -40,6 +40,7 @@ pub struct ProfileShards {
     bytes: AtomicU64,
     memory: u64,
     spill: Spill,
+    folder: PathBuf,
     /// The first file of the source, for messages.
     file: PathBuf,
     /// Rows with a key.
@@ -121,6 +122,7 @@ impl ProfilePlan {
             bytes: AtomicU64::new(0),
             memory,
             spill: Spill::create(folder, shards.count())?,
+            folder: folder.to_owned(),
             file: self.table.files[0].clone(),
             rows: 0,
             nulls: 0,
@@ -216,6 +218,11 @@ impl ProfileShards {
         self.shards
     }
 
+    /// Where rows go that are not held in memory.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The columns of every shard's rows.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
@@ -269,14 +276,6 @@ impl ProfileShards {
         let own: BooleanArray = (0..rows.num_rows()).map(|row| Some(!repeats(row))).collect();
         let rows = arrow_select::filter::filter_record_batch(&rows, &own);
         Ok((rows.map_err(Error::engine("a profile"))?, faults))
-    }
-
-    /// The rows of all shards, sorted by key.
-    pub fn all(&self) -> Result<RecordBatch> {
-        let shards: Vec<RecordBatch> =
-            self.shards.all().map(|shard| self.rows(shard)).collect::<Result<_>>()?;
-        let rows = concat(&shards)?;
-        sort_by_key(&rows.unwrap_or_else(|| RecordBatch::new_empty(self.schema.clone())), KEY)
     }
 
     /// Takes rows in, each to its shard.

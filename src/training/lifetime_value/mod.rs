@@ -22,7 +22,9 @@ use crate::models::lifetime_value::{
     Buyer, Discounting, Expected, GammaGamma, Purchasing, Spend, expect,
 };
 use crate::models::spec::{LifetimeValue, LifetimeValueSpec};
+use crate::money::Scale;
 use crate::sources::SourcePlan;
+use crate::sum::ExactSum;
 use crate::time::{Duration, Instant, Window};
 
 /// A month of a year of 365 days.
@@ -101,14 +103,14 @@ impl LifetimeValue {
 pub fn to_date(
     expressions: [&Expression; 2],
     rows: &RecordBatch,
-    source: &SourcePlan,
+    scale: Scale,
 ) -> Result<[Vec<f64>; 2]> {
     let named: Vec<(String, Expression)> = expressions
         .into_iter()
         .enumerate()
         .map(|(i, expression)| (format!("\u{0}to_date{i}"), expression.clone()))
         .collect();
-    let values = evaluate(&named, rows, source.context.scale)?;
+    let values = evaluate(&named, rows, scale)?;
     let known = |i: usize| -> Result<Vec<f64>> {
         let values = numeric(&values[i])?.into_iter();
         Ok(values.map(|value| if value.is_nan() { 0.0 } else { value }).collect())
@@ -328,7 +330,7 @@ pub struct PurchaseData {
     /// Buyers at the holdout's instant with days and spend within as much time before it, sorted too.
     pub then: Vec<(Customer, [f64; 2])>,
     /// Revenue and refunds of all customers to date.
-    pub totals: [f64; 2],
+    pub totals: [ExactSum; 2],
 }
 
 impl PurchaseData {
@@ -340,9 +342,10 @@ impl PurchaseData {
         source: &SourcePlan,
         at: Instant,
     ) -> Result<()> {
-        let [revenue, refunds] = to_date([&model.revenue, &model.refunds], rows, source)?;
-        self.totals[0] += revenue.iter().sum::<f64>();
-        self.totals[1] += refunds.iter().sum::<f64>();
+        let [revenue, refunds] =
+            to_date([&model.revenue, &model.refunds], rows, source.context.scale)?;
+        revenue.iter().for_each(|money| self.totals[0].add(*money));
+        refunds.iter().for_each(|money| self.totals[1].add(*money));
         let customers = purchases::read(rows, model.spec.cohort, source.context.zone, at)?;
         self.now.extend(customers.into_iter().flatten());
         keep_least(&mut self.now, model.spec.max_customers, |customer| customer.hash);
@@ -403,7 +406,7 @@ pub fn train(
 ) -> (LifetimeValueArtifact, LifetimeValueMetrics) {
     let spec = &model.spec;
     data.sample(spec.max_customers);
-    let [revenue, refunds] = data.totals;
+    let [revenue, refunds] = data.totals.clone().map(|total| total.value());
     let refund_rate = if revenue > 0.0 { (refunds / revenue).clamp(0.0, 1.0) } else { 0.0 };
     let family = spec.method.family().map_or(HISTORIC, |family| family.name());
     let mut metrics = LifetimeValueMetrics {

@@ -1,16 +1,18 @@
-//! Taste of every customer: vectors, recommendations with their reasons, interests.
+//! Affinity of every customer: vectors, recommendations with their reasons, interests.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use arrow_array::builder::{
+    Float32Builder, Float64Builder, Int32Builder, ListBuilder, StringBuilder, UInt32Builder,
+};
 use arrow_array::cast::AsArray;
 use arrow_array::{
-    Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array,
+    Array, ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, StringArray, UInt32Array,
 };
 use arrow_schema::{Field, Schema};
 use rayon::prelude::*;
 
-use super::Recommendation;
 use crate::error::{Error, Result};
 use crate::expression::polars::evaluate;
 use crate::features::read::numeric;
@@ -21,51 +23,118 @@ use crate::sources::profile::keys;
 use crate::store::parquet::take;
 use crate::training::artifact::AffinityArtifact;
 
-/// Taste of all customers, in their order.
-#[derive(Debug, Default)]
-pub struct Taste {
-    /// All of one length; empty without a model.
-    pub vectors: Vec<Vec<f64>>,
-    /// Best first.
-    pub recommendations: Vec<Vec<Recommendation>>,
+/// Affinity of the customers of a shard, in their order.
+#[derive(Debug)]
+pub struct AffinityRows {
+    /// Vectors, all of one length; empty without a model.
+    pub vectors: ListArray,
     /// The categories of a customer's own interactions by weight, heaviest first.
-    pub own: Vec<Vec<String>>,
+    pub interests: ListArray,
+    /// A row for each recommended item, best first: the customer's row, rank, item, score, percentile
+    /// (the share of customers whose score of the item is below, 0-100; null for what is just popular),
+    /// reason (`own` for what the customer has already, `taste` for what customers like them have,
+    /// `popular`) and because (the customer's own item that adds most to the score).
+    pub recommendations: RecordBatch,
 }
 
-impl Taste {
+impl AffinityRows {
     /// Of customers of whom nothing is known.
-    pub fn none(customers: usize) -> Self {
-        Self {
-            vectors: vec![Vec::new(); customers],
-            recommendations: vec![Vec::new(); customers],
-            own: vec![Vec::new(); customers],
-        }
+    pub fn none(customers: usize) -> Result<Self> {
+        let mut rows = Rows::default();
+        (0..customers).for_each(|row| rows.push(row, &[], &[], &[]));
+        rows.finish()
     }
 }
 
-/// Batches of customer, item and weight by customer.
-fn by_key(batches: &[RecordBatch]) -> Result<HashMap<&str, Vec<(&str, f64)>>> {
-    let mut by_key: HashMap<&str, Vec<(&str, f64)>> = HashMap::new();
-    for batch in batches {
-        let (items, weights) = (batch.column(1).as_string::<i32>(), numeric(batch.column(2))?);
-        for (i, key) in keys(batch)?.iter().flatten().enumerate() {
-            by_key.entry(key).or_default().push((items.value(i), weights[i]));
+/// A recommended item.
+struct Recommendation<'a> {
+    item: &'a str,
+    score: f64,
+    percentile: Option<f64>,
+    reason: &'static str,
+    because: Option<&'a str>,
+}
+
+/// Affinity rows that are being built.
+#[derive(Default)]
+struct Rows {
+    vectors: ListBuilder<Float32Builder>,
+    interests: ListBuilder<StringBuilder>,
+    row: UInt32Builder,
+    rank: Int32Builder,
+    item: StringBuilder,
+    score: Float64Builder,
+    percentile: Float64Builder,
+    reason: StringBuilder,
+    because: StringBuilder,
+}
+
+impl Rows {
+    fn push(
+        &mut self,
+        row: usize,
+        vector: &[f64],
+        interests: &[&str],
+        recommended: &[Recommendation],
+    ) {
+        vector.iter().for_each(|value| self.vectors.values().append_value(*value as f32));
+        self.vectors.append(true);
+        interests.iter().for_each(|category| self.interests.values().append_value(category));
+        self.interests.append(true);
+        for (place, recommendation) in recommended.iter().enumerate() {
+            self.row.append_value(row as u32);
+            self.rank.append_value(place as i32 + 1);
+            self.item.append_value(recommendation.item);
+            self.score.append_value(recommendation.score);
+            self.percentile.append_option(recommendation.percentile);
+            self.reason.append_value(recommendation.reason);
+            self.because.append_option(recommendation.because);
         }
+    }
+
+    fn finish(mut self) -> Result<AffinityRows> {
+        let columns: [(&str, ArrayRef); 7] = [
+            ("row", Arc::new(self.row.finish())),
+            ("rank", Arc::new(self.rank.finish())),
+            ("item", Arc::new(self.item.finish())),
+            ("score", Arc::new(self.score.finish())),
+            ("percentile", Arc::new(self.percentile.finish())),
+            ("reason", Arc::new(self.reason.finish())),
+            ("because", Arc::new(self.because.finish())),
+        ];
+        let columns = columns.into_iter().map(|(name, array)| (name, array, true));
+        Ok(AffinityRows {
+            vectors: self.vectors.finish(),
+            interests: self.interests.finish(),
+            recommendations: RecordBatch::try_from_iter_with_nullable(columns)
+                .map_err(Error::engine("recommendations"))?,
+        })
+    }
+}
+
+/// Rows of customer, item and weight, sorted by customer: the rows of each customer.
+fn by_key(rows: &RecordBatch) -> Result<HashMap<&str, Vec<(&str, f64)>>> {
+    let mut by_key: HashMap<&str, Vec<(&str, f64)>> = HashMap::new();
+    let (items, weights) = (rows.column(1).as_string::<i32>(), numeric(rows.column(2))?);
+    for (i, key) in keys(rows)?.iter().flatten().enumerate() {
+        by_key.entry(key).or_default().push((items.value(i), weights[i]));
     }
     Ok(by_key)
 }
 
-/// Folds customers in, given batches of customer, item and weight, and the same over categories.
-pub fn taste(
+/// Folds customers in, given rows of customer, item and weight, and the same over categories, if there are
+/// any.
+pub fn score(
     artifact: &AffinityArtifact,
     offer: &Offer,
-    (interactions, categories): (&[RecordBatch], &[RecordBatch]),
+    (interactions, categories): (&RecordBatch, Option<&RecordBatch>),
     customers: &StringArray,
-) -> Result<Taste> {
+) -> Result<AffinityRows> {
     let model = &artifact.model;
     let index: HashMap<&str, u32> =
         model.items.iter().enumerate().map(|(i, item)| (item.as_str(), i as u32)).collect();
-    let (of_items, of_categories) = (by_key(interactions)?, by_key(categories)?);
+    let of_items = by_key(interactions)?;
+    let of_categories = categories.map(by_key).transpose()?.unwrap_or_default();
     let gram = model.gram();
     let one = |row: usize| {
         let key = customers.value(row);
@@ -75,25 +144,24 @@ pub fn taste(
         row.sort_unstable_by_key(|(item, _)| *item);
         let customer = model.fold_in(&row, &gram);
         let best = model.recommend(&customer, &row, artifact.own, offer);
-        let recommended = best.into_iter().map(|choice| recommendation(artifact, choice)).collect();
+        let best = best.into_iter().map(|choice| recommendation(artifact, choice));
+        let recommended: Vec<Recommendation> = best.collect();
         let mut own = of_categories.get(key).cloned().unwrap_or_default();
         own.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
-        let own: Vec<String> = own.into_iter().map(|(item, _)| item.to_owned()).collect();
-        (customer.vector, recommended, own)
+        let interests: Vec<&str> = own.into_iter().map(|(category, _)| category).collect();
+        (customer.vector, interests, recommended)
     };
-    let all: Vec<(Vec<f64>, Vec<Recommendation>, Vec<String>)> =
-        (0..customers.len()).into_par_iter().map(one).collect();
-    let mut taste = Taste::default();
-    for (vector, recommended, own) in all {
-        taste.vectors.push(vector);
-        taste.recommendations.push(recommended);
-        taste.own.push(own);
+    let all: Vec<(Vec<f64>, Vec<&str>, Vec<Recommendation>)> =
+        (0..customers.len()).into_par_iter().with_min_len(256).map(one).collect();
+    let mut rows = Rows::default();
+    for (row, (vector, interests, recommended)) in all.iter().enumerate() {
+        rows.push(row, vector, interests, recommended);
     }
-    Ok(taste)
+    rows.finish()
 }
 
-fn recommendation(artifact: &AffinityArtifact, choice: Choice) -> Recommendation {
-    let name = |item: usize| artifact.model.items[item].clone();
+fn recommendation(artifact: &AffinityArtifact, choice: Choice) -> Recommendation<'_> {
+    let name = |item: usize| artifact.model.items[item].as_str();
     let (reason, because) = match choice.because {
         Because::Own => ("own", None),
         Because::Taste(item) => ("taste", Some(name(item as usize))),

@@ -1,0 +1,107 @@
+//! The versions that score an as-of, and whether they are still those that the project's files describe.
+
+use super::as_of;
+use crate::config::Project;
+use crate::error::{Error, Result};
+use crate::features::plan::AsOf;
+use crate::scoring::champions::{Champion, Champions};
+use crate::store::{Root, Store};
+use crate::time::Instant;
+use crate::training::artifact::Artifact;
+
+/// The version of each of the project's models that may score `at`.
+///
+/// # Errors
+/// [`Error::NotEnough`] that names the models that have none.
+pub fn champions(project: &Project, store: &Store, root: &Root, as_of: AsOf) -> Result<Champions> {
+    let mut champions = Champions::default();
+    let mut missing = Vec::new();
+    for name in project.models.trained() {
+        match Artifact::usable(store, root, name, as_of)? {
+            Some(artifact) => {
+                champions.add(artifact);
+            }
+            None => missing.push(name),
+        }
+    }
+    warn_of_old_versions(project, &champions, as_of.at);
+    if missing.is_empty() {
+        return Ok(champions);
+    }
+    let (by, flag) = match as_of.known_at == as_of.at {
+        true => ("by then".to_owned(), String::new()),
+        false => (format!("by {}", as_of.known_at), format!(" --known-at {}", as_of.known_at)),
+    };
+    Err(Error::not_enough(
+        format!(
+            "no version of {} was trained by {} with what was known {by}",
+            missing.join(", "),
+            as_of.at
+        ),
+        format!(
+            "run `c360-ml train --as-of {}{flag}` first, or `c360-ml run`, which does both",
+            as_of.at
+        ),
+    ))
+}
+
+/// Scoring uses the definitions that a version was trained with; says where the files differ by now,
+/// and which versions are older than their specs allow.
+fn warn_of_old_versions(project: &Project, champions: &Champions, as_of: Instant) {
+    for Champion { name, version, artifact } in &champions.classifiers {
+        let now = project.models.classifiers.iter().find(|model| model.spec.name == *name);
+        let moved: Vec<&str> = artifact.moved_definitions(&project.catalog).collect();
+        if !moved.is_empty() {
+            let features = moved.join(", ");
+            tracing::warn!(
+                "{name} {version} scores with older definitions of {features}; train again"
+            );
+        }
+        if now.is_some_and(|now| now.spec != artifact.spec) {
+            moved_spec(name, version);
+        }
+        let age = Artifact::trained_at(version).map(|trained| as_of.days_since(trained.0));
+        let most = artifact.spec.promotion.max_age.as_days();
+        if let Some(age) = age.filter(|age| *age > most) {
+            tracing::warn!(
+                "{name} {version} was trained as of {age:.0} days ago, more than {most:.0}; train again"
+            );
+        }
+    }
+    let models = &project.models;
+    if let (Some(Champion { name, version, artifact }), Some(now)) =
+        (&champions.engagement, &models.engagement)
+        && (artifact.spec != now.spec || artifact.aggregations != now.aggregations)
+    {
+        moved_spec(name, version);
+    }
+    if let (Some(Champion { name, version, artifact }), Some(now)) = (&champions.rfm, &models.rfm)
+        && (artifact.spec != now.spec || artifact.aggregations != now.aggregations)
+    {
+        moved_spec(name, version);
+    }
+    if let (Some(Champion { name, version, artifact }), Some(now)) =
+        (&champions.lifetime_value, &models.lifetime_value)
+        && (artifact.spec != now.spec || artifact.definitions != now.definitions)
+    {
+        moved_spec(name, version);
+    }
+    if let (Some(Champion { name, version, artifact }), Some(now)) =
+        (&champions.affinity, &models.affinity)
+        && (artifact.spec.fitted(&now.spec) != now.spec
+            || artifact.interactions != now.interactions)
+    {
+        moved_spec(name, version);
+    }
+}
+
+fn moved_spec(name: &str, version: &str) {
+    tracing::warn!("{name} {version} was trained with another spec; train again");
+}
+
+/// Whether every model of the project has a version that can be read and may score its as-of.
+pub fn has_champions(project: &Project, store: &Store) -> Result<bool> {
+    let (root, as_of) = (store.root()?, as_of(project)?);
+    let usable = |name: &&str| matches!(Artifact::usable(store, &root, name, as_of), Ok(Some(_)));
+    Ok(project.models.trained().iter().all(usable))
+}

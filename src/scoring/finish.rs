@@ -1,0 +1,149 @@
+//! The second stage: what a shard needs the others for. With its percentiles a shard's customers get their
+//! segments, and what is written of them.
+
+use std::sync::Arc;
+
+use arrow_array::builder::{ListBuilder, StringBuilder};
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray};
+use arrow_schema::DataType;
+
+use super::context::ScoringContext;
+use super::frame::{ScoreColumns, frame};
+use super::score::Scored;
+use super::summary::SegmentCounts;
+use super::tables::{self, Customers};
+use crate::error::{Error, Result};
+use crate::profile::{Computed, Losses, merge};
+use crate::schema::profile_field;
+use crate::segments::{Assigned, Assignment, Known, States, assign};
+use crate::sources::consent::Consent;
+use crate::sources::profile::{align, keys};
+use crate::time::Instant;
+
+/// What a shard has beside its scores.
+pub struct ShardInput<'a> {
+    /// The source's rows, sorted by key.
+    pub profile: &'a RecordBatch,
+    /// By model the percentile of each customer.
+    pub percentiles: &'a [Float64Array],
+    /// The rows of the table of segments of the last as-of.
+    pub previous: &'a [RecordBatch],
+    /// The rows of the current profile, sorted by key; None where it is none to compare with.
+    pub current: Option<&'a RecordBatch>,
+}
+
+/// The tables of a shard by their names in the store.
+pub type Tables = Vec<(&'static str, RecordBatch)>;
+
+/// What came of a shard in few numbers; summaries of different shards add up.
+#[derive(Debug, Clone, Default)]
+pub struct FinishSummary {
+    /// Sizes of segments, flows between them, and how they overlap.
+    pub segments: SegmentCounts,
+    /// History that recomputing would lose.
+    pub losses: Losses,
+}
+
+impl FinishSummary {
+    /// Adds another shard.
+    pub fn add(&mut self, other: Self) {
+        self.segments.add(other.segments);
+        self.losses.add(other.losses);
+    }
+}
+
+/// Assigns segments and gives all tables of a shard.
+pub fn finish_shard(
+    context: &ScoringContext,
+    scored: &Scored,
+    input: &ShardInput,
+) -> Result<(Tables, FinishSummary)> {
+    let as_of = context.as_of.at;
+    let customers = keys(&scored.features)?;
+    let names = context.champions.scored();
+    let models = || names.iter().zip(&scored.models).zip(input.percentiles);
+    let columns: Vec<ScoreColumns> = models()
+        .map(|((name, scores), percentiles)| ScoreColumns::of(name, scores, percentiles))
+        .collect();
+    let frame = frame(&scored.features, &columns, scored.rfm.as_ref(), context.scale)?;
+    let states = States::of(input.previous, customers)?;
+    let last_purchase = last_purchases(context.writer("last_purchase_at"), &scored.features);
+    let consent = consent(input.profile, customers)?;
+    let known =
+        Known { previous: &states.customers, last_purchase: &last_purchase, consent: &consent };
+    let assigned = assign(&context.segments, &frame, context.scale, as_of, known)?.assigned;
+    let assigned = Assignment { customers: assigned, gone: states.gone };
+
+    let whom = Customers { keys: customers, consent: &consent, as_of, previous: context.previous };
+    let written: Vec<_> =
+        models().map(|((name, scores), percentiles)| (*name, scores, percentiles)).collect();
+    let computed = Computed {
+        keys: customers,
+        features: &scored.features,
+        modeled: modeled(context, scored, &assigned.customers)?,
+        interests: &scored.interests,
+        first_event: &scored.first_event,
+    };
+    let (profile, losses) = merge(input.profile, &computed, &context.merge, input.current)?;
+    let mut tables = vec![
+        ("profile", profile),
+        ("scores", tables::scores(&written, whom)?),
+        ("segments", tables::segments(&assigned.customers, whom)?),
+        ("segment_changes", tables::changes(&assigned, whom)?),
+    ];
+    if let Some(champion) = &context.champions.affinity {
+        let rows = &scored.recommendations;
+        let rows = tables::recommendations(rows, &champion.version, whom)?;
+        tables.push(("recommendations", rows));
+    }
+    let segments: Vec<&str> = context.segments.names().collect();
+    let segments = SegmentCounts::of(&segments, &assigned, &consent);
+    Ok((tables, FinishSummary { segments, losses }))
+}
+
+/// When each customer last bought, by the feature that says so; without one a purchase ends no dwell.
+pub fn last_purchases(feature: Option<&str>, features: &RecordBatch) -> Vec<Option<Instant>> {
+    let last = feature.and_then(|feature| features.column_by_name(feature));
+    let last = last.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
+    let at =
+        |row: usize| last.filter(|last| last.is_valid(row)).map(|last| Instant(last.value(row)));
+    (0..features.num_rows()).map(at).collect()
+}
+
+/// What the customers have consented to, in the order of their keys.
+fn consent(profile: &RecordBatch, customers: &StringArray) -> Result<Consent> {
+    let known = profile.schema();
+    let wanted = |name: &str| name == "customer360_id" || Consent::COLUMNS.contains(&name);
+    let columns: Vec<usize> =
+        (0..known.fields().len()).filter(|column| wanted(known.field(*column).name())).collect();
+    let rows = profile.project(&columns).map_err(Error::engine("consent"))?;
+    Ok(Consent::of(&align(&rows, customers)?))
+}
+
+/// Scores, vectors and segments in the types of their profile fields.
+fn modeled(
+    context: &ScoringContext,
+    scored: &Scored,
+    assigned: &[Assigned],
+) -> Result<Vec<(&'static str, ArrayRef)>> {
+    let mut list: Vec<(&'static str, ArrayRef)> = Vec::new();
+    for (model, scores) in context.champions.scored().iter().zip(&scored.models) {
+        let Some(field) = profile_field(model.field) else { continue };
+        if let Some(DataType::Decimal128(precision, places)) = field.arrow_type() {
+            let decimal = tables::decimal(scores.score.iter(), precision, places as u8)?;
+            list.push((field.name, decimal));
+        }
+    }
+    list.push(("recommendation_vector", Arc::new(scored.vectors.clone())));
+    let primary = assigned.iter().map(|assigned| &assigned.primary);
+    list.push(("primary_segment", Arc::new(StringArray::from_iter_values(primary))));
+    let mut segments = ListBuilder::new(StringBuilder::new());
+    for assigned in assigned {
+        assigned.memberships.iter().for_each(|m| segments.values().append_value(&m.segment));
+        segments.append(true);
+    }
+    list.push(("segments", Arc::new(segments.finish())));
+    Ok(list)
+}

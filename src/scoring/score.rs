@@ -1,0 +1,277 @@
+//! The first stage: all of a shard that needs one customer alone.
+
+use std::collections::BTreeMap;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch};
+use std::sync::Arc;
+
+use super::affinity::{self, AffinityRows};
+use super::champions::RFM;
+use super::context::ScoringContext;
+use super::plans::{CATEGORIES, FEATURES, FIRST_EVENT, INTERACTIONS, PAST_ENGAGEMENT, of_model};
+use super::scores::{Basis, ModelScores};
+use super::{classifier, engagement, lifetime_value, plans, rfm};
+use crate::error::{Error, Result};
+use crate::features::drift::Distribution;
+use crate::features::events::ShardRows;
+use crate::sources::attributes::Attributes;
+use crate::sources::profile::keys;
+use crate::store::spill::Spill;
+use crate::sum::ExactSum;
+use crate::time::Instant;
+
+/// What the first stage says of the customers of a shard, in the order of their keys.
+#[derive(Debug, Clone)]
+pub struct Scored {
+    /// Features, key first; of those that were put aside only what the second stage needs.
+    pub features: RecordBatch,
+    /// When the first event was.
+    pub first_event: ArrayRef,
+    /// In the order of [`super::champions::Champions::scored`].
+    pub models: Vec<ModelScores>,
+    /// Recency, frequency and monetary value; None without the model.
+    pub rfm: Option<[Int64Array; 3]>,
+    /// Affinity vectors.
+    pub vectors: ListArray,
+    /// Categories that the customer likes, best first.
+    pub interests: ListArray,
+    /// As [`AffinityRows::recommendations`].
+    pub recommendations: RecordBatch,
+}
+
+/// What a shard's scores are, in few numbers; summaries of different shards add up.
+#[derive(Debug, Clone, Default)]
+pub struct ScoreSummary {
+    /// Customers.
+    pub customers: u64,
+    /// The latest event that counts.
+    pub last_event: Option<Instant>,
+    /// In the order of the models.
+    pub models: Vec<ModelCounts>,
+    /// By classifier, the distribution of each input among the eligible.
+    pub inputs: Vec<Vec<Distribution>>,
+}
+
+/// The scores of a model in few numbers.
+#[derive(Debug, Clone)]
+pub struct ModelCounts {
+    /// Customers by basis, in the order of [`Basis::ALL`].
+    pub basis: [u64; 3],
+    /// The least and the greatest score.
+    pub range: [f64; 2],
+    /// Whether all scores are whole numbers.
+    pub are_whole: bool,
+    /// By first reason of the customers whom the model is defined for: how many, and what it contributes.
+    pub reasons: BTreeMap<String, (u64, ExactSum)>,
+}
+
+impl Default for ModelCounts {
+    fn default() -> Self {
+        Self {
+            basis: [0; 3],
+            range: [f64::MAX, f64::MIN],
+            are_whole: true,
+            reasons: BTreeMap::new(),
+        }
+    }
+}
+
+/// Scores the customers of a shard; `profile` are their rows, sorted by key.
+///
+/// # Errors
+/// An engine error where a plan of the context gave no rows.
+pub fn score_shard(
+    context: &ScoringContext,
+    rows: &ShardRows,
+    profile: &RecordBatch,
+) -> Result<(Scored, ScoreSummary)> {
+    let ScoringContext { as_of, zone, scale, champions, .. } = context;
+    let mut features = rows.one(FEATURES)?.clone();
+    let index = features.schema().index_of(FIRST_EVENT).map_err(Error::engine("scoring"))?;
+    let first_event = features.remove_column(index);
+    let names: Vec<&str> = context.attributes.iter().map(String::as_str).collect();
+    let attributes = Attributes::of(profile, &names)?;
+    let of = |name: &str| rows.one(&of_model(name));
+    let (mut models, mut inputs, mut rfm_scores) = (Vec::new(), Vec::new(), None);
+    for champion in &champions.classifiers {
+        let rows = of(&champion.name)?;
+        let (scores, counted) = classifier::score(&champion.artifact, rows, &attributes, *scale)?;
+        models.push(scores);
+        inputs.push(counted);
+    }
+    if let Some(champion) = &champions.engagement {
+        let past = rows.one(PAST_ENGAGEMENT)?;
+        models.push(engagement::score(&champion.artifact, of(&champion.name)?, past)?);
+    }
+    if let Some(champion) = &champions.rfm {
+        let parts = rfm::parts(&champion.artifact, of(&champion.name)?, *zone, as_of.at)?;
+        models.push(rfm::score(&parts));
+        let part = |i: usize| parts.iter().map(|parts| Some(i64::from(parts[i]))).collect();
+        rfm_scores = Some([0, 1, 2].map(part));
+    }
+    if let Some(champion) = &champions.lifetime_value {
+        let rows = of(&champion.name)?;
+        models.push(lifetime_value::score(&champion.artifact, rows, (*zone, *scale), as_of.at)?);
+    }
+    let customers = keys(&features)?;
+    let affinity = match &champions.affinity {
+        None => AffinityRows::none(customers.len())?,
+        Some(champion) => {
+            let own = rows.one(INTERACTIONS)?;
+            // A liking for what is no category is no interest.
+            let is_own = plans::are_of_categories(&champion.artifact.interactions);
+            let by_category = match is_own {
+                true => Some(own),
+                false if context.plans.iter().any(|plan| plan.name == CATEGORIES) => {
+                    Some(rows.one(CATEGORIES)?)
+                }
+                false => None,
+            };
+            affinity::score(&champion.artifact, &context.offer, (own, by_category), customers)?
+        }
+    };
+    let AffinityRows { vectors, interests, recommendations } = affinity;
+    let summary = ScoreSummary {
+        customers: customers.len() as u64,
+        last_event: last_event(context, &features),
+        models: models.iter().map(ModelCounts::of).collect(),
+        inputs,
+    };
+    let scored = Scored {
+        features,
+        first_event,
+        models,
+        rfm: rfm_scores,
+        vectors,
+        interests,
+        recommendations,
+    };
+    Ok((scored, summary))
+}
+
+/// The latest event of anyone, by the feature that writes `last_seen_at`.
+fn last_event(context: &ScoringContext, features: &RecordBatch) -> Option<Instant> {
+    let column = features.column_by_name(context.writer("last_seen_at")?)?;
+    column.as_primitive_opt::<TimestampMicrosecondType>()?.iter().flatten().max().map(Instant)
+}
+
+impl ModelCounts {
+    fn of(scores: &ModelScores) -> Self {
+        let mut counts = Self::default();
+        for (row, basis) in scores.basis.iter().enumerate() {
+            let place = Basis::ALL.iter().position(|known| Some(known.name()) == basis);
+            let Some(place) = place else { unreachable!("{basis:?} is not the name of a basis") };
+            counts.basis[place] += 1;
+            if Basis::ALL[place] == Basis::Model
+                && let Some((reason, contribution)) = scores.first_reason(row)
+            {
+                if !counts.reasons.contains_key(reason) {
+                    counts.reasons.insert(reason.to_owned(), Default::default());
+                }
+                if let Some((count, sum)) = counts.reasons.get_mut(reason) {
+                    *count += 1;
+                    sum.add(contribution);
+                }
+            }
+        }
+        for score in scores.score.iter().flatten() {
+            counts.range = [counts.range[0].min(score), counts.range[1].max(score)];
+            counts.are_whole &= score.fract() == 0.0;
+        }
+        counts
+    }
+
+    fn add(&mut self, other: Self) {
+        self.basis.iter_mut().zip(other.basis).for_each(|(own, more)| *own += more);
+        let ([low, high], [other_low, other_high]) = (self.range, other.range);
+        self.range = [low.min(other_low), high.max(other_high)];
+        self.are_whole &= other.are_whole;
+        for (reason, (more, sum)) in other.reasons {
+            let own = self.reasons.entry(reason).or_default();
+            own.0 += more;
+            own.1.merge(&sum);
+        }
+    }
+}
+
+impl ScoreSummary {
+    /// Adds another shard.
+    pub fn add(&mut self, other: Self) {
+        self.customers += other.customers;
+        self.last_event = self.last_event.max(other.last_event);
+        self.models.resize_with(other.models.len(), ModelCounts::default);
+        self.models.iter_mut().zip(other.models).for_each(|(own, more)| own.add(more));
+        if self.inputs.is_empty() {
+            self.inputs = other.inputs;
+            return;
+        }
+        for (own, more) in self.inputs.iter_mut().zip(&other.inputs) {
+            own.iter_mut().zip(more).for_each(|(own, more)| own.merge(more));
+        }
+    }
+}
+
+/// The columns of a shard's customers beside features and scores.
+const CUSTOMERS: [&str; 3] = [FIRST_EVENT, "vectors", "interests"];
+/// The columns of RFM among them.
+const RFM_COLUMNS: [&str; 3] = ["rfm_recency", "rfm_frequency", "rfm_monetary"];
+
+impl Scored {
+    /// Puts what the second stage needs of a shard on disk.
+    pub fn put_aside(&self, context: &ScoringContext, spill: &Spill, place: usize) -> Result<()> {
+        let failed = "putting scores aside";
+        let kept = context.kept_features();
+        let schema = self.features.schema();
+        let is_kept = |name: &str| name == "customer360_id" || kept.contains(name);
+        let columns: Vec<usize> =
+            (0..schema.fields().len()).filter(|i| is_kept(schema.field(*i).name())).collect();
+        let features = self.features.project(&columns).map_err(Error::engine(failed))?;
+        let arrays: [ArrayRef; 3] = [
+            self.first_event.clone(),
+            Arc::new(self.vectors.clone()),
+            Arc::new(self.interests.clone()),
+        ];
+        let mut customers: Vec<(&str, ArrayRef, bool)> =
+            CUSTOMERS.into_iter().zip(arrays).map(|(name, array)| (name, array, true)).collect();
+        for (name, scores) in RFM_COLUMNS.into_iter().zip(self.rfm.iter().flatten()) {
+            customers.push((name, Arc::new(scores.clone()), true));
+        }
+        let customers = RecordBatch::try_from_iter_with_nullable(customers);
+        spill.add_rows(place, &[features])?;
+        spill.add_rows(place, &[customers.map_err(Error::engine(failed))?])?;
+        spill.add_rows(place, std::slice::from_ref(&self.recommendations))?;
+        self.models.iter().try_for_each(|model| spill.add_rows(place, &[model.rows()?]))
+    }
+
+    /// Takes up what [`Scored::put_aside`] has put on disk.
+    pub fn take_up(context: &ScoringContext, spill: &Spill, place: usize) -> Result<Self> {
+        let mut batches = spill.read_rows(place)?.into_iter().flatten();
+        let mut next = || {
+            batches.next().ok_or_else(|| Error::Engine {
+                context: "taking scores up",
+                message: "a shard was not scored".into(),
+            })
+        };
+        let (features, customers, recommendations) = (next()?, next()?, next()?);
+        let scored = context.champions.scored();
+        let models = scored.iter().map(|_| ModelScores::of(&next()?)).collect::<Result<_>>()?;
+        let column = |name: &str| match customers.column_by_name(name) {
+            Some(column) => column,
+            None => unreachable!("{name} was put aside"),
+        };
+        let has_rfm = scored.iter().any(|model| model.field == RFM);
+        let rfm = has_rfm.then(|| RFM_COLUMNS.map(|name| column(name).as_primitive().clone()));
+        let [first_event, vectors, interests] = CUSTOMERS.map(column);
+        Ok(Self {
+            first_event: first_event.clone(),
+            vectors: vectors.as_list::<i32>().clone(),
+            interests: interests.as_list::<i32>().clone(),
+            features,
+            models,
+            rfm,
+            recommendations,
+        })
+    }
+}

@@ -1,0 +1,213 @@
+//! The scores of one model for the customers of a shard, as Arrow columns.
+
+use std::sync::Arc;
+
+use arrow_array::builder::{Float64Builder, ListBuilder, StringBuilder, StructBuilder};
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use arrow_array::{Array, ArrayRef, Float64Array, ListArray, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Fields};
+
+use crate::error::{Error, Result};
+
+/// Why a score is what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// The model is defined for the customer.
+    Model,
+    /// Not eligible but with a past: the rate observed at their recency.
+    Lapsed,
+    /// Nothing is known; the score is null.
+    None,
+}
+
+impl Basis {
+    /// All of them, in the order in which they are counted.
+    pub const ALL: [Self; 3] = [Self::Model, Self::Lapsed, Self::None];
+
+    /// As written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Lapsed => "lapsed",
+            Self::None => "none",
+        }
+    }
+}
+
+/// The scores of one model, in the order of the customers.
+#[derive(Debug, Clone)]
+pub struct ModelScores {
+    /// The score, in the field's unit.
+    pub score: Float64Array,
+    /// Before calibration: a logit, or decayed activity.
+    pub raw: Float64Array,
+    /// What percentiles are ranked by; null for customers who are not ranked.
+    pub ranked: Float64Array,
+    /// Why: names of [`Basis`].
+    pub basis: StringArray,
+    /// Named contributions, greatest first; without a model basis a sentence that says why, with 0.
+    pub reasons: ListArray,
+    /// Named numbers that the score is made of.
+    pub parts: ListArray,
+}
+
+/// The names of the columns of [`ModelScores::rows`].
+const COLUMNS: [&str; 6] = ["score", "raw", "ranked", "basis", "reasons", "parts"];
+
+impl ModelScores {
+    /// The scores as a record batch.
+    pub fn rows(&self) -> Result<RecordBatch> {
+        let columns: [ArrayRef; 6] = [
+            Arc::new(self.score.clone()),
+            Arc::new(self.raw.clone()),
+            Arc::new(self.ranked.clone()),
+            Arc::new(self.basis.clone()),
+            Arc::new(self.reasons.clone()),
+            Arc::new(self.parts.clone()),
+        ];
+        let columns = COLUMNS.into_iter().zip(columns).map(|(name, array)| (name, array, true));
+        RecordBatch::try_from_iter_with_nullable(columns).map_err(Error::engine("scores"))
+    }
+
+    /// The scores that [`ModelScores::rows`] has given.
+    pub fn of(rows: &RecordBatch) -> Result<Self> {
+        let column = |name: &str| {
+            rows.column_by_name(name).ok_or_else(|| Error::Engine {
+                context: "scores",
+                message: format!("there is no column {name}"),
+            })
+        };
+        let number = |name: &str| Ok(column(name)?.as_primitive::<Float64Type>().clone());
+        let list = |name: &str| Ok(column(name)?.as_list::<i32>().clone());
+        Ok(Self {
+            score: number("score")?,
+            raw: number("raw")?,
+            ranked: number("ranked")?,
+            basis: column("basis")?.as_string::<i32>().clone(),
+            reasons: list("reasons")?,
+            parts: list("parts")?,
+        })
+    }
+
+    /// Every score, each with whether it is ranked.
+    pub fn numbers(&self) -> Vec<(f64, bool)> {
+        let rows = self.score.iter().enumerate();
+        rows.filter_map(|(row, score)| Some((score?, self.ranked.is_valid(row)))).collect()
+    }
+
+    /// The first reason of a customer and what it contributes.
+    pub fn first_reason(&self, row: usize) -> Option<(&str, f64)> {
+        let first = self.reasons.value_offsets()[row] as usize;
+        let pairs = self.reasons.values().as_struct();
+        (self.reasons.value_length(row) > 0).then(|| {
+            let (names, values) = (pairs.column(0), pairs.column(1));
+            (
+                names.as_string::<i32>().value(first),
+                values.as_primitive::<Float64Type>().value(first),
+            )
+        })
+    }
+}
+
+/// Adds up scores customer by customer.
+pub struct ScoresBuilder {
+    score: Float64Builder,
+    raw: Float64Builder,
+    ranked: Float64Builder,
+    basis: StringBuilder,
+    reasons: Pairs,
+    parts: Pairs,
+}
+
+/// The score of one customer.
+#[derive(Debug, Clone)]
+pub struct Score {
+    /// In the field's unit.
+    pub score: Option<f64>,
+    /// Before calibration.
+    pub raw: Option<f64>,
+    /// Whether the customer is ranked by the score.
+    pub is_ranked: bool,
+    /// Why.
+    pub basis: Basis,
+}
+
+impl ScoresBuilder {
+    /// No scores yet.
+    pub fn new() -> Self {
+        Self {
+            score: Float64Builder::new(),
+            raw: Float64Builder::new(),
+            ranked: Float64Builder::new(),
+            basis: StringBuilder::new(),
+            reasons: Pairs::new("feature", "contribution"),
+            parts: Pairs::new("part", "value"),
+        }
+    }
+
+    /// Adds a customer.
+    pub fn push<'a>(
+        &mut self,
+        score: &Score,
+        reasons: impl IntoIterator<Item = (&'a str, f64)>,
+        parts: impl IntoIterator<Item = (&'a str, f64)>,
+    ) {
+        self.score.append_option(score.score);
+        self.raw.append_option(score.raw);
+        self.ranked.append_option(score.score.filter(|_| score.is_ranked));
+        self.basis.append_value(score.basis.name());
+        self.reasons.push(reasons);
+        self.parts.push(parts);
+    }
+
+    /// The scores of all customers.
+    pub fn finish(mut self) -> ModelScores {
+        ModelScores {
+            score: self.score.finish(),
+            raw: self.raw.finish(),
+            ranked: self.ranked.finish(),
+            basis: self.basis.finish(),
+            reasons: self.reasons.finish(),
+            parts: self.parts.finish(),
+        }
+    }
+}
+
+impl Default for ScoresBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Lists of names with numbers.
+struct Pairs(ListBuilder<StructBuilder>);
+
+impl Pairs {
+    fn new(name: &str, value: &str) -> Self {
+        let pair = Fields::from(vec![
+            Field::new(name, DataType::Utf8, false),
+            Field::new(value, DataType::Float64, false),
+        ]);
+        let list = ListBuilder::new(StructBuilder::from_fields(pair.clone(), 0));
+        Self(list.with_field(Field::new("item", DataType::Struct(pair), false)))
+    }
+
+    fn push<'a>(&mut self, pairs: impl IntoIterator<Item = (&'a str, f64)>) {
+        for (name, value) in pairs {
+            let builder = self.0.values();
+            if let Some(names) = builder.field_builder::<StringBuilder>(0) {
+                names.append_value(name);
+            }
+            if let Some(values) = builder.field_builder::<Float64Builder>(1) {
+                values.append_value(value);
+            }
+            builder.append(true);
+        }
+        self.0.append(true);
+    }
+
+    fn finish(&mut self) -> ListArray {
+        self.0.finish()
+    }
+}
