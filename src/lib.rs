@@ -1,6 +1,7 @@
 //! The library behind the `c360-ml` command: point-in-time features, calibrated models, segments
 //! and the written-back customer profile.
 
+pub mod artifact;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -19,6 +20,7 @@ pub mod segments;
 pub mod shard;
 pub mod simulate;
 pub mod sources;
+pub mod spec;
 pub mod store;
 pub mod sum;
 pub mod time;

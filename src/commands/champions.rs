@@ -1,13 +1,13 @@
 //! The versions that score an as-of, and whether they are still those that the project's files describe.
 
 use super::as_of;
+use crate::artifact::Artifact;
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::plan::AsOf;
 use crate::scoring::champions::{Champion, Champions};
 use crate::store::{Root, Store};
 use crate::time::Instant;
-use crate::training::artifact::Artifact;
 
 /// The version of each of the project's models that may score `at`.
 ///

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::published::{Published, rows_of, scored_at, unknown_customer};
 use super::{scattering, shards};
+use crate::artifact::Artifact;
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::events::Events;
@@ -25,7 +26,6 @@ use crate::sources::attributes::Attributes;
 use crate::sources::profile::{Entities, KEY};
 use crate::store::Store;
 use crate::time::Instant;
-use crate::training::artifact::Artifact;
 
 /// Scores that differ by no more are one.
 const SAME: f64 = 1e-9;

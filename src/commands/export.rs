@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::join::snapshots;
 use super::models::pick;
+use crate::artifact::{Artifact, ClassifierArtifact, Trained};
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::export::mlflow::{Credentials, Server};
@@ -20,7 +21,7 @@ use crate::store::Store;
 use crate::store::parquet::{Writer, read};
 use crate::store::staged::{Staged, replace};
 use crate::time::Duration;
-use crate::training::artifact::{Artifact, ClassifierArtifact, ClassifierMetrics, Trained};
+use crate::training::metrics::ClassifierMetrics;
 
 /// Writes preprocessing, model and calibration as one graph.
 pub fn onnx(project: &Project, name: &str, version: Option<&str>, out: &Path) -> Result<Output> {

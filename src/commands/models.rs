@@ -7,16 +7,17 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use serde_json::json;
 
+use crate::artifact::{Artifact, ClassifierArtifact, Trained};
 use crate::config::Project;
 use crate::error::{Error, Result};
+use crate::models::metrics::Metrics;
 use crate::report::text::{describe, makeup};
 use crate::report::{Output, Table, text};
 use crate::sources::profile::keys;
 use crate::store::Root;
-use crate::training::artifact::{Artifact, ClassifierArtifact, ClassifierMetrics, Trained};
 use crate::training::evaluation::Baseline;
 use crate::training::evaluation::bootstrap::Difference;
-use crate::training::evaluation::metrics::Metrics;
+use crate::training::metrics::ClassifierMetrics;
 
 /// Every version of every model.
 pub fn list(project: &Project) -> Result<Output> {

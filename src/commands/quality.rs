@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use arrow_array::{ArrayRef, RecordBatch};
 
 use super::views::{QUARANTINE, ViewsAt};
+use crate::artifact::{Artifact, ClassifierArtifact, Trained};
 use crate::config::Project;
 use crate::error::Result;
 use crate::features::catalog::View;
@@ -27,7 +28,6 @@ use crate::sources::contract::{Check, Checks, Status};
 use crate::store::parquet::batches;
 use crate::store::{Store, Transaction};
 use crate::time::Instant;
-use crate::training::artifact::{Artifact, ClassifierArtifact, Trained};
 
 /// Holds snapshots to their expectations, in the order of their as-ofs.
 pub struct Gate<'a> {

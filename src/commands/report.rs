@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::artifact::{Artifact, Trained};
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::report::html::index::{self, Version};
@@ -14,8 +15,8 @@ use crate::report::{Output, Progress, Table};
 use crate::scoring::summary::RunMetrics;
 use crate::store::{Store, Transaction};
 use crate::training::affinity::AffinityMetrics;
-use crate::training::artifact::{Artifact, ClassifierMetrics, Trained};
 use crate::training::lifetime_value::LifetimeValueMetrics;
+use crate::training::metrics::ClassifierMetrics;
 
 /// The page over all reports, in the store's folder.
 const INDEX: &str = "reports.html";

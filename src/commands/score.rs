@@ -12,6 +12,7 @@ use super::previous;
 use super::quality;
 use super::views::{Views, ViewsAt, Written, WrittenView};
 use super::{as_of, files_fingerprint, run_id, scattering, shards, timelines, write_manifest};
+use crate::artifact::Artifact;
 use crate::config::Project;
 use crate::engine;
 use crate::error::{Error, Result};
@@ -43,7 +44,6 @@ use crate::store::sorted::SortedRuns;
 use crate::store::spill::Spill;
 use crate::store::{CurrentProfile, FORMAT_VERSION, Root, Staging, Store, Transaction};
 use crate::time::Instant;
-use crate::training::artifact::Artifact;
 
 /// Days without any event before the as-of from which a run warns.
 const STALE_DAYS: f64 = 2.0;
@@ -354,7 +354,8 @@ impl<'a> Run<'a> {
             as_of: self.context.as_of.at,
             previous: self.context.previous,
             customers: scores.customers as usize,
-            events: report,
+            // How much memory there was is a matter of the machine; the manifest tells it.
+            events: BuildReport { spilled_bytes: 0, ..report },
             checks,
             last_event: scores.last_event,
             models: models.collect(),

@@ -1,34 +1,39 @@
 //! `train`: every model of the project at one as-of, in one pass over the events.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray};
 use serde_json::json;
 
 use super::{as_of, data_fingerprint, reading, scattering, shards, write_manifest};
+use crate::artifact::{
+    AffinityArtifact, Artifact, ClassifierArtifact, EngagementArtifact, RfmArtifact, Trained,
+};
 use crate::config::Project;
+use crate::engine;
 use crate::error::{Error, Result};
 use crate::features::catalog::Catalog;
+use crate::features::events::Events;
 use crate::features::plan::AsOf;
+use crate::features::scanned::{Reading, ScannedEvents};
 use crate::models::engagement::Ecdf;
 use crate::models::rfm::{Quintiles, Rfm};
-use crate::models::spec::Classifier;
 use crate::report::html::model::{ModelReport, render};
 use crate::report::text::describe;
 use crate::report::{Output, Progress, html, text};
+use crate::sources::attributes::{Attributes, LevelCounts, Levels};
 use crate::sources::contract::history;
-use crate::sources::profile::{CREATED, KEY};
+use crate::sources::profile::{CREATED, Entities, KEY, ProfileShards};
+use crate::spec::Classifier;
 use crate::store::{Root, Store, Transaction};
 use crate::time::Instant;
 use crate::training::affinity::{self, AffinityMetrics};
-use crate::training::artifact::{
-    AffinityArtifact, Artifact, ClassifierArtifact, ClassifierMetrics, EngagementArtifact,
-    RfmArtifact, Trained,
-};
 use crate::training::classifier::{self, Champion, Past, Prediction};
-use crate::training::gather::{Gathered, Known, gather};
+use crate::training::gather::{Gathered, Known, Request};
 use crate::training::lifetime_value::{self, LifetimeValueMetrics};
 use crate::training::matured;
+use crate::training::metrics::ClassifierMetrics;
 use crate::training::skew::Served;
 
 /// Trains all models, keeps them as new versions and puts in use those that may be; gives whether
@@ -52,17 +57,20 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
     let attributes = attributes(project, &artifacts);
     let wanted = |name: &str| [KEY, CREATED].contains(&name) || attributes.contains(&name);
     let scattering = scattering(project, shards, transaction.scratch(), &[]);
+    let profile = project.profile.scatter(scattering, &wanted)?;
+    let scored: Vec<Vec<Instant>> = models.iter().map(scored).collect();
     let known = Known {
-        profile: &project.profile.scatter(scattering, &wanted)?,
         attributes: &attributes,
+        levels: &levels(&profile, &attributes)?,
         champions: &artifacts,
-        scored: &models.iter().map(scored).collect::<Vec<_>>(),
+        scored: &scored,
         served: served.as_ref(),
         as_of,
         history: &history,
     };
+    let request = Request::new(&project.events, &project.catalog, &project.models, known)?;
     let reading = reading(project, shards, transaction.scratch());
-    let gathered = gather(reading, &project.events, &project.catalog, &project.models, &known)?;
+    let gathered = gather(project, request, reading, &profile, &attributes)?;
     let report = gathered.report.clone();
     let mut pasts = Vec::new();
     for (i, (model, data)) in models.iter().zip(&gathered.classifiers).enumerate() {
@@ -94,6 +102,47 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
         "gates_passed": outcome.failed.is_empty(),
     });
     Ok((Output { text: outcome.text, json }, outcome.failed.is_empty()))
+}
+
+/// Gathers what the models ask for, shard by shard.
+fn gather(
+    project: &Project,
+    request: Request,
+    reading: Reading,
+    profile: &ProfileShards,
+    attributes: &[&str],
+) -> Result<Gathered> {
+    let events = ScannedEvents::read(&project.events, &request.plans, reading)?;
+    let mut report = events.report.clone();
+    let mut samples = request.empty();
+    let stage = |shard| {
+        let rows = profile.rows(shard)?;
+        let computed = events.shard(shard, &Entities::of(&rows)?)?;
+        let sample = request.sample(&computed, &Attributes::of(&rows, attributes)?)?;
+        Ok((computed.left_out(), sample))
+    };
+    engine::run(profile.shards(), stage, |_, (left_out, shard)| {
+        report.add(left_out);
+        request.add(&mut samples, shard);
+        Ok(())
+    })?;
+    report.check_orphans(&project.events)?;
+    drop(events);
+    Ok(request.gathered(samples, report))
+}
+
+/// The levels of attributes over the whole profile.
+fn levels(profile: &ProfileShards, attributes: &[&str]) -> Result<BTreeMap<String, Levels>> {
+    let mut counts = LevelCounts::default();
+    if attributes.is_empty() {
+        return Ok(counts.levels());
+    }
+    let stage = |shard| Ok(LevelCounts::of(&Attributes::of(&profile.rows(shard)?, attributes)?));
+    engine::run(profile.shards(), stage, |_, more| {
+        counts.add(more);
+        Ok(())
+    })?;
+    Ok(counts.levels())
 }
 
 /// What has come of a training.

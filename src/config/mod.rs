@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::features::catalog::Catalog;
 use crate::features::spec::ViewSpec;
-use crate::models::spec::{ModelSpec, Models};
 use crate::money::Scale;
 use crate::profile::Writeback;
 use crate::segments::{Segments, SegmentsSpec};
 use crate::shard::Shards;
 use crate::sources::profile::ProfilePlan;
 use crate::sources::{EventsSpec, ProfileSpec, SourceContext, SourcePlan};
+use crate::spec::{ModelSpec, Models};
 use crate::store::Store;
 use crate::time::{Instant, Zone};
 

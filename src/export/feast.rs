@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::expression::Type;
 use crate::features::catalog::{Catalog, Feature};
 use crate::features::join::STAMPS;
-use crate::models::spec::Models;
+use crate::spec::Models;
 use crate::time::Duration;
 
 /// `feature_store.yaml`: files by DuckDB, SQLite online, a registry beside the definitions.

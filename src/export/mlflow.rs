@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
+use crate::artifact::{Artifact, ClassifierArtifact};
 use crate::error::{Error, Result};
-use crate::training::artifact::{Artifact, ClassifierArtifact, ClassifierMetrics};
+use crate::training::metrics::ClassifierMetrics;
 
 /// How long a request may take, the upload of a report among them.
 const TIMEOUT: Duration = Duration::from_secs(120);

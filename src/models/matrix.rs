@@ -28,6 +28,13 @@ impl Matrix {
         debug_assert_eq!(self.values.len(), self.rows * self.width);
     }
 
+    /// Adds the rows of another matrix of as many columns.
+    pub fn append(&mut self, other: Self) {
+        debug_assert_eq!(self.width, other.width);
+        self.values.extend(other.values);
+        self.rows += other.rows;
+    }
+
     /// Rows, of which there may be some even without columns.
     pub fn len(&self) -> usize {
         self.rows

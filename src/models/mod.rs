@@ -1,4 +1,4 @@
-//! Models: their specs, and their numbers. Nothing here knows a file, a store or a clock.
+//! Models: numbers only. Nothing here knows a file, a store or a clock.
 
 pub mod affinity;
 pub mod boosting;
@@ -9,7 +9,7 @@ pub mod estimator;
 pub mod lifetime_value;
 pub mod logistic;
 pub mod matrix;
+pub mod metrics;
 pub mod newton;
 pub mod preprocessing;
 pub mod rfm;
-pub mod spec;

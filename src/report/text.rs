@@ -1,11 +1,12 @@
 //! Versions of models, and what one customer's score is made of, as text.
 
 use super::{Table, thousands};
+use crate::artifact::{ClassifierArtifact, ResolvedEligible};
 use crate::scoring::waterfall::Waterfall;
 use crate::training::affinity::AffinityMetrics;
-use crate::training::artifact::{ClassifierArtifact, ClassifierMetrics, ResolvedEligible};
 use crate::training::evaluation::bootstrap::Interval;
 use crate::training::lifetime_value::LifetimeValueMetrics;
+use crate::training::metrics::ClassifierMetrics;
 
 /// Coefficients shown at most.
 const SHOWN: usize = 20;
@@ -57,7 +58,7 @@ pub fn describe(name: &str, version: &str, metrics: &ClassifierMetrics) -> Strin
         cells.extend(others().map(|metrics| number(value(metrics))));
         table.row(cells);
     };
-    use crate::training::evaluation::metrics::Metrics;
+    use crate::models::metrics::Metrics;
     row("ROC AUC", |m| m.roc_auc, Some(&intervals.roc_auc));
     row("average precision", |m| m.average_precision, Some(&intervals.average_precision));
     row("lift at 10 %", |m| m.lift_10, None);

@@ -13,15 +13,15 @@ use arrow_array::{
 use arrow_schema::{Field, Schema};
 use rayon::prelude::*;
 
+use crate::artifact::AffinityArtifact;
 use crate::error::{Error, Result};
 use crate::expression::polars::evaluate;
 use crate::features::read::numeric;
 use crate::models::affinity::{Because, Choice, ItemFactors, Offer};
-use crate::models::spec::{Affinity, ITEM_COLUMNS};
 use crate::money::Scale;
 use crate::sources::profile::keys;
+use crate::spec::{Affinity, ITEM_COLUMNS};
 use crate::store::parquet::take;
-use crate::training::artifact::AffinityArtifact;
 
 /// Affinity of the customers of a shard, in their order.
 #[derive(Debug)]

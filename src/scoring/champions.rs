@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::artifact::{
+    AffinityArtifact, Artifact, ClassifierArtifact, EngagementArtifact, LifetimeValueArtifact,
+    RfmArtifact, Trained,
+};
 use crate::schema::profile_field;
 use crate::sources::attributes::are_levels;
 use crate::sources::profile::ProfilePlan;
-use crate::training::artifact::{
-    AffinityArtifact, Artifact, ClassifierArtifact, EngagementArtifact, RfmArtifact, Trained,
-};
-use crate::training::lifetime_value::LifetimeValueArtifact;
 
 /// A version of a model.
 #[derive(Debug, Clone, Serialize, Deserialize)]

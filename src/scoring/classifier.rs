@@ -4,15 +4,14 @@ use arrow_array::RecordBatch;
 use rayon::prelude::*;
 
 use super::scores::{Basis, ModelScores, Score, ScoresBuilder};
+use crate::artifact::{ClassifierArtifact, ResolvedEligible};
 use crate::error::Result;
 use crate::features::drift::{Distribution, Drift};
 use crate::features::read::{column, truths};
 use crate::models::matrix::Matrix;
-use crate::models::spec::LabelKind;
 use crate::money::Scale;
 use crate::sources::attributes::Attributes;
-use crate::training::artifact::{ClassifierArtifact, ResolvedEligible};
-use crate::training::inspection::by_distance;
+use crate::spec::LabelKind;
 
 /// Reasons kept per score.
 const REASONS: usize = 3;
@@ -103,7 +102,7 @@ pub fn count(
 
 /// How far each input has moved since the training, by what was counted now.
 pub fn drifts(artifact: &ClassifierArtifact, counted: &[Distribution]) -> Vec<Drift> {
-    by_distance(&artifact.preprocessing, &artifact.reference, counted)
+    crate::artifact::drifts(&artifact.preprocessing, &artifact.reference, counted)
 }
 
 struct Row {

@@ -5,12 +5,12 @@ use arrow_array::types::Float64Type;
 use arrow_array::{Array, ListArray, RecordBatch};
 
 use super::scores::{Basis, ModelScores, Score, ScoresBuilder};
+use crate::artifact::EngagementArtifact;
 use crate::error::Result;
 use crate::features::read::numeric;
 use crate::models::engagement::Parts;
 use crate::sources::profile::keys;
 use crate::time::Duration;
-use crate::training::artifact::EngagementArtifact;
 
 /// The score is compared with that of so long before.
 pub const TREND: Duration = Duration::days(28);

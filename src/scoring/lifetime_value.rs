@@ -3,11 +3,11 @@
 use arrow_array::RecordBatch;
 
 use super::scores::{Basis, ModelScores, Score, ScoresBuilder};
+use crate::artifact::lifetime_value::{LifetimeValueArtifact, to_date};
+use crate::artifact::purchases::{self, Customer};
 use crate::error::Result;
 use crate::money::Scale;
 use crate::time::{Instant, Zone};
-use crate::training::lifetime_value::purchases::{self, Customer};
-use crate::training::lifetime_value::{LifetimeValueArtifact, to_date};
 
 /// Scores the rows of the artifact's plan; customers who have bought are ranked.
 pub fn score(

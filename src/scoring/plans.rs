@@ -6,10 +6,9 @@ use crate::expression::{Expression, Type};
 use crate::features::catalog::{Aggregation, Catalog};
 use crate::features::plan::{AsOf, FeaturePlan, Interactions};
 use crate::features::spec::Op;
-use crate::models::spec::Models;
 use crate::sources::SourcePlan;
+use crate::spec::{Classifier, Models};
 use crate::time::{Instant, Window};
-use crate::training;
 
 /// The plan of all features of the catalog, and of [`FIRST_EVENT`].
 pub const FEATURES: &str = "features";
@@ -74,7 +73,7 @@ pub fn plans(
 pub fn plans_of(catalog: &Catalog, models: &Models, source: &SourcePlan) -> Vec<FeaturePlan> {
     let never = AsOf::at(Instant(0));
     let mut list = plans(catalog, &Champions::default(), source, never);
-    let recency = models.classifiers.iter().map(training::gather::recency);
+    let recency = models.classifiers.iter().map(Classifier::recency);
     list.extend(recency.map(|recency| given(&[recency], FeaturePlan::default())));
     let aggregations = [
         models.engagement.as_ref().map(|model| &model.aggregations),

@@ -3,10 +3,9 @@
 use arrow_array::RecordBatch;
 
 use super::scores::{Basis, ModelScores, Score, ScoresBuilder};
+use crate::artifact::RfmArtifact;
 use crate::error::Result;
 use crate::time::{Instant, Zone};
-use crate::training;
-use crate::training::artifact::RfmArtifact;
 
 /// The names of the three scores.
 pub const PARTS: [&str; 3] = ["recency", "frequency", "monetary"];
@@ -18,7 +17,7 @@ pub fn parts(
     zone: Zone,
     at: Instant,
 ) -> Result<Vec<[u8; 3]>> {
-    let bought = training::rfm::read(rows, zone, at)?.into_iter();
+    let bought = crate::artifact::rfm::read(rows, zone, at)?.into_iter();
     Ok(bought.map(|row| artifact.rfm.score(row)).collect())
 }
 

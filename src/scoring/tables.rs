@@ -12,7 +12,7 @@ use arrow_array::{
 use arrow_schema::{DataType, Field, Fields};
 
 use super::champions::ScoredModel;
-use super::scores::ModelScores;
+use super::scores::{ModelScores, ScoresBuilder};
 use super::summary::GONE;
 use crate::error::{Error, Result};
 use crate::segments::{Assigned, Assignment, Membership};
@@ -98,12 +98,17 @@ pub fn scores(
     let rows = || (0..count).flat_map(|row| (0..models.len()).map(move |model| (row, model)));
     // Models side by side become rows one after another.
     let places: Vec<(usize, usize)> = rows().map(|(row, model)| (model, row)).collect();
+    // Without models there are no rows, but the columns are there.
+    let nothing = ScoresBuilder::new().finish();
+    let all = || models.iter().map(|(_, scores, _)| *scores).chain([&nothing]);
     let woven = |column: &dyn Fn(&ModelScores) -> ArrayRef| -> Result<ArrayRef> {
-        let arrays: Vec<ArrayRef> = models.iter().map(|(_, scores, _)| column(scores)).collect();
-        weave(&arrays, &places)
+        weave(&all().map(column).collect::<Vec<_>>(), &places)
     };
-    let percentiles: Vec<ArrayRef> =
-        models.iter().map(|(_, _, percentiles)| Arc::new((*percentiles).clone()) as _).collect();
+    let percentiles = models.iter().map(|(_, _, percentiles)| *percentiles);
+    let percentiles: Vec<ArrayRef> = percentiles
+        .chain([&nothing.ranked])
+        .map(|percentiles| Arc::new(percentiles.clone()) as ArrayRef)
+        .collect();
     let mut columns = customers.columns(rows().map(|(row, _)| row));
     columns.extend([
         ("model", texts(rows().map(|(_, model)| models[model].0.name))),
@@ -120,9 +125,6 @@ pub fn scores(
 
 fn weave(arrays: &[ArrayRef], places: &[(usize, usize)]) -> Result<ArrayRef> {
     let arrays: Vec<&dyn Array> = arrays.iter().map(|array| array.as_ref()).collect();
-    if arrays.is_empty() {
-        return Err(Error::Engine { context: "scores", message: "no model has scored".into() });
-    }
     arrow_select::interleave::interleave(&arrays, places).map_err(Error::engine("scores"))
 }
 

@@ -3,10 +3,10 @@
 use arrow_array::RecordBatch;
 use serde::Serialize;
 
+use crate::artifact::ClassifierArtifact;
 use crate::error::Result;
 use crate::models::preprocessing::shape::Shape;
 use crate::sources::attributes::Attributes;
-use crate::training::artifact::ClassifierArtifact;
 
 /// What a group of inputs adds to the logit.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -10,10 +10,10 @@ use crate::error::{Error, Result};
 use crate::expression::check::check_as;
 use crate::expression::{Columns, Expression, Number, Type};
 use crate::features::catalog::{Catalog, fingerprint};
-use crate::models::spec::Models;
 use crate::money::Scale;
 use crate::sources::consent::Consent;
 use crate::sources::profile::ProfilePlan;
+use crate::spec::Models;
 use crate::time::Duration;
 
 /// One `[[segment]]` table.

@@ -3,15 +3,17 @@
 
 use rayon::prelude::*;
 
-use super::artifact::{Calibrated, Stability};
 use super::evaluation::CalibrationLine;
-use super::evaluation::metrics::Metrics;
-use super::selection::{Configuration, Fitted, Fold, Inputs, fit};
+use super::selection::{Fitted, Fold, Inputs, fit};
+use crate::artifact::Calibrated;
+use crate::artifact::Configuration;
 use crate::error::Result;
 use crate::models::calibration::{Calibration, CalibrationChoice, Platt, base_rate_offset};
 use crate::models::logistic::sigmoid;
-use crate::models::spec::FitSpec;
+use crate::models::metrics::Metrics;
+use crate::spec::FitSpec;
 use crate::time::Instant;
+use crate::training::metrics::Stability;
 
 /// A snapshot as predicted by a fit of what had ended by then.
 #[derive(Debug, Clone)]

@@ -7,29 +7,27 @@
 
 use rayon::prelude::*;
 
-use super::artifact::{
-    Calibrated, ClassifierArtifact, ClassifierMetrics, Funnel, OtherAlgorithm, ResolvedEligible,
-};
 use super::backtest::{Kind, OutOfTime, backtest, calibrate, on_the_scale_of, stability};
 use super::evaluation::{Baseline, Evaluation, Grade};
 use super::gather::{ClassifierData, LONGEST_AUTO, Snapshot};
 use super::inspection;
 use super::matured::Matured;
 use super::promotion::Gate;
-use super::schedule::Schedule;
-use super::selection::{
-    Configuration, Fitted, Fold, Inputs, Rows, compared, fit, per_row, sample, select,
-};
+use super::selection::{Fitted, Fold, Inputs, Rows, compared, fit, per_row, sample, select};
 use super::skew::Skew;
+use crate::artifact::Configuration;
+use crate::artifact::Schedule;
+use crate::artifact::{Calibrated, ClassifierArtifact, ResolvedEligible};
 use crate::error::{Error, Result};
 use crate::features::catalog::{Catalog, Definition};
 use crate::models::calibration::{Calibration, Isotonic, Platt};
 use crate::models::preprocessing::Candidate;
 use crate::models::preprocessing::shape::ShapeChoice;
-use crate::models::spec::{Algorithm, Classifier, ClassifierSpec, Eligible, LabelKind};
 use crate::sources::contract::History;
+use crate::spec::{Algorithm, Classifier, ClassifierSpec, Eligible, LabelKind};
 use crate::store::FORMAT_VERSION;
 use crate::time::{Duration, Instant};
+use crate::training::metrics::{ClassifierMetrics, Funnel, OtherAlgorithm};
 
 /// The shortest time that `auto` eligibility may find.
 const SHORTEST_AUTO: Duration = Duration::days(30);
@@ -309,7 +307,7 @@ fn order_by_hash(data: &mut ClassifierData) {
         let mut order: Vec<usize> = (0..snapshot.hashes.len()).collect();
         order.sort_by_key(|row| snapshot.hashes[*row]);
         snapshot.select(&order);
-        snapshot.lapsed.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        snapshot.lapsed.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.2.cmp(&b.2)));
     });
 }
 
@@ -390,9 +388,12 @@ fn resolve_eligible(classifier: &Classifier, data: &mut ClassifierData) -> Resol
                 if snapshot.recency[row] <= within.as_days() { &mut kept } else { &mut beyond };
             list.push(row);
         }
-        let lapsed = beyond.iter().map(|row| (snapshot.recency[*row], snapshot.labels[*row]));
+        let lapsed = beyond
+            .iter()
+            .map(|row| (snapshot.hashes[*row], snapshot.recency[*row], snapshot.labels[*row]));
         snapshot.lapsed.extend(lapsed);
         snapshot.select(&kept);
+        snapshot.within(within);
     }
     ResolvedEligible::Within(within)
 }
@@ -407,8 +408,8 @@ fn funnel(data: &ClassifierData) -> Vec<Funnel> {
         .zip(&data.snapshots)
         .zip(uses)
         .map(|((as_of, snapshot), used_for)| {
-            let positives = snapshot.labels.iter().filter(|label| **label).count();
-            let eligible = snapshot.labels.len();
+            let [negatives, positives] = snapshot.classes();
+            let eligible = negatives + positives;
             Funnel {
                 as_of: *as_of,
                 used_for: used_for.to_owned(),
@@ -474,7 +475,7 @@ fn lapsed_rate(kind: LabelKind, snapshots: &[Snapshot]) -> Option<Isotonic> {
     let sign = if kind == LabelKind::Absence { 1.0 } else { -1.0 };
     let rows = snapshots.iter().flat_map(|snapshot| &snapshot.lapsed);
     let (x, labels): (Vec<f64>, Vec<bool>) =
-        rows.map(|(days, label)| (sign * days, *label)).unzip();
+        rows.map(|(_, days, label)| (sign * days, *label)).unzip();
     (!x.is_empty()).then(|| {
         let rows = LAPSED_ROWS.max(x.len() / LAPSED_STEPS);
         Isotonic::fit(&x, &labels, rows, 0.5)

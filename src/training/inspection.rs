@@ -6,18 +6,19 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::artifact::{Calibrated, Coefficient, Importance, InputCurve, LeakSuspect};
 use super::evaluation::bootstrap::{Drawable, Interval};
-use super::evaluation::metrics::Ranking;
 use super::evaluation::tables::{self, Slice};
 use super::gather::{ClassifierData, SliceRow, Snapshot};
 use super::selection::{Fitted, Rows};
-use crate::features::drift::{Distribution, Drift, drift};
+use crate::artifact::Calibrated;
+use crate::features::drift::{Distribution, Drift};
 use crate::models::estimator::Estimator;
 use crate::models::matrix::Matrix;
+use crate::models::metrics::Ranking;
 use crate::models::newton::Objective;
+use crate::models::preprocessing::drawn_at;
 use crate::models::preprocessing::shape::Shape;
-use crate::models::preprocessing::{Preprocessing, drawn_at};
+use crate::training::metrics::{Coefficient, Importance, InputCurve, LeakSuspect};
 
 /// Test rows that importance looks at, at most.
 const IMPORTANCE_ROWS: usize = 20_000;
@@ -163,21 +164,7 @@ pub fn drifts(fitted: &Fitted, reference: &[Distribution], test: &Matrix) -> Vec
     for row in 0..test.len() {
         later.iter_mut().zip(test.row(row)).for_each(|(bins, value)| bins.add(*value));
     }
-    by_distance(&fitted.preprocessing, reference, &later)
-}
-
-/// The drift of each input of a preprocessing, furthest first.
-pub fn by_distance(
-    preprocessing: &Preprocessing,
-    earlier: &[Distribution],
-    later: &[Distribution],
-) -> Vec<Drift> {
-    let bins = earlier.iter().zip(later);
-    let inputs = preprocessing.inputs.iter().zip(bins);
-    let mut list: Vec<Drift> =
-        inputs.map(|(input, (earlier, later))| drift(&input.column, earlier, later)).collect();
-    list.sort_by(|a, b| b.psi.total_cmp(&a.psi).then_with(|| a.column.cmp(&b.column)));
-    list
+    crate::artifact::drifts(&fitted.preprocessing, reference, &later)
 }
 
 /// Inputs that alone rank the training outcomes almost perfectly: by their value, missing ones last, or

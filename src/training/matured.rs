@@ -7,12 +7,12 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{Artifact, Trained};
-use super::evaluation::metrics::Metrics;
+use crate::artifact::{Artifact, Trained};
 use crate::error::{Error, Result};
-use crate::models::spec::{ClassifierSpec, LabelKind};
+use crate::models::metrics::Metrics;
 use crate::shard;
 use crate::sources::profile::keys;
+use crate::spec::{ClassifierSpec, LabelKind};
 use crate::store::{Root, Store};
 use crate::time::Instant;
 

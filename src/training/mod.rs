@@ -2,7 +2,6 @@
 //! time, and kept as an artifact.
 
 pub mod affinity;
-pub mod artifact;
 pub mod backtest;
 pub mod classifier;
 pub mod evaluation;
@@ -10,8 +9,8 @@ pub mod gather;
 pub mod inspection;
 pub mod lifetime_value;
 pub mod matured;
+pub mod metrics;
 pub mod promotion;
-pub mod rfm;
 pub mod schedule;
 pub mod selection;
 pub mod skew;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::evaluation::{Baseline, bootstrap::Difference};
-use crate::models::spec::PromotionSpec;
+use crate::spec::PromotionSpec;
 
 /// One condition of the gate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -90,8 +90,8 @@ fn describe(change: &Difference) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::metrics::Metrics;
     use crate::training::evaluation::bootstrap::Interval;
-    use crate::training::evaluation::metrics::Metrics;
 
     fn baseline(average_precision: f64, standard_error: f64, ece_low: f64) -> Baseline {
         let difference = |difference: f64, low: f64| Difference {

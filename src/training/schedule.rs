@@ -5,11 +5,10 @@
 //! model ever sees an outcome from after the moment it is evaluated at. What is tested is fitted again
 //! on all snapshots whose outcomes have ended by the test snapshot.
 
-use serde::{Deserialize, Serialize};
-
+use crate::artifact::Schedule;
 use crate::error::{Error, Result};
-use crate::models::spec::ClassifierSpec;
 use crate::sources::contract::History;
+use crate::spec::ClassifierSpec;
 use crate::time::{Duration, Instant};
 
 /// Training snapshots at most, where the spec names no number.
@@ -18,23 +17,6 @@ const COUNT: usize = 6;
 const STALE: f64 = 0.05;
 /// History before the first snapshot, where the spec names none.
 const LOOKBACK: Duration = Duration::days(90);
-
-/// The snapshots of one training run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Schedule {
-    /// Ascending; their outcomes end by the calibration snapshot. Every choice is made on them.
-    pub training: Vec<Instant>,
-    /// Ascending; after the training snapshots and before the calibration snapshot. Their outcomes end
-    /// by the test snapshot, so that what is tested may learn from them.
-    #[serde(default)]
-    pub later: Vec<Instant>,
-    /// The base rate is that of this snapshot, and with the folds' snapshots it fits the calibration,
-    /// predicted by a model that has not seen it.
-    pub calibration: Instant,
-    /// Scored once, for the report.
-    pub test: Instant,
-}
 
 /// Refuses outcome windows that the events do not reach the end of: customers of whom nothing was
 /// loaded would count as customers who did nothing.
@@ -66,57 +48,49 @@ pub fn check_fresh(
     ))
 }
 
-impl Schedule {
-    /// The snapshots for a training at `as_of` with events since `history`.
-    ///
-    /// # Errors
-    /// [`Error::NotEnough`] where the history is shorter than lookback + 3 x (gap + horizon).
-    pub fn new(spec: &ClassifierSpec, as_of: Instant, history: Instant) -> Result<Self> {
-        let outcome = spec.label.gap.plus(spec.label.horizon);
-        let every = spec.snapshots.every.unwrap_or(outcome);
-        let lookback = spec.snapshots.lookback.unwrap_or(LOOKBACK);
-        let test = as_of.minus(outcome);
-        let calibration = test.minus(outcome);
-        let first = history.plus(lookback);
-        let (mut training, mut later): (Vec<Instant>, Vec<Instant>) = Default::default();
-        let mut next = calibration.minus(every);
-        while next.plus(outcome) > calibration {
-            later.push(next);
-            next = next.minus(every);
-        }
-        later.reverse();
-        while next >= first && training.len() < spec.snapshots.count.unwrap_or(COUNT) {
-            training.push(next);
-            next = next.minus(every);
-        }
-        training.reverse();
-        if training.is_empty() {
-            let needed = Duration(lookback.0 + 3 * outcome.0);
-            let before = as_of.days_since(history.0).max(0.0);
-            return Err(Error::not_enough(
-                format!(
-                    "the model {} needs {:.0} days of events before {as_of}, but they begin at {history}, {:.0} days before",
-                    spec.name,
-                    needed.as_days(),
-                    before
-                ),
-                "train at a later as-of, or set a shorter snapshots.lookback or label.horizon",
-            ));
-        }
-        Ok(Self { training, later, calibration, test })
+/// The snapshots for a training at `as_of` with events since `history`.
+///
+/// # Errors
+/// [`Error::NotEnough`] where the history is shorter than lookback + 3 x (gap + horizon).
+pub fn schedule(spec: &ClassifierSpec, as_of: Instant, history: Instant) -> Result<Schedule> {
+    let outcome = spec.label.gap.plus(spec.label.horizon);
+    let every = spec.snapshots.every.unwrap_or(outcome);
+    let lookback = spec.snapshots.lookback.unwrap_or(LOOKBACK);
+    let test = as_of.minus(outcome);
+    let calibration = test.minus(outcome);
+    let first = history.plus(lookback);
+    let (mut training, mut later): (Vec<Instant>, Vec<Instant>) = Default::default();
+    let mut next = calibration.minus(every);
+    while next.plus(outcome) > calibration {
+        later.push(next);
+        next = next.minus(every);
     }
-
-    /// All snapshots in time order.
-    pub fn all(&self) -> Vec<Instant> {
-        let before = self.training.iter().chain(&self.later).copied();
-        before.chain([self.calibration, self.test]).collect()
+    later.reverse();
+    while next >= first && training.len() < spec.snapshots.count.unwrap_or(COUNT) {
+        training.push(next);
+        next = next.minus(every);
     }
+    training.reverse();
+    if training.is_empty() {
+        let needed = Duration(lookback.0 + 3 * outcome.0);
+        let before = as_of.days_since(history.0).max(0.0);
+        return Err(Error::not_enough(
+            format!(
+                "the model {} needs {:.0} days of events before {as_of}, but they begin at {history}, {:.0} days before",
+                spec.name,
+                needed.as_days(),
+                before
+            ),
+            "train at a later as-of, or set a shorter snapshots.lookback or label.horizon",
+        ));
+    }
+    Ok(Schedule { training, later, calibration, test })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::spec::*;
+    use crate::spec::*;
 
     fn spec(gap: i64, horizon: i64, every: Option<i64>) -> ClassifierSpec {
         ClassifierSpec {
@@ -147,8 +121,7 @@ mod tests {
 
     #[test]
     fn the_test_snapshot_is_the_latest_mature_one() {
-        let schedule =
-            Schedule::new(&spec(1, 30, None), day("2017-12-02"), day("2017-01-01")).unwrap();
+        let schedule = schedule(&spec(1, 30, None), day("2017-12-02"), day("2017-01-01")).unwrap();
         assert_eq!(schedule.test, day("2017-11-01"));
         assert_eq!(schedule.calibration, day("2017-10-01"));
         assert_eq!(schedule.training.last(), Some(&day("2017-08-31")));
@@ -160,7 +133,7 @@ mod tests {
         for every in [7, 10, 31, 45, 60] {
             let spec = spec(1, 30, Some(every));
             let outcome = Duration::days(31);
-            let schedule = Schedule::new(&spec, day("2020-01-01"), day("2017-01-01")).unwrap();
+            let schedule = schedule(&spec, day("2020-01-01"), day("2017-01-01")).unwrap();
             assert!(schedule.test.plus(outcome) <= day("2020-01-01"));
             assert!(schedule.calibration.plus(outcome) <= schedule.test);
             assert!(schedule.training.iter().all(|t| t.plus(outcome) <= schedule.calibration));
@@ -172,8 +145,7 @@ mod tests {
 
     #[test]
     fn a_short_history_is_not_enough() {
-        let error =
-            Schedule::new(&spec(1, 30, None), day("2017-06-01"), day("2017-01-01")).unwrap_err();
+        let error = schedule(&spec(1, 30, None), day("2017-06-01"), day("2017-01-01")).unwrap_err();
         assert_eq!(error.exit_code(), 4);
         assert!(error.to_string().contains("183 days"), "{error}");
     }

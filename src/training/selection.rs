@@ -4,17 +4,18 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::evaluation::metrics::Metrics;
-use super::gather::Snapshot;
+use super::gather::{Snapshot, spread};
+use crate::artifact::Configuration;
 use crate::error::Result;
 use crate::models::boosting::{Boosted, Growth};
 use crate::models::estimator::Estimator;
 use crate::models::logistic::{Logistic, sigmoid};
 use crate::models::matrix::Matrix;
+use crate::models::metrics::Metrics;
 use crate::models::newton::Objective;
 use crate::models::preprocessing::shape::ShapeChoice;
 use crate::models::preprocessing::{Candidate, Preprocessing};
-use crate::models::spec::{Algorithm, Classifier, FitSpec};
+use crate::spec::{Algorithm, Classifier, FitSpec};
 use crate::time::{Duration, Instant};
 
 /// Folds at most, the latest ones.
@@ -29,34 +30,6 @@ const SHAPE_L2: f64 = 1.0;
 const SHAPE_TOLERANCE: f64 = 1e-5;
 /// The least sum of p (1 - p) of the rows of a leaf.
 const LEAF_WEIGHT: f64 = 10.0;
-
-/// A way to fit a classifier.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "algorithm")]
-pub enum Configuration {
-    /// Logistic regression.
-    Logistic {
-        /// `simple`, `chosen`, or what the spec asks for everywhere.
-        shapes: String,
-        /// The L2 penalty, scikit-learn's 1 / C.
-        l2: f64,
-    },
-    /// Boosted trees.
-    Gbdt(Growth),
-}
-
-impl Configuration {
-    /// In a few words.
-    pub fn describe(&self) -> String {
-        match self {
-            Self::Logistic { shapes, l2 } => format!("logistic, {shapes} shapes, L2 {l2}"),
-            Self::Gbdt(growth) => format!(
-                "{} trees of {} leaves, rate {}",
-                growth.trees, growth.leaves, growth.learning_rate
-            ),
-        }
-    }
-}
 
 /// How a configuration did on one fold.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -155,15 +128,15 @@ pub struct Rows {
 
 /// The rows of some snapshots, sampled by customer above `limit` rows.
 pub fn sample(snapshots: &[&Snapshot], limit: usize) -> Rows {
-    let total: usize = snapshots.iter().map(|snapshot| snapshot.labels.len()).sum();
+    let total: usize =
+        snapshots.iter().map(|snapshot| snapshot.classes().iter().sum::<usize>()).sum();
     let share = (limit as f64 / total.max(1) as f64).min(1.0);
     let highest = (share * u64::MAX as f64) as u64;
     let width = snapshots.first().map_or(0, |snapshot| snapshot.inputs.width);
     let mut rows = Rows { inputs: Matrix::new(width), labels: Vec::new(), hashes: Vec::new() };
     for snapshot in snapshots {
         for (row, hash) in snapshot.hashes.iter().enumerate() {
-            // The key's hash decides parts too; multiplying spreads it anew.
-            if share >= 1.0 || hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) <= highest {
+            if share >= 1.0 || spread(*hash) <= highest {
                 rows.inputs.push(snapshot.inputs.row(row).iter().copied());
                 rows.labels.push(snapshot.labels[row]);
                 rows.hashes.push(*hash);

@@ -8,7 +8,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{Artifact, ClassifierArtifact, Trained};
+use crate::artifact::{Artifact, ClassifierArtifact, Trained};
 use crate::error::{Error, Result};
 use crate::features::catalog::Catalog;
 use crate::features::plan::AsOf;
@@ -17,6 +17,7 @@ use crate::shard;
 use crate::sources::profile::keys;
 use crate::store::parquet::read;
 use crate::store::{Root, Store};
+use crate::sum::ExactSum;
 use crate::time::Instant;
 
 /// Customers compared at most, about: those whose hash is a multiple.
@@ -179,7 +180,7 @@ fn versions(store: &Store, root: &Root, at: Instant) -> Result<Vec<ClassifierArt
 pub struct Differences {
     customers: usize,
     /// By column: how many differ, and the sums and counts of what was served and of what is there now.
-    columns: Vec<(usize, [(f64, usize); 2])>,
+    columns: Vec<(usize, [(ExactSum, usize); 2])>,
 }
 
 impl Differences {
@@ -200,7 +201,8 @@ impl Differences {
                     *count += 1;
                     for ((sum, count), value) in sums.iter_mut().zip(pair) {
                         if !value.is_nan() {
-                            (*sum, *count) = (*sum + value, *count + 1);
+                            sum.add(value);
+                            *count += 1;
                         }
                     }
                 }
@@ -209,11 +211,24 @@ impl Differences {
         Ok(())
     }
 
+    /// Adds what was counted of other customers.
+    pub fn add(&mut self, other: Self) {
+        self.customers += other.customers;
+        self.columns.resize(self.columns.len().max(other.columns.len()), Default::default());
+        for ((own, sums), (more, others)) in self.columns.iter_mut().zip(other.columns) {
+            *own += more;
+            for ((sum, count), (more_sum, more_count)) in sums.iter_mut().zip(&others) {
+                sum.merge(more_sum);
+                *count += more_count;
+            }
+        }
+    }
+
     /// What was found of some inputs.
     pub fn of(&self, served: &Served, inputs: &[String]) -> Skew {
         let columns = served.columns.iter().zip(&self.columns);
         let own = columns.filter(|(column, _)| inputs.contains(column));
-        let mean = |(sum, count): (f64, usize)| sum / count.max(1) as f64;
+        let mean = |(sum, count): &(ExactSum, usize)| sum.value() / (*count).max(1) as f64;
         let mut compared = 0;
         let mut list = Vec::new();
         for (column, (count, [then, now])) in own {
@@ -222,8 +237,8 @@ impl Differences {
                 list.push(SkewedInput {
                     column: column.clone(),
                     share: *count as f64 / self.customers as f64,
-                    served: mean(*then),
-                    now: mean(*now),
+                    served: mean(then),
+                    now: mean(now),
                 });
             }
         }

@@ -391,7 +391,7 @@ fn an_edited_artifact_is_refused() {
     assert_eq!(code, 2, "{stderr}");
     assert!(stderr.contains("model.json is not valid"), "{stderr}");
     // As it was it round-trips: loading and writing it again gives the same JSON.
-    let artifact: c360_ml::training::artifact::Artifact = serde_json::from_str(&text).unwrap();
+    let artifact: c360_ml::artifact::Artifact = serde_json::from_str(&text).unwrap();
     assert_eq!(serde_json::to_string_pretty(&artifact).unwrap() + "\n", text);
 }
 

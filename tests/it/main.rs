@@ -12,5 +12,6 @@ mod parts;
 mod quality;
 mod registry;
 mod segments;
+mod shards;
 mod support;
 mod written;

@@ -1,6 +1,7 @@
 //! Classifiers end to end: what a spec asks for, what the gate lets through, what is kept.
 
-use c360_ml::training::artifact::{Artifact, ClassifierMetrics, Trained};
+use c360_ml::artifact::{Artifact, Trained};
+use c360_ml::training::metrics::ClassifierMetrics;
 
 use crate::cli::{output, root};
 use crate::support::{EVENTS_FILE, edit, project, rewrite};

@@ -10,13 +10,13 @@ mod graph;
 mod linear;
 
 use self::graph::{Attribute, Graph, Value};
+use crate::artifact::{Artifact, Calibrated, ClassifierArtifact};
 use crate::error::{Error, Result};
 use crate::models::boosting::{Boosted, Node};
 use crate::models::calibration::Calibration;
 use crate::models::estimator::Estimator;
 use crate::models::preprocessing::Preprocessing;
 use crate::models::preprocessing::shape::{Levels, Shape};
-use crate::training::artifact::{Artifact, Calibrated, ClassifierArtifact};
 
 /// Before every text that is compared.
 const MARK: &str = "=";

@@ -6,10 +6,10 @@ use plotly::common::{Marker, Mode, Position};
 
 use super::chart::{BLUE, Chart, GREY};
 use super::page::{Cell, Section, day, facts, page, table};
+use crate::artifact::{AffinityArtifact, Artifact};
 use crate::models::affinity::ItemFactors;
 use crate::report::thousands;
 use crate::training::affinity::{AffinityMetrics, Setting};
-use crate::training::artifact::{AffinityArtifact, Artifact};
 
 /// The room of a name on the map, as shares of its width and height.
 const ROOM: [f64; 2] = [0.16, 0.045];

@@ -6,11 +6,11 @@ use maud::{Markup, html};
 
 use super::chart::{BLUE, Chart, GREY, ORANGE};
 use super::page::{Section, day, page};
+use crate::models::metrics::Metrics;
 use crate::report::thousands;
 use crate::scoring::summary::RunMetrics;
 use crate::time::Instant;
 use crate::training::affinity::{AffinityMetrics, Setting};
-use crate::training::evaluation::metrics::Metrics;
 use crate::training::lifetime_value::LifetimeValueMetrics;
 use crate::training::lifetime_value::holdout::Errors;
 

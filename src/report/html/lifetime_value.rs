@@ -4,10 +4,11 @@ use maud::{Markup, html};
 
 use super::chart::{BLUE, Chart, GREY};
 use super::page::{Cell, Section, day, facts, page, table};
+use crate::artifact::Artifact;
+use crate::artifact::LifetimeValueArtifact;
 use crate::report::thousands;
-use crate::training::artifact::Artifact;
+use crate::training::lifetime_value::LifetimeValueMetrics;
 use crate::training::lifetime_value::holdout::{Class, Errors, Holdout};
-use crate::training::lifetime_value::{LifetimeValueArtifact, LifetimeValueMetrics};
 
 /// The whole file.
 pub fn render(

@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use self::ranking::{Case, Pairs, Ranker, Ranking, judge};
 use self::sample::{InteractionData, Items, Row, Sample};
-use super::artifact::AffinityArtifact;
+use crate::artifact::AffinityArtifact;
 use crate::error::{Error, Result};
 use crate::models::affinity::{Alignment, ItemFactors, Options, Ranks, Sparse, habit};
-use crate::models::spec::{Affinity, AffinitySpec};
+use crate::spec::{Affinity, AffinitySpec};
 use crate::time::{Duration, Instant};
 
 /// Customers that a ranking is judged by at most.

@@ -74,6 +74,17 @@ impl Sample {
         Ok(())
     }
 
+    /// Adds the customers of another sample, whose items have these codes here.
+    fn add(&mut self, other: Self, codes: &[u32]) {
+        for (hash, mut row) in other.customers {
+            row.iter_mut().for_each(|(item, _)| *item = codes[*item as usize]);
+            self.customers.push((hash, row));
+        }
+        if self.customers.len() > 2 * CUSTOMERS {
+            self.sort();
+        }
+    }
+
     /// Sorts, and leaves those with the least hashes.
     pub fn sort(&mut self) {
         self.customers.sort_unstable_by_key(|(hash, _)| *hash);
@@ -103,6 +114,15 @@ pub struct InteractionData {
 }
 
 impl InteractionData {
+    /// Adds the customers of another shard.
+    pub fn add(&mut self, other: Self) {
+        let codes: Vec<u32> = other.items.names.iter().map(|name| self.items.code(name)).collect();
+        self.now.add(other.now, &codes);
+        self.recent.add(other.recent, &codes);
+        self.past.iter_mut().zip(other.past).for_each(|(own, more)| own.add(more, &codes));
+        self.later.iter_mut().zip(other.later).for_each(|(own, more)| own.add(more, &codes));
+    }
+
     /// Sorts all samples.
     pub fn sort(&mut self) {
         self.now.sort();

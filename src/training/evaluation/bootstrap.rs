@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::metrics::{ece, reliability_of};
+use crate::models::metrics::{ece, reliability_of};
 
 /// Draws of the rows where there are few, and at least; drawn rows in all are bounded in between.
 const MOST_DRAWS: usize = 1000;
@@ -185,7 +185,7 @@ pub fn draws<T: Send>(rows: usize, metric: impl Fn(&[u32]) -> T + Sync) -> Vec<T
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::training::evaluation::metrics::Metrics;
+    use crate::models::metrics::Metrics;
 
     fn rows(count: usize) -> (Vec<f64>, Vec<bool>) {
         let mut random = ChaCha8Rng::seed_from_u64(9);

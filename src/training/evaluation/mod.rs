@@ -1,19 +1,18 @@
 //! How good a version is, out of time: metrics with intervals, beside what is simpler.
 
 pub mod bootstrap;
-pub mod metrics;
 pub mod tables;
 
 use serde::{Deserialize, Serialize};
 
 use self::bootstrap::{Difference, Drawable, Drawn, Interval, draws};
-use self::metrics::{Bin, Metrics, reliability};
 use self::tables::{Bar, Curves, Gain, Threshold};
 use crate::models::calibration::base_rate_offset;
 use crate::models::logistic::{logit, sigmoid};
 use crate::models::matrix::Matrix;
+use crate::models::metrics::{Bin, Metrics, reliability};
 use crate::models::newton::Objective;
-use crate::models::spec::EvaluationSpec;
+use crate::spec::EvaluationSpec;
 
 /// From 95 % to 99 %: two questions are asked beside that of the calibration error.
 const SURER: f64 = 2.576 / 1.960;
@@ -137,7 +136,7 @@ fn ece_by_chance(probabilities: &[f64]) -> f64 {
             random.set_stream(draw);
             let labels: Vec<bool> =
                 probabilities.iter().map(|p| random.random::<f64>() < *p).collect();
-            metrics::ece(&reliability(probabilities, &labels))
+            crate::models::metrics::ece(&reliability(probabilities, &labels))
         })
         .collect();
     let mut errors = errors;

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::Interval;
-use super::metrics::{Metrics, ece, reliability};
-use crate::models::spec::EvaluationSpec;
+use crate::models::metrics::{Metrics, ece, reliability};
+use crate::spec::EvaluationSpec;
 
 /// Points of a curve at most.
 const POINTS: usize = 200;

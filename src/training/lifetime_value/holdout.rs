@@ -3,10 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::purchases::Customer;
-use super::{PurchaseData, discounting, fit};
+use super::{PurchaseData, fit};
+use crate::artifact::lifetime_value::{TenureMean, discounting};
+use crate::artifact::purchases::Customer;
 use crate::models::lifetime_value::Buyer;
-use crate::models::spec::LifetimeValueSpec;
+use crate::spec::LifetimeValueSpec;
 use crate::time::{Duration, Instant};
 
 /// Ends of classes of age in days; the last has none.
@@ -57,20 +58,6 @@ pub struct Class {
     pub predicted_spend: f64,
     /// And that was made.
     pub actual_spend: f64,
-}
-
-/// What customers of an age did.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TenureMean {
-    /// Days since the first purchase, up to; None for the oldest.
-    pub up_to: Option<f64>,
-    /// Customers.
-    pub customers: usize,
-    /// Days with a purchase, per customer and day.
-    pub purchases: f64,
-    /// What they brought, per customer and day.
-    pub spend: f64,
 }
 
 /// A fit of the past beside what came after it.
@@ -286,20 +273,6 @@ fn tenure_means(customers: &[Customer], actual: &[Pair], days: f64) -> Vec<Tenur
         from = to;
     }
     means
-}
-
-/// Purchases and spend per day of customers of that age; of all where there was nobody of it.
-pub fn tenure_mean(means: &[TenureMean], age: f64) -> Pair {
-    let own = means.iter().find(|mean| mean.up_to.is_none_or(|up_to| age <= up_to));
-    if let Some(own) = own.filter(|mean| mean.customers > 0) {
-        return [own.purchases, own.spend];
-    }
-    let count: usize = means.iter().map(|mean| mean.customers).sum();
-    let mean = |of: fn(&TenureMean) -> f64| {
-        let sum: f64 = means.iter().map(|mean| of(mean) * mean.customers as f64).sum();
-        sum / count.max(1) as f64
-    };
-    [mean(|mean| mean.purchases), mean(|mean| mean.spend)]
 }
 
 #[cfg(test)]

@@ -1,202 +1,27 @@
 //! Lifetime value from gathered purchases to an artifact, and how well it would have done.
 
 pub mod holdout;
-pub mod purchases;
 
 use std::collections::BTreeMap;
 
 use arrow_array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
-use self::holdout::{Holdout, TenureMean};
-use self::purchases::Customer;
+use self::holdout::Holdout;
+use crate::artifact::LifetimeValueArtifact;
+use crate::artifact::lifetime_value::{Predictor, TenureMean, to_date};
+use crate::artifact::purchases::{self, Customer};
 use crate::error::Result;
-use crate::expression::polars::evaluate;
-use crate::expression::{Expression, Type};
-use crate::features::catalog::Definition;
-use crate::features::plan::FeaturePlan;
-use crate::features::read::{column, numeric};
-use crate::features::spec::Op;
+use crate::features::read::column;
 use crate::models::lifetime_value::maximum_likelihood::Fit;
-use crate::models::lifetime_value::{
-    Buyer, Discounting, Expected, GammaGamma, Purchasing, Spend, expect,
-};
-use crate::models::spec::{LifetimeValue, LifetimeValueSpec};
-use crate::money::Scale;
+use crate::models::lifetime_value::{Buyer, GammaGamma, Purchasing, Spend};
 use crate::sources::SourcePlan;
+use crate::spec::{LifetimeValue, LifetimeValueSpec, RECENT_DAYS, RECENT_SPEND};
 use crate::sum::ExactSum;
-use crate::time::{Duration, Instant, Window};
+use crate::time::{Duration, Instant};
 
-/// A month of a year of 365 days.
-const MONTH: f64 = 365.0 / 12.0;
 /// A correlation of how often and how much that the model does not allow for.
 const CORRELATED: f64 = 0.3;
-/// What was bought in a window as long as the holdout, before it.
-pub(super) const RECENT_DAYS: &str = "lifetime_value__recent_days";
-pub(super) const RECENT_SPEND: &str = "lifetime_value__recent_spend";
-
-/// A trained model of lifetime value.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LifetimeValueArtifact {
-    /// The spec it was trained with.
-    pub spec: LifetimeValueSpec,
-    /// Money to date, over features.
-    pub revenue: Expression,
-    /// Money to date, over features.
-    pub refunds: Expression,
-    /// All that is read, in computing order.
-    pub definitions: Vec<Definition>,
-    /// The share of revenue that is refunded.
-    pub refund_rate: f64,
-    /// Of purchases to come; None where the spec wants none.
-    pub predictor: Option<Predictor>,
-}
-
-impl LifetimeValueArtifact {
-    /// Adds to a plan what the model reads.
-    pub fn plan(&self, plan: FeaturePlan) -> FeaturePlan {
-        read_by(&self.definitions, [&self.revenue, &self.refunds], plan)
-    }
-
-    /// How purchases to come are counted.
-    pub fn discounting(&self) -> Discounting {
-        discounting(self.spec.horizon, self.spec.discount_rate)
-    }
-}
-
-/// All definitions, of which what purchases are read from and the columns of expressions are given out.
-fn read_by(
-    definitions: &[Definition],
-    expressions: [&Expression; 2],
-    mut plan: FeaturePlan,
-) -> FeaturePlan {
-    definitions.iter().for_each(|definition| plan.define(definition));
-    let own = definitions.iter().map(Definition::column);
-    let own = own.filter(|column| column.starts_with("lifetime_value__"));
-    for column in own.chain(expressions.into_iter().flat_map(Expression::columns)) {
-        if !plan.outputs.iter().any(|output| output == column) {
-            plan.outputs.push(column.to_owned());
-        }
-    }
-    plan
-}
-
-impl LifetimeValue {
-    /// Adds to a plan what the model reads.
-    pub fn plan(&self, plan: FeaturePlan) -> FeaturePlan {
-        read_by(&self.definitions, [&self.revenue, &self.refunds], plan)
-    }
-
-    /// The same, with what was bought within `recent` before.
-    pub(super) fn plan_with_recent(&self, plan: FeaturePlan, recent: Duration) -> FeaturePlan {
-        let mut plan = self.plan(plan);
-        let window = Window::Trailing(recent);
-        plan.give(self.aggregation(RECENT_DAYS, Op::ActiveDays, None, window, Type::Integer));
-        let value = Some(self.value.clone());
-        plan.give(self.aggregation(RECENT_SPEND, Op::Sum, value, window, Type::Money));
-        plan
-    }
-}
-
-/// Money to date in major units, row by row; nothing is 0.
-pub fn to_date(
-    expressions: [&Expression; 2],
-    rows: &RecordBatch,
-    scale: Scale,
-) -> Result<[Vec<f64>; 2]> {
-    let named: Vec<(String, Expression)> = expressions
-        .into_iter()
-        .enumerate()
-        .map(|(i, expression)| (format!("\u{0}to_date{i}"), expression.clone()))
-        .collect();
-    let values = evaluate(&named, rows, scale)?;
-    let known = |i: usize| -> Result<Vec<f64>> {
-        let values = numeric(&values[i])?.into_iter();
-        Ok(values.map(|value| if value.is_nan() { 0.0 } else { value }).collect())
-    };
-    Ok([known(0)?, known(1)?])
-}
-
-/// How purchases within `length` are counted at a yearly rate.
-fn discounting(length: Duration, yearly_rate: f64) -> Discounting {
-    Discounting { horizon: length.as_days(), month: MONTH, yearly_rate }
-}
-
-/// What is expected of a buyer.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Prediction {
-    /// The probability that they have not left for good; None where no model could be fitted.
-    pub p_alive: Option<f64>,
-    /// Days with a purchase within the horizon.
-    pub purchases: f64,
-    /// What such a day brings.
-    pub spend: f64,
-    /// What they bring within the horizon, discounted.
-    pub value: f64,
-}
-
-/// What predicts purchases to come.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Predictor {
-    /// Of all buyers; None where it could not be fitted.
-    pub purchasing: Option<Purchasing>,
-    /// Of cohorts of their own.
-    pub cohorts: BTreeMap<String, Purchasing>,
-    /// What a purchase brings; None where it could not be fitted.
-    pub spend: Option<GammaGamma>,
-    /// What a day with a purchase brought, on average: where `spend` has no value.
-    pub mean_spend: f64,
-    /// What customers of that age did: where `purchasing` has no value.
-    pub tenure: Vec<TenureMean>,
-}
-
-impl Predictor {
-    /// What is expected of each customer, in their order.
-    pub fn predict(&self, customers: &[Customer], discounting: &Discounting) -> Vec<Prediction> {
-        let model_of = |customer: &Customer| {
-            let own = customer.cohort.as_deref().and_then(|name| self.cohorts.get(name));
-            own.or(self.purchasing.as_ref())
-        };
-        let mut expected: Vec<Option<Expected>> = vec![None; customers.len()];
-        for model in self.purchasing.iter().chain(self.cohorts.values()) {
-            let own = |row: &usize| {
-                model_of(&customers[*row]).is_some_and(|other| std::ptr::eq(other, model))
-            };
-            let rows: Vec<usize> = (0..customers.len()).filter(own).collect();
-            let buyers: Vec<Buyer> = rows.iter().map(|row| customers[*row].buyer).collect();
-            let found = expect(model, &buyers, discounting);
-            rows.into_iter().zip(found).for_each(|(row, found)| expected[row] = Some(found));
-        }
-        let discount = discounting.mean_factor();
-        let predict = |(customer, expected): (&Customer, Option<Expected>)| match expected {
-            Some(expected) => {
-                let spend = self.spend_of(customer);
-                Prediction {
-                    p_alive: Some(expected.p_alive),
-                    purchases: expected.purchases,
-                    spend,
-                    value: expected.discounted * spend,
-                }
-            }
-            None => {
-                let mean = holdout::tenure_mean(&self.tenure, customer.buyer.age);
-                let [purchases, value] = mean.map(|daily| daily * discounting.horizon);
-                let spend = if purchases > 0.0 { value / purchases } else { 0.0 };
-                Prediction { p_alive: None, purchases, spend, value: value * discount }
-            }
-        };
-        customers.iter().zip(expected).map(predict).collect()
-    }
-
-    fn spend_of(&self, customer: &Customer) -> f64 {
-        let own = customer.repeat_spend().unwrap_or(Spend { frequency: 0.0, mean: 0.0 });
-        let expected = self.spend.and_then(|model| model.expected(own.frequency, own.mean));
-        expected.unwrap_or(self.mean_spend)
-    }
-}
-
 /// How purchases were fitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -367,6 +192,15 @@ impl PurchaseData {
         self.then.extend(pairs.filter_map(|(customer, recent)| Some((customer?, recent))));
         keep_least(&mut self.then, model.spec.max_customers, |(customer, _)| customer.hash);
         Ok(())
+    }
+
+    /// Adds the buyers of another shard, of whom `most` are kept.
+    pub(super) fn add(&mut self, other: Self, most: usize) {
+        self.totals.iter_mut().zip(&other.totals).for_each(|(own, more)| own.merge(more));
+        self.now.extend(other.now);
+        self.then.extend(other.then);
+        keep_least(&mut self.now, most, |customer| customer.hash);
+        keep_least(&mut self.then, most, |(customer, _)| customer.hash);
     }
 
     /// Keeps `most` buyers, chosen by the hash of their keys.

@@ -5,10 +5,10 @@ use maud::{Markup, html};
 use super::super::chart::{BLUE, Chart, GREY, ORANGE};
 use super::super::page::{Cell, day, facts, table};
 use super::{ModelReport, SHOWN, span};
-use crate::training::artifact::ClassifierMetrics;
+use crate::models::metrics::Metrics;
 use crate::training::evaluation::bootstrap::Interval;
-use crate::training::evaluation::metrics::Metrics;
 use crate::training::evaluation::tables::Gain;
+use crate::training::metrics::ClassifierMetrics;
 
 /// ROC, precision and recall, lift and gains.
 pub fn ranking(metrics: &ClassifierMetrics) -> Markup {

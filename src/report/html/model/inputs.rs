@@ -7,7 +7,7 @@ use super::super::page::{Cell, day, table};
 use super::{ModelReport, SHOWN, four};
 use crate::features::drift::Verdict;
 use crate::time::Duration;
-use crate::training::artifact::{ClassifierMetrics, InputCurve};
+use crate::training::metrics::{ClassifierMetrics, InputCurve};
 use crate::training::skew::SUSPECT;
 
 /// Importance, coefficients and curves.

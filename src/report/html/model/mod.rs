@@ -7,15 +7,14 @@ use maud::{Markup, html};
 
 use super::chart::{BLUE, Chart, GREY, ORANGE};
 use super::page::{Cell, Section, day, facts, page, table};
+use crate::artifact::{Artifact, ClassifierArtifact, ResolvedEligible};
 use crate::features::catalog::Definition;
-use crate::models::spec::{LabelKind, SENSITIVE};
+use crate::models::metrics::Metrics;
 use crate::report::thousands;
+use crate::spec::{LabelKind, SENSITIVE};
 use crate::time::{Duration, Window};
-use crate::training::artifact::{
-    Artifact, ClassifierArtifact, ClassifierMetrics, ResolvedEligible,
-};
 use crate::training::evaluation::bootstrap::Interval;
-use crate::training::evaluation::metrics::Metrics;
+use crate::training::metrics::ClassifierMetrics;
 
 /// Rows shown of long lists of terms, importance and drift.
 const SHOWN: usize = 25;

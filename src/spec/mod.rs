@@ -17,7 +17,8 @@ pub use classifier::{
 pub use engagement::{ENGAGEMENT_COLUMNS, EngagementSpec};
 pub use lifetime_value::{
     Cohort, FIRST_CHANNEL, FIRST_DAY_SPEND, FIRST_PURCHASE, LAST_PURCHASE, LifetimeValue,
-    LifetimeValueMethod, LifetimeValueSpec, PURCHASE_DAYS, SPEND,
+    LifetimeValueMethod, LifetimeValueSpec, PURCHASE_DAYS, RECENT_DAYS, RECENT_SPEND, SPEND,
+    read_by,
 };
 pub use rfm::{RFM_COLUMNS, RfmSpec};
 

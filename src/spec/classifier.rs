@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::expression::check::check_as;
 use crate::expression::{Expression, Type};
-use crate::features::catalog::Catalog;
+use crate::features::catalog::{Aggregation, Catalog};
+use crate::features::spec::Op;
 use crate::models::calibration::CalibrationChoice;
 use crate::models::preprocessing::shape::ShapeChoice;
 use crate::schema::{Origin, profile_field};
 use crate::sources::SourcePlan;
 use crate::sources::attributes::are_levels;
 use crate::sources::profile::ProfilePlan;
-use crate::time::Duration;
+use crate::time::{Duration, Window};
 
 /// The least that may be asked for of a class, and as the bound of training rows.
 const LEAST_CLASS: usize = 10;
@@ -290,6 +291,25 @@ pub struct Classifier {
 const CLASSIFIER_FIELDS: [&str; 2] = ["churn_risk_score", "propensity_to_buy_score"];
 
 impl Classifier {
+    /// Days since a customer's last event of the label's kind.
+    pub fn recency(&self) -> Aggregation {
+        let column = "label__days_since_last";
+        self.of_label(column, Op::DaysSinceLast, Window::Lifetime, Type::Double)
+    }
+
+    /// What is computed from the events of the label's kind alone.
+    pub fn of_label(&self, column: &str, op: Op, window: Window, ty: Type) -> Aggregation {
+        Aggregation {
+            column: column.to_owned(),
+            op,
+            input: None,
+            condition: Some(self.label.clone()),
+            window,
+            half_life: None,
+            ty,
+        }
+    }
+
     pub(super) fn check(
         file: String,
         spec: ClassifierSpec,

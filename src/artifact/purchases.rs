@@ -7,11 +7,11 @@ use arrow_array::{Array, RecordBatch};
 use crate::error::{Error, Result};
 use crate::features::read::column;
 use crate::models::lifetime_value::{Buyer, Spend};
-use crate::models::spec::{
-    Cohort, FIRST_CHANNEL, FIRST_DAY_SPEND, FIRST_PURCHASE, LAST_PURCHASE, PURCHASE_DAYS, SPEND,
-};
 use crate::shard;
 use crate::sources::profile::keys;
+use crate::spec::{
+    Cohort, FIRST_CHANNEL, FIRST_DAY_SPEND, FIRST_PURCHASE, LAST_PURCHASE, PURCHASE_DAYS, SPEND,
+};
 use crate::time::{Instant, Zone};
 
 /// What a customer has bought so far.

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::expression::check::check_as;
 use crate::expression::{Expression, Type};
 use crate::features::catalog::{Aggregation, Catalog, Definition};
+use crate::features::plan::FeaturePlan;
 use crate::features::spec::Op;
 use crate::models::lifetime_value::Family;
 use crate::sources::SourcePlan;
@@ -226,4 +227,43 @@ impl LifetimeValue {
             ty,
         }
     }
+}
+
+/// What was bought in a window as long as the holdout, before it.
+pub const RECENT_DAYS: &str = "lifetime_value__recent_days";
+/// What it brought.
+pub const RECENT_SPEND: &str = "lifetime_value__recent_spend";
+
+impl LifetimeValue {
+    /// Adds to a plan what the model reads.
+    pub fn plan(&self, plan: FeaturePlan) -> FeaturePlan {
+        read_by(&self.definitions, [&self.revenue, &self.refunds], plan)
+    }
+
+    /// The same, with what was bought within `recent` before.
+    pub fn plan_with_recent(&self, plan: FeaturePlan, recent: Duration) -> FeaturePlan {
+        let mut plan = self.plan(plan);
+        let window = Window::Trailing(recent);
+        plan.give(self.aggregation(RECENT_DAYS, Op::ActiveDays, None, window, Type::Integer));
+        let value = Some(self.value.clone());
+        plan.give(self.aggregation(RECENT_SPEND, Op::Sum, value, window, Type::Money));
+        plan
+    }
+}
+
+/// All definitions, of which what purchases are read from and the columns of expressions are given out.
+pub fn read_by(
+    definitions: &[Definition],
+    expressions: [&Expression; 2],
+    mut plan: FeaturePlan,
+) -> FeaturePlan {
+    definitions.iter().for_each(|definition| plan.define(definition));
+    let own = definitions.iter().map(Definition::column);
+    let own = own.filter(|column| column.starts_with("lifetime_value__"));
+    for column in own.chain(expressions.into_iter().flat_map(Expression::columns)) {
+        if !plan.outputs.iter().any(|output| output == column) {
+            plan.outputs.push(column.to_owned());
+        }
+    }
+    plan
 }

@@ -1,13 +1,31 @@
-//! Computed rows to recency, frequency and monetary value, in calendar days of the project's zone.
+//! Trained RFM scores, and recency, frequency and monetary value out of computed rows, in calendar days of the
+//! project's zone.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, RecordBatch};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::features::catalog::Aggregation;
 use crate::features::read::column;
-use crate::models::spec::RFM_COLUMNS;
+use crate::models::rfm::Rfm;
+use crate::spec::{RFM_COLUMNS, RfmSpec};
 use crate::time::{Instant, Zone};
+
+/// Trained RFM scores.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RfmArtifact {
+    /// The spec it was trained with.
+    pub spec: RfmSpec,
+    /// Recency, frequency, spend, refunds.
+    pub aggregations: Vec<Aggregation>,
+    /// Cut points over buyers.
+    pub rfm: Rfm,
+    /// How many buyers.
+    pub buyers: usize,
+}
 
 /// Days since the last purchase, days with a purchase, and spend net of refunds of each row before `at`;
 /// None for who never bought.

@@ -28,7 +28,7 @@ pub struct RfmSpec {
     pub window: Duration,
 }
 
-/// The columns that [`crate::training::rfm`] reads, in this order.
+/// The columns that [`crate::artifact::rfm`] reads, in this order.
 pub const RFM_COLUMNS: [&str; 4] =
     ["rfm__last_purchase_at", "rfm__purchase_days", "rfm__spend", "rfm__refunds"];
 

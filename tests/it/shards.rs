@@ -1,0 +1,81 @@
+//! The number of shards changes no value: whatever a run writes has the same rows.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::DataType;
+use c360_ml::store::Store;
+use c360_ml::store::parquet::{concat, read, sort_by_key};
+
+use crate::cli::output;
+use crate::support::{edit, project};
+
+/// Every table of every as-of sorted by customer, without what tells of files.
+fn tables(project: &Path) -> BTreeMap<String, RecordBatch> {
+    let store = Store::at(project.join("store")).unwrap();
+    let root = store.root().unwrap();
+    let mut batches: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
+    for file in root.files.keys().filter(|file| file.ends_with(".parquet")) {
+        let (folder, _) = file.rsplit_once('/').unwrap();
+        if !folder.starts_with("models/") {
+            let rows = read(&store.file(file), None).unwrap();
+            batches.entry(folder.to_owned()).or_default().extend(rows);
+        }
+    }
+    let sorted = |rows: &Vec<RecordBatch>| {
+        let rows = sort_by_key(&concat(rows).unwrap().unwrap(), "customer360_id").unwrap();
+        // Which dictionary a column has is a matter of the file.
+        let schema = rows.schema();
+        let columns = schema.fields().iter().zip(rows.columns()).map(|(field, column)| {
+            let plain = match column.data_type() {
+                DataType::Dictionary(_, value) => arrow_cast::cast(column, value).unwrap(),
+                _ => column.clone(),
+            };
+            (field.name().clone(), plain, true)
+        });
+        RecordBatch::try_from_iter_with_nullable(columns.collect::<Vec<_>>()).unwrap()
+    };
+    batches.iter().map(|(folder, rows)| (folder.clone(), sorted(rows))).collect()
+}
+
+/// Two nights of a project that trains everything on the first.
+fn nights(
+    folder: &Path,
+    shards: u32,
+    memory: &str,
+) -> (BTreeMap<String, RecordBatch>, Vec<String>) {
+    let project = project(folder);
+    edit(&project, "c360.toml", "[project]", &format!("[project]\nshards = {shards}"));
+    let mut reports = Vec::new();
+    for (arguments, at) in [("run", "2024-06-25"), ("score", "2024-07-01")] {
+        let (stdout, stderr, code) =
+            output(&project, &[arguments, "--as-of", at, "--memory", memory, "--format", "json"]);
+        assert_eq!(code, 0, "{stderr}");
+        drop(stdout);
+        let runs = std::fs::read_dir(project.join("store/runs")).unwrap();
+        let mut runs: Vec<_> = runs.map(|run| run.unwrap().path()).collect();
+        runs.sort();
+        let metrics = runs.last().unwrap().join("metrics.json");
+        reports.push(std::fs::read_to_string(metrics).unwrap());
+    }
+    (tables(&project), reports)
+}
+
+#[test]
+fn the_number_of_shards_and_the_memory_change_no_value() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |shards: u32, memory: &str| {
+        let own = folder.path().join(format!("{shards}"));
+        std::fs::create_dir(&own).unwrap();
+        nights(&own, shards, memory)
+    };
+    let (expected, reports) = of(1, "2GB");
+    assert!(expected.keys().any(|table| table == "segment_changes/as_of=2024-07-01"));
+    let (found, of_many) = of(16, "1KB");
+    assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
+    for (table, rows) in &expected {
+        assert_eq!(rows, &found[table], "{table}");
+    }
+    assert_eq!(reports, of_many);
+}
