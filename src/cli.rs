@@ -9,6 +9,7 @@ use crate::commands;
 use crate::commands::build::Build;
 use crate::config::{Overrides, Project};
 use crate::error::{Error, Result};
+use crate::exit::Exit;
 use crate::export::online::OnlineStore;
 use crate::expression::Number;
 use crate::report::{Output, Progress};
@@ -355,29 +356,29 @@ struct Simulate {
 }
 
 /// Parses the arguments, runs the command, prints, and gives the exit code.
-pub fn main() -> u8 {
+pub fn main() -> Exit {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let code = u8::try_from(error.exit_code()).unwrap_or(2);
             let _ = error.print();
-            return code;
+            // Help and version that were asked for are no mistake.
+            return Exit::Configuration.unless(error.exit_code() == 0);
         }
     };
     start_logging(&cli.global);
     match execute(&cli) {
-        Ok((output, code)) => {
+        Ok((output, exit)) => {
             print(&output, cli.global.format);
-            code
+            exit
         }
         Err(error) => {
             eprintln!("{}", render(&error));
-            error.exit_code()
+            error.exit()
         }
     }
 }
 
-fn execute(cli: &Cli) -> Result<(Output, u8)> {
+fn execute(cli: &Cli) -> Result<(Output, Exit)> {
     let global = &cli.global;
     if global.format == Format::Sql && !matches!(cli.command, Command::Schema) {
         return Err(Error::configuration("--format sql is only for `schema`", "use text or json"));
@@ -392,8 +393,7 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
     let project = || Project::load(&global.project, &overrides);
     let output = match &cli.command {
         Command::Validate => {
-            let (output, kept) = commands::validate::validate(&project()?, &mut progress)?;
-            return Ok((output, if kept { 0 } else { 3 }));
+            return commands::validate::validate(&project()?, &mut progress);
         }
         Command::Schema if global.project.join("c360.toml").exists() => {
             commands::schema::schema(Some(&project()?), global.format == Format::Sql)
@@ -410,8 +410,7 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
         }
         Command::Features(Features::Build { full, from, to, every }) => {
             let asked = Build { full: *full, from: *from, to: *to, every: *every };
-            let (output, kept) = commands::build::build(&project()?, asked, &mut progress)?;
-            return Ok((output, if kept { 0 } else { 3 }));
+            return commands::build::build(&project()?, asked, &mut progress);
         }
         Command::Features(Features::Join { entities, views, out, exact, ttl, known }) => {
             let join =
@@ -419,16 +418,13 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
             commands::join::join(&project()?, &join, &mut progress)?
         }
         Command::Train => {
-            let (output, passed) = commands::train::train(&project()?, &mut progress)?;
-            return Ok((output, if passed { 0 } else { 4 }));
+            return commands::train::train(&project()?, &mut progress);
         }
         Command::Score { force } => {
-            let (output, kept) = commands::score::score(&project()?, *force, &mut progress)?;
-            return Ok((output, if kept { 0 } else { 3 }));
+            return commands::score::score(&project()?, *force, &mut progress);
         }
         Command::Run { force } => {
-            let (output, kept) = commands::run::run(&project()?, *force, &mut progress)?;
-            return Ok((output, if kept { 0 } else { 3 }));
+            return commands::run::run(&project()?, *force, &mut progress);
         }
         Command::Models(Models::List) => commands::models::list(&project()?)?,
         Command::Models(Models::Show { name, version }) => {
@@ -445,8 +441,7 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
         }
         Command::Segments(Segments::List) => commands::segments::list(&project()?, global.as_of)?,
         Command::Segments(Segments::Test) => {
-            let (output, passed) = commands::segments::test(&project()?, global.as_of)?;
-            return Ok((output, if passed { 0 } else { 3 }));
+            return commands::segments::test(&project()?, global.as_of);
         }
         Command::Segments(Segments::History { id }) => {
             commands::segments::history(&project()?, id)?
@@ -463,7 +458,10 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
             if let Some(port) = serve {
                 print(&output, global.format);
                 commands::report::serve(&project, *port)?;
-                return Ok((Output { text: String::new(), json: serde_json::Value::Null }, 0));
+                return Ok((
+                    Output { text: String::new(), json: serde_json::Value::Null },
+                    Exit::Ok,
+                ));
             }
             output
         }
@@ -501,7 +499,7 @@ fn execute(cli: &Cli) -> Result<(Output, u8)> {
             commands::simulate::simulate(&options, &arguments.out, &mut progress)?
         }
     };
-    Ok((output, 0))
+    Ok((output, Exit::Ok))
 }
 
 fn start_logging(global: &Global) {

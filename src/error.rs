@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::exit::Exit;
+
 /// What every fallible function of the library returns.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -80,15 +82,20 @@ impl Error {
         move |source| Self::Engine { context, message: source.to_string() }
     }
 
-    /// The process exit code that this error stands for.
-    pub fn exit_code(&self) -> u8 {
+    /// How a run that meets this error ends.
+    pub fn exit(&self) -> Exit {
         match self {
-            Self::Configuration { .. } | Self::UnknownName { .. } => 2,
-            Self::Contract { .. } | Self::Parquet { .. } => 3,
-            Self::NotEnough { .. } => 4,
-            Self::Locked { .. } => 5,
-            Self::Io { .. } | Self::Service { .. } | Self::Engine { .. } => 1,
+            Self::Configuration { .. } | Self::UnknownName { .. } => Exit::Configuration,
+            Self::Contract { .. } | Self::Parquet { .. } => Exit::Contract,
+            Self::NotEnough { .. } => Exit::NotMet,
+            Self::Locked { .. } => Exit::Locked,
+            Self::Io { .. } | Self::Service { .. } | Self::Engine { .. } => Exit::Unexpected,
         }
+    }
+
+    /// The same as a number.
+    pub fn exit_code(&self) -> u8 {
+        self.exit().code()
     }
 
     /// What the user can try next, if anything is known to help.
@@ -123,31 +130,15 @@ impl Error {
 }
 
 fn hint_for_unknown(name: &str, valid: &[String]) -> String {
-    let nearest = valid.iter().min_by_key(|candidate| edit_distance(name, candidate));
+    let nearest = valid.iter().min_by_key(|candidate| strsim::levenshtein(name, candidate));
     let list = valid.join(", ");
     match nearest {
-        Some(nearest) if edit_distance(name, nearest) <= name.len().max(3) / 3 => {
+        Some(nearest) if strsim::levenshtein(name, nearest) <= name.len().max(3) / 3 => {
             format!("did you mean `{nearest}`? valid: {list}")
         }
         Some(_) => format!("valid: {list}"),
         None => "there are none".into(),
     }
-}
-
-/// Levenshtein distance in characters.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -160,6 +151,5 @@ mod tests {
         assert_eq!(error.to_string(), "features/a.toml: unknown column `amuont`");
         assert_eq!(error.hint().unwrap(), "did you mean `amount`? valid: amount, channel");
         assert_eq!(error.exit_code(), 2);
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
     }
 }

@@ -12,5 +12,5 @@ const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 fn main() -> std::process::ExitCode {
     // SAFETY: it stores a number in a table of options, which mimalloc allows at any time.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 1000) };
-    c360_ml::cli::main().into()
+    c360_ml::cli::main().code().into()
 }

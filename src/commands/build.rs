@@ -10,6 +10,7 @@ use super::{scattering, shards, timelines, write_manifest};
 use crate::config::Project;
 use crate::engine;
 use crate::error::{Error, Result};
+use crate::exit::Exit;
 use crate::features::catalog::Feature;
 use crate::features::drift::Distribution;
 use crate::features::events::{BuildReport, Events};
@@ -46,7 +47,7 @@ const MOST: usize = 10_000;
 /// Computes all views and writes them to the offline store, as many as-ofs at a time as memory holds.
 /// What is there from the same definitions and inputs is left as it is. Also gives whether all
 /// expectations hold.
-pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result<(Output, bool)> {
+pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result<(Output, Exit)> {
     let as_ofs = as_ofs(project, asked)?;
     let store = project.store()?;
     let references = Reference::find(project, &store, &as_ofs)?;
@@ -292,7 +293,7 @@ impl Done {
         self.rounds += 1;
     }
 
-    fn output(&self, project: &Project, as_ofs: &[AsOf]) -> (Output, bool) {
+    fn output(&self, project: &Project, as_ofs: &[AsOf]) -> (Output, Exit) {
         let mut table = Table::new(&["as of", "view", "columns", "customers", "folder"]);
         for snapshot in &self.snapshots {
             table.row([
@@ -326,6 +327,6 @@ impl Done {
             "refresh": self.refresh,
             "store": project.settings.project.store,
         });
-        (Output { text, json }, broken.is_empty())
+        (Output { text, json }, Exit::Contract.unless(broken.is_empty()))
     }
 }

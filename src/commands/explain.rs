@@ -8,13 +8,13 @@ use arrow_array::{Array, RecordBatch};
 use serde_json::{Map, Value, json};
 
 use super::published::{Published, rows_of, scored_at, unknown_customer};
-use super::{scattering, shards};
+use super::{reading, scattering, shards};
 use crate::artifact::Artifact;
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::events::Events;
 use crate::features::plan::{AsOf, FeaturePlan};
-use crate::features::scanned::{Reading, ScannedEvents};
+use crate::features::scanned::ScannedEvents;
 use crate::report::rows::{cell, columns_text, objects};
 use crate::report::sentences::{Membership, ScoreRow, membership, recommendation, sentence, taste};
 use crate::report::{Output, Table, text};
@@ -186,7 +186,7 @@ fn waterfalls(
         .map(|c| c.artifact.plan(FeaturePlan::new(c.name.as_str(), vec![as_of])))
         .collect();
     let entities = Entities { keys: vec![id.to_owned()], created_at: vec![None] };
-    let reading = Reading { shards: Shards::ONE, memory: project.memory, folder: scratch.path() };
+    let reading = reading(project, Shards::ONE, scratch.path());
     let source = project.events.of_customer(id);
     let events = ScannedEvents::read(&source, &plans, reading)?;
     let rows = events.shard(Shard::ALL, &entities)?;

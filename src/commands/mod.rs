@@ -72,7 +72,7 @@ fn shards(project: &Project, root: &mut Root) -> Shards {
 
 /// How events are read anew.
 fn reading<'a>(project: &Project, shards: Shards, folder: &'a Path) -> Reading<'a> {
-    Reading { shards, memory: project.memory, folder }
+    Reading { shards, memory: project.memory / EVENTS_SHARE, folder }
 }
 
 /// How the profile is scattered for a run that asks for customers at some instants.
@@ -85,8 +85,11 @@ fn scattering<'a>(
     Scattering { shards, memory: project.memory / PROFILE_SHARE, folder, instants }
 }
 
-/// The share of the memory that rows of the profile may take before they go to disk.
-const PROFILE_SHARE: u64 = 4;
+/// The share of the memory that events may take before they go to disk.
+const EVENTS_SHARE: u64 = 2;
+/// The share of the memory that rows of the profile may take before they go to disk. The rest is for the
+/// shards that are computed.
+const PROFILE_SHARE: u64 = 8;
 
 /// The name of the run that `transaction` publishes.
 fn run_id(transaction: &Transaction, command: &str) -> String {

@@ -5,16 +5,17 @@ use serde_json::json;
 use super::{champions, score, train};
 use crate::config::Project;
 use crate::error::{Error, Result};
+use crate::exit::Exit;
 use crate::report::{Output, Progress};
 
-/// Trains if needed, scores, and gives both outputs, and whether all expectations hold.
-pub fn run(project: &Project, force: bool, progress: &mut Progress) -> Result<(Output, bool)> {
+/// Trains if needed, scores, and gives both outputs, and how the scoring ended.
+pub fn run(project: &Project, force: bool, progress: &mut Progress) -> Result<(Output, Exit)> {
     let mut output = Output { text: String::new(), json: json!({}) };
     if !champions::has_champions(project, &project.store()?)? {
-        let (trained, passed) = train::train(project, progress)?;
+        let (trained, exit) = train::train(project, progress)?;
         output.text = trained.text;
         output.json["train"] = trained.json;
-        if !passed && !champions::has_champions(project, &project.store()?)? {
+        if exit != Exit::Ok && !champions::has_champions(project, &project.store()?)? {
             return Err(Error::not_enough(
                 format!(
                     "a new version did not pass its gate, and there is no other:\n{}",
@@ -24,8 +25,8 @@ pub fn run(project: &Project, force: bool, progress: &mut Progress) -> Result<(O
             ));
         }
     }
-    let (scored, kept) = score::score(project, force, progress)?;
+    let (scored, exit) = score::score(project, force, progress)?;
     output.text += &scored.text;
     output.json["score"] = scored.json;
-    Ok((output, kept))
+    Ok((output, exit))
 }

@@ -16,6 +16,7 @@ use crate::artifact::Artifact;
 use crate::config::Project;
 use crate::engine;
 use crate::error::{Error, Result};
+use crate::exit::Exit;
 use crate::features::drift::Drift;
 use crate::features::events::{BuildReport, Events, LeftOut};
 use crate::features::expectation::Outcome;
@@ -51,7 +52,7 @@ const STALE_DAYS: f64 = 2.0;
 /// Scores all customers with the champions and publishes profile, scores and segments; with the same
 /// inputs as last time only if `force`. Also gives whether all expectations of the features hold; where one
 /// does not, nothing of the as-of is published.
-pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<(Output, bool)> {
+pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<(Output, Exit)> {
     let as_of = as_of(project)?;
     let store = project.store()?;
     let mut transaction = store.begin("score")?;
@@ -62,7 +63,7 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let mut inputs = previous::inputs(&transaction.root, &champions, earlier.as_ref());
     let same = previous::same_run(project, &store, &transaction.root, as_of, &data, &inputs);
     if let Some(run) = same.filter(|_| !force) {
-        return Ok((nothing_to_do(as_of, &run), true));
+        return Ok((nothing_to_do(as_of, &run), Exit::Ok));
     }
     let previous = earlier.map(|(at, _)| at);
     let context = context(project, champions, &transaction.root, as_of, previous)?;
@@ -131,7 +132,7 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     }
     let id = told.manifest(&mut transaction, "score", inputs, progress)?;
     transaction.commit()?;
-    Ok((printed(project, as_of, &id, &metrics, &refresh, moves), true))
+    Ok((printed(project, as_of, &id, &metrics, &refresh, moves), Exit::Ok))
 }
 
 /// The tables of a run beside the features.
@@ -417,7 +418,7 @@ impl Told<'_> {
         mut inputs: serde_json::Value,
         outcome: &Outcome,
         progress: &mut Progress,
-    ) -> Result<(Output, bool)> {
+    ) -> Result<(Output, Exit)> {
         inputs["breaches"] = json!(outcome.breaches);
         // A run that has scored nothing must not be taken for one that has.
         self.manifest(&mut transaction, "quarantine", inputs, progress)?;
@@ -425,7 +426,7 @@ impl Told<'_> {
         let at = self.as_of.at;
         let text =
             format!("nothing was scored as of {at}\n{}", quality::text(self.project, outcome));
-        Ok((Output { text, json: json!({ "as_of": at, "expectations": outcome }) }, false))
+        Ok((Output { text, json: json!({ "as_of": at, "expectations": outcome }) }, Exit::Contract))
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::published::{Published, rows_of};
 use crate::config::Project;
 use crate::error::{Error, Result};
+use crate::exit::Exit;
 use crate::expression::Number;
 use crate::report::{Output, Table, rows, thousands};
 use crate::scoring::summary::{Flow, NEW, Overlap, count_flows, overlaps};
@@ -87,7 +88,7 @@ pub fn list(project: &Project, at: Option<Instant>) -> Result<Output> {
 
 /// Holds the rules to the examples of their file and, where something was scored, to its customers;
 /// gives whether all is as it must be.
-pub fn test(project: &Project, at: Option<Instant>) -> Result<(Output, bool)> {
+pub fn test(project: &Project, at: Option<Instant>) -> Result<(Output, Exit)> {
     let segments = &project.segments;
     let mut faults: Vec<String> = Vec::new();
     for (i, example) in segments.examples.iter().enumerate() {
@@ -144,7 +145,7 @@ pub fn test(project: &Project, at: Option<Instant>) -> Result<(Output, bool)> {
         text += &format!("\n{}\n", faults.join("\n"));
     }
     json["faults"] = json!(faults);
-    Ok((Output { text, json }, faults.is_empty()))
+    Ok((Output { text, json }, Exit::Contract.unless(faults.is_empty())))
 }
 
 /// What other thresholds, or rules that have changed since, would make of the published as-of.

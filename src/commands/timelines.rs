@@ -29,7 +29,7 @@ pub fn refresh(
     full: bool,
 ) -> Result<History> {
     let plans = wanted(project, asked);
-    let keeping = Keeping { full, memory: project.memory, shards };
+    let keeping = Keeping { full, memory: project.memory / super::EVENTS_SHARE, shards };
     History::refresh(transaction, &project.events, &plans, &keeping)
 }
 
@@ -42,7 +42,7 @@ pub fn unfit(
 ) -> Result<Option<String>> {
     let plans = wanted(project, asked);
     let shards = super::shards(project, &mut root.clone());
-    let keeping = Keeping { full: false, memory: project.memory, shards };
+    let keeping = Keeping { full: false, memory: project.memory / super::EVENTS_SHARE, shards };
     History::unfit(store, root, &project.events, &plans, &keeping)
 }
 

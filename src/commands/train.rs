@@ -13,6 +13,7 @@ use crate::artifact::{
 use crate::config::Project;
 use crate::engine;
 use crate::error::{Error, Result};
+use crate::exit::Exit;
 use crate::features::catalog::Catalog;
 use crate::features::events::Events;
 use crate::features::plan::AsOf;
@@ -38,7 +39,7 @@ use crate::training::skew::Served;
 
 /// Trains all models, keeps them as new versions and puts in use those that may be; gives whether
 /// every gate was passed.
-pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool)> {
+pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit)> {
     let as_of = as_of(project)?;
     let store = project.store()?;
     let mut transaction = store.begin("train")?;
@@ -101,7 +102,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, bool
         "classifiers": outcome.metrics,
         "gates_passed": outcome.failed.is_empty(),
     });
-    Ok((Output { text: outcome.text, json }, outcome.failed.is_empty()))
+    Ok((Output { text: outcome.text, json }, Exit::NotMet.unless(outcome.failed.is_empty())))
 }
 
 /// Gathers what the models ask for, shard by shard.

@@ -8,6 +8,7 @@ use super::{as_of, reading, scattering, shards};
 use crate::config::Project;
 use crate::engine;
 use crate::error::{Error, Result};
+use crate::exit::Exit;
 use crate::features::events::Events;
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::scanned::ScannedEvents;
@@ -20,7 +21,7 @@ use crate::sources::{Orphans, SourcePlan};
 use crate::time::Instant;
 
 /// The report, and whether the contract is kept.
-pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, bool)> {
+pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, Exit)> {
     let now = as_of(project).ok();
     progress.stage("reading the profile");
     let mut profile = Checks::new("profile");
@@ -58,7 +59,10 @@ pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, b
     }
     let verdict = if kept { "the contract is kept" } else { "the contract is violated" };
     let text = format!("{}\n{verdict}\n", table.render());
-    Ok((Output { text, json: json!({ "kept": kept, "checks": list }) }, kept))
+    Ok((
+        Output { text, json: json!({ "kept": kept, "checks": list }) },
+        Exit::Contract.unless(kept),
+    ))
 }
 
 /// Duplicates, orphans and unusable rows, as a run would find them.

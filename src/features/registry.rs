@@ -331,7 +331,7 @@ mod tests {
             let value = |i: i64| (i % 7 != 0).then_some(i as f64 * 0.1 % 1_500.0);
             let values: Float64Array = (0..count).map(value).collect();
             let whole: ArrayRef = Arc::new(values);
-            let expected = column(&[whole.clone()]);
+            let expected = column(std::slice::from_ref(&whole));
             for parts in [2, 7, 64] {
                 let mut merged = Summary::default();
                 for part in 0..parts {

@@ -4,6 +4,7 @@ mod cli;
 mod exports;
 mod expressions;
 mod history;
+mod imports;
 mod input;
 mod join;
 mod models;

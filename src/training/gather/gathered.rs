@@ -22,8 +22,10 @@ pub fn spread(hash: u64) -> u64 {
     hash.wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-/// Of more rows than so many times those that are kept, the others are dropped.
-const SLACK: usize = 2;
+/// How many rows there may be before those that are not kept are dropped.
+fn limit(most: usize) -> usize {
+    most + most / 4
+}
 
 /// The rows of one classifier at one snapshot.
 #[derive(Debug, Default)]
@@ -85,10 +87,10 @@ impl Snapshot {
         self.recency.extend(other.recency);
         self.labels.extend(other.labels);
         self.lapsed.extend(other.lapsed);
-        if self.hashes.len() > SLACK * most {
+        if self.hashes.len() > limit(most) {
             self.keep(most);
         }
-        if self.lapsed.len() > SLACK * most {
+        if self.lapsed.len() > limit(most) {
             keep_least(&mut self.lapsed, most, |(hash, ..)| *hash);
         }
     }
@@ -164,7 +166,7 @@ impl ClassifierSample {
             own.extend(more);
         }
         // They are of everybody at the test snapshot, and needed for its rows alone.
-        if self.slices.len().max(self.champion.len()) > 2 * SLACK * most {
+        if self.slices.len().max(self.champion.len()) > 2 * limit(most) {
             self.drop_unsampled();
         }
     }

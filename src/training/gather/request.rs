@@ -32,11 +32,14 @@ use crate::training::skew::Served;
 /// The longest time that `auto` eligibility may find.
 pub const LONGEST_AUTO: Duration = Duration::days(365);
 
-/// Rows of a snapshot that are kept for each row that a fit may have: a sample of several snapshots has
+/// Rows of a snapshot that are kept for each row that a fit may have of it: a sample of several snapshots has
 /// about as many rows of each as its share says, not exactly.
 const KEPT: f64 = 1.125;
 /// The same where `auto` finds only afterwards who is eligible, and leaves out some.
 const KEPT_BY_AUTO: f64 = 2.0;
+/// A fit has the rows of all training snapshots. With as many of them or more it needs no more of each than one
+/// in so many.
+const SNAPSHOTS: usize = 2;
 
 /// A customer of a snapshot whose label is needed.
 struct Unlabelled<'a> {
@@ -180,6 +183,7 @@ impl<'a> Request<'a> {
             let width = classifier.inputs.len() + spec.inputs.attributes.len();
             let kept =
                 if matches!(classifier.eligible, Eligible::Auto) { KEPT_BY_AUTO } else { KEPT };
+            let most = spec.fit.max_rows / schedule.training.len().clamp(1, SNAPSHOTS);
             classifiers.push(ClassifierRequest {
                 schedule,
                 recency,
@@ -187,7 +191,7 @@ impl<'a> Request<'a> {
                 levels: own,
                 width,
                 scored: scored.to_vec(),
-                most: (spec.fit.max_rows as f64 * kept) as usize,
+                most: (most as f64 * kept) as usize,
             });
             plans.extend([plan, labels, gaps, slices]);
             roles.extend([

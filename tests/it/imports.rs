@@ -1,0 +1,122 @@
+//! Who imports whom among the folders of `src/`: the order that ARCHITECTURE.md promises, without a circle.
+//!
+//! `C360_DRAW=1 cargo test imports` draws the folders into ARCHITECTURE.md anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Folders and single files of `src/` from the top to the bottom: each line may import those of later lines,
+/// and of its own as long as there is no circle.
+const ORDER: [&[&str]; 12] = [
+    &["main", "lib"],
+    &["cli"],
+    &["commands"],
+    &["config", "simulate"],
+    &["report", "export", "engine"],
+    &["training", "scoring"],
+    &["segments", "profile"],
+    &["artifact"],
+    &["spec", "models", "features"],
+    &["sources"],
+    &["store", "expression"],
+    &["schema", "time", "money", "shard", "sum", "error"],
+];
+
+/// Imports that are refused although the order allows them.
+const REFUSED: [(&str, &str); 2] = [("scoring", "training"), ("training", "scoring")];
+
+fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => sources(&path, into),
+            false if path.extension().is_some_and(|extension| extension == "rs") => into.push(path),
+            false => {}
+        }
+    }
+}
+
+/// By folder the folders that it names after `crate::`, and a file that does. Unit tests may name any.
+fn imports() -> BTreeMap<String, BTreeMap<String, String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut found: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let relative = file.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+        let own = relative.split('/').next().unwrap().trim_end_matches(".rs").to_owned();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        for line in lines {
+            for after in line.split("crate::").skip(1) {
+                let name: String =
+                    after.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                if name != own && !name.is_empty() {
+                    found.entry(own.clone()).or_default().insert(name, relative.clone());
+                }
+            }
+        }
+        found.entry(own).or_default();
+    }
+    found
+}
+
+fn rank(name: &str) -> usize {
+    let rank = ORDER.iter().position(|names| names.contains(&name));
+    rank.unwrap_or_else(|| panic!("src/{name} has no place in the order of folders"))
+}
+
+#[test]
+fn imports_run_one_way() {
+    let imports = imports();
+    for (from, names) in &imports {
+        for (to, file) in names {
+            assert!(rank(from) <= rank(to), "src/{file} imports {to}, which stands above {from}");
+            let pair = (from.as_str(), to.as_str());
+            assert!(!REFUSED.contains(&pair), "src/{file}: {from} may not know {to}");
+        }
+    }
+    // Folders of one rank without others to come before them, again and again, are all of them.
+    let mut left: BTreeSet<&str> = imports.keys().map(String::as_str).collect();
+    while !left.is_empty() {
+        let is_free =
+            |name: &&str| imports[*name].keys().all(|other| !left.contains(other.as_str()));
+        let free: Vec<&str> = left.iter().copied().filter(is_free).collect();
+        assert!(!free.is_empty(), "these import each other in a circle: {left:?}");
+        left.retain(|name| !free.contains(name));
+    }
+}
+
+/// The folders from the top to the bottom, each with what it imports.
+fn drawing() -> String {
+    let imports = imports();
+    let mut text = String::new();
+    for names in &ORDER[1..ORDER.len() - 1] {
+        for name in *names {
+            let own = &imports[*name];
+            let leaves = ORDER[ORDER.len() - 1];
+            let named = ORDER.iter().flat_map(|names| names.iter());
+            let named = named.filter(|other| own.contains_key(**other) && !leaves.contains(other));
+            let named: Vec<&str> = named.copied().collect();
+            text += &format!("    {name:<11} -> {}\n", named.join(", "));
+        }
+        text += "\n";
+    }
+    text += &format!("    and all of them -> {}\n", ORDER[ORDER.len() - 1].join(", "));
+    text
+}
+
+#[test]
+fn the_drawing_of_the_folders_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (begin, end) = ("<!-- imports -->\n\n", "\n<!-- end of imports -->");
+    let start = text.find(begin).expect("ARCHITECTURE.md has no drawing") + begin.len();
+    let stop = start + text[start..].find(end).expect("the drawing has no end");
+    if std::env::var("C360_DRAW").is_ok() {
+        std::fs::write(&path, format!("{}{}{}", &text[..start], drawing(), &text[stop..])).unwrap();
+        return;
+    }
+    assert_eq!(&text[start..stop], drawing(), "C360_DRAW=1 cargo test imports draws it anew");
+}
