@@ -19,7 +19,7 @@ const ORDER: [&[&str]; 12] = [
     &["spec", "models", "features"],
     &["sources"],
     &["store", "expression"],
-    &["schema", "time", "money", "shard", "sum", "error"],
+    &["schema", "time", "money", "shard", "sum", "error", "exit"],
 ];
 
 /// Imports that are refused although the order allows them.
