@@ -62,7 +62,7 @@ pub struct SourcesSpec {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineSpec {
-    /// Memory for events before they spill to disk, such as `2GB` or `500MB`.
+    /// Memory of a run before events and profile rows go to disk, such as `2GB` or `500MB`.
     #[serde(default = "default_memory")]
     pub memory: String,
 }
@@ -123,7 +123,7 @@ pub struct Project {
     pub models: Models,
     /// The segment rules.
     pub segments: Segments,
-    /// Bytes of events in memory before they spill.
+    /// Bytes of memory of a run before events and profile rows go to disk.
     pub memory: u64,
     /// The known-at of the command line.
     pub known_at: Option<Instant>,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
@@ -12,7 +12,6 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
-use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::shard::Shard;
@@ -194,66 +193,6 @@ pub fn of_shard(batch: &RecordBatch, shard: Shard) -> Result<RecordBatch> {
     let own: arrow_array::BooleanArray =
         keys.iter().map(|key| Some(key.is_some_and(|key| shard.has(key)))).collect();
     arrow_select::filter::filter_record_batch(batch, &own).map_err(Error::engine("reading a shard"))
-}
-
-/// Batches whose first column is their key, each sorted by it, in the order of all their keys.
-#[derive(Debug, Default)]
-pub struct Sorted {
-    batches: Vec<RecordBatch>,
-    /// By row: batch, and row of it.
-    places: Vec<(usize, usize)>,
-}
-
-impl Sorted {
-    /// Finds the order.
-    pub fn new(batches: Vec<RecordBatch>) -> Self {
-        use arrow_array::cast::AsArray;
-        let mut order: Vec<(&str, (usize, usize))> = Vec::new();
-        for (batch, rows) in batches.iter().enumerate() {
-            let keys = rows.column(0).as_string::<i32>();
-            order.extend((0..keys.len()).map(|row| (keys.value(row), (batch, row))));
-        }
-        // A stable sort merges what is sorted already.
-        order.par_sort_by_key(|(key, _)| *key);
-        let places = order.into_iter().map(|(_, place)| place).collect();
-        Self { batches, places }
-    }
-
-    /// Rows of all batches.
-    pub fn len(&self) -> usize {
-        self.places.len()
-    }
-
-    /// Whether there are no rows.
-    pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
-    }
-
-    /// The rows as they came, in no order.
-    pub fn batches(&self) -> &[RecordBatch] {
-        &self.batches
-    }
-
-    /// The key of a row.
-    pub fn key(&self, row: usize) -> &str {
-        use arrow_array::cast::AsArray;
-        let (batch, row) = self.places[row];
-        self.batches[batch].column(0).as_string::<i32>().value(row)
-    }
-
-    /// The index of a column.
-    pub fn index_of(&self, column: &str) -> Option<usize> {
-        self.batches.first()?.schema().index_of(column).ok()
-    }
-
-    /// Some rows of the column at `index`.
-    pub fn column(&self, index: usize, rows: &[usize]) -> Result<ArrayRef> {
-        let arrays: Vec<&dyn Array> =
-            self.batches.iter().map(|batch| batch.column(index).as_ref()).collect();
-        let places: Vec<(usize, usize)> = rows.iter().map(|row| self.places[*row]).collect();
-        arrow_select::interleave::interleave(&arrays, &places)
-            .map_err(Error::engine("putting rows in order"))
-    }
 }
 
 /// `batch` sorted by its text column `key`, bytewise.
