@@ -453,7 +453,11 @@ pub fn from_polars(series: &Series, ty: Type, scale: Scale) -> Result<ArrayRef> 
     let series = physical.map_err(Error::engine("reading a Polars column"))?;
     let context = "reading a Polars column";
     let integers = |series: &Series| -> Result<arrow_array::Int64Array> {
-        Ok(series.i64().map_err(Error::engine(context))?.iter().collect())
+        let values = series.i64().map_err(Error::engine(context))?;
+        Ok(match values.cont_slice() {
+            Ok(values) => values.to_vec().into(),
+            Err(_) => values.iter().collect(),
+        })
     };
     Ok(match ty {
         Type::Boolean => {
@@ -463,7 +467,10 @@ pub fn from_polars(series: &Series, ty: Type, scale: Scale) -> Result<ArrayRef> 
         Type::Integer => Arc::new(integers(&series)?),
         Type::Double => {
             let values = series.f64().map_err(Error::engine(context))?;
-            Arc::new(values.iter().collect::<arrow_array::Float64Array>())
+            Arc::new(match values.cont_slice() {
+                Ok(values) => arrow_array::Float64Array::from(values.to_vec()),
+                Err(_) => values.iter().collect(),
+            })
         }
         Type::Money => {
             let values = integers(&series)?;

@@ -1,18 +1,19 @@
-//! Events read from their files: Polars scans and evaluates expressions, the timeline kernel does the rest.
+//! Events read from their files: the scan evaluates expressions, the timeline kernel does the rest.
 //!
-//! The scan's batches are scattered by a few threads while Polars decodes the next ones. Derived
-//! columns are evaluated by Polars shard by shard. No Polars type leaves this file.
+//! What the scan gives is scattered by shard on the thread that has read it. Derived columns are evaluated
+//! shard by shard.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch};
-use arrow_schema::{Field, Schema};
-use polars::prelude::{
-    ChunkedArray, Column, DataFrame, DataType, Engine as PolarsEngine, PlanCallback,
-    PolarsNumericType, col, lit,
+use arrow_array::cast::AsArray;
+use arrow_array::types::{
+    ArrowPrimitiveType, Date32Type, Decimal128Type, Float64Type, Int64Type,
+    TimestampMicrosecondType,
 };
+use arrow_array::{Array, ArrayRef, BooleanArray, PrimitiveArray, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema};
 use rayon::prelude::*;
 
 use super::events::{BuildReport, Events, LeftOut, ShardRows};
@@ -22,11 +23,11 @@ use super::timeline::{
 };
 use crate::error::{Error, Result};
 use crate::expression::polars::{arrow_type, evaluate};
-use crate::expression::{Expression, Type};
+use crate::expression::Expression;
 use crate::money::Scale;
 use crate::shard::{Shard, Shards};
 use crate::sources::profile::Entities;
-use crate::sources::scan::{FILE, NOT_A_NUMBER, scan, scan_with_files};
+use crate::sources::scan::{Scan, Scanned};
 use crate::sources::{Orphans, SourcePlan};
 
 const KEY: &str = "customer360_id";
@@ -129,7 +130,7 @@ fn outputs(plan: &FeaturePlan, rows: &RecordBatch, scale: Scale) -> Result<Recor
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::engine("a plan"))
 }
 
-/// Why an event cannot be used, in the order of precedence; the code is the index + 1.
+/// Why an event cannot be used, in the order of precedence.
 const REASONS: [&str; 6] = [
     "customer360_id is null",
     "event_id is null",
@@ -155,6 +156,17 @@ pub(super) struct FileRead {
     pub first: (i64, i64),
 }
 
+impl FileRead {
+    fn add(&mut self, other: Self) {
+        self.events += other.events;
+        for (reason, count) in other.rejected {
+            *self.rejected.entry(reason).or_default() += count;
+        }
+        let (time, ingested) = other.first;
+        self.first = (self.first.0.min(time), self.first.1.min(ingested));
+    }
+}
+
 impl Default for FileRead {
     fn default() -> Self {
         Self { events: 0, rejected: BTreeMap::new(), first: (i64::MAX, i64::MAX) }
@@ -169,276 +181,254 @@ pub(super) fn read(
     layout: &Layout,
     records: &Records,
 ) -> Result<Read> {
-    let column = |name: &str| source.mapping.get(name).map(|x| Expression::column(name, x.ty));
-    let mut select = Vec::new();
-    for name in [KEY, ID, KIND, TIME] {
-        select.extend(column(name).map(|x| (name.to_owned(), x)));
-    }
-    if layout.ingestion {
-        select.extend(column(INGESTED).map(|x| (INGESTED.to_owned(), x)));
-    }
-    let expressions = layout.select();
-    let uses_money = expressions.iter().any(|(_, x)| x.columns().contains("amount"));
-    if uses_money {
-        select.extend(column(CURRENCY).map(|x| (CURRENCY.to_owned(), x)));
-    }
+    let select = columns(source, layout);
     let has_currency = select.iter().any(|(name, _)| name == CURRENCY);
-    select.extend(expressions);
-
-    let is_null = |name: &str| col(name).is_null();
-    let mut tests =
-        vec![is_null(KEY), is_null(ID), is_null(KIND), is_null(TIME), col(NOT_A_NUMBER)];
-    if has_currency {
-        let currency = source.context.currency.clone();
-        tests.push(col(CURRENCY).neq(lit(currency)).fill_null(lit(false)));
-    }
-    let reason = tests.into_iter().enumerate().rev().fold(lit(0_i32), |rest, (i, test)| {
-        polars::prelude::when(test).then(lit(i as i32 + 1)).otherwise(rest)
-    });
-    let latest = plans.iter().flat_map(FeaturePlan::all_as_ofs).map(|as_of| as_of.at.0).max();
-    let time = col(TIME).cast(DataType::Int64);
-    let visible = time.lt(lit(latest.unwrap_or(i64::MAX))).or(is_null(TIME));
-    let known = plans.iter().flat_map(FeaturePlan::all_as_ofs).map(|as_of| as_of.known_at.0).max();
-    let visible = if layout.ingestion {
-        let ingested = col(INGESTED).cast(DataType::Int64);
-        visible.and(ingested.lt(lit(known.unwrap_or(i64::MAX))).or(is_null(INGESTED)))
-    } else {
-        visible
+    let reader = Reader {
+        layout,
+        currency: has_currency.then_some(source.context.currency.as_str()),
+        visible: match layout.files {
+            Some(_) => Visible { before: i64::MAX, known: i64::MAX },
+            None => Visible::of(plans),
+        },
     };
-    let wanted = match &source.only {
-        Some(key) => visible.and(col(KEY).eq(lit(key.as_str()))),
-        None => visible,
+    let files = if layout.files.is_some() { source.table.files.len() } else { 0 };
+    let begin = || (records.scatterer(), vec![FileRead::default(); files.max(1)]);
+    let take = |(scatterer, read): &mut (Scatterer<'_>, Vec<FileRead>), scanned: Scanned| {
+        let file = if layout.files.is_some() { scanned.file } else { 0 };
+        reader.take(&scanned, scatterer, &mut read[file])
     };
-    let frame = match layout.files.is_some() {
-        true => scan_with_files(source, &select)?,
-        false => scan(source, &select)?.filter(wanted),
-    };
-    let frame = frame
-        .with_column(reason.cast(DataType::UInt8).alias(REASON))
-        .with_columns([col(TIME).cast(DataType::Int64)]);
-    let frame = if layout.ingestion {
-        frame.with_columns([col(INGESTED).cast(DataType::Int64)])
-    } else {
-        frame
-    };
-
-    let threads = rayon::current_num_threads().max(1);
-    let (send, receive) = mpsc::sync_channel::<DataFrame>(threads);
-    let receive = Mutex::new(receive);
-    let paths = source.table.files.iter().map(|path| path.to_string_lossy().into_owned());
-    let files: HashMap<String, u32> = paths.zip(0..).collect();
-    let reading = Read {
-        files: vec![FileRead::default(); if layout.files.is_some() { files.len() } else { 0 }],
-        ..Read::default()
-    };
-    let reading = Mutex::new(reading);
-    let failure: Mutex<Option<Error>> = Mutex::new(None);
-    let send = Mutex::new(send);
-    let scanned = std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let mut scatterer = records.scatterer();
-                let next = || lock(&receive).recv();
-                while let Ok(frame) = next() {
-                    if lock(&failure).is_some() {
-                        continue;
-                    }
-                    if let Err(error) = scatter(frame, layout, &mut scatterer, &files, &reading) {
-                        lock(&failure).get_or_insert(error);
-                    }
-                }
-                if let Err(error) = scatterer.finish() {
-                    lock(&failure).get_or_insert(error);
-                }
-            });
-        }
-        // The callback owns the sender: once the scan is over, the receivers run dry and end.
-        let callback = PlanCallback::new(move |frame: DataFrame| {
-            let send = lock(&send).clone();
-            Ok(send.send(frame).is_err())
-        });
-        frame
-            .sink_batches(callback, false, None)
-            .and_then(|frame| frame.collect_with_engine(PolarsEngine::Streaming))
-            .map(|_| ())
-    });
-    if let Some(error) = lock(&failure).take() {
-        return Err(error);
-    }
-    scanned.map_err(|error| scan_error(source, &error.to_string()))?;
-    Ok(std::mem::take(&mut *lock(&reading)))
-}
-
-const REASON: &str = "\u{0}reason";
-const CONTEXT: &str = "reading a batch of events";
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-fn scan_error(source: &SourcePlan, message: &str) -> Error {
-    let first = source.table.files.first().map(|path| path.display().to_string());
-    Error::contract(
-        format!("the events {} cannot be read: {message}", first.unwrap_or_default()),
-        "run `c360-ml validate` to see which file and column",
-    )
-}
-
-fn scatter(
-    mut frame: DataFrame,
-    layout: &Layout,
-    scatterer: &mut Scatterer<'_>,
-    files: &HashMap<String, u32>,
-    reading: &Mutex<Read>,
-) -> Result<()> {
-    frame.rechunk_mut();
-    let of_file = if layout.files.is_some() { file_indices(&frame, files)? } else { Vec::new() };
-    let reasons = column(&frame, REASON)?.u8().map_err(Error::engine(CONTEXT))?;
-    let mut rejected: BTreeMap<(u32, u8), u64> = BTreeMap::new();
-    for (row, code) in reasons.iter().enumerate() {
-        if let Some(code) = code.filter(|code| *code > 0) {
-            let file = of_file.get(row).copied().unwrap_or(0);
-            *rejected.entry((file, code)).or_default() += 1;
-        }
-    }
-    {
-        let mut reading = lock(reading);
-        reading.report.events += frame.height() as u64;
-        for run in of_file.chunk_by(|a, b| a == b) {
-            reading.files[run[0] as usize].events += run.len() as u64;
-        }
-        for ((file, code), count) in &rejected {
-            let reason = REASONS[usize::from(*code) - 1].to_owned();
-            *reading.report.rejected.entry(reason.clone()).or_default() += count;
-            if let Some(file) = reading.files.get_mut(*file as usize) {
-                *file.rejected.entry(reason).or_default() += count;
+    let mut read = Read { files: vec![FileRead::default(); files], ..Read::default() };
+    for (scatterer, of_files) in Scan::new(source, &select)?.fold(begin, take)? {
+        scatterer.finish()?;
+        for (place, file) in of_files.into_iter().enumerate() {
+            read.report.events += file.events;
+            for (reason, count) in &file.rejected {
+                *read.report.rejected.entry(reason.clone()).or_default() += count;
+            }
+            if let Some(all) = read.files.get_mut(place) {
+                all.add(file);
             }
         }
     }
-    let (frame, of_file) = if rejected.is_empty() {
-        (frame, of_file)
-    } else {
-        let usable: Vec<bool> = reasons.iter().map(|code| code == Some(0)).collect();
-        let left = of_file.into_iter().zip(&usable).filter(|(_, usable)| **usable);
-        let left = left.map(|(file, _)| file).collect();
-        let usable = usable.into_iter().collect();
-        (frame.filter(&usable).map_err(Error::engine(CONTEXT))?, left)
-    };
-    let mut firsts: BTreeMap<u32, (i64, i64)> = BTreeMap::new();
-    // Slices that stay in a core's cache while their columns are taken apart.
-    for start in (0..frame.height()).step_by(SLICE) {
-        let slice = frame.slice(start as i64, SLICE);
-        let first = layout.files.unwrap_or(0);
-        let of_slice = of_file.iter().skip(start).take(slice.height());
-        let batch = batch(&slice, layout, of_slice.clone().map(|file| first + file).collect())?;
-        for (row, file) in of_slice.enumerate() {
-            let ingested = batch.ingested.get(row).copied().unwrap_or(i64::MIN);
-            let earliest = firsts.entry(*file).or_insert((i64::MAX, i64::MAX));
-            *earliest = (earliest.0.min(batch.times[row]), earliest.1.min(ingested));
-        }
-        scatterer.scatter(&batch, layout)?;
-    }
-    let mut reading = lock(reading);
-    for (file, (time, ingested)) in firsts {
-        let first = &mut reading.files[file as usize].first;
-        *first = (first.0.min(time), first.1.min(ingested));
-    }
-    Ok(())
+    Ok(read)
 }
 
-/// The index of each row's file.
-fn file_indices(frame: &DataFrame, files: &HashMap<String, u32>) -> Result<Vec<u32>> {
-    let paths = column(frame, FILE)?.str().map_err(Error::engine(CONTEXT))?;
-    let mut latest = ("", 0);
-    let index = |path: Option<&'_ str>| {
-        let path = path.unwrap_or_default();
-        if path != latest.0 {
-            let (path, index) = files.get_key_value(path).ok_or_else(|| Error::Engine {
-                context: CONTEXT,
-                message: format!("no file of the source is {path}"),
-            })?;
-            latest = (path, *index);
-        }
-        Ok(latest.1)
+/// What is read of each event: what identifies it, then the conditions and inputs of the layout.
+fn columns(source: &SourcePlan, layout: &Layout) -> Vec<(String, Expression)> {
+    let expressions = layout.select();
+    let uses_money = expressions.iter().any(|(_, x)| x.columns().contains("amount"));
+    let mut names = vec![KEY, ID, KIND, TIME];
+    names.extend(layout.ingestion.then_some(INGESTED));
+    names.extend(uses_money.then_some(CURRENCY));
+    let column = |name: &str| {
+        let canonical = source.mapping.get(name)?;
+        Some((name.to_owned(), Expression::column(name, canonical.ty)))
     };
-    paths.iter().map(index).collect()
+    names.into_iter().filter_map(column).chain(expressions).collect()
 }
+
+/// Which events any as-of of a run may see, in microseconds.
+struct Visible {
+    /// What happens from here on is in the future of all of them.
+    before: i64,
+    /// What was ingested from here on was not known at any of them.
+    known: i64,
+}
+
+impl Visible {
+    fn of(plans: &[FeaturePlan]) -> Self {
+        let as_ofs = || plans.iter().flat_map(FeaturePlan::all_as_ofs);
+        Self {
+            before: as_ofs().map(|as_of| as_of.at.0).max().unwrap_or(i64::MAX),
+            known: as_ofs().map(|as_of| as_of.known_at.0).max().unwrap_or(i64::MAX),
+        }
+    }
+}
+
+/// Takes scanned rows apart into records.
+struct Reader<'a> {
+    layout: &'a Layout,
+    /// The only currency that amounts may have, where events say theirs.
+    currency: Option<&'a str>,
+    visible: Visible,
+}
+
+impl Reader<'_> {
+    fn take(
+        &self,
+        scanned: &Scanned,
+        scatterer: &mut Scatterer<'_>,
+        read: &mut FileRead,
+    ) -> Result<()> {
+        let seen = self.seen(scanned);
+        let reasons = self.reasons(scanned);
+        let mut usable = Vec::with_capacity(seen.len());
+        for (seen, reason) in seen.into_iter().zip(reasons) {
+            read.events += u64::from(seen);
+            if seen && let Some(reason) = reason {
+                *read.rejected.entry(REASONS[reason].to_owned()).or_default() += 1;
+            }
+            usable.push(seen && reason.is_none());
+        }
+        let usable = BooleanArray::from(usable);
+        let rows = match usable.true_count() == usable.len() {
+            true => scanned.rows.clone(),
+            false => arrow_select::filter::filter_record_batch(&scanned.rows, &usable)
+                .map_err(Error::engine(CONTEXT))?,
+        };
+        // Slices that stay in a core's cache while their columns are taken apart.
+        for start in (0..rows.num_rows()).step_by(SLICE) {
+            let slice = rows.slice(start, SLICE.min(rows.num_rows() - start));
+            let batch = batch(&slice, self.layout, scanned.file)?;
+            let first = |times: &[i64]| times.iter().copied().min().unwrap_or(i64::MAX);
+            read.first.0 = read.first.0.min(first(&batch.times));
+            // Where events do not say when they were ingested, they were known from the start.
+            let ingested = if self.layout.ingestion { first(&batch.ingested) } else { i64::MIN };
+            read.first.1 = read.first.1.min(ingested);
+            scatterer.scatter(&batch, self.layout)?;
+        }
+        Ok(())
+    }
+
+    /// Which rows an as-of of the run may see; those without a time are counted as well.
+    fn seen(&self, scanned: &Scanned) -> Vec<bool> {
+        let before = |column: &ArrayRef, limit: i64| -> Vec<bool> {
+            let times = column.as_primitive::<TimestampMicrosecondType>().iter();
+            times.map(|time| time.is_none_or(|time| time < limit)).collect()
+        };
+        let mut seen = before(scanned.column(TIME), self.visible.before);
+        if self.layout.ingestion {
+            let known = before(scanned.column(INGESTED), self.visible.known);
+            seen.iter_mut().zip(known).for_each(|(seen, known)| *seen &= known);
+        }
+        seen
+    }
+
+    /// By row the place of the first of the [`REASONS`] for which it cannot be used.
+    fn reasons(&self, scanned: &Scanned) -> Vec<Option<usize>> {
+        let mut reasons = vec![None; scanned.rows.num_rows()];
+        let mut refuse = |place: usize, is_bad: &dyn Fn(usize) -> bool| {
+            for (row, reason) in reasons.iter_mut().enumerate() {
+                if reason.is_none() && is_bad(row) {
+                    *reason = Some(place);
+                }
+            }
+        };
+        for (place, name) in [KEY, ID, KIND, TIME].into_iter().enumerate() {
+            let column = scanned.column(name);
+            if column.null_count() > 0 {
+                refuse(place, &|row| column.is_null(row));
+            }
+        }
+        if let Some(not_finite) = &scanned.not_finite {
+            refuse(4, &|row| not_finite.value(row));
+        }
+        if let Some(own) = self.currency {
+            let currencies = scanned.column(CURRENCY).as_string::<i32>();
+            refuse(5, &|row| currencies.is_valid(row) && currencies.value(row) != own);
+        }
+        reasons
+    }
+}
+
+const CONTEXT: &str = "reading a batch of events";
 
 /// Events that are taken apart at a time.
 const SLICE: usize = 1 << 14;
 
 /// The columns of usable events as the partitions take them.
-fn batch<'a>(frame: &'a DataFrame, layout: &Layout, files: Vec<u32>) -> Result<Batch<'a>> {
-    let rows = frame.height();
+fn batch<'a>(rows: &'a RecordBatch, layout: &Layout, file: usize) -> Result<Batch<'a>> {
+    let column = |name: &str| {
+        rows.column_by_name(name).ok_or_else(|| Error::Engine {
+            context: CONTEXT,
+            message: format!("the scan has no column {name}"),
+        })
+    };
     let words = layout.words();
-    let mut flags = vec![0_u64; rows * words];
+    let mut flags = vec![0_u64; rows.num_rows() * words];
     for i in 0..layout.conditions.len() {
-        let values = column(frame, &format!("c{i}"))?.bool().map_err(Error::engine(CONTEXT))?;
-        set_bits(&mut flags, words, i, values.iter().map(|v| v == Some(true)));
+        let condition = column(&format!("c{i}"))?.as_boolean();
+        // Unknown is not true.
+        let truths = match condition.nulls() {
+            Some(known) => condition.values() & known.inner(),
+            None => condition.values().clone(),
+        };
+        set_bits(&mut flags, words, i, truths.set_indices());
     }
     let mut inputs = Vec::new();
-    for (i, expression) in layout.inputs.iter().enumerate() {
-        let series = column(frame, &format!("i{i}"))?.as_materialized_series();
-        let bit = layout.valid_bit(i);
-        if series.null_count() == 0 {
-            set_bits(&mut flags, words, bit, std::iter::repeat_n(true, rows));
-        } else {
-            set_bits(&mut flags, words, bit, series.is_not_null().iter().map(|v| v == Some(true)));
+    for i in 0..layout.inputs.len() {
+        let values = column(&format!("i{i}"))?;
+        match values.nulls() {
+            Some(there) => {
+                set_bits(&mut flags, words, layout.valid_bit(i), there.valid_indices());
+            }
+            None => set_bits(&mut flags, words, layout.valid_bit(i), 0..rows.num_rows()),
         }
-        inputs.push(match expression.ty {
-            Type::Text => {
-                let values = series.str().map_err(Error::engine(CONTEXT))?;
-                InputValues::Text(values.iter().map(Option::unwrap_or_default).collect())
-            }
-            Type::Double => {
-                let values = series.f64().map_err(Error::engine(CONTEXT))?;
-                InputValues::Bits(map_values(values, 0, f64::to_bits))
-            }
-            _ => {
-                let values = series.cast(&DataType::Int64).map_err(Error::engine(CONTEXT))?;
-                let values = values.i64().map_err(Error::engine(CONTEXT))?;
-                InputValues::Bits(map_values(values, 0, |v| v as u64))
-            }
-        });
+        inputs.push(input(values)?);
     }
-    let text = |name: &str| -> Result<Vec<&'a str>> {
-        let values = column(frame, name)?.str().map_err(Error::engine(CONTEXT))?;
-        Ok(values.iter().map(Option::unwrap_or_default).collect())
+    let texts = |name: &str| Ok::<_, Error>(texts(column(name)?.as_string::<i32>()));
+    let times = |name: &str, null: i64| {
+        let values = column(name)?.as_primitive::<TimestampMicrosecondType>();
+        Ok::<_, Error>(map_values(values, null, |v| v))
     };
-    let integers = |name: &str, null: i64| -> Result<Vec<i64>> {
-        let values = column(frame, name)?.i64().map_err(Error::engine(CONTEXT))?;
-        Ok(map_values(values, null, |v| v))
-    };
+    let files = layout.files.map(|first| first + file as u32);
     Ok(Batch {
-        keys: text(KEY)?,
-        ids: text(ID)?,
-        times: integers(TIME, 0)?,
-        ingested: if layout.ingestion { integers(INGESTED, i64::MIN)? } else { Vec::new() },
+        keys: texts(KEY)?,
+        ids: texts(ID)?,
+        times: times(TIME, 0)?,
+        ingested: if layout.ingestion { times(INGESTED, i64::MIN)? } else { Vec::new() },
         flags,
-        files,
+        files: files.map_or_else(Vec::new, |file| vec![file; rows.num_rows()]),
         inputs,
     })
 }
 
+/// The values of an input; anything where it is null.
+fn input(values: &ArrayRef) -> Result<InputValues<'_>> {
+    let bits = |v: i64| v as u64;
+    Ok(InputValues::Bits(match values.data_type() {
+        DataType::Utf8 => return Ok(InputValues::Text(texts(values.as_string::<i32>()))),
+        DataType::Float64 => map_values(values.as_primitive::<Float64Type>(), 0, f64::to_bits),
+        DataType::Int64 => map_values(values.as_primitive::<Int64Type>(), 0, bits),
+        DataType::Decimal128(..) => {
+            map_values(values.as_primitive::<Decimal128Type>(), 0, |v| bits(v as i64))
+        }
+        DataType::Timestamp(..) => {
+            map_values(values.as_primitive::<TimestampMicrosecondType>(), 0, bits)
+        }
+        DataType::Date32 => {
+            map_values(values.as_primitive::<Date32Type>(), 0, |v| bits(i64::from(v)))
+        }
+        DataType::Boolean => {
+            values.as_boolean().iter().map(|v| u64::from(v == Some(true))).collect()
+        }
+        other => {
+            let message = format!("an input has type {other}");
+            return Err(Error::Engine { context: CONTEXT, message });
+        }
+    }))
+}
+
+fn texts(values: &StringArray) -> Vec<&str> {
+    values.iter().map(Option::unwrap_or_default).collect()
+}
+
 /// The values of a column, `null` where there is none.
-fn map_values<T: PolarsNumericType, U: Copy>(
-    values: &ChunkedArray<T>,
+fn map_values<T: ArrowPrimitiveType, U: Copy>(
+    values: &PrimitiveArray<T>,
     null: U,
     map: impl Fn(T::Native) -> U,
 ) -> Vec<U> {
-    match values.cont_slice() {
-        Ok(values) => values.iter().map(|v| map(*v)).collect(),
-        Err(_) => values.iter().map(|v| v.map_or(null, &map)).collect(),
+    match values.null_count() {
+        0 => values.values().iter().map(|v| map(*v)).collect(),
+        _ => values.iter().map(|v| v.map_or(null, &map)).collect(),
     }
 }
 
-fn column<'a>(frame: &'a DataFrame, name: &str) -> Result<&'a Column> {
-    frame.column(name).map_err(Error::engine(CONTEXT))
-}
-
-fn set_bits(flags: &mut [u64], words: usize, bit: usize, values: impl Iterator<Item = bool>) {
-    let (word, shift) = (bit / 64, bit % 64);
-    for (flags, value) in flags.chunks_exact_mut(words).zip(values) {
-        flags[word] |= u64::from(value) << shift;
+/// Sets a bit of the flag words of some rows.
+fn set_bits(flags: &mut [u64], words: usize, bit: usize, rows: impl Iterator<Item = usize>) {
+    let (word, mask) = (bit / 64, 1_u64 << (bit % 64));
+    for row in rows {
+        flags[row * words + word] |= mask;
     }
 }

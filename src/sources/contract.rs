@@ -1,16 +1,16 @@
 //! The contract of the sources, checked on footers and data: what `validate` reports.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch};
-use polars::prelude::{DataFrame, DataType, Engine as PolarsEngine, Expr, col, len, lit};
+use arrow_array::types::{Decimal128Type, Float64Type, TimestampMicrosecondType};
+use arrow_array::{Array, PrimitiveArray, RecordBatch, StringArray};
 use serde::{Deserialize, Serialize};
 
 use super::profile::{KeyFaults, ProfilePlan, ProfileShards};
-use super::scan::{FILE, NOT_A_NUMBER, scan, scan_with_files};
+use super::scan::{Scan, Scanned};
 use super::{Ingestion, SourcePlan};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::expression::Expression;
 use crate::time::{DAY, Instant};
 
@@ -113,31 +113,43 @@ pub fn history(source: &SourcePlan, at: Instant, known_at: Instant) -> Result<Op
         .filter_map(|name| Some((name.to_owned(), source.mapping.get(name)?)))
         .map(|(name, x)| (name.clone(), Expression::column(name, x.ty)))
         .collect();
-    let micros = |name: &str| col(name).cast(DataType::Int64);
-    let mut usable = micros("event_ts").lt(lit(at.0));
-    for (name, _) in &columns {
-        usable = usable.and(match name.as_str() {
-            "ingested_at" => micros(name).lt(lit(known_at.0)).or(col(name.as_str()).is_null()),
-            name => col(name).is_not_null(),
-        });
-    }
-    let day = micros("event_ts").floor_div(lit(DAY)).alias("day");
-    let frame = scan(source, &columns)?.filter(usable).group_by([col("event_type"), day]).agg([
-        micros("event_ts").min(),
-        micros("event_ts").max().alias("last"),
-        len().cast(DataType::Int64).alias("events"),
-    ]);
-    let frame = collect(source, frame)?;
-    let failed = "reading the history of events";
-    let integers = |name: &str| -> Result<Vec<i64>> {
-        let column = frame.column(name).map_err(Error::engine(failed))?;
-        let column = column.i64().map_err(Error::engine(failed))?;
-        Ok(column.into_no_null_iter().collect())
+    let take = |days: &mut Days, scanned: Scanned| {
+        let known = source.has_ingestion().then(|| times(&scanned, "ingested_at"));
+        let required = ["customer360_id", "event_id"].map(|name| scanned.column(name));
+        let (types, times) = (texts(&scanned, "event_type"), times(&scanned, "event_ts"));
+        for row in 0..scanned.rows.num_rows() {
+            let is_known =
+                known.is_none_or(|known| known.is_null(row) || known.value(row) < known_at.0);
+            let has_key = required.iter().all(|column| column.is_valid(row));
+            if !is_known || !has_key || types.is_null(row) || times.is_null(row) {
+                continue;
+            }
+            let time = times.value(row);
+            if time < at.0 {
+                days.add(
+                    types.value(row),
+                    time.div_euclid(DAY),
+                    Day { first: time, last: time, events: 1 },
+                );
+            }
+        }
+        Ok(())
     };
-    let (days, firsts, counts) = (integers("day")?, integers("event_ts")?, integers("events")?);
-    let last = integers("last")?.into_iter().max().map(Instant);
-    let types = frame.column("event_type").map_err(Error::engine(failed))?;
-    let types: Vec<&str> = types.str().map_err(Error::engine(failed))?.iter().flatten().collect();
+    let mut all = Days::default();
+    for of_thread in Scan::new(source, &columns)?.fold(Days::default, take)? {
+        for (ty, days) in of_thread.0 {
+            days.into_iter().for_each(|(day, found)| all.add(&ty, day, found));
+        }
+    }
+    let found: Vec<(&str, i64, Day)> = all
+        .0
+        .iter()
+        .flat_map(|(ty, days)| days.iter().map(|(day, found)| (ty.as_str(), *day, *found)))
+        .collect();
+    let last = found.iter().map(|(.., day)| day.last).max().map(Instant);
+    let (types, days): (Vec<&str>, Vec<i64>) = found.iter().map(|(ty, day, _)| (*ty, *day)).unzip();
+    let (firsts, counts): (Vec<i64>, Vec<i64>) =
+        found.iter().map(|(.., day)| (day.first, day.events)).unzip();
     let (Some(first), Some(earliest)) = (firsts.iter().min(), days.iter().min()) else {
         return Ok(None);
     };
@@ -174,26 +186,37 @@ fn usual_gap(days: &[i64]) -> i64 {
     gaps.get(gaps.len() * 19 / 20).or(gaps.last()).copied().unwrap_or(1)
 }
 
-fn collect(source: &SourcePlan, frame: polars::prelude::LazyFrame) -> Result<DataFrame> {
-    frame.collect_with_engine(PolarsEngine::Streaming).map(|result| result.unwrap_single()).map_err(
-        |error| {
-            let first = source.table.files.first().map(|file| file.display().to_string());
-            Error::contract(
-                format!("the events {} cannot be read: {error}", first.unwrap_or_default()),
-                "was a file cut short while being written?",
-            )
-        },
-    )
+/// The events of one type on one day.
+#[derive(Debug, Clone, Copy)]
+struct Day {
+    first: i64,
+    last: i64,
+    events: i64,
 }
 
-fn integer(frame: &DataFrame, name: &str, row: usize) -> Option<i64> {
-    let column = frame.column(name).ok()?.cast(&DataType::Int64).ok()?;
-    column.i64().ok()?.get(row)
+/// Events by type and day.
+#[derive(Debug, Default)]
+struct Days(HashMap<String, HashMap<i64, Day>>);
+
+impl Days {
+    fn add(&mut self, ty: &str, day: i64, found: Day) {
+        if !self.0.contains_key(ty) {
+            self.0.insert(ty.to_owned(), HashMap::new());
+        }
+        let Some(days) = self.0.get_mut(ty) else { return };
+        let known = days.entry(day).or_insert(Day { events: 0, ..found });
+        known.first = known.first.min(found.first);
+        known.last = known.last.max(found.last);
+        known.events += found.events;
+    }
 }
 
-fn texts<'a>(frame: &'a DataFrame, name: &str) -> Result<Vec<Option<&'a str>>> {
-    let column = frame.column(name).and_then(|column| column.str());
-    Ok(column.map_err(Error::engine("counting events"))?.iter().collect())
+fn times<'a>(scanned: &'a Scanned, name: &str) -> &'a PrimitiveArray<TimestampMicrosecondType> {
+    scanned.column(name).as_primitive()
+}
+
+fn texts<'a>(scanned: &'a Scanned, name: &str) -> &'a StringArray {
+    scanned.column(name).as_string()
 }
 
 /// What the contract looks at in some events; that of several files is the sum of theirs.
@@ -216,57 +239,62 @@ impl EventFacts {
     /// Reads all events: what is to be known of each file, in the order of the source's files.
     pub fn of_files(source: &SourcePlan) -> Result<Vec<Self>> {
         let columns = columns(source);
-        let has = |name: &str| columns.iter().any(|(known, _)| known == name);
-        let frame = scan_with_files(source, &columns)?;
-        let time = || col("event_ts").cast(DataType::Int64);
-        let count = |test: Expr, name: &str| test.fill_null(lit(false)).sum().alias(name);
-        let mut select: Vec<Expr> =
-            vec![len().alias(ROWS), time().min().alias(FIRST), time().max().alias(LAST)];
-        for (name, _) in &columns {
-            select.push(col(name.as_str()).null_count().alias(null(name)));
+        let begin = || vec![Self::default(); source.table.files.len()];
+        let take = |files: &mut Vec<Self>, scanned: Scanned| {
+            files[scanned.file].add(&Self::of(source, &columns, &scanned));
+            Ok(())
+        };
+        let mut files = begin();
+        for of_thread in Scan::new(source, &columns)?.fold(begin, take)? {
+            files.iter_mut().zip(&of_thread).for_each(|(file, more)| file.add(more));
         }
-        select.push(count(col(NOT_A_NUMBER), INFINITE));
+        Ok(files)
+    }
+
+    /// What is to be known of some events.
+    fn of(source: &SourcePlan, columns: &[(String, Expression)], scanned: &Scanned) -> Self {
+        let has = |name: &str| columns.iter().any(|(known, _)| known == name);
+        let rows = || 0..scanned.rows.num_rows();
+        let (types, happened) = (texts(scanned, "event_type"), times(scanned, "event_ts"));
+        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+        let mut count = |what: &str, is_so: &dyn Fn(usize) -> bool| {
+            let found = rows().filter(|row| is_so(*row)).count() as u64;
+            counts.insert(what.to_owned(), found);
+        };
+        for (name, _) in columns {
+            let column = scanned.column(name);
+            count(&null(name), &|row| column.is_null(row));
+        }
+        count(INFINITE, &|row| scanned.not_finite.as_ref().is_some_and(|bad| bad.value(row)));
         if has("amount") {
-            let sale = col("event_type").eq(lit("purchase"));
-            select.push(count(sale.clone().and(col("amount").lt(lit(0_i64))), NEGATIVE));
-            select.push(count(sale.and(col("amount").is_null()), NO_AMOUNT));
+            let amounts = scanned.column("amount").as_primitive::<Decimal128Type>();
+            let is_sale = |row| types.is_valid(row) && types.value(row) == "purchase";
+            count(NEGATIVE, &|row| is_sale(row) && amounts.is_valid(row) && amounts.value(row) < 0);
+            count(NO_AMOUNT, &|row| is_sale(row) && amounts.is_null(row));
         }
         if has("quantity") {
-            select.push(count(col("quantity").lt(lit(0.0)), QUANTITY));
+            let quantities = scanned.column("quantity").as_primitive::<Float64Type>();
+            count(QUANTITY, &|row| quantities.is_valid(row) && quantities.value(row) < 0.0);
         }
         if has("currency") {
-            let currency = source.context.currency.clone();
-            select.push(count(col("currency").neq(lit(currency)), CURRENCY));
+            let (currencies, own) = (texts(scanned, "currency"), &source.context.currency);
+            count(CURRENCY, &|row| currencies.is_valid(row) && currencies.value(row) != own);
         }
         if has("ingested_at") {
-            let lag = col("ingested_at").cast(DataType::Int64) - time();
-            select.push(count(lag.gt(lit(30 * DAY)), LATE));
+            let ingested = times(scanned, "ingested_at");
+            let both = |row| ingested.is_valid(row) && happened.is_valid(row);
+            let lag = |row| i128::from(ingested.value(row)) - i128::from(happened.value(row));
+            count(LATE, &|row| both(row) && lag(row) > i128::from(30 * DAY));
         }
-        let stats = collect(source, frame.clone().group_by([col(FILE)]).agg(select))?;
-        let mut counted: Vec<&str> =
-            stats.get_column_names().into_iter().map(|name| name.as_str()).collect();
-        counted.retain(|name| ![FILE, ROWS, FIRST, LAST].contains(name));
-        let mut by_file: HashMap<&str, Self> = HashMap::new();
-        for (row, file) in texts(&stats, FILE)?.into_iter().enumerate() {
-            let get = |name: &str| integer(&stats, name, row);
-            let count = |name: &str| get(name).unwrap_or(0).unsigned_abs();
-            let facts = Self {
-                rows: count(ROWS),
-                first: get(FIRST),
-                last: get(LAST),
-                counts: counted.iter().map(|name| ((*name).to_owned(), count(name))).collect(),
-                types: BTreeSet::new(),
-            };
-            by_file.insert(file.unwrap_or_default(), facts);
+        let mut known = HashSet::new();
+        known.extend(types.iter().flatten());
+        Self {
+            rows: scanned.rows.num_rows() as u64,
+            first: happened.iter().flatten().min(),
+            last: happened.iter().flatten().max(),
+            counts,
+            types: known.into_iter().map(str::to_owned).collect(),
         }
-        let types = frame.group_by([col(FILE), col("event_type")]).agg([len().alias(ROWS)]);
-        let types = collect(source, types)?;
-        for (file, ty) in texts(&types, FILE)?.into_iter().zip(texts(&types, "event_type")?) {
-            let facts = by_file.entry(file.unwrap_or_default()).or_default();
-            facts.types.extend(ty.map(str::to_owned));
-        }
-        let files = source.table.files.iter();
-        Ok(files.map(|path| by_file.remove(&*path.to_string_lossy()).unwrap_or_default()).collect())
     }
 
     /// Adds those of another file.
@@ -286,9 +314,6 @@ impl EventFacts {
     }
 }
 
-const ROWS: &str = "rows";
-const FIRST: &str = "first";
-const LAST: &str = "last";
 const INFINITE: &str = "not finite";
 const NEGATIVE: &str = "negative amount";
 const NO_AMOUNT: &str = "no amount";
@@ -313,9 +338,12 @@ fn columns(source: &SourcePlan) -> Vec<(String, Expression)> {
 pub fn events_from(source: &SourcePlan, instant: Instant) -> Result<u64> {
     let Some(time) = source.mapping.get("event_ts") else { return Ok(0) };
     let column = ("event_ts".to_owned(), Expression::column("event_ts", time.ty));
-    let future = col("event_ts").cast(DataType::Int64).gt_eq(lit(instant.0));
-    let count = scan(source, &[column])?.filter(future).select([len().alias(ROWS)]);
-    Ok(integer(&collect(source, count)?, ROWS, 0).unwrap_or(0).unsigned_abs())
+    let take = |count: &mut u64, scanned: Scanned| {
+        let times = times(&scanned, "event_ts").iter().flatten();
+        *count += times.filter(|time| *time >= instant.0).count() as u64;
+        Ok(())
+    };
+    Ok(Scan::new(source, &[column])?.fold(|| 0, take)?.into_iter().sum())
 }
 
 /// Checks the events' values, of which `future` happen at or after the as-of, if there is one; keys,

@@ -1,179 +1,344 @@
-//! The Polars scan of a source: raw Parquet in, chosen expressions over raw columns out.
+//! The scan of a source: row groups of Parquet files in, chosen expressions over raw columns out.
 //!
-//! Each raw column is first brought to the representation that lowered expressions expect (money
-//! in minor units, time as naive UTC microseconds); only the columns that the expressions name are
-//! read from disk.
+//! A few threads read row groups batch by batch, so that memory is bounded by the batches in flight,
+//! whatever the size of the files. Only the columns that the expressions name are read from disk. Each raw
+//! column is first brought to the type that expressions use for it.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use polars::prelude::{
-    DataType, Expr, HiveOptions, JoinArgs, JoinType, LazyFrame, NonExistent, PlRefPath,
-    ScanArgsParquet, TimeUnit, TimeZone, col, lit,
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, RecordBatch, StringArray, UInt32Array, new_empty_array,
 };
+use arrow_buffer::BooleanBuffer;
+use arrow_schema::{DataType, Field, Schema};
+use rayon::prelude::*;
 
-use super::files::{RawColumn, RawTable, RawType};
-use super::{SourceContext, SourcePlan};
+use super::files::{RawTable, RawType, hive_columns};
+use super::profile::normalize;
+use super::{LookupPlan, SourceContext, SourcePlan};
 use crate::error::{Error, Result};
-use crate::expression::polars::lower;
-use crate::expression::{Expression, Type};
+use crate::expression::polars::{arrow_type, evaluate};
+use crate::expression::{Expression, Node};
+use crate::store::parquet;
 
-/// The column of [`scan`] that says whether a number of the row that was read is not finite.
-pub const NOT_A_NUMBER: &str = "\u{0}nan";
+const KEY: &str = "customer360_id";
+const CONTEXT: &str = "scanning a source";
 
-/// The column of [`scan_with_files`] that says which file a row was read from.
-pub const FILE: &str = "\u{0}file";
-
-/// A lazy frame of the named expressions, which are over canonical columns, and [`NOT_A_NUMBER`].
-pub fn scan(plan: &SourcePlan, select: &[(String, Expression)]) -> Result<LazyFrame> {
-    frame(plan, select, false)
+/// Named expressions over the canonical columns of a source, ready to be evaluated over its rows.
+#[derive(Debug)]
+pub struct Scan<'a> {
+    source: &'a SourcePlan,
+    /// Over raw and lookup columns.
+    select: Vec<(String, Expression)>,
+    /// The key, where the events of one customer alone are wanted.
+    key: Option<Expression>,
+    /// Raw columns that are read from the files.
+    columns: Vec<String>,
+    lookups: Vec<Lookup<'a>>,
 }
 
-/// [`scan`] with the path of each row's file as [`FILE`].
-pub fn scan_with_files(plan: &SourcePlan, select: &[(String, Expression)]) -> Result<LazyFrame> {
-    frame(plan, select, true)
+/// Rows of one file of the source.
+#[derive(Debug)]
+pub struct Scanned {
+    /// Which file of the source they were read from.
+    pub file: usize,
+    /// One column per expression, under its name.
+    pub rows: RecordBatch,
+    /// Whether a number that was read for the row is not finite.
+    pub not_finite: Option<BooleanBuffer>,
 }
 
-fn frame(plan: &SourcePlan, select: &[(String, Expression)], files: bool) -> Result<LazyFrame> {
-    let raw: Vec<(String, Expression)> =
-        select.iter().map(|(name, x)| (name.clone(), plan.raw(x))).collect();
-    let mut needed: BTreeSet<String> =
-        raw.iter().flat_map(|(_, x)| x.columns()).map(str::to_owned).collect();
-    let joined: Vec<_> = plan
-        .lookups
-        .iter()
-        .filter(|lookup| needed.iter().any(|name| name.starts_with(&format!("{}.", lookup.name))))
-        .collect();
-    for lookup in &joined {
-        needed.insert(lookup.on.clone());
+impl Scanned {
+    /// The column of an expression.
+    ///
+    /// # Panics
+    /// Where no expression has the name.
+    pub fn column(&self, name: &str) -> &ArrayRef {
+        match self.rows.column_by_name(name) {
+            Some(column) => column,
+            None => unreachable!("the scan was not asked for {name}"),
+        }
     }
-    let mut frame = open_with(&plan.table, &needed, "", &plan.context, files)?;
-    for lookup in joined {
-        let prefix = format!("{}.", lookup.name);
-        let mut wanted: BTreeSet<String> = needed
-            .iter()
-            .filter_map(|name| name.strip_prefix(&prefix))
-            .map(str::to_owned)
-            .collect();
-        wanted.insert(lookup.key.clone());
-        let table = open(&lookup.table, &wanted, &prefix, &plan.context)?;
-        let key = format!("{prefix}{}", lookup.key);
-        frame = frame.join(
-            table,
-            [col(lookup.on.as_str())],
-            [col(key.as_str())],
-            JoinArgs {
-                coalesce: polars::prelude::JoinCoalesce::KeepColumns,
-                ..JoinArgs::new(JoinType::Left)
-            },
-        );
+}
+
+/// A row group of a file of the source.
+struct Task {
+    file: usize,
+    row_group: usize,
+}
+
+impl<'a> Scan<'a> {
+    /// The scan of a source for `select`: names and expressions over canonical columns.
+    ///
+    /// # Errors
+    /// A contract violation for a lookup table that cannot be read.
+    pub fn new(source: &'a SourcePlan, select: &[(String, Expression)]) -> Result<Self> {
+        let select: Vec<(String, Expression)> =
+            select.iter().map(|(name, x)| (name.clone(), source.raw(x))).collect();
+        let key = source.only.as_ref().and_then(|_| source.mapping.get(KEY).cloned());
+        let expressions = select.iter().map(|(_, x)| x).chain(&key);
+        let mut needed: BTreeSet<String> =
+            expressions.flat_map(Expression::columns).map(str::to_owned).collect();
+        let mut lookups = Vec::new();
+        for plan in &source.lookups {
+            let prefix = format!("{}.", plan.name);
+            let wanted = needed.iter().filter_map(|name| name.strip_prefix(&prefix));
+            let wanted: BTreeSet<String> = wanted.map(str::to_owned).collect();
+            if !wanted.is_empty() {
+                lookups.push(Lookup::open(plan, &wanted, &source.context)?);
+                needed.insert(plan.on.clone());
+            }
+        }
+        let columns = needed.into_iter().filter(|name| source.table.get(name).is_some()).collect();
+        Ok(Self { source, select, key, columns, lookups })
     }
-    let scale = plan.context.scale;
-    let mut columns: Vec<Expr> =
-        raw.iter().map(|(name, x)| lower(x, scale).alias(name.as_str())).collect();
-    let double = |column: &&RawColumn| column.ty == RawType::Double;
-    let own = plan.table.raw.iter().filter(double).map(|column| column.name.clone());
-    let joined = plan.lookups.iter().flat_map(|lookup| {
-        let columns = lookup.table.raw.iter().filter(double);
-        columns.map(move |column| format!("{}.{}", lookup.name, column.name))
-    });
-    let not_a_number = own
-        .chain(joined)
-        .filter(|name| needed.contains(name))
-        .map(|name| col(name.as_str()).is_finite().not().fill_null(lit(false)))
-        .reduce(Expr::or)
-        .unwrap_or_else(|| lit(false));
-    columns.push(not_a_number.alias(NOT_A_NUMBER));
-    columns.extend(files.then(|| col(FILE)));
-    Ok(frame.select(columns))
+
+    /// Reads all rows: each thread begins with a state and folds what it reads into it.
+    ///
+    /// # Errors
+    /// A contract violation for a file that cannot be decoded, and what `take` fails with.
+    pub fn fold<S: Send>(
+        &self,
+        begin: impl Fn() -> S + Sync,
+        take: impl Fn(&mut S, Scanned) -> Result<()> + Sync,
+    ) -> Result<Vec<S>> {
+        let tasks = self.tasks()?;
+        let next = AtomicUsize::new(0);
+        let failed = AtomicBool::new(false);
+        let work = |_| {
+            let mut state = begin();
+            while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if failed.load(Ordering::Relaxed) {
+                    break;
+                }
+                if let Err(error) = self.read(task, &mut state, &take) {
+                    failed.store(true, Ordering::Relaxed);
+                    return Err(error);
+                }
+            }
+            Ok(state)
+        };
+        let threads = rayon::current_num_threads().clamp(1, tasks.len().max(1));
+        (0..threads).into_par_iter().with_max_len(1).map(work).collect()
+    }
+
+    fn tasks(&self) -> Result<Vec<Task>> {
+        let of_file = |(file, path): (usize, &std::path::PathBuf)| -> Result<Vec<Task>> {
+            let row_groups = parquet::row_groups(path)?.len();
+            Ok((0..row_groups).map(|row_group| Task { file, row_group }).collect())
+        };
+        let files: Vec<_> = self.source.table.files.iter().enumerate().collect();
+        let tasks: Vec<Vec<Task>> = files.into_par_iter().map(of_file).collect::<Result<_>>()?;
+        Ok(tasks.into_iter().flatten().collect())
+    }
+
+    fn read<S>(
+        &self,
+        task: &Task,
+        state: &mut S,
+        take: &impl Fn(&mut S, Scanned) -> Result<()>,
+    ) -> Result<()> {
+        let path = &self.source.table.files[task.file];
+        let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
+        for batch in parquet::batches(path, Some(&columns), Some(task.row_group))? {
+            let batch = batch.map_err(|error| {
+                Error::contract(
+                    format!("the events cannot be read: {error}"),
+                    "was the file cut short while being written? `c360-ml validate` says more",
+                )
+            })?;
+            if let Some(scanned) = self.evaluate(task.file, &batch)? {
+                take(state, scanned)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The expressions over some raw rows; None where no row is of the customer that is wanted.
+    fn evaluate(&self, file: usize, batch: &RecordBatch) -> Result<Option<Scanned>> {
+        let mut raw = self.raw(file, batch)?;
+        if let (Some(wanted), Some(key)) = (&self.source.only, &self.key) {
+            let named = [("\u{0}key".to_owned(), key.clone())];
+            let keys = compute(&named, &raw, &self.source.context)?.remove(0);
+            let keys = keys.as_string::<i32>().iter();
+            let own: BooleanArray = keys.map(|key| Some(key == Some(wanted))).collect();
+            if own.true_count() == 0 {
+                return Ok(None);
+            }
+            raw = arrow_select::filter::filter_record_batch(&raw, &own)
+                .map_err(Error::engine(CONTEXT))?;
+        }
+        let columns = compute(&self.select, &raw, &self.source.context)?;
+        let fields = self.select.iter().zip(&columns);
+        let fields = fields.map(|((name, _), a)| Field::new(name, a.data_type().clone(), true));
+        let rows = batch_of(fields.collect(), columns, raw.num_rows())?;
+        Ok(Some(Scanned { file, rows, not_finite: not_finite(self.read_doubles(&raw)) }))
+    }
+
+    /// The raw columns that the expressions use, those of lookups as `lookup.column`.
+    fn raw(&self, file: usize, batch: &RecordBatch) -> Result<RecordBatch> {
+        let (table, context) = (&self.source.table, &self.source.context);
+        let rows = batch.num_rows();
+        let (mut fields, mut arrays) = (Vec::new(), Vec::new());
+        for name in &self.columns {
+            let Some(column) = table.get(name) else { continue };
+            let array: ArrayRef = match column.hive {
+                true => {
+                    let folders = hive_columns(&table.files[file]);
+                    let value = folders.into_iter().find(|(known, _)| known == name);
+                    let value = value.map(|(_, value)| value);
+                    Arc::new(std::iter::repeat_n(value, rows).collect::<StringArray>())
+                }
+                false => {
+                    let array = batch.column_by_name(name);
+                    let array = array.ok_or_else(|| missing(table, file, name))?;
+                    normalize(array, column.ty, context)?
+                }
+            };
+            fields.push(Field::new(name, array.data_type().clone(), true));
+            arrays.push(array);
+        }
+        for lookup in &self.lookups {
+            let on = fields.iter().position(|field| *field.name() == lookup.plan.on);
+            let Some(on) = on else { return Err(missing(table, file, &lookup.plan.on)) };
+            for (name, array) in lookup.of(&arrays[on])? {
+                fields.push(Field::new(name, array.data_type().clone(), true));
+                arrays.push(array);
+            }
+        }
+        batch_of(fields, arrays, rows)
+    }
+
+    /// The columns that were read as floating-point numbers, where a value may not be finite.
+    fn read_doubles<'b>(&'b self, raw: &'b RecordBatch) -> impl Iterator<Item = &'b ArrayRef> {
+        let is_double = |table: &RawTable, name: &str| {
+            table.get(name).is_some_and(|column| column.ty == RawType::Double)
+        };
+        let schema = raw.schema();
+        let is_read = move |place: &usize| {
+            let name = schema.field(*place).name();
+            is_double(&self.source.table, name)
+                || self.lookups.iter().any(|lookup| {
+                    let own = name.strip_prefix(&lookup.prefix);
+                    own.is_some_and(|name| is_double(&lookup.plan.table, name))
+                })
+        };
+        (0..raw.num_columns()).filter(is_read).map(|place| raw.column(place))
+    }
 }
 
-/// A lazy frame of the named raw columns of `table`, each called `prefix` + name.
-pub fn open(
-    table: &RawTable,
-    names: &BTreeSet<String>,
-    prefix: &str,
-    context: &SourceContext,
-) -> Result<LazyFrame> {
-    open_with(table, names, prefix, context, false)
+fn missing(table: &RawTable, file: usize, name: &str) -> Error {
+    Error::contract(
+        format!("{}: the column {name} is missing", table.files[file].display()),
+        "files of one source have one schema; write the older files again",
+    )
 }
 
-fn open_with(
-    table: &RawTable,
-    names: &BTreeSet<String>,
-    prefix: &str,
+fn batch_of(fields: Vec<Field>, arrays: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+    let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
+        .map_err(Error::engine(CONTEXT))
+}
+
+/// Evaluates expressions over raw columns; one that is a column as it is costs nothing.
+fn compute(
+    select: &[(String, Expression)],
+    raw: &RecordBatch,
     context: &SourceContext,
-    files: bool,
-) -> Result<LazyFrame> {
-    let paths: Vec<PlRefPath> = table.files.iter().map(|path| reference(path)).collect();
-    let hive = table.raw.iter().any(|column| column.hive);
-    let args = ScanArgsParquet {
-        glob: false,
-        hive_options: HiveOptions {
-            enabled: Some(hive),
-            hive_start_idx: 0,
-            schema: None,
-            try_parse_dates: false,
-        },
-        include_file_paths: files.then(|| FILE.into()),
-        ..Default::default()
+) -> Result<Vec<ArrayRef>> {
+    let plain = |expression: &Expression| match &expression.node {
+        Node::Column(name) => raw.column_by_name(name).cloned(),
+        _ => None,
     };
-    let frame = LazyFrame::scan_parquet_files(paths.into(), args)
-        .map_err(Error::engine("opening a Parquet scan"))?;
-    let columns = table.raw.iter().filter(|column| names.contains(&column.name));
-    let mut select: Vec<Expr> = columns
-        .map(|column| normalize(column, context).alias(format!("{prefix}{}", column.name)))
-        .collect();
-    select.extend(files.then(|| col(FILE)));
-    if select.is_empty() {
-        select.push(lit(0_i64).alias(format!("{prefix}\u{0}")));
+    // Names of mapped columns may equal raw ones; a prefix keeps them apart.
+    let named = |(name, x): &(String, Expression)| (format!("\u{0}{name}"), x.clone());
+    let others: Vec<(String, Expression)> =
+        select.iter().filter(|(_, x)| plain(x).is_none()).map(named).collect();
+    let mut computed = match others.is_empty() {
+        true => Vec::new(),
+        false => evaluate(&others, raw, context.scale)?,
     }
-    Ok(frame.select(select))
+    .into_iter();
+    let columns = select.iter().map(|(_, x)| plain(x).or_else(|| computed.next()));
+    Ok(columns.flatten().collect())
 }
 
-fn reference(path: &Path) -> PlRefPath {
-    PlRefPath::new(path.to_string_lossy().as_ref())
+fn not_finite<'a>(columns: impl Iterator<Item = &'a ArrayRef>) -> Option<BooleanBuffer> {
+    let mut found: Option<BooleanBuffer> = None;
+    for column in columns {
+        let values = column.as_primitive::<Float64Type>();
+        let is_bad = |row: usize| values.is_valid(row) && !values.value(row).is_finite();
+        if values.values().iter().all(|value| value.is_finite()) {
+            continue;
+        }
+        let own = BooleanBuffer::collect_bool(values.len(), is_bad);
+        found = Some(found.map_or_else(|| own.clone(), |found| &found | &own));
+    }
+    found
 }
 
-/// A raw column in the representation that lowered expressions expect. A NaN stays a NaN: the
-/// reader of the scan refuses it.
-fn normalize(column: &RawColumn, context: &SourceContext) -> Expr {
-    let value = col(column.name.as_str());
-    let micros = DataType::Datetime(TimeUnit::Microseconds, None);
-    match column.ty {
-        RawType::Integer => value.cast(DataType::Int64),
-        RawType::Double => value.cast(DataType::Float64),
-        RawType::Decimal(_) if column.ty.logical(context.scale) == Some(Type::Double) => {
-            value.cast(DataType::Float64)
+/// A lookup table in memory.
+#[derive(Debug)]
+struct Lookup<'a> {
+    plan: &'a LookupPlan,
+    /// What the names of its columns begin with.
+    prefix: String,
+    rows: HashMap<String, u32>,
+    columns: Vec<(String, ArrayRef)>,
+}
+
+impl<'a> Lookup<'a> {
+    fn open(
+        plan: &'a LookupPlan,
+        wanted: &BTreeSet<String>,
+        context: &SourceContext,
+    ) -> Result<Self> {
+        let mut names: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        names.push(&plan.key);
+        let mut batches = Vec::new();
+        for file in &plan.table.files {
+            batches.extend(parquet::read(file, Some(&names))?);
         }
-        RawType::Decimal(places) => {
-            // The unscaled integer of the decimal, brought to the project's scale exactly.
-            let more_places = i32::from(context.scale.places()) - i32::from(places);
-            let factor = 10_i64.pow(more_places.unsigned_abs());
-            value.to_physical().cast(DataType::Int64) * lit(factor)
-        }
-        RawType::Text => value.cast(DataType::String),
-        RawType::Boolean => value.cast(DataType::Boolean),
-        RawType::Date => value.cast(DataType::Date),
-        RawType::Timestamp { zoned: true } => {
-            let zone = Some(TimeZone::UTC);
-            value
-                .cast(DataType::Datetime(TimeUnit::Microseconds, zone))
-                .cast(DataType::Int64)
-                .cast(micros)
-        }
-        RawType::Timestamp { zoned: false } if context.zone == crate::time::Zone::default() => {
-            value.cast(micros)
-        }
-        RawType::Timestamp { zoned: false } => {
-            let zone = TimeZone::opt_try_new(Some(context.zone.name())).ok().flatten();
-            value
-                .cast(micros.clone())
-                .dt()
-                .replace_time_zone(zone, lit("earliest"), NonExistent::Null)
-                .cast(DataType::Int64)
-                .cast(micros)
-        }
-        RawType::Other => value,
+        let column = |name: &str| -> Result<ArrayRef> {
+            let Some(raw) = plan.table.get(name) else { return Err(missing(&plan.table, 0, name)) };
+            let of_batch = |batch: &RecordBatch| {
+                let array = batch.column_by_name(name);
+                normalize(array.ok_or_else(|| missing(&plan.table, 0, name))?, raw.ty, context)
+            };
+            let arrays: Vec<ArrayRef> = batches.iter().map(of_batch).collect::<Result<_>>()?;
+            let arrays: Vec<&dyn Array> = arrays.iter().map(AsRef::as_ref).collect();
+            match (arrays.is_empty(), raw.ty.logical(context.scale)) {
+                (true, Some(ty)) => Ok(new_empty_array(&arrow_type(ty, context.scale))),
+                _ => arrow_select::concat::concat(&arrays).map_err(Error::engine(CONTEXT)),
+            }
+        };
+        let prefix = format!("{}.", plan.name);
+        let named = |name: &String| Ok((format!("{prefix}{name}"), column(name)?));
+        let columns = wanted.iter().map(named).collect::<Result<_>>()?;
+        let keys = texts(&column(&plan.key)?)?;
+        let keys = keys.as_string::<i32>().iter().zip(0..);
+        let rows = keys.filter_map(|(key, row)| Some((key?.to_owned(), row))).collect();
+        Ok(Self { plan, prefix, rows, columns })
     }
+
+    /// Its columns for rows with these keys, null where it has no such key.
+    fn of(&self, keys: &ArrayRef) -> Result<Vec<(String, ArrayRef)>> {
+        let keys = texts(keys)?;
+        let keys = keys.as_string::<i32>().iter();
+        let rows: UInt32Array =
+            keys.map(|key| key.and_then(|key| self.rows.get(key).copied())).collect();
+        let take = |(name, column): &(String, ArrayRef)| {
+            let taken = arrow_select::take::take(column, &rows, None);
+            Ok((name.clone(), taken.map_err(Error::engine(CONTEXT))?))
+        };
+        self.columns.iter().map(take).collect()
+    }
+}
+
+fn texts(keys: &ArrayRef) -> Result<ArrayRef> {
+    arrow_cast::cast(keys, &DataType::Utf8).map_err(Error::engine("reading a lookup's keys"))
 }
