@@ -95,7 +95,7 @@ impl Artifact {
         if let Trained::Classifier(model) = &artifact.model {
             let terms: Vec<String> =
                 model.preprocessing.terms().into_iter().map(|(n, _)| n).collect();
-            let fits = model.estimator.width().is_none_or(|width| width == terms.len());
+            let fits = model.estimator.fits(terms.len());
             if terms != model.terms || !fits {
                 return Err(Error::configuration(
                     format!(

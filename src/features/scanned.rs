@@ -22,8 +22,8 @@ use super::timeline::{
     Batch, Context, InputValues, Layout, Partition, Records, Scatterer, Swept, sweep,
 };
 use crate::error::{Error, Result};
-use crate::expression::polars::{arrow_type, evaluate};
 use crate::expression::Expression;
+use crate::expression::polars::{arrow_type, evaluate};
 use crate::money::Scale;
 use crate::shard::{Shard, Shards};
 use crate::sources::profile::Entities;

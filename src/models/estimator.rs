@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::boosting::Boosted;
+use super::boosting::{Boosted, Tree};
 use super::logistic::Logistic;
 use super::matrix::Matrix;
 
@@ -40,11 +40,13 @@ impl Estimator {
         }
     }
 
-    /// The number of columns that it must be given; None where it cannot tell.
-    pub fn width(&self) -> Option<usize> {
+    /// Whether it can be given rows of so many columns.
+    pub fn fits(&self, width: usize) -> bool {
         match self {
-            Self::Logistic(model) => Some(model.coefficients.len()),
-            Self::Gbdt(_) => None,
+            Self::Logistic(model) => model.coefficients.len() == width,
+            Self::Gbdt(model) => {
+                model.trees.iter().filter_map(Tree::last_column).all(|column| column < width)
+            }
         }
     }
 }

@@ -165,7 +165,7 @@ fn trees(graph: &mut Graph, preprocessing: &Preprocessing, model: &Boosted) -> O
     let columns = graph.beside(blocks)?;
     let sum = graph.add_with("TreeEnsembleRegressor", &[&columns], ensemble(model));
     let sum = graph.doubles(&sum);
-    Some(graph.plus(&sum, model.base_score()))
+    Some(graph.plus(&sum, model.base_score))
 }
 
 /// The attributes of ONNX's tree ensemble.
@@ -174,18 +174,18 @@ fn ensemble(model: &Boosted) -> Vec<(&'static str, Attribute)> {
     let [trees, places, columns, first, second, missing_is_below] = &mut nodes;
     let (mut modes, mut below) = (Vec::new(), Vec::new());
     let (mut leaf_trees, mut leaf_places, mut leaves) = (Vec::new(), Vec::new(), Vec::new());
-    for (tree, nodes) in model.nodes().enumerate() {
-        for (place, node) in nodes.into_iter().enumerate() {
+    for (tree, grown) in model.trees.iter().enumerate() {
+        for (place, node) in grown.nodes().iter().enumerate() {
             trees.push(tree as i64);
             places.push(place as i64);
-            let (mode, column, value, children, missing) = match node {
-                Node::Leaf(value) => {
+            let (mode, column, value, children, missing) = match *node {
+                Node::Leaf { value, .. } => {
                     leaf_trees.push(tree as i64);
                     leaf_places.push(place as i64);
                     leaves.push(value);
                     ("LEAF", 0, 0.0, [0, 0], false)
                 }
-                Node::Split { column, below, children, missing_is_below } => {
+                Node::Split { column, below, children, missing_is_below, .. } => {
                     ("BRANCH_LT", column, below, children, missing_is_below)
                 }
             };

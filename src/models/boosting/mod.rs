@@ -1,14 +1,20 @@
-//! Gradient-boosted trees by forust: the challenger that shows what linearity costs, or the model
-//! itself where a spec asks for it.
+//! Gradient-boosted trees: the challenger that shows what linearity costs, or the model itself where a
+//! spec asks for it.
+//!
+//! forust grows them. What is kept and scored are our own nodes, so that an artifact does not depend on the
+//! crate that has grown its trees.
 
-use std::sync::Arc;
+mod tree;
 
 use forust_ml::data::Matrix as Columns;
-use forust_ml::gradientbooster::{
-    ContributionsMethod, EvaluationData, GradientBooster, GrowPolicy,
-};
+use forust_ml::gradientbooster::{EvaluationData, GradientBooster, GrowPolicy};
 use forust_ml::metric::Metric;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use forust_ml::tree::Tree as GrownTree;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use self::tree::Path;
+pub use self::tree::{Node, Tree};
 
 use super::matrix::Matrix;
 use crate::error::{Error, Result};
@@ -34,9 +40,13 @@ pub struct Growth {
 }
 
 /// Fitted trees; logit = the sum of a base score and a leaf of each tree.
-#[derive(Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Boosted {
-    booster: Arc<GradientBooster>,
+    /// What every row's logit begins with.
+    pub base_score: f64,
+    /// In the order in which they were grown.
+    pub trees: Vec<Tree>,
 }
 
 impl Boosted {
@@ -57,7 +67,12 @@ impl Boosted {
         booster
             .fit(&Columns::new(&columns, rows.len(), rows.width), &y, &weights, None)
             .map_err(Error::engine(CONTEXT))?;
-        Ok(Self { booster: Arc::new(booster) })
+        Self::of(&booster)
+    }
+
+    fn of(booster: &GradientBooster) -> Result<Self> {
+        let trees = booster.trees.iter().map(tree).collect::<Result<_>>()?;
+        Ok(Self { base_score: booster.base_score, trees })
     }
 
     /// Grows trees on some rows until those for others have long got no better; gives them with the
@@ -88,82 +103,57 @@ impl Boosted {
         let history = booster.evaluation_history.take();
         let mut losses = history.map(|history| history.data).unwrap_or_default();
         losses.truncate(booster.trees.len());
-        Ok((Self { booster: Arc::new(booster) }, losses))
+        Ok((Self::of(&booster)?, losses))
     }
 
     /// The first so many trees.
     pub fn first(mut self, trees: usize) -> Self {
-        if let Some(booster) = Arc::get_mut(&mut self.booster) {
-            booster.trees.truncate(trees);
-            booster.prediction_iteration = None;
-        }
+        self.trees.truncate(trees);
         self
     }
 
     /// The logits of all rows.
     pub fn logits(&self, rows: &Matrix) -> Vec<f64> {
-        let columns = by_column(rows);
-        self.booster.predict(&Columns::new(&columns, rows.len(), rows.width), true)
+        let logit = |row: usize| {
+            let row = rows.row(row);
+            self.trees.iter().fold(self.base_score, |sum, tree| sum + tree.value(row))
+        };
+        (0..rows.len()).into_par_iter().map(logit).collect()
     }
 
-    /// Row after row what each column adds to the logit, against the training mean: Shapley values
-    /// along the trees (Lundberg et al. 2018, as forust computes them).
+    /// Row after row what each column adds to the logit, against the training mean: the Shapley values of
+    /// all trees.
     pub fn contributions(&self, rows: &Matrix) -> Matrix {
-        let columns = by_column(rows);
-        let values = self.booster.predict_contributions(
-            &Columns::new(&columns, rows.len(), rows.width),
-            ContributionsMethod::Shapley,
-            true,
+        let width = rows.width;
+        let mut values = vec![0.0; rows.len() * width];
+        values.par_chunks_mut(width.max(1)).enumerate().for_each_init(
+            Path::default,
+            |path, (row, values)| {
+                let row = rows.row(row);
+                self.trees.iter().for_each(|tree| tree.add_contributions(row, path, values));
+            },
         );
-        let mut out = Matrix::with_capacity(rows.width, rows.len());
-        // The last of a row is the mean of all.
-        values.chunks_exact(rows.width + 1).for_each(|row| out.push(row[..rows.width].to_vec()));
-        out
-    }
-
-    /// Trees.
-    pub fn trees(&self) -> usize {
-        self.booster.trees.len()
-    }
-
-    /// What every row's logit begins with.
-    pub fn base_score(&self) -> f64 {
-        self.booster.base_score
-    }
-
-    /// The nodes of each tree, the root first.
-    pub fn nodes(&self) -> impl Iterator<Item = Vec<Node>> {
-        self.booster.trees.iter().map(|tree| {
-            let nodes = tree.nodes.iter().map(|node| match node.is_leaf {
-                true => Node::Leaf(f64::from(node.weight_value)),
-                false => Node::Split {
-                    column: node.split_feature,
-                    below: node.split_value,
-                    children: [node.left_child, node.right_child],
-                    missing_is_below: node.missing_node == node.left_child,
-                },
-            });
-            nodes.collect()
-        })
+        Matrix::of(width, values, rows.len())
     }
 }
 
-/// A node of a tree.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Node {
-    /// What is added to the logit.
-    Leaf(f64),
-    /// Where rows part.
-    Split {
-        /// The column that they are parted by.
-        column: usize,
-        /// The first child has what is below this.
-        below: f64,
-        /// The numbers of the nodes that follow.
-        children: [usize; 2],
-        /// Whether a missing value goes to the first child.
-        missing_is_below: bool,
-    },
+/// A grown tree as our own.
+fn tree(grown: &GrownTree) -> Result<Tree> {
+    let nodes = grown.nodes.iter().map(|node| {
+        let cover = f64::from(node.hessian_sum);
+        match node.is_leaf {
+            true => Node::Leaf { value: f64::from(node.weight_value), cover },
+            false => Node::Split {
+                column: node.split_feature,
+                below: node.split_value,
+                children: [node.left_child, node.right_child],
+                missing_is_below: node.missing_node == node.left_child,
+                cover,
+            },
+        }
+    });
+    Tree::try_from(nodes.collect::<Vec<Node>>())
+        .map_err(|message| Error::Engine { context: CONTEXT, message })
 }
 
 fn grown(growth: Growth) -> GradientBooster {
@@ -195,32 +185,6 @@ fn targets(labels: &[bool]) -> Vec<f64> {
 
 fn weights(labels: &[bool], class_weights: [f64; 2]) -> Vec<f64> {
     labels.iter().map(|label| class_weights[usize::from(*label)]).collect()
-}
-
-impl Serialize for Boosted {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        self.booster.serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Boosted {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let booster = GradientBooster::deserialize(deserializer)?;
-        Ok(Self { booster: Arc::new(booster) })
-    }
-}
-
-impl std::fmt::Debug for Boosted {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(formatter, "{} boosted trees", self.trees())
-    }
-}
-
-impl PartialEq for Boosted {
-    fn eq(&self, other: &Self) -> bool {
-        let text = |model: &Self| serde_json::to_string(&model.booster).ok();
-        text(self) == text(other)
-    }
 }
 
 #[cfg(test)]
@@ -258,15 +222,77 @@ mod tests {
         assert_eq!(serde_json::to_string(&pool.install(fit)).unwrap(), text);
     }
 
-    /// Contributions and the mean add up to the logit, so the mean is the same for every row.
+    /// Our nodes give the logits that forust gives, bit by bit, and the same Shapley values but for its
+    /// single precision.
     #[test]
-    fn contributions_add_up() {
+    fn trees_are_those_of_forust() {
         let (rows, labels) = rows(2, 2000);
+        let mut booster = grown(GROWTH);
+        let columns = by_column(&rows);
+        let columns = Columns::new(&columns, rows.len(), rows.width);
+        let weights = vec![1.0; rows.len()];
+        booster.fit(&columns, &targets(&labels), &weights, None).unwrap();
+        let own = Boosted::of(&booster).unwrap();
+        assert_eq!(own.logits(&rows), booster.predict(&columns, true));
+        let method = forust_ml::gradientbooster::ContributionsMethod::Shapley;
+        let expected = booster.predict_contributions(&columns, method, true);
+        let found = own.contributions(&rows);
+        for (row, expected) in expected.chunks_exact(rows.width + 1).enumerate() {
+            for (found, expected) in found.row(row).iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-4, "row {row}: {found} {expected}");
+            }
+        }
+    }
+
+    /// Shapley values as they are defined: averages over the orders in which columns become known.
+    #[test]
+    fn contributions_are_averages_over_orders() {
+        let (rows, labels) = rows(5, 1000);
         let model = Boosted::fit(&rows, &labels, [1.0; 2], GROWTH).unwrap();
-        let (logits, parts) = (model.logits(&rows), model.contributions(&rows));
-        let rest: Vec<f64> =
-            (0..rows.len()).map(|row| logits[row] - parts.row(row).iter().sum::<f64>()).collect();
-        assert!(rest.iter().all(|r| (r - rest[0]).abs() < 1e-4), "{:?}", &rest[..5]);
+        /// The prediction where only some columns are known.
+        fn value(nodes: &[Node], place: usize, row: &[f64], known: &[usize]) -> f64 {
+            match nodes[place] {
+                Node::Leaf { value, .. } => value,
+                Node::Split { column, below, children, missing_is_below, .. } => {
+                    let both = children.map(|child| value(nodes, child, row, known));
+                    if known.contains(&column) {
+                        let x = row[column];
+                        let is_first = if x.is_nan() { missing_is_below } else { x < below };
+                        return if is_first { both[0] } else { both[1] };
+                    }
+                    let cover = |node: &Node| match node {
+                        Node::Leaf { cover, .. } | Node::Split { cover, .. } => *cover,
+                    };
+                    let shares = children.map(|child| cover(&nodes[child]) / cover(&nodes[place]));
+                    both[0] * shares[0] + both[1] * shares[1]
+                }
+            }
+        }
+        let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+        let found = model.contributions(&rows);
+        for row in 0..50 {
+            let mut expected = [0.0; 3];
+            for order in orders {
+                for place in 0..3 {
+                    let with = |known: &[usize]| -> f64 {
+                        let trees = model.trees.iter();
+                        trees.map(|tree| value(tree.nodes(), 0, rows.row(row), known)).sum()
+                    };
+                    expected[order[place]] += with(&order[..=place]) - with(&order[..place]);
+                }
+            }
+            for (found, expected) in found.row(row).iter().zip(expected) {
+                assert!((found - expected / 6.0).abs() < 1e-6, "row {row}: {found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tree_whose_children_go_back_is_refused() {
+        let split = r#"{"split": {"column": 0, "below": 1.0, "children": [0, 1], "missing_is_below": true, "cover": 1.0}}"#;
+        let leaf = r#"{"leaf": {"value": 1.0, "cover": 1.0}}"#;
+        let text = format!("[{split}, {leaf}]");
+        assert!(serde_json::from_str::<Tree>(&text).is_err());
     }
 
     #[test]
