@@ -7,7 +7,7 @@ use arrow_array::types::Float64Type;
 use arrow_array::{Array, RecordBatch};
 use serde_json::{Map, Value, json};
 
-use super::published::{Published, rows_of, scored_at, unknown_customer};
+use super::published::{Scored, rows_of, scored_at, unknown_customer};
 use super::{reading, scattering, shards};
 use crate::artifact::Artifact;
 use crate::config::Project;
@@ -80,7 +80,8 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
 /// A sentence for each segment that the customer is in. Where the project has moved on since it was
 /// scored, the values that counted are not told.
 fn memberships(project: &Project, id: &str, at: Instant, rows: &RecordBatch) -> Vec<String> {
-    let seen = Published::read(project, Some(at), Some(id)).ok().map(|published| published.frame);
+    let scored = Scored::open(project, Some(at));
+    let seen = scored.and_then(|scored| scored.customer(id)).ok().map(|published| published.frame);
     let text = |name: &str, row: usize| {
         rows.column_by_name(name).map_or_else(String::new, |column| cell(column, row))
     };

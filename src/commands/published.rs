@@ -17,72 +17,131 @@ use crate::scoring::finish::last_purchases;
 use crate::scoring::frame::{ScoreColumns, frame};
 use crate::scoring::tables::pairs;
 use crate::scoring::{engagement, rfm};
-use crate::segments::{Known, Outcome, PreviousState, Segments, States, assign};
-use crate::shard::Shard;
+use crate::segments::{CustomerState, PreviousState, RuleResults, Segments, States, assign};
+use crate::shard::{self, Shard, Shards};
 use crate::sources::consent::Consent;
 use crate::sources::profile::keys;
-use crate::store::parquet::{concat, read_all, sort_by_key, take};
+use crate::store::parquet::{concat, sort_by_key, take};
 use crate::store::{Root, Store};
 use crate::time::Instant;
 
 /// What is read of the profile.
 const PROFILE: [&str; 3] = ["customer360_id", Consent::COLUMNS[0], Consent::COLUMNS[1]];
 
-/// An as-of as it was published, in the order of its customers' keys.
-pub struct Published {
+/// An as-of that was scored, ready to be read shard by shard.
+pub struct Scored<'a> {
+    project: &'a Project,
+    store: Store,
+    root: Root,
     /// The as-of.
     pub as_of: Instant,
+}
+
+/// Some customers of a scored as-of, in the order of their keys.
+pub struct Published {
     /// What the rules saw.
     pub frame: RecordBatch,
     /// The segments that were published.
     pub segments: Vec<Option<PreviousState>>,
-    /// What the customers had consented to.
-    pub consent: Consent,
+    consent: Consent,
     previous: Vec<Option<PreviousState>>,
     last_purchase: Vec<Option<Instant>>,
 }
 
-impl Published {
-    /// Reads features, scores and segments of the current profile's as-of, or of another that was
-    /// scored; of one customer only where `id` names one.
+impl<'a> Scored<'a> {
+    /// The as-of of the current profile, or another that was scored.
     ///
     /// # Errors
-    /// [`Error::NotEnough`] where the as-of was not scored; a contract violation where what is there is
-    /// not of one run, or has been computed before a feature or a model was declared.
-    pub fn read(project: &Project, at: Option<Instant>, id: Option<&str>) -> Result<Self> {
-        let store = &project.store()?;
-        let root = &store.root()?;
-        let as_of = scored_at(root, at)?;
-        let tables = Tables { project, store, root, as_of, id };
-        let profile = tables.read("profile", Some(&PROFILE))?;
-        let customers = keys(&profile)?.clone();
+    /// [`Error::NotEnough`] where the as-of was not scored.
+    pub fn open(project: &'a Project, at: Option<Instant>) -> Result<Self> {
+        let store = project.store()?;
+        let root = store.root()?;
+        let as_of = scored_at(&root, at)?;
+        Ok(Self { project, store, root, as_of })
+    }
+
+    /// The shards that the store is written by.
+    pub fn shards(&self) -> Shards {
+        self.root.shards.unwrap_or(Shards::ONE)
+    }
+
+    /// The segments that were published for the customers of a shard, in the order of their keys.
+    pub fn segments(&self, shard: Shard) -> Result<Vec<Option<PreviousState>>> {
+        match self.tables(shard, None).find("profile", Some(&PROFILE[..1]))? {
+            Some(profile) => self.states(shard, Some(self.as_of), keys(&profile)?),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Features, scores and segments of a shard's customers; None where it has none.
+    ///
+    /// # Errors
+    /// A contract violation where what is there is not of one run, or was computed before a feature or a
+    /// model was declared.
+    pub fn shard(&self, shard: Shard) -> Result<Option<Published>> {
+        let tables = self.tables(shard, None);
+        let profile = tables.find("profile", Some(&PROFILE))?;
+        profile.map(|profile| self.published(&tables, &profile)).transpose()
+    }
+
+    /// Features, scores and segments of one customer.
+    ///
+    /// # Errors
+    /// As [`Scored::shard`], and a configuration error where there is no such customer.
+    pub fn customer(&self, id: &str) -> Result<Published> {
+        let shards = self.shards();
+        let shard = shards.shard(shards.index(shard::hash(id)));
+        let tables = self.tables(shard, Some(id));
+        self.published(&tables, &tables.read("profile", Some(&PROFILE))?)
+    }
+
+    fn tables<'b>(&'b self, shard: Shard, id: Option<&'b str>) -> Tables<'b> {
+        let Self { project, store, root, as_of } = self;
+        Tables { project, store, root, as_of: *as_of, shard, id }
+    }
+
+    fn published(&self, tables: &Tables<'_>, profile: &RecordBatch) -> Result<Published> {
+        let customers = keys(profile)?.clone();
         let features = tables.features(&customers, &[])?;
         let scores = tables.find("scores", None)?;
         let models = tables.scores(scores.as_ref(), customers.len())?;
         let rfm = tables.rfm(scores.as_ref(), customers.len())?;
-        let frame = frame(&features, &models, rfm.as_ref(), project.context().scale)?;
-        let states = |at: Option<Instant>| -> Result<Vec<Option<PreviousState>>> {
-            let folder = at.map(|at| format!("segments/as_of={}", at.folder()));
-            let rows = folder.map(|f| store.read_shard(root, &f, Shard::ALL, None)).transpose()?;
-            Ok(States::of(&rows.unwrap_or_default(), &customers)?.customers)
-        };
-        let segments = states(Some(as_of))?;
-        let previous = states(previous::segments(root, as_of).map(|(at, _)| at))?;
-        let mut writers = project.catalog.features.iter();
+        let frame = frame(&features, &models, rfm.as_ref(), self.project.context().scale)?;
+        let before = previous::segments(&self.root, self.as_of).map(|(at, _)| at);
+        let mut writers = self.project.catalog.features.iter();
         let writer = writers.find(|feature| feature.writes.as_deref() == Some("last_purchase_at"));
-        let last_purchase = last_purchases(writer.map(|feature| feature.column()), &features);
-        let consent = Consent::of(&profile);
-        Ok(Self { as_of, frame, segments, consent, previous, last_purchase })
+        Ok(Published {
+            frame,
+            segments: self.states(tables.shard, Some(self.as_of), &customers)?,
+            consent: Consent::of(profile),
+            previous: self.states(tables.shard, before, &customers)?,
+            last_purchase: last_purchases(writer.map(|feature| feature.column()), &features),
+        })
     }
 
-    /// What the rules give for this as-of.
-    pub fn assign(&self, project: &Project, segments: &Segments) -> Result<Outcome> {
-        let known = Known {
+    fn states(
+        &self,
+        shard: Shard,
+        at: Option<Instant>,
+        customers: &StringArray,
+    ) -> Result<Vec<Option<PreviousState>>> {
+        let folder = at.map(|at| format!("segments/as_of={}", at.folder()));
+        let read = |folder: String| self.store.read_shard(&self.root, &folder, shard, None);
+        let rows = folder.map(read).transpose()?;
+        Ok(States::of(&rows.unwrap_or_default(), customers)?.customers)
+    }
+}
+
+impl Published {
+    /// What the rules give for these customers.
+    pub fn assign(&self, scored: &Scored<'_>, segments: &Segments) -> Result<RuleResults> {
+        let state = CustomerState {
             previous: &self.previous,
             last_purchase: &self.last_purchase,
             consent: &self.consent,
         };
-        assign(segments, &self.frame, project.context().scale, self.as_of, known)
+        let scale = scored.project.context().scale;
+        assign(segments, &self.frame, scale, scored.as_of, state)
     }
 }
 
@@ -90,12 +149,12 @@ impl Published {
 /// first, sorted by it; no raw field, and so nobody's name or address, but whether they have opted out.
 ///
 /// # Errors
-/// As [`Published::read`].
+/// As [`Scored::shard`].
 pub fn served(project: &Project, views: &[String]) -> Result<(Instant, RecordBatch)> {
     let store = &project.store()?;
     let root = &store.root()?;
     let as_of = scored_at(root, None)?;
-    let tables = Tables { project, store, root, as_of, id: None };
+    let tables = Tables { project, store, root, as_of, shard: Shard::ALL, id: None };
     let modeled = PROFILE_FIELDS.iter().filter(|field| field.origin == Origin::Modeled);
     let names: Vec<&str> = modeled.map(|field| field.name).collect();
     let profile = tables.read("profile", Some(&[&PROFILE[..2], &names].concat()))?;
@@ -130,12 +189,13 @@ pub fn served(project: &Project, views: &[String]) -> Result<(Instant, RecordBat
     Ok((as_of, rows.map_err(Error::engine("what is served"))?))
 }
 
-/// The tables of one as-of, of all customers or of one.
+/// The tables of one as-of, of the customers of a shard or of one of them.
 struct Tables<'a> {
     project: &'a Project,
     store: &'a Store,
     root: &'a Root,
     as_of: Instant,
+    shard: Shard,
     id: Option<&'a str>,
 }
 
@@ -145,11 +205,7 @@ impl Tables<'_> {
         let folder = format!("{name}/as_of={}", self.as_of.folder());
         let rows = match self.id {
             Some(id) => rows_of(self.store, self.root, &folder, id)?,
-            None => {
-                let files = self.root.below(&folder).map(|file| self.store.file(file));
-                let paths: Vec<_> = files.collect();
-                read_all(paths.iter().map(|path| path.as_path()), columns)?
-            }
+            None => concat(&self.store.read_shard(self.root, &folder, self.shard, columns)?)?,
         };
         rows.map(|rows| sort_by_key(&rows, "customer360_id")).transpose()
     }
@@ -307,8 +363,9 @@ pub fn scored_at(root: &Root, at: Option<Instant>) -> Result<Instant> {
 /// The rows of one customer in a table of the store; None where it has none.
 pub fn rows_of(store: &Store, root: &Root, folder: &str, id: &str) -> Result<Option<RecordBatch>> {
     let mut found = Vec::new();
-    for file in root.below(folder) {
-        for batch in crate::store::parquet::read(&store.file(file), None)? {
+    for file in root.below(folder).filter(|file| Shard::of_file(file).has(id)) {
+        for batch in crate::store::parquet::batches(&store.file(file), None, None)? {
+            let batch = batch?;
             let own = keys(&batch)?.iter().enumerate().filter(|(_, key)| *key == Some(id));
             let own: Vec<u32> = own.map(|(row, _)| row as u32).collect();
             if !own.is_empty() {

@@ -5,14 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
-use super::published::{Published, rows_of};
+use super::published::{Scored, rows_of};
 use crate::config::Project;
+use crate::engine;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::expression::Number;
 use crate::report::{Output, Table, rows, thousands};
-use crate::scoring::summary::{Flow, NEW, Overlap, count_flows, overlaps};
-use crate::segments::{Assigned, Outcome, PreviousState, Segments};
+use crate::scoring::summary::{Flow, NEW, Overlap, both, flows, overlaps};
+use crate::segments::{Assigned, PreviousState, Segments};
+use crate::shard::Shard;
 use crate::time::Instant;
 
 /// Flows that are printed.
@@ -24,8 +26,8 @@ const OVERLAPS: usize = 25;
 pub fn list(project: &Project, at: Option<Instant>) -> Result<Output> {
     let store = project.store()?;
     let scored = store.root()?.profile.is_some() || at.is_some();
-    let published = scored.then(|| Published::read(project, at, None)).transpose()?;
-    let sizes = published.as_ref().map(|published| sizes(&published.segments));
+    let scored = scored.then(|| Scored::open(project, at)).transpose()?;
+    let sizes = scored.as_ref().map(published_sizes).transpose()?;
     let segments = &project.segments;
     let mut json = Vec::new();
     let mut table = Table::new(&[
@@ -78,7 +80,7 @@ pub fn list(project: &Project, at: Option<Instant>) -> Result<Output> {
         }
         text += &format!("\n{}", table.render());
     }
-    let as_of = published.map(|published| published.as_of);
+    let as_of = scored.map(|scored| scored.as_of);
     if let Some(as_of) = as_of {
         text = format!("segments as of {as_of}\n\n{text}");
     }
@@ -108,16 +110,20 @@ pub fn test(project: &Project, at: Option<Instant>) -> Result<(Output, Exit)> {
     );
     let mut json = json!({ "rules": rules, "examples": examples });
     if project.store()?.root()?.profile.is_some() || at.is_some() {
-        let published = Published::read(project, at, None)?;
-        let outcome = published.assign(project, segments)?;
-        let assigned = &outcome.assigned;
-        let wrong = one_primary(&published.segments);
-        let as_of = published.as_of;
-        if wrong > 0 {
-            faults.push(format!("{wrong} customers have no primary segment as of {as_of}"));
+        let scored = Scored::open(project, at)?;
+        let names: Vec<&str> = segments.names().collect();
+        let mut all = Tally::default();
+        engine::run(
+            scored.shards(),
+            |shard| Tally::of(&scored, shard, segments, &names),
+            |_, tally| all.add(tally),
+        )?;
+        let (as_of, moved) = (scored.as_of, all.moved);
+        if all.without_primary > 0 {
+            let count = all.without_primary;
+            faults.push(format!("{count} customers have no primary segment as of {as_of}"));
         }
-        let moved = moved(&published.segments, assigned);
-        let customers = thousands(assigned.len() as u64);
+        let customers = thousands(all.customers as u64);
         text += &format!("{customers} customers as of {as_of}, each with one primary segment\n");
         text += &match moved {
             0 => "the rules give what was published\n".to_owned(),
@@ -126,9 +132,8 @@ pub fn test(project: &Project, at: Option<Instant>) -> Result<(Output, Exit)> {
                 thousands(moved as u64)
             ),
         };
-        let (own, table) = conditions(segments, &outcome);
-        let names: Vec<&str> = segments.names().collect();
-        let overlaps = overlaps(&names, assigned);
+        let (own, table) = conditions(segments, &all);
+        let overlaps = all.overlaps(&names);
         if rules > 0 {
             text += &format!("\n{table}");
         }
@@ -136,7 +141,7 @@ pub fn test(project: &Project, at: Option<Instant>) -> Result<(Output, Exit)> {
             text += &format!("\n{}", overlap_text(&overlaps));
         }
         json["as_of"] = json!(as_of);
-        json["customers"] = json!(assigned.len());
+        json["customers"] = json!(all.customers);
         json["moved"] = json!(moved);
         json["conditions"] = own;
         json["overlaps"] = json!(overlaps);
@@ -162,17 +167,14 @@ pub fn simulate(
         &project.profile,
         scale,
     )?;
-    let published = Published::read(project, at, None)?;
-    let assigned = published.assign(project, &segments)?.assigned;
-    let live = sizes(&published.segments);
-    let mut then: BTreeMap<&str, (u64, u64)> = Default::default();
-    for assigned in &assigned {
-        for membership in &assigned.memberships {
-            let size = then.entry(&membership.segment).or_default();
-            size.0 += 1;
-            size.1 += u64::from(membership.segment == assigned.primary);
-        }
-    }
+    let scored = Scored::open(project, at)?;
+    let names: Vec<&str> = segments.names().collect();
+    let mut all = Tally::default();
+    engine::run(
+        scored.shards(),
+        |shard| Tally::of(&scored, shard, &segments, &names),
+        |_, tally| all.add(tally),
+    )?;
     let mut table = Table::new(&[
         "segment",
         "members",
@@ -183,12 +185,11 @@ pub fn simulate(
         "change",
     ]);
     let mut json_sizes = Vec::new();
-    let gone = live.keys().copied().filter(|name| segments.names().all(|other| other != *name));
-    for name in segments.names().chain(gone) {
-        let (before, after) = (
-            live.get(name).copied().unwrap_or_default(),
-            then.get(name).copied().unwrap_or_default(),
-        );
+    let published = all.published.keys().map(String::as_str);
+    let gone = published.filter(|name| !names.contains(name));
+    for name in names.iter().copied().chain(gone) {
+        let size = |sizes: &Sizes| sizes.get(name).copied().unwrap_or_default();
+        let (before, after) = (size(&all.published), size(&all.now));
         table.row([
             name.to_owned(),
             thousands(before.0),
@@ -200,21 +201,21 @@ pub fn simulate(
         ]);
         json_sizes.push(json!({ "segment": name, "members": [before.0, after.0], "primary": [before.1, after.1] }));
     }
-    let flows = flows(&published.segments, &assigned);
+    let flows = all.flows();
     let moved: Vec<&Flow> = flows.iter().filter(|flow| flow.from != flow.to).collect();
     let customers: usize = moved.iter().map(|flow| flow.customers).sum();
     let settings: Vec<String> =
         set.iter().map(|(name, value)| format!("{name} = {value}")).collect();
     let mut text = format!(
         "segments as of {} {}; nothing is written\n\n{}\n{} of {} customers would have another primary segment\n",
-        published.as_of,
+        scored.as_of,
         match settings.is_empty() {
             true => "by the rules as they are now".to_owned(),
             false => format!("with {}", settings.join(", ")),
         },
         table.render(),
         thousands(customers as u64),
-        thousands(assigned.len() as u64),
+        thousands(all.customers as u64),
     );
     if !moved.is_empty() {
         let mut table = Table::new(&["from", "to", "customers"]);
@@ -224,7 +225,7 @@ pub fn simulate(
         text += &format!("\n{}", table.render());
     }
     let json = json!({
-        "as_of": published.as_of,
+        "as_of": scored.as_of,
         "set": set.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<serde_json::Map<_, _>>(),
         "segments": json_sizes,
         "moved": customers,
@@ -270,56 +271,131 @@ fn change(before: u64, after: u64) -> String {
     }
 }
 
-/// Members of each segment, and for how many it is the primary one.
-fn sizes(states: &[Option<PreviousState>]) -> BTreeMap<&str, (u64, u64)> {
-    let mut sizes: BTreeMap<&str, (u64, u64)> = Default::default();
+/// By segment its members, and for how many of them it is the primary one.
+type Sizes = BTreeMap<String, (u64, u64)>;
+
+/// The sizes of the segments that were published.
+fn published_sizes(scored: &Scored<'_>) -> Result<Sizes> {
+    let mut all = Sizes::new();
+    let of_shard = |shard| Ok(sizes(&scored.segments(shard)?));
+    engine::run(scored.shards(), of_shard, |_, sizes| {
+        add_sizes(&mut all, sizes);
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+fn sizes(states: &[Option<PreviousState>]) -> Sizes {
+    let mut sizes = Sizes::new();
     for state in states.iter().flatten() {
         for name in state.memberships.keys() {
-            sizes.entry(name).or_default().0 += 1;
+            sizes.entry(name.clone()).or_default().0 += 1;
         }
         if let Some(primary) = &state.primary {
-            sizes.entry(primary).or_default().1 += 1;
+            sizes.entry(primary.clone()).or_default().1 += 1;
         }
     }
     sizes
 }
 
-/// Customers without a primary segment among their memberships.
-fn one_primary(states: &[Option<PreviousState>]) -> usize {
-    let has = |state: &PreviousState| {
-        state.primary.as_ref().is_some_and(|name| state.memberships.contains_key(name))
-    };
-    states.iter().filter(|state| !state.as_ref().is_some_and(has)).count()
+fn add_sizes(sizes: &mut Sizes, more: Sizes) {
+    for (name, (members, primary)) in more {
+        let size = sizes.entry(name).or_default();
+        *size = (size.0 + members, size.1 + primary);
+    }
 }
 
-/// Customers whose segments or primary segment differ.
-fn moved(states: &[Option<PreviousState>], assigned: &[Assigned]) -> usize {
-    let differs = |(state, assigned): &(&Option<PreviousState>, &Assigned)| {
-        let Some(state) = state else { return true };
-        let now = assigned.memberships.iter().map(|m| m.segment.as_str());
-        state.primary.as_deref() != Some(&assigned.primary)
-            || !state.memberships.keys().map(String::as_str).eq(now.collect::<BTreeSet<_>>())
-    };
-    states.iter().zip(assigned).filter(differs).count()
+/// What the rules give beside what was published, counted; tallies of different customers add up.
+#[derive(Default)]
+struct Tally {
+    customers: usize,
+    /// Published customers without a primary segment among their memberships.
+    without_primary: usize,
+    /// Customers whose segments or primary segment differ.
+    moved: usize,
+    published: Sizes,
+    now: Sizes,
+    /// By rule for how many `enter` holds.
+    enter: Vec<usize>,
+    /// By published and present primary segment.
+    flows: BTreeMap<(String, String), usize>,
+    /// By pair of segments, each by its place.
+    both: Vec<Vec<usize>>,
 }
 
-/// Flows from the published primary segment to the one that would be.
-fn flows(states: &[Option<PreviousState>], assigned: &[Assigned]) -> Vec<Flow> {
-    let from = |state: &'_ Option<PreviousState>| state.as_ref().and_then(|s| s.primary.clone());
-    let from: Vec<String> = states.iter().map(|s| from(s).unwrap_or_else(|| NEW.into())).collect();
-    count_flows(from.iter().map(String::as_str).zip(assigned.iter().map(|a| a.primary.as_str())))
+impl Tally {
+    fn of(scored: &Scored<'_>, shard: Shard, segments: &Segments, names: &[&str]) -> Result<Self> {
+        let Some(published) = scored.shard(shard)? else { return Ok(Self::default()) };
+        let results = published.assign(scored, segments)?;
+        let mut tally = Self {
+            customers: results.assigned.len(),
+            published: sizes(&published.segments),
+            enter: results.enter.iter().map(|e| e.iter().filter(|holds| **holds).count()).collect(),
+            both: both(names, &results.assigned),
+            ..Self::default()
+        };
+        for (state, assigned) in published.segments.iter().zip(&results.assigned) {
+            let primary = state.as_ref().and_then(|state| state.primary.as_ref());
+            let has = |state: &PreviousState| {
+                primary.is_some_and(|name| state.memberships.contains_key(name))
+            };
+            tally.without_primary += usize::from(!state.as_ref().is_some_and(has));
+            tally.moved += usize::from(differs(state.as_ref(), assigned));
+            for membership in &assigned.memberships {
+                let size = tally.now.entry(membership.segment.clone()).or_default();
+                size.0 += 1;
+                size.1 += u64::from(membership.segment == assigned.primary);
+            }
+            let from = primary.map_or_else(|| NEW.to_owned(), Clone::clone);
+            *tally.flows.entry((from, assigned.primary.clone())).or_default() += 1;
+        }
+        Ok(tally)
+    }
+
+    fn add(&mut self, other: Self) -> Result<()> {
+        self.customers += other.customers;
+        self.without_primary += other.without_primary;
+        self.moved += other.moved;
+        add_sizes(&mut self.published, other.published);
+        add_sizes(&mut self.now, other.now);
+        self.enter.resize(self.enter.len().max(other.enter.len()), 0);
+        self.enter.iter_mut().zip(other.enter).for_each(|(own, more)| *own += more);
+        for (pair, customers) in other.flows {
+            *self.flows.entry(pair).or_default() += customers;
+        }
+        self.both.resize(self.both.len().max(other.both.len()), Vec::new());
+        for (own, more) in self.both.iter_mut().zip(other.both) {
+            own.resize(own.len().max(more.len()), 0);
+            own.iter_mut().zip(more).for_each(|(own, more)| *own += more);
+        }
+        Ok(())
+    }
+
+    fn flows(&self) -> Vec<Flow> {
+        flows(&self.flows)
+    }
+
+    fn overlaps(&self, names: &[&str]) -> Vec<Overlap> {
+        if self.both.is_empty() { Vec::new() } else { overlaps(names, &self.both) }
+    }
+}
+
+/// Whether a customer's segments or primary segment are others than those that were published.
+fn differs(state: Option<&PreviousState>, assigned: &Assigned) -> bool {
+    let Some(state) = state else { return true };
+    let now = assigned.memberships.iter().map(|m| m.segment.as_str());
+    state.primary.as_deref() != Some(&assigned.primary)
+        || !state.memberships.keys().map(String::as_str).eq(now.collect::<BTreeSet<_>>())
 }
 
 /// By rule for whom `enter` holds, and what is odd about that.
-fn conditions(segments: &Segments, outcome: &Outcome) -> (serde_json::Value, String) {
+fn conditions(segments: &Segments, tally: &Tally) -> (serde_json::Value, String) {
     let mut table = Table::new(&["segment", "enter holds for", "members", "as primary", "note"]);
     let mut json = Vec::new();
-    for (rule, enter) in segments.rules.iter().zip(&outcome.enter) {
+    for (place, rule) in segments.rules.iter().enumerate() {
         let name = rule.spec.name.as_str();
-        let holds = enter.iter().filter(|holds| **holds).count();
-        let is_in = |a: &&Assigned| a.memberships.iter().any(|m| m.segment == name);
-        let members = outcome.assigned.iter().filter(is_in).count();
-        let primary = outcome.assigned.iter().filter(|a| a.primary == name).count();
+        let holds = tally.enter.get(place).copied().unwrap_or(0);
+        let (members, primary) = tally.now.get(name).copied().unwrap_or_default();
         let note = match () {
             () if holds == 0 => "holds for nobody here",
             () if rule.spec.primary && primary == 0 => {
@@ -327,12 +403,11 @@ fn conditions(segments: &Segments, outcome: &Outcome) -> (serde_json::Value, Str
             }
             () => "",
         };
-        let count = |number: usize| thousands(number as u64);
         table.row([
             name.to_owned(),
-            count(holds),
-            count(members),
-            if rule.spec.primary { count(primary) } else { "-".to_owned() },
+            thousands(holds as u64),
+            thousands(members),
+            if rule.spec.primary { thousands(primary) } else { "-".to_owned() },
             note.to_owned(),
         ]);
         json.push(json!({ "segment": name, "enter": holds, "members": members, "primary": primary, "note": note }));

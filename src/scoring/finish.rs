@@ -17,7 +17,7 @@ use super::tables::{self, Customers};
 use crate::error::{Error, Result};
 use crate::profile::{Computed, Losses, merge};
 use crate::schema::profile_field;
-use crate::segments::{Assigned, Assignment, Known, States, assign};
+use crate::segments::{Assigned, Assignment, CustomerState, States, assign};
 use crate::sources::consent::Consent;
 use crate::sources::profile::{align, keys};
 use crate::time::Instant;
@@ -71,8 +71,11 @@ pub fn finish_shard(
     let states = States::of(input.previous, customers)?;
     let last_purchase = last_purchases(context.writer("last_purchase_at"), &scored.features);
     let consent = consent(input.profile, customers)?;
-    let known =
-        Known { previous: &states.customers, last_purchase: &last_purchase, consent: &consent };
+    let known = CustomerState {
+        previous: &states.customers,
+        last_purchase: &last_purchase,
+        consent: &consent,
+    };
     let assigned = assign(&context.segments, &frame, context.scale, as_of, known)?.assigned;
     let assigned = Assignment { customers: assigned, gone: states.gone };
 

@@ -248,14 +248,13 @@ impl SegmentCounts {
 
     /// Flows between primary segments since the last as-of, greatest first.
     pub fn flows(&self) -> Vec<Flow> {
-        let counts = self.flows.iter();
-        in_order(counts.map(|((from, to), count)| ((from.as_str(), to.as_str()), *count)))
+        flows(&self.flows)
     }
 
     /// Pairs of segments that share customers, in the order of the rules.
     pub fn overlaps(&self) -> Vec<Overlap> {
         let names: Vec<&str> = self.sizes.iter().map(|size| size.segment.as_str()).collect();
-        pairs(&names, &self.both)
+        overlaps(&names, &self.both)
     }
 }
 
@@ -291,13 +290,8 @@ fn segments(names: &[&str], assigned: &Assignment, consent: &Consent) -> Vec<Seg
     sizes
 }
 
-/// Pairs of segments that share customers, in the order of `names`.
-pub fn overlaps(names: &[&str], assigned: &[Assigned]) -> Vec<Overlap> {
-    pairs(names, &both(names, assigned))
-}
-
-/// How many customers each two segments share.
-fn both(names: &[&str], assigned: &[Assigned]) -> Vec<Vec<usize>> {
+/// By pair of segments, each by its place among `names`, how many customers are in both.
+pub fn both(names: &[&str], assigned: &[Assigned]) -> Vec<Vec<usize>> {
     let places: HashMap<&str, usize> = names.iter().enumerate().map(|(i, n)| (*n, i)).collect();
     let mut both = vec![vec![0; names.len()]; names.len()];
     for assigned in assigned {
@@ -309,7 +303,8 @@ fn both(names: &[&str], assigned: &[Assigned]) -> Vec<Vec<usize>> {
     both
 }
 
-fn pairs(names: &[&str], both: &[Vec<usize>]) -> Vec<Overlap> {
+/// Pairs of segments that share customers, in the order of `names`, by how many each two share.
+pub fn overlaps(names: &[&str], both: &[Vec<usize>]) -> Vec<Overlap> {
     let pairs = (0..names.len()).flat_map(|a| (a + 1..names.len()).map(move |b| (a, b)));
     let overlap = |(a, b): (usize, usize)| Overlap {
         segment: names[a].to_owned(),
@@ -321,20 +316,14 @@ fn pairs(names: &[&str], both: &[Vec<usize>]) -> Vec<Overlap> {
     pairs.map(overlap).filter(|overlap| overlap.both > 0).collect()
 }
 
-/// How many went from where to where, greatest first.
-pub fn count_flows<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Flow> {
-    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    pairs.for_each(|pair| *counts.entry(pair).or_default() += 1);
-    in_order(counts.into_iter())
-}
-
-fn in_order<'a>(counts: impl Iterator<Item = ((&'a str, &'a str), usize)>) -> Vec<Flow> {
-    let flow = |((from, to), customers): ((&str, &str), usize)| Flow {
-        from: from.into(),
-        to: to.into(),
-        customers,
+/// How many customers went from one primary segment to another, greatest first.
+pub fn flows(counts: &BTreeMap<(String, String), usize>) -> Vec<Flow> {
+    let flow = |((from, to), customers): (&(String, String), &usize)| Flow {
+        from: from.clone(),
+        to: to.clone(),
+        customers: *customers,
     };
-    let mut flows: Vec<Flow> = counts.map(flow).collect();
+    let mut flows: Vec<Flow> = counts.iter().map(flow).collect();
     flows.sort_by(|a, b| b.customers.cmp(&a.customers).then_with(|| a.from.cmp(&b.from)));
     flows
 }
@@ -389,7 +378,7 @@ mod tests {
         assert_eq!((sizes[1].primary, sizes[1].primary_before), (3, 4));
         assert_eq!((sizes[1].members, sizes[1].entered, sizes[2].entered), (3, 1, 1));
         let overlaps = counts.overlaps();
-        assert_eq!(overlaps, super::overlaps(&names, &all.customers));
+        assert_eq!(overlaps, super::overlaps(&names, &both(&names, &all.customers)));
         let both: Vec<_> = overlaps.iter().map(|o| (&*o.segment, &*o.other, o.both)).collect();
         assert_eq!(both, [("everyone", "active", 3), ("everyone", "lost", 1)]);
     }

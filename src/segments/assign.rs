@@ -84,10 +84,10 @@ pub struct PreviousState {
     pub primary: Option<String>,
 }
 
-/// What is known of the customers beside their features and scores, row by row.
+/// The state of the customers beside their features and scores, row by row.
 #[derive(Debug, Clone, Copy)]
-pub struct Known<'a> {
-    /// The state of the latest earlier as-of.
+pub struct CustomerState<'a> {
+    /// The segments of the latest earlier as-of.
     pub previous: &'a [Option<PreviousState>],
     /// When they last bought.
     pub last_purchase: &'a [Option<Instant>],
@@ -95,9 +95,9 @@ pub struct Known<'a> {
     pub consent: &'a Consent,
 }
 
-/// What came of the rules.
+/// What the rules give.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub struct RuleResults {
     /// The segments of each customer, in the order of the rows.
     pub assigned: Vec<Assigned>,
     /// By rule for whom `enter` holds.
@@ -111,13 +111,13 @@ pub fn assign(
     rows: &RecordBatch,
     scale: Scale,
     as_of: Instant,
-    known: Known<'_>,
-) -> Result<Outcome> {
-    let mut customers: Vec<Night> = (0..rows.num_rows())
-        .map(|row| Night::new(known.previous[row].as_ref(), known.last_purchase[row], as_of))
+    state: CustomerState<'_>,
+) -> Result<RuleResults> {
+    let mut customers: Vec<RulePass> = (0..rows.num_rows())
+        .map(|row| RulePass::new(state.previous[row].as_ref(), state.last_purchase[row], as_of))
         .collect();
     let (mut columns, mut fields) = (rows.columns().to_vec(), rows.schema().fields().to_vec());
-    let mut outcome = Outcome::default();
+    let mut results = RuleResults::default();
     for (i, rule) in segments.rules.iter().enumerate() {
         let frame = RecordBatch::try_new(Arc::new(Schema::new(fields.clone())), columns.clone())
             .map_err(Error::engine("segments"))?;
@@ -132,10 +132,10 @@ pub fn assign(
         });
         for (row, customer) in customers.iter_mut().enumerate() {
             let consents = rule.spec.requires_consent.iter();
-            let allowed = consents.clone().all(|scope| known.consent.allows(row, scope));
+            let allowed = consents.clone().all(|scope| state.consent.allows(row, scope));
             customer.apply(rule, [enter[row], stay[row]], allowed);
         }
-        outcome.enter.push(enter);
+        results.enter.push(enter);
         if segments.rules[i + 1..].iter().any(|later| later.names(&rule.spec.name)) {
             let members: BooleanArray =
                 customers.iter().map(|customer| Some(customer.is_in(&rule.spec.name))).collect();
@@ -143,12 +143,12 @@ pub fn assign(
             columns.push(Arc::new(members));
         }
     }
-    outcome.assigned = customers.into_iter().map(|customer| customer.end(segments)).collect();
-    Ok(outcome)
+    results.assigned = customers.into_iter().map(|customer| customer.end(segments)).collect();
+    Ok(results)
 }
 
 /// One customer while the rules are gone through.
-pub(super) struct Night<'a> {
+pub(super) struct RulePass<'a> {
     before: Option<&'a PreviousState>,
     last_purchase: Option<Instant>,
     as_of: Instant,
@@ -157,7 +157,7 @@ pub(super) struct Night<'a> {
     primary: Option<&'a str>,
 }
 
-impl<'a> Night<'a> {
+impl<'a> RulePass<'a> {
     /// Before any rule.
     pub fn new(
         before: Option<&'a PreviousState>,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::assign::{Assigned, Night, PreviousState};
+use super::assign::{Assigned, PreviousState, RulePass};
 use super::spec::Segments;
 use crate::error::{Error, Result};
 use crate::expression::reference::evaluate;
@@ -102,7 +102,7 @@ impl Example {
         };
         let was = self.spec.was.iter().map(|name| (name.clone(), (version(name), since)));
         let before = PreviousState { memberships: was.collect(), ..PreviousState::default() };
-        let mut night = Night::new(Some(&before), None, as_of);
+        let mut night = RulePass::new(Some(&before), None, as_of);
         let mut values = self.values.clone();
         for rule in &segments.rules {
             let column = |name: &str| values.get(name).cloned().unwrap_or(Value::Null);

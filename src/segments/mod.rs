@@ -9,7 +9,9 @@ mod reach;
 mod spec;
 mod state;
 
-pub use assign::{Assigned, Assignment, Known, Left, Membership, Outcome, PreviousState, assign};
+pub use assign::{
+    Assigned, Assignment, CustomerState, Left, Membership, PreviousState, RuleResults, assign,
+};
 pub use example::{Example, ExampleSpec};
 pub use spec::{Rule, RuleSpec, Segments, SegmentsSpec, score_columns};
 pub use state::States;
@@ -82,7 +84,7 @@ mod tests {
             let consent =
                 Consent::of(&RecordBatch::try_from_iter([("opt_in_status", status)]).unwrap());
             let last_purchase = self.last_purchase.map(|day| Instant(day * DAY));
-            let known = Known {
+            let known = CustomerState {
                 previous: &[self.before],
                 last_purchase: &[last_purchase],
                 consent: &consent,
