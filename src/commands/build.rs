@@ -14,11 +14,11 @@ use crate::exit::Exit;
 use crate::features::catalog::Feature;
 use crate::features::drift::Distribution;
 use crate::features::events::{BuildReport, Events};
-use crate::features::expectation::{Breach, Outcome};
-use crate::features::history::{History, Refresh};
+use crate::features::expectation::{Breach, Judgement};
 use crate::features::plan::{AsOf, FeaturePlan};
-use crate::features::registry::{self, Inputs, Snapshot};
+use crate::features::registry::{self, Inputs, SnapshotRecord};
 use crate::features::snapshot::folder;
+use crate::features::timelines::{KeptTimelines, Refresh};
 use crate::report::{Output, Progress, Table, thousands};
 use crate::shard::Shards;
 use crate::sources::profile::{CREATED, Entities, KEY, ProfileShards};
@@ -102,7 +102,7 @@ impl Run<'_> {
     fn publish(
         &self,
         mut transaction: Transaction,
-        history: History,
+        history: KeptTimelines,
         profile: &ProfileShards,
         open: &[ViewsAt],
         last: AsOf,
@@ -160,12 +160,12 @@ impl Run<'_> {
                 let place = reference.place(&as_ofs, *as_of)?;
                 Some(reference.drifts(project, &counted[place]))
             });
-            let (outcome, snapshots) =
+            let (verdict, snapshots) =
                 views.publish(&mut transaction, at, &mut written, drifts.collect())?;
-            done.outcome.add(outcome);
+            done.verdict.add(verdict);
             done.snapshots.extend(snapshots);
         }
-        let all = done.outcome.breaches.iter();
+        let all = done.verdict.breaches.iter();
         let own = |breach: &&Breach| as_ofs.iter().any(|as_of| as_of.at == breach.as_of);
         let breaches: Vec<&Breach> = all.filter(own).collect();
         let told = json!({ "refresh": refresh, "as_ofs": as_ofs, "breaches": breaches });
@@ -183,7 +183,7 @@ fn refresh(
     shards: Shards,
     references: &[Reference],
     full: bool,
-) -> Result<History> {
+) -> Result<KeptTimelines> {
     let asked: Vec<_> = references.iter().map(|reference| reference.plan(&[])).collect();
     timelines::refresh(project, transaction, shards, &asked, full)
 }
@@ -226,7 +226,7 @@ fn open<'a>(
     project: &'a Project,
     transaction: &Transaction,
     as_of: AsOf,
-    history: &History,
+    history: &KeptTimelines,
     profile: &ProfileShards,
     full: bool,
 ) -> ViewsAt<'a> {
@@ -253,7 +253,7 @@ fn is_current(
     if !root.files.contains_key(&path) || root.below(&folder(view, as_of.at)).next().is_none() {
         return false;
     }
-    transaction.store().read_json::<Snapshot>(&path).is_ok_and(|snapshot| {
+    transaction.store().read_json::<SnapshotRecord>(&path).is_ok_and(|snapshot| {
         snapshot.as_of == as_of
             && snapshot.inputs == *inputs
             && snapshot.definition == registry::definition(&project.catalog, view)
@@ -276,8 +276,8 @@ const BYTES_OF_A_VALUE: u64 = 24;
 /// What was done.
 #[derive(Debug, Default)]
 struct Done {
-    snapshots: Vec<Snapshot>,
-    outcome: Outcome,
+    snapshots: Vec<SnapshotRecord>,
+    verdict: Judgement,
     report: BuildReport,
     refresh: Refresh,
     rounds: u64,
@@ -306,8 +306,8 @@ impl Done {
         }
         let computed: BTreeSet<AsOf> =
             self.snapshots.iter().map(|snapshot| snapshot.as_of).collect();
-        let outcome = &self.outcome;
-        let broken: BTreeSet<Instant> = outcome.breaches.iter().map(|b| b.as_of).collect();
+        let verdict = &self.verdict;
+        let broken: BTreeSet<Instant> = verdict.breaches.iter().map(|b| b.as_of).collect();
         let left = as_ofs.len() - computed.len() - broken.len();
         let mut text = if computed.is_empty() { String::new() } else { table.render() + "\n" };
         text += &timelines::sentences(&self.refresh);
@@ -318,11 +318,11 @@ impl Done {
                 thousands(as_ofs.len() as u64)
             );
         }
-        text += &quality::text(project, outcome);
+        text += &quality::text(project, verdict);
         let json = json!({
             "as_ofs": as_ofs,
             "snapshots": self.snapshots,
-            "expectations": outcome,
+            "expectations": verdict,
             "events": self.report,
             "refresh": self.refresh,
             "store": project.settings.project.store,

@@ -17,7 +17,7 @@ use crate::features::catalog::Feature;
 use crate::features::events::Events;
 use crate::features::join::{self, Places, Validity};
 use crate::features::plan::FeaturePlan;
-use crate::features::registry::{self, Snapshot};
+use crate::features::registry::{self, SnapshotRecord};
 use crate::features::scanned::ScannedEvents;
 use crate::report::{Output, Progress, Table, thousands};
 use crate::sources::entity_rows::EntityRows;
@@ -188,7 +188,7 @@ pub fn snapshots(
 /// together they would be one column of two meanings.
 fn same_definitions(project: &Project, store: &Store, root: &Root, view: &str) -> Result<()> {
     let snapshots = registry::snapshots(store, root, view)?;
-    let other = |snapshot: &Snapshot| {
+    let other = |snapshot: &SnapshotRecord| {
         let column = snapshot.outdated(&project.catalog).next()?.column().to_owned();
         Some((snapshot.as_of.at.folder(), column))
     };

@@ -15,10 +15,10 @@ use crate::error::Result;
 use crate::features::catalog::View;
 use crate::features::drift::{Distribution, Drift, drift};
 use crate::features::expectation::{
-    Against, ComparedColumn, Earlier, Expectation, Outcome, Rule, Tally, judge,
+    Against, ComparedColumn, Earlier, Expectation, Judgement, Rule, Tally, judge,
 };
 use crate::features::plan::{AsOf, FeaturePlan};
-use crate::features::registry::{self, Snapshot};
+use crate::features::registry::{self, SnapshotRecord};
 use crate::features::snapshot::folder;
 use crate::report::{Table, thousands};
 use crate::scoring::classifier::{drifts, empty_bins};
@@ -30,7 +30,7 @@ use crate::store::{Store, Transaction};
 use crate::time::Instant;
 
 /// Holds snapshots to their expectations, in the order of their as-ofs.
-pub struct Gate<'a> {
+pub struct ExpectationCheck<'a> {
     project: &'a Project,
     folder: PathBuf,
     /// By view, as-of and column the values that are compared with another snapshot's.
@@ -39,7 +39,7 @@ pub struct Gate<'a> {
     published: BTreeMap<&'a str, Instant>,
 }
 
-impl<'a> Gate<'a> {
+impl<'a> ExpectationCheck<'a> {
     /// For the views that are `open`.
     pub fn new(
         project: &'a Project,
@@ -83,7 +83,7 @@ impl<'a> Gate<'a> {
         as_of: AsOf,
         tally: &Tally,
         models: &BTreeMap<String, Vec<Drift>>,
-    ) -> Result<Outcome> {
+    ) -> Result<Judgement> {
         let mut previous = BTreeMap::new();
         for (column, (then, before)) in self.previous(transaction, view, as_of.at)? {
             let now =
@@ -147,7 +147,7 @@ impl<'a> Gate<'a> {
         columns: &BTreeSet<&str>,
     ) -> Result<BTreeMap<String, (Instant, Distribution)>> {
         let (store, root) = (transaction.store(), &transaction.root);
-        let record: Snapshot = store.read_json(record)?;
+        let record: SnapshotRecord = store.read_json(record)?;
         let outdated = record.outdated(&self.project.catalog);
         let moved: BTreeSet<&str> = outdated.map(|feature| feature.column()).collect();
         let folder = folder(&view.name, then);
@@ -269,8 +269,8 @@ pub fn comparable(
 }
 
 /// What came of the expectations, for people; empty where there are none.
-pub fn text(project: &Project, outcome: &Outcome) -> String {
-    let Outcome { held, breaches, unchecked } = outcome;
+pub fn text(project: &Project, verdict: &Judgement) -> String {
+    let Judgement { held, breaches, unchecked } = verdict;
     if breaches.is_empty() && unchecked.is_empty() && *held == 0 {
         return String::new();
     }
@@ -310,12 +310,12 @@ pub fn text(project: &Project, outcome: &Outcome) -> String {
 }
 
 /// What came of the expectations, for the report of a run that keeps them; none where there are none.
-pub fn checks(outcome: &Outcome) -> Vec<Check> {
+pub fn checks(verdict: &Judgement) -> Vec<Check> {
     let mut checks = Checks::new("features");
-    if outcome.held > 0 {
-        checks.add("expectations of the views that hold", outcome.held, Status::Ok, "");
+    if verdict.held > 0 {
+        checks.add("expectations of the views that hold", verdict.held, Status::Ok, "");
     }
-    for unchecked in &outcome.unchecked {
+    for unchecked in &verdict.unchecked {
         checks.add("an expectation that could not be checked", unchecked, Status::Warning, "");
     }
     checks.list

@@ -8,7 +8,7 @@ use super::lineage::lineage;
 use super::timelines;
 use crate::config::Project;
 use crate::error::{Error, Result};
-use crate::features::registry::{self, Snapshot};
+use crate::features::registry::{self, SnapshotRecord};
 use crate::report::{Output, Table, thousands};
 use crate::time::Instant;
 
@@ -132,7 +132,7 @@ pub fn diff(project: &Project, at: Instant, against: Instant) -> Result<Output> 
     ]);
     let (mut told, mut rows, mut found) = (Vec::new(), Vec::new(), 0);
     for view in &project.catalog.views {
-        let read = |at: Instant| -> Result<Option<Snapshot>> {
+        let read = |at: Instant| -> Result<Option<SnapshotRecord>> {
             let path = registry::path(&view.name, at);
             let is_live = root.files.contains_key(&path);
             is_live.then(|| store.read_json(&path)).transpose()

@@ -19,10 +19,10 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::features::drift::Drift;
 use crate::features::events::{BuildReport, Events, LeftOut};
-use crate::features::expectation::Outcome;
-use crate::features::history::{KeptEvents, Refresh};
+use crate::features::expectation::Judgement;
 use crate::features::plan::AsOf;
 use crate::features::registry::Inputs;
+use crate::features::timelines::{KeptEvents, Refresh};
 use crate::report::html::run::render;
 use crate::report::{Output, Progress, Table, thousands};
 use crate::scoring::affinity::offer;
@@ -101,12 +101,12 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     progress.stage("checking the contract and the features");
     let mut checks = contract(project, &mut transaction, as_of.at, &profile, &first)?;
     let drifts = drifts_by_model(project, &context.champions, &first.summary);
-    let (outcome, _) = views.publish(&mut transaction, 0, &mut first.written, drifts)?;
+    let (verdict, _) = views.publish(&mut transaction, 0, &mut first.written, drifts)?;
     let told = Told { project, as_of, data: &data, report: &first.report };
-    if !outcome.breaches.is_empty() {
-        return told.quarantined(transaction, inputs, &outcome, progress);
+    if !verdict.breaches.is_empty() {
+        return told.quarantined(transaction, inputs, &verdict, progress);
     }
-    checks.extend(quality::checks(&outcome));
+    checks.extend(quality::checks(&verdict));
 
     progress.stage("ranking");
     let ranked = run.rank(&store, &transaction.root, &first.summary)?;
@@ -416,17 +416,17 @@ impl Told<'_> {
         &self,
         mut transaction: Transaction,
         mut inputs: serde_json::Value,
-        outcome: &Outcome,
+        verdict: &Judgement,
         progress: &mut Progress,
     ) -> Result<(Output, Exit)> {
-        inputs["breaches"] = json!(outcome.breaches);
+        inputs["breaches"] = json!(verdict.breaches);
         // A run that has scored nothing must not be taken for one that has.
         self.manifest(&mut transaction, "quarantine", inputs, progress)?;
         transaction.commit()?;
         let at = self.as_of.at;
         let text =
-            format!("nothing was scored as of {at}\n{}", quality::text(self.project, outcome));
-        Ok((Output { text, json: json!({ "as_of": at, "expectations": outcome }) }, Exit::Contract))
+            format!("nothing was scored as of {at}\n{}", quality::text(self.project, verdict));
+        Ok((Output { text, json: json!({ "as_of": at, "expectations": verdict }) }, Exit::Contract))
     }
 }
 

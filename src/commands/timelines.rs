@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Project;
 use crate::error::Result;
-use crate::features::history::{History, Keeping, Refresh, reading};
 use crate::features::plan::FeaturePlan;
+use crate::features::timelines::{Keeping, KeptTimelines, Refresh, reading};
 use crate::report::thousands;
 use crate::scoring::plans::plans_of;
 use crate::shard::Shards;
@@ -27,10 +27,10 @@ pub fn refresh(
     shards: Shards,
     asked: &[FeaturePlan],
     full: bool,
-) -> Result<History> {
+) -> Result<KeptTimelines> {
     let plans = wanted(project, asked);
     let keeping = Keeping { full, memory: project.memory / super::EVENTS_SHARE, shards };
-    History::refresh(transaction, &project.events, &plans, &keeping)
+    KeptTimelines::refresh(transaction, &project.events, &plans, &keeping)
 }
 
 /// Why the next [`refresh`] would read all events; None where it would not.
@@ -43,7 +43,7 @@ pub fn unfit(
     let plans = wanted(project, asked);
     let shards = super::shards(project, &mut root.clone());
     let keeping = Keeping { full: false, memory: project.memory / super::EVENTS_SHARE, shards };
-    History::unfit(store, root, &project.events, &plans, &keeping)
+    KeptTimelines::unfit(store, root, &project.events, &plans, &keeping)
 }
 
 /// All that looks at the events: those of a command, the catalog, and the project's models.
@@ -74,7 +74,7 @@ const FOLDER: &str = "contract";
 /// What is known of event files.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Known {
+struct KeptFacts {
     format_version: u32,
     /// A hash of what the columns mean.
     reading: String,
@@ -88,7 +88,8 @@ pub fn facts(project: &Project, transaction: &mut Transaction) -> Result<Vec<Eve
     let reading = reading(source)?;
     let before = transaction.root.below(FOLDER).next().map(str::to_owned);
     // What cannot be read is worked out again.
-    let known = before.as_ref().and_then(|path| transaction.store().read_json::<Known>(path).ok());
+    let known =
+        before.as_ref().and_then(|path| transaction.store().read_json::<KeptFacts>(path).ok());
     let known =
         known.filter(|known| known.reading == reading && known.format_version == FORMAT_VERSION);
     let known = known.map_or_else(Vec::new, |known| known.files);
@@ -112,7 +113,8 @@ pub fn facts(project: &Project, transaction: &mut Transaction) -> Result<Vec<Eve
     if is_changed {
         before.iter().for_each(|path| transaction.remove(path));
         let name = format!("{FOLDER}/events-{:06}.json", transaction.generation());
-        transaction.write_json(&name, &Known { format_version: FORMAT_VERSION, reading, files })?;
+        transaction
+            .write_json(&name, &KeptFacts { format_version: FORMAT_VERSION, reading, files })?;
     }
     Ok(facts)
 }

@@ -31,7 +31,7 @@ use crate::store::{Root, Store, Transaction};
 use crate::time::Instant;
 use crate::training::affinity::{self, AffinityMetrics};
 use crate::training::classifier::{self, Champion, Past, Prediction};
-use crate::training::gather::{Gathered, Known, Request};
+use crate::training::gather::{Gathered, Request, TrainingInputs};
 use crate::training::lifetime_value::{self, LifetimeValueMetrics};
 use crate::training::matured;
 use crate::training::metrics::ClassifierMetrics;
@@ -60,7 +60,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
     let scattering = scattering(project, shards, transaction.scratch(), &[]);
     let profile = project.profile.scatter(scattering, &wanted)?;
     let scored: Vec<Vec<Instant>> = models.iter().map(scored).collect();
-    let known = Known {
+    let known = TrainingInputs {
         attributes: &attributes,
         levels: &levels(&profile, &attributes)?,
         champions: &artifacts,
@@ -87,7 +87,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
     let fitted = fit(project, gathered, pasts, taste, as_of.at, progress)?;
 
     progress.stage("writing");
-    let mut outcome = Outcome::default();
+    let mut outcome = Summary::default();
     for (name, model, numbers) in fitted {
         let artifact = Artifact::new(&name, as_of, &data, model);
         let name = &project.settings.project.name;
@@ -148,7 +148,7 @@ fn levels(profile: &ProfileShards, attributes: &[&str]) -> Result<BTreeMap<Strin
 
 /// What has come of a training.
 #[derive(Default)]
-struct Outcome {
+struct Summary {
     text: String,
     versions: serde_json::Map<String, serde_json::Value>,
     metrics: serde_json::Map<String, serde_json::Value>,
@@ -163,7 +163,7 @@ fn keep(
     project: &str,
     artifact: &Artifact,
     numbers: Numbers,
-    outcome: &mut Outcome,
+    outcome: &mut Summary,
 ) -> Result<()> {
     let (name, version) = (&artifact.name, &artifact.version);
     let folder = format!("models/{name}/{version}");

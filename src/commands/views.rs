@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow_array::RecordBatch;
 use rayon::prelude::*;
 
-use super::quality::Gate;
+use super::quality::ExpectationCheck;
 use crate::config::Project;
 use crate::error::Result;
 use crate::features::catalog::View;
 use crate::features::drift::Drift;
-use crate::features::expectation::{Outcome, Tally};
+use crate::features::expectation::{Judgement, Tally};
 use crate::features::plan::AsOf;
-use crate::features::registry::{self, Inputs, Snapshot};
+use crate::features::registry::{self, Inputs, SnapshotRecord};
 use crate::features::snapshot::{ViewColumns, ViewSummary};
 use crate::shard::Shard;
 use crate::store::{Staging, Transaction};
@@ -39,7 +39,7 @@ pub struct Views<'a> {
     /// In the order of the as-ofs.
     open: &'a [ViewsAt<'a>],
     columns: BTreeMap<&'a str, ViewColumns>,
-    gate: Gate<'a>,
+    gate: ExpectationCheck<'a>,
 }
 
 /// By as-of and view what was written so far.
@@ -93,7 +93,7 @@ impl<'a> Views<'a> {
             staging: transaction.staging(),
             open,
             columns: columns.collect(),
-            gate: Gate::new(project, transaction, open)?,
+            gate: ExpectationCheck::new(project, transaction, open)?,
         })
     }
 
@@ -127,16 +127,16 @@ impl<'a> Views<'a> {
         at: usize,
         written: &mut Written,
         models: BTreeMap<String, Vec<Drift>>,
-    ) -> Result<(Outcome, Vec<Snapshot>)> {
+    ) -> Result<(Judgement, Vec<SnapshotRecord>)> {
         let ViewsAt { as_of, inputs, .. } = &self.open[at];
         let written = std::mem::take(&mut written.0[at]);
-        let mut outcome = Outcome::default();
+        let mut verdict = Judgement::default();
         let views: Vec<&View> = self.views(at).collect();
         for view in &views {
             let tally = &written[&view.name].tally;
-            outcome.add(self.gate.judge(transaction, view, *as_of, tally, &models)?);
+            verdict.add(self.gate.judge(transaction, view, *as_of, tally, &models)?);
         }
-        let is_kept = outcome.breaches.is_empty();
+        let is_kept = verdict.breaches.is_empty();
         let place = if is_kept { "" } else { QUARANTINE };
         let mut snapshots = Vec::new();
         for view in &views {
@@ -156,10 +156,10 @@ impl<'a> Views<'a> {
             snapshots.push(snapshot);
         }
         if !is_kept {
-            return Ok((outcome, Vec::new()));
+            return Ok((verdict, Vec::new()));
         }
         self.gate.published(*as_of, &views);
-        Ok((outcome, snapshots))
+        Ok((verdict, snapshots))
     }
 
     fn views(&self, at: usize) -> impl Iterator<Item = &'a View> + use<'a> {

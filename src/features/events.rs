@@ -1,7 +1,7 @@
 //! Events as every computation sees them: by shard, with all plans answered at once.
 //!
 //! Two things give them: [`super::scanned::ScannedEvents`] reads event files anew, and
-//! [`super::history::KeptEvents`] reads the timelines that the store keeps. Both give the same rows.
+//! [`super::timelines::KeptEvents`] reads the timelines that the store keeps. Both give the same rows.
 
 use std::collections::BTreeMap;
 

@@ -50,14 +50,14 @@ pub fn latest(
             *codes.entry(key).or_insert(next)
         })
         .collect();
-    let found: Vec<Vec<Snapshot>> = snapshots
+    let found: Vec<Vec<Stamp>> = snapshots
         .par_iter()
         .enumerate()
         .map(|(batch, rows)| {
             let (at, created) = (instants(rows, "event_timestamp")?, instants(rows, CREATED)?);
             let own = keys(rows)?.iter().enumerate();
             let own = own.filter_map(|(row, key)| Some((row, *codes.get(key?)?)));
-            let snapshot = |(row, customer): (usize, u32)| Snapshot {
+            let snapshot = |(row, customer): (usize, u32)| Stamp {
                 customer,
                 at: at[row],
                 created: created[row],
@@ -66,7 +66,7 @@ pub fn latest(
             Ok(own.map(snapshot).collect())
         })
         .collect::<Result<_>>()?;
-    let mut found: Vec<Snapshot> = found.into_iter().flatten().collect();
+    let mut found: Vec<Stamp> = found.into_iter().flatten().collect();
     found.par_sort_unstable();
     let mut starts = vec![0; codes.len() + 1];
     found.iter().for_each(|snapshot| starts[snapshot.customer as usize + 1] += 1);
@@ -107,7 +107,7 @@ pub fn compact(places: &mut Places) -> HashMap<usize, Vec<u32>> {
 
 /// A row of a snapshot; the order is that of customer, instant, creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Snapshot {
+struct Stamp {
     customer: u32,
     at: i64,
     created: i64,

@@ -37,7 +37,7 @@ pub struct Inputs {
 /// A snapshot of a view in the offline store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Snapshot {
+pub struct SnapshotRecord {
     /// Of this file.
     pub format_version: u32,
     /// The view.
@@ -87,15 +87,15 @@ pub fn path(view: &str, at: Instant) -> String {
 }
 
 /// The records of a view in the order of their as-ofs.
-pub fn snapshots(store: &Store, root: &Root, view: &str) -> Result<Vec<Snapshot>> {
+pub fn snapshots(store: &Store, root: &Root, view: &str) -> Result<Vec<SnapshotRecord>> {
     let folder = format!("{FOLDER}/{view}");
-    let mut list: Vec<Snapshot> =
+    let mut list: Vec<SnapshotRecord> =
         root.below(&folder).map(|path| store.read_json(path)).collect::<Result<_>>()?;
     list.sort_by_key(|snapshot| snapshot.as_of);
     Ok(list)
 }
 
-impl Snapshot {
+impl SnapshotRecord {
     /// Columns whose values were computed by another definition than the catalog has, or not at all.
     pub fn outdated<'a>(&'a self, catalog: &'a Catalog) -> impl Iterator<Item = &'a Feature> {
         catalog.of_view(&self.view).filter(|feature| {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::catalog::Catalog;
 use super::join::STAMPS;
 use super::plan::AsOf;
-use super::registry::{self, Inputs, Snapshot, Summary};
+use super::registry::{self, Inputs, SnapshotRecord, Summary};
 use crate::error::{Error, Result};
 use crate::expression::Type;
 use crate::expression::polars::arrow_type;
@@ -89,11 +89,11 @@ impl ViewColumns {
     }
 
     /// The record of a snapshot, given the summary of all shards.
-    pub fn record(&self, as_of: AsOf, inputs: &Inputs, summary: &ViewSummary) -> Snapshot {
+    pub fn record(&self, as_of: AsOf, inputs: &Inputs, summary: &ViewSummary) -> SnapshotRecord {
         let columns = self.columns.iter().zip(&summary.columns);
         let columns =
             columns.map(|(column, summary)| (column.name.clone(), summary.column(&column.version)));
-        Snapshot {
+        SnapshotRecord {
             format_version: FORMAT_VERSION,
             view: self.view.clone(),
             as_of,

@@ -3,7 +3,6 @@
 mod cli;
 mod exports;
 mod expressions;
-mod history;
 mod imports;
 mod input;
 mod join;
@@ -15,4 +14,5 @@ mod registry;
 mod segments;
 mod shards;
 mod support;
+mod timelines;
 mod written;

@@ -154,7 +154,7 @@ fn damaged_timelines_are_said_to_be_and_written_anew() {
     let project = project(folder.path());
     json(&project, &RANGE);
     let before = bytes(&project);
-    let segment = project.join("store/timelines/segment-000001.bin");
+    let segment = project.join("store/timelines/000001.bin");
     let whole = std::fs::read(&segment).unwrap();
     for (at, of) in [(1, 3), (1, 2), (99, 100)] {
         let mut bytes = whole.clone();

@@ -36,7 +36,7 @@ pub struct Breach {
 
 /// How the expectations of some snapshots came out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Outcome {
+pub struct Judgement {
     /// How many hold.
     pub held: u64,
     /// Those that do not.
@@ -45,7 +45,7 @@ pub struct Outcome {
     pub unchecked: Vec<String>,
 }
 
-impl Outcome {
+impl Judgement {
     /// Adds what came out of others.
     pub fn add(&mut self, other: Self) {
         self.held += other.held;
@@ -177,8 +177,8 @@ pub fn judge(
     as_of: Instant,
     tally: &Tally,
     earlier: &Earlier,
-) -> Outcome {
-    let mut outcome = Outcome::default();
+) -> Judgement {
+    let mut verdict = Judgement::default();
     for (Expectation { column, rule }, count) in expectations.iter().zip(&tally.counts) {
         let found = match (rule, count) {
             (Rule::NotNull, Count::Nulls { nulls, .. }) => found_nulls(count, *nulls > 0),
@@ -196,7 +196,7 @@ pub fn judge(
                 match moved(column, against, earlier) {
                     Ok((drift, since)) => further(drift, *most, &since),
                     Err(why) => {
-                        outcome.unchecked.push(format!("{column} {rule}: {why}"));
+                        verdict.unchecked.push(format!("{column} {rule}: {why}"));
                         continue;
                     }
                 }
@@ -204,8 +204,8 @@ pub fn judge(
             _ => unreachable!("a tally is of the expectations that it is judged by"),
         };
         match found {
-            None => outcome.held += 1,
-            Some(Found { found, customers, example }) => outcome.breaches.push(Breach {
+            None => verdict.held += 1,
+            Some(Found { found, customers, example }) => verdict.breaches.push(Breach {
                 as_of,
                 view: view.to_owned(),
                 column: column.clone(),
@@ -216,7 +216,7 @@ pub fn judge(
             }),
         }
     }
-    outcome
+    verdict
 }
 
 /// What there is instead of what was expected.
@@ -319,7 +319,7 @@ mod tests {
         vec![rows.slice(0, half), rows.slice(half, rows.num_rows() - half)]
     }
 
-    fn outcome(table: &str, column: &str, array: ArrayRef, earlier: &Earlier) -> Outcome {
+    fn verdict(table: &str, column: &str, array: ArrayRef, earlier: &Earlier) -> Judgement {
         let list = expected(&format!("columns = [\"{column}\"]\n{table}")).unwrap();
         let tallies = rows(column, array).into_iter().map(|rows| Tally::of(&list, &rows).unwrap());
         let tally = tallies.reduce(|mut sum, more| {
@@ -331,9 +331,9 @@ mod tests {
 
     /// What was found, of how many customers, and whom; None where the expectation holds.
     fn breach(table: &str, column: &str, array: ArrayRef) -> Option<(String, Option<u64>, String)> {
-        let outcome = outcome(table, column, array, &Earlier::default());
-        assert_eq!(outcome.held + outcome.breaches.len() as u64, 1);
-        let breach = outcome.breaches.into_iter().next()?;
+        let verdict = verdict(table, column, array, &Earlier::default());
+        assert_eq!(verdict.held + verdict.breaches.len() as u64, 1);
+        let breach = verdict.breaches.into_iter().next()?;
         Some((breach.found, breach.customers, breach.example.unwrap_or_default()))
     }
 
@@ -391,7 +391,7 @@ mod tests {
             let drift = drift("gap", &before, &column(count, shift).over(&before).unwrap());
             let previous = [("gap".to_owned(), (Instant(0), drift))].into();
             let earlier = Earlier { previous, ..Earlier::default() };
-            outcome(table, "gap", now(count, shift), &earlier)
+            verdict(table, "gap", now(count, shift), &earlier)
         };
         assert_eq!(of(5_000, 1.0).held, 1, "hardly moved");
         let far = of(5_000, 30.0);
@@ -400,7 +400,7 @@ mod tests {
         // Of seven rows an index this large is what chance gives.
         let few = of(7, 3.0);
         assert_eq!((few.held, few.breaches.len()), (1, 0), "{few:?}");
-        let none = outcome(table, "gap", now(10, 0.0), &Earlier::default());
+        let none = verdict(table, "gap", now(10, 0.0), &Earlier::default());
         assert_eq!((none.held, none.unchecked.len()), (0, 1));
 
         let table = "max_psi = 0.2\nagainst = \"churn\"";
@@ -412,13 +412,13 @@ mod tests {
             .into(),
             ..Earlier::default()
         };
-        assert_eq!(outcome(table, "gap", now(9, 0.0), &drift(0.2)).held, 1);
-        let moved = outcome(table, "gap", now(9, 0.0), &drift(0.21));
+        assert_eq!(verdict(table, "gap", now(9, 0.0), &drift(0.2)).held, 1);
+        let moved = verdict(table, "gap", now(9, 0.0), &drift(0.21));
         assert_eq!(
             moved.breaches[0].found,
             "0.2100 since the training of churn, chance gives 0.0100"
         );
-        let none = outcome(table, "gap", now(9, 0.0), &Earlier::default());
+        let none = verdict(table, "gap", now(9, 0.0), &Earlier::default());
         assert_eq!(
             none.unchecked,
             ["gap max_psi 0.2 against churn: churn has no champion for this as-of"]

@@ -18,7 +18,7 @@ use crate::expression::Type;
 use crate::time::{DAY, Instant};
 
 pub use self::compared::ComparedColumn;
-pub use self::judge::{Breach, Earlier, Outcome, Tally, judge, numbers};
+pub use self::judge::{Breach, Earlier, Judgement, Tally, judge, numbers};
 
 /// One thing that must hold of one column of a snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -87,7 +87,7 @@ pub struct Context {
 
 /// The as-ofs of one customer, and where each one's rows go.
 #[derive(Debug, Clone, Copy)]
-pub struct Cuts<'a> {
+pub struct CustomerAsOfs<'a> {
     /// Ascending.
     pub as_ofs: &'a [AsOf],
     /// At which of them there is a row.
@@ -98,7 +98,7 @@ pub struct Cuts<'a> {
     pub rows: &'a [usize],
 }
 
-impl Cuts<'_> {
+impl CustomerAsOfs<'_> {
     /// The output of an as-of.
     pub fn output(&self, as_of: usize) -> usize {
         if self.single { 0 } else { as_of }
@@ -110,20 +110,20 @@ impl Cuts<'_> {
 pub fn aggregate(
     plan: &CompiledPlan,
     streams: &[Selected],
-    cuts: Cuts<'_>,
+    own: CustomerAsOfs<'_>,
     scratch: &mut Scratch,
     context: Context,
     outputs: &mut [Vec<Values>],
 ) -> Result<(), Overflow> {
     scratch.starts.resize(plan.windows.len(), 0);
-    let included = cuts.included;
+    let included = own.included;
     // A stream without events leaves every column as it is for a customer without any.
     let with_events = plan.streams.iter().zip(streams).filter(|(_, s)| !s.times.is_empty());
     for (stream, events) in with_events {
         let input = stream.input_type;
         scratch.prepare(stream, events, input, context.zone);
         for as_of in (0..included.len()).filter(|as_of| included[*as_of]) {
-            let at = cuts.as_ofs[as_of].at;
+            let at = own.as_ofs[as_of].at;
             let end = events.times.partition_point(|time| *time < at.0);
             if end == 0 {
                 continue;
@@ -136,7 +136,7 @@ pub fn aggregate(
                 let start = scratch.starts[usage.window];
                 let value = scratch.value(usage, events, input, start, end, at, context);
                 let value = value.map_err(|sum| Overflow { column: usage.column, sum })?;
-                outputs[cuts.output(as_of)][usage.column].set(cuts.rows[as_of], value);
+                outputs[own.output(as_of)][usage.column].set(own.rows[as_of], value);
             }
         }
     }

@@ -150,7 +150,7 @@ impl<'a> BlockWriter<'a> {
             self.details.extend_from_slice(events.ids[row]);
         }
         for (input, dictionary) in self.dictionaries.iter_mut().enumerate() {
-            if self.layout.is_text(input) && !self.layout.spoken[input] {
+            if self.layout.is_text(input) && !self.layout.keeps_text[input] {
                 dictionary.next_round().write_short(&mut self.details);
             }
         }
@@ -185,8 +185,8 @@ impl<'a> BlockWriter<'a> {
             self.ingested.push(details.ingested(row, event.time));
             for input in &block.valid[event.class] {
                 let bits = event.input(*input);
-                let spoken = self.layout.is_text(*input) && self.layout.spoken[*input];
-                self.inputs[*input].push(if spoken {
+                let keeps_text = self.layout.is_text(*input) && self.layout.keeps_text[*input];
+                self.inputs[*input].push(if keeps_text {
                     let code = details.text(*input, bits, texts);
                     self.dictionaries[*input].code(code as usize, texts.get(code as u32))
                 } else {
@@ -431,7 +431,7 @@ impl<'a> Details<'a> {
         let section = |index: usize| sections.get(index).copied().flatten();
         let lags = section(INGESTED).map(|bytes| Packed::read(&mut &bytes[..])).transpose()?;
         let texts = |input: usize| -> Result<_, Damaged> {
-            let bytes = section(TEXTS + input).filter(|_| layout.spoken[input]);
+            let bytes = section(TEXTS + input).filter(|_| layout.keeps_text[input]);
             let column = bytes.map(|bytes| TextColumn::read(&mut &bytes[..])).transpose()?;
             let codes = vec![UNKNOWN; column.as_ref().map_or(0, TextColumn::len)];
             Ok((column, codes))
@@ -501,7 +501,7 @@ impl<'a> Details<'a> {
         let (details, mut rest) = self.of(block, customer)?;
         let mut local: Vec<Vec<u32>> = vec![Vec::new(); layout.inputs.len()];
         for (input, codes) in local.iter_mut().enumerate() {
-            if layout.is_text(input) && !layout.spoken[input] {
+            if layout.is_text(input) && !layout.keeps_text[input] {
                 for _ in 0..read_varint(&mut rest)? {
                     let length = read_varint(&mut rest)? as usize;
                     codes.push(texts.intern(take(&mut rest, length)?));
@@ -528,7 +528,7 @@ impl<'a> Details<'a> {
                     continue;
                 }
                 let bits = event.input(input);
-                values.push(match (layout.is_text(input), layout.spoken[input]) {
+                values.push(match (layout.is_text(input), layout.keeps_text[input]) {
                     (false, _) => bits,
                     (true, true) => self.text(input, bits, texts),
                     (true, false) => {

@@ -150,55 +150,55 @@ pub fn merge<'a>(
 
 /// As-ofs by instant, and from each on the least of their known-ats.
 #[derive(Debug, Default)]
-pub struct Cuts {
-    cuts: Vec<(i64, i64)>,
+pub struct KnownAts {
+    known_ats: Vec<(i64, i64)>,
 }
 
-impl Cuts {
+impl KnownAts {
     /// Of all plans; None where a plan has as-ofs of each customer's own.
     pub fn of(layout: &Layout) -> Option<Self> {
-        let mut cuts = Vec::new();
+        let mut known_ats = Vec::new();
         for plan in &layout.plans {
             if plan.plan.own.is_some() {
                 return None;
             }
             let cut = |as_of: &AsOf| (as_of.at.0, as_of.known_at.0);
-            cuts.extend(plan.plan.as_ofs.iter().map(cut));
+            known_ats.extend(plan.plan.as_ofs.iter().map(cut));
         }
-        cuts.sort_unstable();
-        cuts.dedup();
+        known_ats.sort_unstable();
+        known_ats.dedup();
         let mut least = i64::MAX;
-        for (_, known_at) in cuts.iter_mut().rev() {
+        for (_, known_at) in known_ats.iter_mut().rev() {
             least = least.min(*known_at);
             *known_at = least;
         }
-        Some(Self { cuts })
+        Some(Self { known_ats })
     }
 
     /// The earliest known-at.
     pub fn least_known_at(&self) -> i64 {
-        self.cuts.first().map_or(i64::MAX, |cut| cut.1)
+        self.known_ats.first().map_or(i64::MAX, |cut| cut.1)
     }
 
     /// Whether at one of the as-ofs an event had happened but was not yet known.
     pub fn is_late(&self, time: i64, ingested: i64) -> bool {
-        let after = self.cuts.partition_point(|(at, _)| *at <= time);
-        self.cuts.get(after).is_some_and(|(_, known_at)| *known_at <= ingested)
+        let after = self.known_ats.partition_point(|(at, _)| *at <= time);
+        self.known_ats.get(after).is_some_and(|(_, known_at)| *known_at <= ingested)
     }
 }
 
 /// Whether a customer's events are seen whole at every as-of, so that they need not be put in order
-/// again. Only where `cuts` are given can they be.
-pub fn is_plain(kept: &Kept<'_>, customer: usize, cuts: Option<&Cuts>) -> bool {
-    let Some(cuts) = cuts else { return false };
+/// again. Only where `known_ats` are given can they be.
+pub fn is_plain(kept: &Kept<'_>, customer: usize, known_ats: Option<&KnownAts>) -> bool {
+    let Some(known_ats) = known_ats else { return false };
     let Kept { block, details } = kept;
     if block.is_undecided(customer) {
         return false;
     }
-    block.latest_ingested(customer) < cuts.least_known_at()
+    block.latest_ingested(customer) < known_ats.least_known_at()
         || block.rows(customer).all(|row| {
             let time = block.time(row);
-            !cuts.is_late(time, details.ingested(row, time))
+            !known_ats.is_late(time, details.ingested(row, time))
         })
 }
 
@@ -378,7 +378,7 @@ impl Sweeper<'_> {
         let (mut first, mut dominated) = (None, 0);
         let (selected, texts) = (&mut self.selected, &mut self.texts);
         let interactions = &mut self.interactions;
-        let spoken = &self.layout.spoken;
+        let keeps_text = &self.layout.keeps_text;
         block.each(customer, |_, event| {
             if block.dominated[event.class] {
                 dominated += 1;
@@ -388,10 +388,10 @@ impl Sweeper<'_> {
             let class = &members.classes[event.class];
             for member in class.items.iter().filter(|member| event.time >= member.since) {
                 let item = event.input(member.item);
-                let spoken = spoken[member.item];
+                let keeps_text = keeps_text[member.item];
                 interactions[member.plan].push(Interaction {
                     time: event.time,
-                    item: if spoken { details.text(member.item, item, texts) } else { item },
+                    item: if keeps_text { details.text(member.item, item, texts) } else { item },
                     weight: f64::from_bits(event.input(member.weight)),
                 });
             }
@@ -403,8 +403,8 @@ impl Sweeper<'_> {
                 stream.times.push(event.time);
                 if let Some(input) = member.input {
                     let bits = event.input(input);
-                    let spoken = spoken[input];
-                    let bits = if spoken { details.text(input, bits, texts) } else { bits };
+                    let keeps_text = keeps_text[input];
+                    let bits = if keeps_text { details.text(input, bits, texts) } else { bits };
                     stream.values.push(bits);
                 }
             }

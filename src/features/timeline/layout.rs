@@ -128,7 +128,7 @@ pub struct Layout {
     /// The number of the source's first file, where events carry which one they came from.
     pub files: Option<u32>,
     /// By input: whether its texts leave the sweep, and are not only told apart within a customer.
-    pub spoken: Vec<bool>,
+    pub keeps_text: Vec<bool>,
     time: Option<usize>,
     pub(super) plans: Vec<CompiledPlan>,
 }
@@ -146,11 +146,11 @@ impl Layout {
         Self::beside(Vec::new(), Vec::new(), Vec::new(), plans, ingestion)
     }
 
-    /// The layout that serves all `plans` and has `conditions` and `inputs` first, the latter as `spoken`.
+    /// The layout that serves all `plans` and has `conditions` and `inputs` first, the latter as `keeps_text`.
     pub fn beside(
         mut conditions: Vec<Expression>,
         mut inputs: Vec<Expression>,
-        mut spoken: Vec<bool>,
+        mut keeps_text: Vec<bool>,
         plans: &[FeaturePlan],
         ingestion: bool,
     ) -> Self {
@@ -175,19 +175,19 @@ impl Layout {
             inputs,
             ingestion,
             files: None,
-            spoken: Vec::new(),
+            keeps_text: Vec::new(),
             time,
             plans: Vec::new(),
         };
         layout.plans = plans.iter().map(|plan| layout.compile(plan)).collect();
-        spoken.resize(layout.inputs.len(), false);
+        keeps_text.resize(layout.inputs.len(), false);
         for plan in &layout.plans {
             let says = |stream: &&Stream| stream.uses.iter().any(|u| u.op != Op::CountDistinct);
             let inputs = plan.streams.iter().filter(says).filter_map(|stream| stream.input);
             let items = plan.items.iter().map(|items| items.item);
-            inputs.chain(items).for_each(|input| spoken[input] |= layout.is_text(input));
+            inputs.chain(items).for_each(|input| keeps_text[input] |= layout.is_text(input));
         }
-        Self { spoken, ..layout }
+        Self { keeps_text, ..layout }
     }
 
     /// Flag words per event.

@@ -20,7 +20,9 @@ mod sweep;
 
 pub use aggregate::Context;
 pub use block::{Block, Details};
-pub use kept::{Arrived, Cuts, Kept, Place, is_plain, keyed, latest, merge, search, sweep_kept};
+pub use kept::{
+    Arrived, Kept, KnownAts, Place, is_plain, keyed, latest, merge, search, sweep_kept,
+};
 pub use layout::Layout;
 pub use partition::{Partition, Records, Scatterer};
 pub use record::{Batch, InputValues};

@@ -3,7 +3,7 @@
 use arrow_array::RecordBatch;
 
 use super::super::catalog::Aggregation;
-use super::aggregate::{Context, Cuts, Scratch, Selected, Values, aggregate, decay};
+use super::aggregate::{Context, CustomerAsOfs, Scratch, Selected, Values, aggregate, decay};
 use super::classes::Classes;
 use super::interner::{Interner, hash};
 use super::layout::{CompiledPlan, Layout};
@@ -352,7 +352,7 @@ impl<'a> Sweeper<'a> {
         if plan.items.is_some() {
             return Ok(());
         }
-        let cuts = Cuts { as_ofs, included: &self.included, single, rows: &self.row_of };
+        let cuts = CustomerAsOfs { as_ofs, included: &self.included, single, rows: &self.row_of };
         let (outputs, selected) = (&mut self.values[index], &self.selected[index]);
         let context = self.context;
         aggregate(plan, selected, cuts, &mut self.scratch, context, outputs).map_err(|overflow| {

@@ -10,4 +10,4 @@ mod gathered;
 mod request;
 
 pub use gathered::{ClassifierData, Gathered, Samples, SliceRow, Snapshot, spread};
-pub use request::{Known, LONGEST_AUTO, Request};
+pub use request::{LONGEST_AUTO, Request, TrainingInputs};

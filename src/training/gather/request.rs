@@ -71,7 +71,7 @@ enum Role {
 
 /// What is known before the pass over the events.
 #[derive(Debug, Clone, Copy)]
-pub struct Known<'a> {
+pub struct TrainingInputs<'a> {
     /// The names of the attributes that models and their slices name.
     pub attributes: &'a [&'a str],
     /// The levels of these attributes over the whole profile.
@@ -107,7 +107,7 @@ struct ClassifierRequest {
 pub struct Request<'a> {
     source: &'a SourcePlan,
     models: &'a Models,
-    known: Known<'a>,
+    known: TrainingInputs<'a>,
     /// What is asked, each question under a name of its own.
     pub plans: Vec<FeaturePlan>,
     /// What the plans are for, in their order.
@@ -126,7 +126,7 @@ impl<'a> Request<'a> {
         source: &'a SourcePlan,
         catalog: &Catalog,
         models: &'a Models,
-        known: Known<'a>,
+        known: TrainingInputs<'a>,
     ) -> Result<Self> {
         let as_of = known.as_of;
         let mut plans = Vec::new();

@@ -28,15 +28,17 @@ pub struct Manifest {
     /// The inputs, likewise.
     pub inputs: Vec<Expression>,
     /// By input: whether its texts are kept so that they can leave a sweep.
-    pub spoken: Vec<bool>,
+    #[serde(alias = "spoken")]
+    pub keeps_text: Vec<bool>,
     /// A hash of all else that the kept values depend on.
     pub reading: String,
     /// The shards that they are kept by.
     pub shards: Shards,
     /// The files, by the number that the events of each carry.
     pub files: BTreeMap<u32, KeptFile>,
-    /// The segments in the store, oldest first.
-    pub segments: Vec<String>,
+    /// The timeline files in the store, oldest first.
+    #[serde(alias = "segments")]
+    pub timeline_files: Vec<String>,
     /// How often timelines were written since all events were read.
     pub rounds: u64,
 }
@@ -74,11 +76,11 @@ impl Manifest {
             format_version: crate::store::FORMAT_VERSION,
             conditions: layout.conditions.clone(),
             inputs: layout.inputs.clone(),
-            spoken: layout.spoken.clone(),
+            keeps_text: layout.keeps_text.clone(),
             reading,
             shards,
             files: BTreeMap::new(),
-            segments: Vec::new(),
+            timeline_files: Vec::new(),
             rounds: 0,
         }
     }
@@ -110,7 +112,7 @@ impl Manifest {
         if self.reading != reading {
             return Some("the events are read in another way than before".into());
         }
-        if layout.conditions.len() > self.conditions.len() || layout.spoken != self.spoken {
+        if layout.conditions.len() > self.conditions.len() || layout.keeps_text != self.keeps_text {
             return Some("a feature looks at what was not kept of the events".into());
         }
         None
@@ -119,7 +121,7 @@ impl Manifest {
     /// A layout that has the kept bits and values first.
     pub fn layout(&self, source: &SourcePlan, plans: &[FeaturePlan]) -> Layout {
         let (conditions, inputs) = (self.conditions.clone(), self.inputs.clone());
-        Layout::beside(conditions, inputs, self.spoken.clone(), plans, source.has_ingestion())
+        Layout::beside(conditions, inputs, self.keeps_text.clone(), plans, source.has_ingestion())
     }
 
     /// The number of the next file.

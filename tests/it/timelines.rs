@@ -8,9 +8,9 @@ use arrow_array::types::TimestampMicrosecondType;
 use c360_ml::expression::Type;
 use c360_ml::expression::check::{check, check_as};
 use c360_ml::features::events::BuildReport;
-use c360_ml::features::history::{History, Keeping, Refresh};
 use c360_ml::features::plan::{AsOf, FeaturePlan, Interactions};
 use c360_ml::features::reference::Event;
+use c360_ml::features::timelines::{Keeping, KeptTimelines, Refresh};
 use c360_ml::shard::Shards;
 use c360_ml::sources::profile::Entities;
 use c360_ml::sources::{Ingestion, Orphans, SourcePlan};
@@ -49,7 +49,7 @@ fn from_store(
 ) -> (Rows, Refresh) {
     let mut transaction = store.begin("test").unwrap();
     let keeping = Keeping { full, memory: 1 << 20, shards: Shards::new(shards).unwrap() };
-    let history = History::refresh(&transaction, source, plans, &keeping).unwrap();
+    let history = KeptTimelines::refresh(&transaction, source, plans, &keeping).unwrap();
     let events = history.events(&mut transaction, source, plans).unwrap();
     let rows = all_shards(&events, entities, plans, &mut BuildReport::default()).unwrap();
     let refresh = events.finish(&mut transaction).unwrap();

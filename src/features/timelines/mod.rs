@@ -6,7 +6,7 @@
 //! turn, so that older timeline files fall out of use.
 
 mod manifest;
-mod segment;
+mod timeline_file;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
@@ -16,13 +16,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 use self::manifest::{Changes, FOLDER, KeptFile, Manifest};
-use self::segment::{BlockPlace, NewBlock, Segment, SegmentWriter};
+use self::timeline_file::{BlockPlace, NewBlock, TimelineFile, TimelineFileWriter};
 use super::events::{BuildReport, Events, ShardRows};
 use super::plan::{AsOf, FeaturePlan};
 use super::scanned::{derived, read};
 use super::timeline::{
-    Arrived, Block, Context, Cuts, Details, Kept, Layout, Partition, Place, Records, Swept, block,
-    is_plain, keyed, latest, merge, search, sweep_kept,
+    Arrived, Block, Context, Details, Kept, KnownAts, Layout, Partition, Place, Records, Swept,
+    block, is_plain, keyed, latest, merge, search, sweep_kept,
 };
 use crate::error::{Error, Result};
 use crate::shard::{Shard, Shards};
@@ -66,13 +66,13 @@ pub struct Refresh {
 }
 
 /// The timelines of a store, with all events at hand that are to be merged into them.
-pub struct History {
+pub struct KeptTimelines {
     run: Run,
     records: Records,
     report: BuildReport,
 }
 
-impl History {
+impl KeptTimelines {
     /// Reads the event files that are new or have changed since what `transaction`'s store has; `plans`
     /// say what is to be kept of an event, their as-ofs do not matter.
     ///
@@ -122,7 +122,7 @@ impl History {
     }
 
     /// The events, ready to be asked for `plans`, whose conditions and inputs are those given to
-    /// [`History::refresh`].
+    /// [`KeptTimelines::refresh`].
     pub fn events<'a>(
         self,
         transaction: &mut Transaction,
@@ -133,15 +133,26 @@ impl History {
         let files = run.layout.files;
         run.layout = run.manifest.layout(source, plans);
         run.layout.files = files;
-        let name = format!("{FOLDER}/segment-{:06}.bin", transaction.generation());
+        let name = format!("{FOLDER}/{:06}.bin", transaction.generation());
         let writer = match run.is_changed() {
-            true => Some(SegmentWriter::create(transaction.stage(&name)?)?),
+            true => Some(TimelineFileWriter::create(transaction.stage(&name)?)?),
             false => None,
         };
-        let cuts = Cuts::of(&run.layout);
+        let known_ats = KnownAts::of(&run.layout);
         let written = Mutex::default();
         let touched = AtomicU64::new(0);
-        Ok(KeptEvents { run, source, plans, records, report, name, writer, cuts, written, touched })
+        Ok(KeptEvents {
+            run,
+            source,
+            plans,
+            records,
+            report,
+            name,
+            writer,
+            known_ats,
+            written,
+            touched,
+        })
     }
 }
 
@@ -154,8 +165,8 @@ pub struct KeptEvents<'a> {
     /// What was read and could not be used.
     pub report: BuildReport,
     name: String,
-    writer: Option<SegmentWriter>,
-    cuts: Option<Cuts>,
+    writer: Option<TimelineFileWriter>,
+    known_ats: Option<KnownAts>,
     written: Mutex<Written>,
     touched: AtomicU64,
 }
@@ -178,12 +189,12 @@ impl Events for KeptEvents<'_> {
 
     fn shard(&self, shard: Shard, entities: &Entities) -> Result<ShardRows> {
         let partition = Partition::new(entities, self.records.take(shard)?);
-        let done = self.run.shard(shard, partition, self.cuts.as_ref(), self.source)?;
+        let done = self.run.shard(shard, partition, self.known_ats.as_ref(), self.source)?;
         self.touched.fetch_add(done.touched, Ordering::Relaxed);
         {
             let mut written =
                 self.written.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            written.live.extend(done.segments);
+            written.live.extend(done.timeline_files);
             written.waiting.insert(shard.place(), done.block);
             while let Some(block) = {
                 let next = written.next;
@@ -232,7 +243,7 @@ struct Run {
     /// Path of the manifest that is live.
     before: Option<String>,
     /// Newest first.
-    segments: Vec<Segment>,
+    timeline_files: Vec<TimelineFile>,
     /// Segments that are live and not used any more.
     unused: Vec<String>,
     changes: Changes,
@@ -248,7 +259,7 @@ struct Refreshed {
     /// Customers whose timelines changed.
     touched: u64,
     /// Older timeline files that still say something.
-    segments: Vec<String>,
+    timeline_files: Vec<String>,
 }
 
 impl Run {
@@ -286,8 +297,9 @@ impl Run {
         let mut layout = manifest.layout(source, plans);
         layout.files = Some(manifest.next_file());
         let changes = manifest.changes(source)?;
-        let open = |path: &String| Segment::open(path, &transaction.store().file(path));
-        let segments = manifest.segments.iter().rev().map(open).collect::<Result<_>>()?;
+        let open = |path: &String| TimelineFile::open(path, &transaction.store().file(path));
+        let timeline_files =
+            manifest.timeline_files.iter().rev().map(open).collect::<Result<_>>()?;
         let refresh = Refresh {
             all_because: unfit,
             files: source.table.files.len(),
@@ -299,7 +311,7 @@ impl Run {
         Ok(Self {
             layout,
             before,
-            segments,
+            timeline_files,
             unused,
             gone: changes.gone.iter().copied().collect(),
             changes,
@@ -351,11 +363,11 @@ impl Run {
     }
 
     /// The blocks that say something of a shard, newest first.
-    fn blocks(&self, shard: Shard) -> Vec<(&Segment, &BlockPlace)> {
+    fn blocks(&self, shard: Shard) -> Vec<(&TimelineFile, &BlockPlace)> {
         let mut blocks = Vec::new();
-        for segment in &self.segments {
-            if let Some(block) = segment.block(shard.place()) {
-                blocks.push((segment, block));
+        for timeline_file in &self.timeline_files {
+            if let Some(block) = timeline_file.block(shard.place()) {
+                blocks.push((timeline_file, block));
                 if block.whole {
                     break;
                 }
@@ -369,7 +381,7 @@ impl Run {
         &self,
         shard: Shard,
         partition: Partition,
-        cuts: Option<&Cuts>,
+        known_ats: Option<&KnownAts>,
         source: &SourcePlan,
     ) -> Result<Refreshed> {
         let layout = &self.layout;
@@ -377,7 +389,7 @@ impl Run {
         let mut blocks: Vec<Loaded<'_>> = self
             .blocks(shard)
             .into_iter()
-            .map(|(segment, place)| Loaded::stored(segment, place))
+            .map(|(timeline_file, place)| Loaded::stored(timeline_file, place))
             .collect();
         let whole = blocks.is_empty() || (blocks.len() > 1 && self.is_turn(shard));
         let touched = self.touched(&mut blocks, &arrived, whole)?;
@@ -390,11 +402,11 @@ impl Run {
             }
             blocks.insert(0, Loaded::new(sections));
         }
-        let segments = blocks.iter().filter_map(Loaded::name).collect();
-        let swept = self.sweep(&mut blocks, arrived.into_partition(), cuts, source)?;
+        let timeline_files = blocks.iter().filter_map(Loaded::name).collect();
+        let swept = self.sweep(&mut blocks, arrived.into_partition(), known_ats, source)?;
         let new = blocks.into_iter().next().filter(|_| !touched.is_empty());
         let block = new.map(|new| NewBlock::new(shard.place(), whole, events, new.sections));
-        Ok(Refreshed { swept, block, touched: touched.len() as u64, segments })
+        Ok(Refreshed { swept, block, touched: touched.len() as u64, timeline_files })
     }
 
     fn is_turn(&self, shard: Shard) -> bool {
@@ -467,11 +479,11 @@ impl Run {
         &self,
         blocks: &mut [Loaded<'_>],
         partition: Partition,
-        cuts: Option<&Cuts>,
+        known_ats: Option<&KnownAts>,
         source: &SourcePlan,
     ) -> Result<Swept> {
         let layout = &self.layout;
-        let least = cuts.map_or(i64::MIN, Cuts::least_known_at);
+        let least = known_ats.map_or(i64::MIN, KnownAts::least_known_at);
         let late: Vec<bool> =
             views(blocks, layout)?.iter().map(|view| view.block.is_late(least)).collect();
         for (block, late) in blocks.iter_mut().zip(late) {
@@ -483,7 +495,7 @@ impl Run {
         let (places, plain) = {
             let views = views(blocks, layout)?;
             let places = latest(&views);
-            let is_plain = |place: &Place| is_plain(&views[place.block], place.customer, cuts);
+            let is_plain = |place: &Place| is_plain(&views[place.block], place.customer, known_ats);
             let plain: Vec<bool> = places.iter().map(is_plain).collect();
             (places, plain)
         };
@@ -501,14 +513,14 @@ impl Run {
     fn publish(
         &mut self,
         transaction: &mut Transaction,
-        segment: String,
+        timeline_file: String,
         live: &HashSet<String>,
     ) -> Result<()> {
-        let (kept, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.manifest.segments)
+        let (kept, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.manifest.timeline_files)
             .into_iter()
             .partition(|path| live.contains(path));
-        self.manifest.segments = kept;
-        self.manifest.segments.push(segment);
+        self.manifest.timeline_files = kept;
+        self.manifest.timeline_files.push(timeline_file);
         self.manifest.rounds += 1;
         for path in self.unused.iter().chain(&left).chain(&self.before) {
             transaction.remove(path);
@@ -520,16 +532,16 @@ impl Run {
 
 /// A block whose sections are read as they are needed.
 struct Loaded<'a> {
-    stored: Option<(&'a Segment, &'a BlockPlace)>,
+    stored: Option<(&'a TimelineFile, &'a BlockPlace)>,
     sections: Vec<Option<Vec<u8>>>,
     /// The details of some customers.
     details: BTreeMap<usize, Vec<u8>>,
 }
 
 impl<'a> Loaded<'a> {
-    fn stored(segment: &'a Segment, place: &'a BlockPlace) -> Self {
+    fn stored(timeline_file: &'a TimelineFile, place: &'a BlockPlace) -> Self {
         Self {
-            stored: Some((segment, place)),
+            stored: Some((timeline_file, place)),
             sections: vec![None; place.sections()],
             details: BTreeMap::new(),
         }
@@ -544,14 +556,14 @@ impl<'a> Loaded<'a> {
     }
 
     fn name(&self) -> Option<String> {
-        self.stored.map(|(segment, _)| segment.relative.clone())
+        self.stored.map(|(timeline_file, _)| timeline_file.relative.clone())
     }
 
     fn need(&mut self, sections: Range<usize>) -> Result<()> {
-        let Some((segment, place)) = self.stored else { return Ok(()) };
+        let Some((timeline_file, place)) = self.stored else { return Ok(()) };
         for index in sections {
             if self.sections.get(index).is_some_and(Option::is_none) {
-                let read = segment.read(place, index)?;
+                let read = timeline_file.read(place, index)?;
                 self.sections[index] = Some(read);
             }
         }
@@ -560,7 +572,7 @@ impl<'a> Loaded<'a> {
 
     /// Loads the details of some customers.
     fn need_details(&mut self, customers: &BTreeSet<usize>, layout: &Layout) -> Result<()> {
-        let Some((segment, place)) = self.stored else { return Ok(()) };
+        let Some((timeline_file, place)) = self.stored else { return Ok(()) };
         if self.sections.get(block::DETAILS).is_some_and(Option::is_some) {
             return Ok(());
         }
@@ -570,13 +582,13 @@ impl<'a> Loaded<'a> {
         }
         let ranges: Vec<Range<usize>> =
             customers.iter().map(|index| kept.details(*index)).collect();
-        let read = segment.read_ranges(place, block::DETAILS, &ranges)?;
+        let read = timeline_file.read_ranges(place, block::DETAILS, &ranges)?;
         self.details.extend(customers.iter().copied().zip(read));
         Ok(())
     }
 
     fn damaged(&self) -> Error {
-        self.stored.map_or_else(damaged, |(segment, _)| segment.damaged())
+        self.stored.map_or_else(damaged, |(timeline_file, _)| timeline_file.damaged())
     }
 
     fn view(&self, layout: &Layout) -> Result<Kept<'_>> {

@@ -58,9 +58,9 @@ impl NewBlock {
     }
 }
 
-/// Writes a segment block by block, on a thread of its own.
+/// Writes a timeline file block by block, on a thread of its own.
 #[derive(Debug)]
-pub struct SegmentWriter {
+pub struct TimelineFileWriter {
     blocks: mpsc::SyncSender<NewBlock>,
     thread: JoinHandle<Result<()>>,
 }
@@ -68,7 +68,7 @@ pub struct SegmentWriter {
 /// Blocks that wait to be written at most.
 const WAITING: usize = 8;
 
-impl SegmentWriter {
+impl TimelineFileWriter {
     /// Starts a file.
     pub fn create(path: PathBuf) -> Result<Self> {
         let file = File::create(&path).map_err(Error::io("create", &path))?;
@@ -109,9 +109,9 @@ fn write_all(mut file: BufWriter<File>, waiting: mpsc::Receiver<NewBlock>) -> st
     file.flush()
 }
 
-/// A segment of the store.
+/// A timeline file of the store.
 #[derive(Debug)]
-pub struct Segment {
+pub struct TimelineFile {
     /// Its path in the store.
     pub relative: String,
     path: PathBuf,
@@ -120,7 +120,7 @@ pub struct Segment {
     pub blocks: Vec<BlockPlace>,
 }
 
-impl Segment {
+impl TimelineFile {
     /// Reads where the blocks are.
     ///
     /// # Errors
@@ -171,7 +171,7 @@ impl Segment {
         Ok(bytes)
     }
 
-    /// The error of a segment whose bytes are not what was written.
+    /// The error of a timeline file whose bytes are not what was written.
     pub fn damaged(&self) -> Error {
         damaged(&self.path)
     }
@@ -184,7 +184,7 @@ fn damaged(path: &Path) -> Error {
     )
 }
 
-/// The bytes of the index; None where the file does not end as a segment does.
+/// The bytes of the index; None where the file does not end as a timeline file does.
 fn read_index(file: &mut File) -> std::io::Result<Option<Vec<u8>>> {
     let length = file.metadata()?.len();
     let Some(end) = length.checked_sub(16) else { return Ok(None) };
