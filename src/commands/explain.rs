@@ -9,14 +9,16 @@ use serde_json::{Map, Value, json};
 
 use super::published::{Scored, rows_of, scored_at, unknown_customer};
 use super::{reading, scattering, shards};
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, Trained};
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::events::Events;
 use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::scanned::ScannedEvents;
 use crate::report::rows::{cell, columns_text, objects};
-use crate::report::sentences::{Membership, ScoreRow, membership, recommendation, sentence, taste};
+use crate::report::sentences::{
+    Membership, ScoreKind, ScoreRow, membership, recommendation, sentence, taste,
+};
 use crate::report::{Output, Table, text};
 use crate::scoring::champions::Champions;
 use crate::scoring::tables::pairs;
@@ -49,8 +51,9 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
     json.insert("as_of".into(), json!(as_of));
     json.insert("profile".into(), json!(objects(&row).pop()));
     if let Some(scores) = &scores {
-        let waterfalls = waterfalls(project, &store, id, as_of, scores)?;
-        text += &scores_text(scores, &waterfalls);
+        let artifacts = artifacts(&store, scores);
+        let waterfalls = waterfalls(project, &store, id, as_of, scores, &artifacts)?;
+        text += &scores_text(scores, &artifacts, &waterfalls);
         json.insert("scores".into(), json!(objects(scores)));
         json.insert("waterfalls".into(), json!(waterfalls));
     }
@@ -146,6 +149,15 @@ fn recommended(rows: &RecordBatch) -> Vec<String> {
     (0..rows.num_rows()).filter_map(sentence).collect()
 }
 
+/// The versions that scored, row by row; None for one that is gone.
+fn artifacts(store: &Store, scores: &RecordBatch) -> Vec<Option<Artifact>> {
+    let text = |name: &str, row: usize| {
+        scores.column_by_name(name).map_or_else(String::new, |column| cell(column, row))
+    };
+    let load = |row| Artifact::load(store, &text("model", row), &text("version", row)).ok();
+    (0..scores.num_rows()).map(load).collect()
+}
+
 /// By model how the logits of one customer came about: their features are computed anew from the
 /// events, by the versions that scored. A version that is gone has none.
 fn waterfalls(
@@ -154,14 +166,13 @@ fn waterfalls(
     id: &str,
     at: Instant,
     scores: &RecordBatch,
+    artifacts: &[Option<Artifact>],
 ) -> Result<BTreeMap<String, Waterfall>> {
-    let text = |name: &str, row: usize| {
-        scores.column_by_name(name).map_or_else(String::new, |column| cell(column, row))
-    };
     let mut champions = Champions::default();
-    for row in (0..scores.num_rows()).filter(|row| text("basis", *row) == "model") {
-        if let Ok(artifact) = Artifact::load(store, &text("model", row), &text("version", row)) {
-            champions.add(artifact);
+    let basis = scores.column_by_name("basis");
+    for (row, artifact) in artifacts.iter().enumerate() {
+        if basis.is_some_and(|basis| cell(basis, row) == "model") {
+            artifact.iter().for_each(|artifact| champions.add(artifact.clone()));
         }
     }
     let mut waterfalls = BTreeMap::new();
@@ -211,12 +222,27 @@ fn profile_text(row: &RecordBatch) -> String {
     table.render()
 }
 
-fn scores_text(scores: &RecordBatch, waterfalls: &BTreeMap<String, Waterfall>) -> String {
+/// What a version's score is; None for a model that gives none.
+fn kind(artifact: &Artifact) -> Option<ScoreKind> {
+    Some(match artifact.model {
+        Trained::Classifier(_) => ScoreKind::Probability,
+        Trained::Engagement(_) => ScoreKind::Engagement,
+        Trained::Rfm(_) => ScoreKind::Rfm,
+        Trained::LifetimeValue(_) => ScoreKind::LifetimeValue,
+        Trained::Affinity(_) => return None,
+    })
+}
+
+fn scores_text(
+    scores: &RecordBatch,
+    artifacts: &[Option<Artifact>],
+    waterfalls: &BTreeMap<String, Waterfall>,
+) -> String {
     let value = |name: &str, row: usize| {
         scores.column_by_name(name).map_or_else(|| "-".to_owned(), |column| cell(column, row))
     };
     let mut text = String::from("\nscores and what moves them\n");
-    for row in 0..scores.num_rows() {
+    for (row, artifact) in artifacts.iter().enumerate() {
         text += &format!(
             "{} {} (basis {}, percentile {}, version {})\n",
             value("model", row),
@@ -225,7 +251,9 @@ fn scores_text(scores: &RecordBatch, waterfalls: &BTreeMap<String, Waterfall>) -
             value("percentile", row),
             value("version", row)
         );
-        text += &format!("    {}\n", sentence(&score_row(scores, row)));
+        if let Some(kind) = artifact.as_ref().and_then(kind) {
+            text += &format!("    {}\n", sentence(kind, &score_row(scores, row)));
+        }
         match waterfalls.get(&value("model", row)) {
             Some(waterfall) => {
                 text += &text::waterfall(waterfall);

@@ -7,6 +7,19 @@ use crate::time::Duration;
 /// Reasons that are named.
 const NAMED: usize = 2;
 
+/// Which kind of model a score is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScoreKind {
+    /// A probability.
+    Probability,
+    /// Lifetime value.
+    LifetimeValue,
+    /// The engagement score.
+    Engagement,
+    /// The sum of the three scores of RFM.
+    Rfm,
+}
+
 /// One row of `scores/`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ScoreRow {
@@ -22,26 +35,23 @@ pub struct ScoreRow {
     pub parts: BTreeMap<String, f64>,
 }
 
-/// The sentence, by what the row has.
-pub fn sentence(row: &ScoreRow) -> String {
+/// Where a score of this kind comes from.
+pub fn sentence(kind: ScoreKind, row: &ScoreRow) -> String {
     let Some(score) = row.score else {
         let why = row.reasons.first().map_or("nothing is known", |(why, _)| why.as_str());
         return format!("No score: {why}.");
     };
-    if let Some(historic) = row.parts.get("historic") {
-        return lifetime_value(score, *historic, row);
+    match kind {
+        ScoreKind::Probability => probability(score, row),
+        ScoreKind::LifetimeValue => lifetime_value(score, row),
+        ScoreKind::Engagement => engagement(score, row),
+        ScoreKind::Rfm => rfm(row),
     }
-    if row.parts.contains_key("activity") {
-        return engagement(score, row);
-    }
-    if row.reasons.iter().any(|(name, _)| name == "recency") && row.reasons.len() == 3 {
-        return rfm(row);
-    }
-    probability(score, row)
 }
 
-fn lifetime_value(score: f64, historic: f64, row: &ScoreRow) -> String {
+fn lifetime_value(score: f64, row: &ScoreRow) -> String {
     let part = |name: &str| row.parts.get(name).copied();
+    let historic = part("historic").unwrap_or(score);
     let ahead = row.reasons.iter().find_map(|(name, _)| name.strip_prefix("expected within "));
     let (Some(predicted), Some(ahead)) = (part("predicted"), ahead) else {
         return match row.reasons.iter().any(|(_, value)| *value != 0.0) {
@@ -210,15 +220,15 @@ mod tests {
     fn each_kind_of_score_is_told() {
         let churn = row(0.6838, "model", &[("silence", 0.5), ("visits", -0.1), ("gap", 0.08)], &[]);
         assert_eq!(
-            sentence(&churn),
+            sentence(ScoreKind::Probability, &churn),
             "68.4 %, higher than for 86 % of those whom the model is for: raised by silence and gap, lowered by visits."
         );
         assert_eq!(
-            sentence(&row(0.9, "lapsed", &[("lapsed", 0.0)], &[])),
+            sentence(ScoreKind::Probability, &row(0.9, "lapsed", &[("lapsed", 0.0)], &[])),
             "90.0 %: what became of customers who had been away for as long."
         );
         let none = ScoreRow { reasons: vec![("never bought".into(), 0.0)], ..ScoreRow::default() };
-        assert_eq!(sentence(&none), "No score: never bought.");
+        assert_eq!(sentence(ScoreKind::Probability, &none), "No score: never bought.");
         let parts = [
             ("historic", 100.0),
             ("predicted", 20.0),
@@ -228,23 +238,26 @@ mod tests {
         ];
         let reasons = [("revenue to date", 100.0), ("expected within 365d", 20.0)];
         assert_eq!(
-            sentence(&row(120.0, "model", &reasons, &parts)),
+            sentence(ScoreKind::LifetimeValue, &row(120.0, "model", &reasons, &parts)),
             "Worth 120.00: 100.00 has come, 20.00 is expected within 365d, with a chance of 50 % that they still buy, 1.2 more purchases, at 17.00 each."
         );
         assert_eq!(
-            sentence(&row(0.0, "model", &[("revenue to date", 0.0)], &[("historic", 0.0)])),
+            sentence(
+                ScoreKind::LifetimeValue,
+                &row(0.0, "model", &[("revenue to date", 0.0)], &[("historic", 0.0)])
+            ),
             "Has not bought anything yet."
         );
         let parts =
             [("activity", 0.6), ("active_days", 0.25), ("channels", 0.5), ("trend_28d", -4.0)];
         assert_eq!(
-            sentence(&row(47.5, "model", &[], &parts)),
+            sentence(ScoreKind::Engagement, &row(47.5, "model", &[], &parts)),
             "47.5 of 100, 4.0 less than 28 days ago: more active than 60 % of the active, on 7 of the last 28 days, on 2 channels."
         );
         let rfm =
             row(14.0, "model", &[("recency", 4.0), ("frequency", 5.0), ("monetary", 5.0)], &[]);
         assert_eq!(
-            sentence(&rfm),
+            sentence(ScoreKind::Rfm, &rfm),
             "Loyal: 4 of 5 for how lately, 5 for how often and 5 for how much they bought."
         );
     }

@@ -229,8 +229,17 @@ impl Layout {
         self.plans.iter().map(of_plan).collect()
     }
 
+    /// The place of an input, which every plan of the layout has put there.
     fn input(&self, expression: &Expression) -> usize {
-        self.inputs.iter().position(|known| known == expression).unwrap_or_default()
+        let place = self.inputs.iter().position(|known| known == expression);
+        place.unwrap_or_else(|| unreachable!("the layout was made for the input {expression:?}"))
+    }
+
+    /// The place of a condition, which every plan of the layout has put there.
+    fn condition(&self, expression: &Expression) -> usize {
+        let place = self.conditions.iter().position(|known| known == expression);
+        place
+            .unwrap_or_else(|| unreachable!("the layout was made for the condition {expression:?}"))
     }
 
     fn compile(&self, plan: &FeaturePlan) -> CompiledPlan {
@@ -250,7 +259,7 @@ impl Layout {
             let key = (aggregation.condition.as_ref(), input);
             let stream = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
                 keys.push(key);
-                let condition = key.0.and_then(|x| self.conditions.iter().position(|c| c == x));
+                let condition = key.0.map(|x| self.condition(x));
                 let input = key.1.map(|x| self.input(x));
                 streams.push(Stream {
                     condition: condition.map(Bit::new),
