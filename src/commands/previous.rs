@@ -11,19 +11,15 @@ use serde_json::json;
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::features::plan::AsOf;
-use crate::scoring::champions::Champions;
+use crate::scoring::context::ScoringContext;
 use crate::store::parquet::batches;
 use crate::store::sorted::SortedRuns;
 use crate::store::{Root, Store};
 use crate::time::Instant;
 
 /// What beside data and project decides what is written.
-pub fn inputs(
-    root: &Root,
-    champions: &Champions,
-    previous: Option<&(Instant, Vec<String>)>,
-) -> serde_json::Value {
-    let previous = previous.map(|(at, files)| {
+pub fn inputs(root: &Root, context: &ScoringContext) -> serde_json::Value {
+    let previous = segments(root, context.as_of.at).map(|(at, files)| {
         let checksums: Vec<&str> = files
             .iter()
             .filter_map(|path| root.files.get(path))
@@ -31,7 +27,7 @@ pub fn inputs(
             .collect();
         json!({ "as_of": at, "xxh3": checksums })
     });
-    json!({ "models": champions.versions(), "previous_segments": previous })
+    json!({ "models": context.champions.versions(), "previous_segments": previous })
 }
 
 /// The run that has scored this as-of last, if it had the same inputs and what it wrote is live. A

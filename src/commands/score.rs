@@ -56,17 +56,14 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let as_of = as_of(project)?;
     let store = project.store()?;
     let mut transaction = store.begin("score")?;
-    let champions = champions(project, &store, &transaction.root, as_of)?;
+    let context = context(project, &store, &transaction.root, as_of)?;
     progress.stage("fingerprinting the data");
     let data = files_fingerprint(project)?;
-    let earlier = previous::segments(&transaction.root, as_of.at);
-    let mut inputs = previous::inputs(&transaction.root, &champions, earlier.as_ref());
+    let mut inputs = previous::inputs(&transaction.root, &context);
     let same = previous::same_run(project, &store, &transaction.root, as_of, &data, &inputs);
     if let Some(run) = same.filter(|_| !force) {
         return Ok((nothing_to_do(as_of, &run), Exit::Ok));
     }
-    let previous = earlier.map(|(at, _)| at);
-    let context = context(project, champions, &transaction.root, as_of, previous)?;
 
     progress.stage("reading the profile");
     let shards = shards(project, &mut transaction.root);
@@ -144,13 +141,16 @@ fn folder(table: &str, as_of: AsOf) -> String {
 }
 
 /// All that the stages need of the project, checked.
-fn context(
+///
+/// # Errors
+/// [`Error::NotEnough`] where a model has no version that may score the as-of.
+pub fn context(
     project: &Project,
-    champions: Champions,
+    store: &Store,
     root: &Root,
     as_of: AsOf,
-    previous: Option<Instant>,
 ) -> Result<ScoringContext> {
+    let champions = champions(project, store, root, as_of)?;
     let (zone, scale) = (project.context().zone, project.context().scale);
     let offer = match (&champions.affinity, &project.models.affinity) {
         (Some(champion), Some(model)) => offer(model, &champion.artifact.model, scale)?,
@@ -168,7 +168,7 @@ fn context(
         offer,
         segments: project.segments.clone(),
         merge: merge_rules(&project.catalog, writeback, (zone, as_of.at), is_past),
-        previous,
+        previous: previous::segments(root, as_of.at).map(|(at, _)| at),
     })
 }
 

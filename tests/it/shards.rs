@@ -5,6 +5,15 @@ use std::path::Path;
 
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::DataType;
+use c360_ml::commands::score::context;
+use c360_ml::config::Project;
+use c360_ml::features::events::Events;
+use c360_ml::features::plan::AsOf;
+use c360_ml::features::scanned::{Reading, ScannedEvents};
+use c360_ml::scoring::context::ScoringContext;
+use c360_ml::scoring::score::score_shard;
+use c360_ml::shard::{Shard, Shards};
+use c360_ml::sources::profile::{Entities, Scattering};
 use c360_ml::store::Store;
 use c360_ml::store::parquet::{concat, read, sort_by_key};
 
@@ -78,4 +87,36 @@ fn the_number_of_shards_and_the_memory_change_no_value() {
         assert_eq!(rows, &found[table], "{table}");
     }
     assert_eq!(reports, of_many);
+}
+
+/// What the stages need goes to another process as text, and scores there as it does here.
+#[test]
+fn a_context_that_was_sent_scores_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = project(folder.path());
+    let (_, stderr, code) = output(&path, &["run", "--as-of", "2024-06-25"]);
+    assert_eq!(code, 0, "{stderr}");
+    let project = Project::load(&path, &Default::default()).unwrap();
+    let store = project.store().unwrap();
+    let as_of = AsOf::at("2024-07-01".parse().unwrap());
+    let own = context(&project, &store, &store.root().unwrap(), as_of).unwrap();
+    let text = serde_json::to_string(&own).unwrap();
+    let sent: ScoringContext = serde_json::from_str(&text).unwrap();
+    assert_eq!(serde_json::to_string(&sent).unwrap(), text);
+    let scored = |context: &ScoringContext| {
+        let (shards, memory, folder) = (Shards::ONE, 1 << 30, folder.path());
+        let scattering = Scattering { shards, memory, folder, instants: &[] };
+        let profile = project.profile.scatter(scattering, &|_| true).unwrap();
+        let profile = profile.rows(Shard::ALL).unwrap();
+        let reading = Reading { shards, memory, folder };
+        let events = ScannedEvents::read(&project.events, &context.plans, reading).unwrap();
+        let rows = events.shard(Shard::ALL, &Entities::of(&profile).unwrap()).unwrap();
+        let (scored, summary) = score_shard(context, &rows, &profile).unwrap();
+        assert_eq!(summary.customers, 1_996);
+        assert_eq!(scored.models.len(), 5);
+        let models: Vec<String> =
+            scored.models.iter().map(|m| format!("{:?}", m.numbers())).collect();
+        (scored.features, scored.vectors, scored.recommendations, models)
+    };
+    assert_eq!(scored(&own), scored(&sent));
 }
