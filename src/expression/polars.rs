@@ -462,7 +462,13 @@ pub fn from_polars(series: &Series, ty: Type, scale: Scale) -> Result<ArrayRef> 
     Ok(match ty {
         Type::Boolean => {
             let values = series.bool().map_err(Error::engine(context))?;
-            Arc::new(values.iter().collect::<arrow_array::BooleanArray>())
+            Arc::new(match values.null_count() {
+                0 => {
+                    let values = values.iter().map(|value| value == Some(true));
+                    arrow_array::BooleanArray::from(arrow_buffer::BooleanBuffer::from_iter(values))
+                }
+                _ => values.iter().collect(),
+            })
         }
         Type::Integer => Arc::new(integers(&series)?),
         Type::Double => {

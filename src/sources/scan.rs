@@ -4,7 +4,7 @@
 //! whatever the size of the files. Only the columns that the expressions name are read from disk. Each raw
 //! column is first brought to the type that expressions use for it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -15,6 +15,7 @@ use arrow_array::{
 };
 use arrow_buffer::BooleanBuffer;
 use arrow_schema::{DataType, Field, Schema};
+use hashbrown::HashMap;
 use rayon::prelude::*;
 
 use super::files::{RawTable, RawType, hive_columns};
@@ -27,6 +28,8 @@ use crate::store::parquet;
 
 const KEY: &str = "customer360_id";
 const CONTEXT: &str = "scanning a source";
+/// A text is worth its own evaluation where it is there so often on average.
+const DISTINCT_SHARE: usize = 16;
 
 /// Named expressions over the canonical columns of a source, ready to be evaluated over its rows.
 #[derive(Debug)]
@@ -244,27 +247,83 @@ fn batch_of(fields: Vec<Field>, arrays: Vec<ArrayRef>, rows: usize) -> Result<Re
         .map_err(Error::engine(CONTEXT))
 }
 
-/// Evaluates expressions over raw columns; one that is a column as it is costs nothing.
+/// Evaluates expressions over raw columns. A column as it is costs nothing; what depends on one text alone,
+/// as most conditions do on the event type, is evaluated for each distinct text once.
 fn compute(
     select: &[(String, Expression)],
     raw: &RecordBatch,
     context: &SourceContext,
 ) -> Result<Vec<ArrayRef>> {
-    let plain = |expression: &Expression| match &expression.node {
-        Node::Column(name) => raw.column_by_name(name).cloned(),
-        _ => None,
-    };
-    // Names of mapped columns may equal raw ones; a prefix keeps them apart.
-    let named = |(name, x): &(String, Expression)| (format!("\u{0}{name}"), x.clone());
-    let others: Vec<(String, Expression)> =
-        select.iter().filter(|(_, x)| plain(x).is_none()).map(named).collect();
-    let mut computed = match others.is_empty() {
-        true => Vec::new(),
-        false => evaluate(&others, raw, context.scale)?,
+    let mut columns: Vec<Option<ArrayRef>> = vec![None; select.len()];
+    let (mut of_text, mut others) = (BTreeMap::<&str, Vec<usize>>::new(), Vec::new());
+    for (place, (_, expression)) in select.iter().enumerate() {
+        let used = expression.columns();
+        match (&expression.node, used.first()) {
+            (Node::Column(name), _) => columns[place] = raw.column_by_name(name).cloned(),
+            (_, Some(name)) if used.len() == 1 && is_text(raw, name) => {
+                of_text.entry(name).or_default().push(place);
+            }
+            _ => others.push(place),
+        }
     }
-    .into_iter();
-    let columns = select.iter().map(|(_, x)| plain(x).or_else(|| computed.next()));
-    Ok(columns.flatten().collect())
+    let mut place_all = |places: &[usize], rows: &RecordBatch, codes: Option<&UInt32Array>| {
+        // Names of mapped columns may equal raw ones; a prefix keeps them apart.
+        let named = |place: &usize| (format!("\u{0}{place}"), select[*place].1.clone());
+        let named: Vec<(String, Expression)> = places.iter().map(named).collect();
+        for (place, values) in places.iter().zip(evaluate(&named, rows, context.scale)?) {
+            columns[*place] = Some(match codes {
+                Some(codes) => arrow_select::take::take(&values, codes, None)
+                    .map_err(Error::engine(CONTEXT))?,
+                None => values,
+            });
+        }
+        Ok::<_, Error>(())
+    };
+    for (name, places) in of_text {
+        let text = raw.column_by_name(name).map(|column| column.as_string::<i32>());
+        match text.and_then(distinct) {
+            Some((texts, codes)) => {
+                let rows = texts.len();
+                let field = Field::new(name, DataType::Utf8, true);
+                let rows = batch_of(vec![field], vec![Arc::new(texts)], rows)?;
+                place_all(&places, &rows, Some(&codes))?;
+            }
+            None => others.extend(places),
+        }
+    }
+    if !others.is_empty() {
+        place_all(&others, raw, None)?;
+    }
+    let column = |(column, (name, _)): (Option<ArrayRef>, &(String, Expression))| {
+        column.unwrap_or_else(|| unreachable!("the raw column of {name} was read"))
+    };
+    Ok(columns.into_iter().zip(select).map(column).collect())
+}
+
+fn is_text(raw: &RecordBatch, name: &str) -> bool {
+    raw.column_by_name(name).is_some_and(|column| *column.data_type() == DataType::Utf8)
+}
+
+/// The distinct texts, null among them, and by row the place of its text; None where there are too many for
+/// it to be worth while.
+fn distinct(texts: &StringArray) -> Option<(StringArray, UInt32Array)> {
+    let most = texts.len() / DISTINCT_SHARE;
+    let (mut places, mut distinct) = (HashMap::new(), Vec::new());
+    let mut codes = Vec::with_capacity(texts.len());
+    for text in texts {
+        let code = match places.get(&text) {
+            Some(code) => *code,
+            None if distinct.len() < most => {
+                let code = distinct.len() as u32;
+                places.insert(text, code);
+                distinct.push(text);
+                code
+            }
+            None => return None,
+        };
+        codes.push(code);
+    }
+    Some((StringArray::from(distinct), codes.into()))
 }
 
 fn not_finite<'a>(columns: impl Iterator<Item = &'a ArrayRef>) -> Option<BooleanBuffer> {
