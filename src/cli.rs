@@ -40,7 +40,7 @@ struct Global {
     /// The store's folder, instead of project.store
     #[arg(long, global = true, env = "C360_STORE")]
     store: Option<PathBuf>,
-    /// Memory for events before they spill to disk, instead of engine.memory
+    /// Memory that a run may use, instead of engine.memory
     #[arg(long, global = true, env = "C360_MEMORY")]
     memory: Option<String>,
     /// How to print the result

@@ -22,7 +22,7 @@ use crate::features::scanned::ScannedEvents;
 use crate::report::{Output, Progress, Table, thousands};
 use crate::sources::entity_rows::EntityRows;
 use crate::sources::profile::{CREATED, Entities, KEY};
-use crate::store::parquet::{read, take};
+use crate::store::parquet::{batches as batches_of, concat, read, take};
 use crate::store::staged::Staged;
 use crate::store::{Root, Store};
 use crate::time::Duration;
@@ -135,31 +135,37 @@ fn from_snapshots(
     let root = store.root()?;
     let of_view = |view: &String| {
         let paths = snapshots(project, &store, &root, view)?;
-        let stamps: Vec<Vec<RecordBatch>> =
-            paths.par_iter().map(|path| read(path, Some(&join::STAMPS))).collect::<Result<_>>()?;
         let ttl = join.ttl.iter().find(|(name, _)| name == view).map(|(_, ttl)| *ttl);
         let validity = Validity { ttl, known: join.known };
-        let mut places = join::latest(entities, &stamps.concat(), validity)?;
-        // Of each snapshot only the rows that are asked for are kept.
+        let stamps = |path: &PathBuf| read(path, Some(&join::STAMPS));
+        let mut places = join::latest(entities, &paths, stamps, validity)?;
+        // Of each file only the rows that are asked for are kept.
         let wanted = join::compact(&mut places);
         let own = project.catalog.of_view(view).map(Feature::column);
         let names: Vec<&str> = own.chain(["customer360_id"]).collect();
-        let files = paths.par_iter().zip(&stamps).enumerate();
-        let kept = files.map(|(file, (path, own))| {
-            let before: usize = stamps[..file].iter().map(Vec::len).sum();
-            let rows = read(path, Some(&names))?;
-            let rows = rows.iter().zip(before..before + own.len());
-            let none = Vec::new();
-            rows.map(|(rows, batch)| {
-                take(rows, &wanted.get(&batch).unwrap_or(&none).clone().into())
-            })
-            .collect::<Result<Vec<_>>>()
-        });
-        let batches: Vec<Vec<RecordBatch>> = kept.collect::<Result<_>>()?;
-        let columns = columns_of(project, view, &batches.concat(), &places)?;
+        let kept = wanted.par_iter().map(|(file, rows)| kept(&paths[*file], &names, rows));
+        let batches: Vec<RecordBatch> = kept.collect::<Result<_>>()?;
+        let columns = columns_of(project, view, &batches, &places)?;
         Ok((view.clone(), places, columns))
     };
     views.iter().map(of_view).collect()
+}
+
+/// Some rows of a file, given ascending, as one batch.
+fn kept(path: &Path, names: &[&str], rows: &[u32]) -> Result<RecordBatch> {
+    let (mut batches, mut before, mut rest) = (Vec::new(), 0, rows);
+    for batch in batches_of(path, Some(names), None)? {
+        let batch = batch?;
+        let end = before + batch.num_rows() as u32;
+        let (own, later) = rest.split_at(rest.partition_point(|row| *row < end));
+        let own: Vec<u32> = own.iter().map(|row| row - before).collect();
+        batches.push(take(&batch, &own.into())?);
+        (before, rest) = (end, later);
+    }
+    concat(&batches)?.ok_or_else(|| Error::Engine {
+        context: "a join",
+        message: format!("{} has no rows any more", path.display()),
+    })
 }
 
 /// The files of all snapshots of a view.

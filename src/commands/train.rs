@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray};
 use serde_json::json;
 
-use super::{as_of, data_fingerprint, reading, scattering, shards, write_manifest};
+use super::{as_of, data_fingerprint, scattering, shards, timelines, write_manifest};
 use crate::artifact::{
     AffinityArtifact, Artifact, ClassifierArtifact, EngagementArtifact, RfmArtifact, Trained,
 };
@@ -17,7 +17,7 @@ use crate::exit::Exit;
 use crate::features::catalog::Catalog;
 use crate::features::events::Events;
 use crate::features::plan::AsOf;
-use crate::features::scanned::{Reading, ScannedEvents};
+use crate::features::timelines::Refresh;
 use crate::models::engagement::Ecdf;
 use crate::models::rfm::{Quintiles, Rfm};
 use crate::report::html::model::{ModelReport, render};
@@ -70,8 +70,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
         history: &history,
     };
     let request = Request::new(&project.events, &project.catalog, &project.models, known)?;
-    let reading = reading(project, shards, transaction.scratch());
-    let gathered = gather(project, request, reading, &profile, &attributes)?;
+    let (gathered, refresh) = gather(project, &mut transaction, request, &profile, &attributes)?;
     let report = gathered.report.clone();
     let mut pasts = Vec::new();
     for (i, (model, data)) in models.iter().zip(&gathered.classifiers).enumerate() {
@@ -93,7 +92,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
         let name = &project.settings.project.name;
         keep(&store, &mut transaction, name, &artifact, numbers, &mut outcome)?;
     }
-    let inputs = json!({ "versions": outcome.versions });
+    let inputs = json!({ "versions": outcome.versions, "refresh": refresh });
     write_manifest(&mut transaction, project, "train", as_of, &data, &report, inputs, progress)?;
     transaction.commit()?;
     let json = json!({
@@ -105,15 +104,18 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
     Ok((Output { text: outcome.text, json }, Exit::NotMet.unless(outcome.failed.is_empty())))
 }
 
-/// Gathers what the models ask for, shard by shard.
+/// Gathers what the models ask for, shard by shard, from the timelines of the store; also gives what was read to
+/// bring these up to date.
 fn gather(
     project: &Project,
+    transaction: &mut Transaction,
     request: Request,
-    reading: Reading,
     profile: &ProfileShards,
     attributes: &[&str],
-) -> Result<Gathered> {
-    let events = ScannedEvents::read(&project.events, &request.plans, reading)?;
+) -> Result<(Gathered, Refresh)> {
+    let shards = profile.shards();
+    let timelines = timelines::refresh(project, transaction, shards, &request.plans, false)?;
+    let events = timelines.events(transaction, &project.events, &request.plans)?;
     let mut report = events.report.clone();
     let mut samples = request.empty();
     let stage = |shard| {
@@ -128,8 +130,8 @@ fn gather(
         Ok(())
     })?;
     report.check_orphans(&project.events)?;
-    drop(events);
-    Ok(request.gathered(samples, report))
+    let refresh = events.finish(transaction)?;
+    Ok((request.gathered(samples, report), refresh))
 }
 
 /// The levels of attributes over the whole profile.

@@ -4,7 +4,7 @@
 //! instant, unless that is older than the view's time to live; exact values are computed from the events
 //! before the instant itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -34,10 +34,15 @@ pub struct Validity {
 
 /// For each row the latest snapshot at or before its instant, of equal ones the latest created.
 ///
-/// `snapshots` are batches of `customer360_id`, `event_timestamp`, `created_timestamp` and features.
-pub fn latest(
+/// `read` gives the [`STAMPS`] of each of the `files`; a place is the index of a file and of a row in it. Of
+/// what is read only the stamps of the entities' customers stay in memory.
+///
+/// # Errors
+/// What `read` fails with, and a contract violation where its rows are not stamps.
+pub fn latest<File: Sync>(
     entities: &EntityRows,
-    snapshots: &[RecordBatch],
+    files: &[File],
+    read: impl Fn(&File) -> Result<Vec<RecordBatch>> + Sync,
     validity: Validity,
 ) -> Result<Places> {
     let mut codes: HashMap<&str, u32> = HashMap::new();
@@ -50,22 +55,24 @@ pub fn latest(
             *codes.entry(key).or_insert(next)
         })
         .collect();
-    let found: Vec<Vec<Stamp>> = snapshots
-        .par_iter()
-        .enumerate()
-        .map(|(batch, rows)| {
-            let (at, created) = (instants(rows, "event_timestamp")?, instants(rows, CREATED)?);
-            let own = keys(rows)?.iter().enumerate();
+    let of_file = |(file, path): (usize, &File)| {
+        let (mut stamps, mut before) = (Vec::new(), 0);
+        for rows in read(path)? {
+            let (at, created) = (instants(&rows, "event_timestamp")?, instants(&rows, CREATED)?);
+            let own = keys(&rows)?.iter().enumerate();
             let own = own.filter_map(|(row, key)| Some((row, *codes.get(key?)?)));
-            let snapshot = |(row, customer): (usize, u32)| Stamp {
+            stamps.extend(own.map(|(row, customer)| Stamp {
                 customer,
                 at: at[row],
                 created: created[row],
-                place: (batch as u32, row as u32),
-            };
-            Ok(own.map(snapshot).collect())
-        })
-        .collect::<Result<_>>()?;
+                place: (file as u32, (before + row) as u32),
+            }));
+            before += rows.num_rows();
+        }
+        Ok(stamps)
+    };
+    let found: Vec<Vec<Stamp>> =
+        files.par_iter().enumerate().map(of_file).collect::<Result<_>>()?;
     let mut found: Vec<Stamp> = found.into_iter().flatten().collect();
     found.par_sort_unstable();
     let mut starts = vec![0; codes.len() + 1];
@@ -88,9 +95,10 @@ pub const STAMPS: [&str; 3] = ["customer360_id", "event_timestamp", CREATED];
 
 const CREATED: &str = "created_timestamp";
 
-/// By batch the rows that any place names, ascending; the places are then of these rows alone.
-pub fn compact(places: &mut Places) -> HashMap<usize, Vec<u32>> {
-    let mut wanted: HashMap<usize, Vec<u32>> = HashMap::new();
+/// The files that any place names, each with the rows that are named, ascending; the places are then among
+/// these files and rows alone.
+pub fn compact(places: &mut Places) -> Vec<(usize, Vec<u32>)> {
+    let mut wanted: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
     for (batch, row) in places.iter().flatten() {
         wanted.entry(*batch).or_default().push(*row as u32);
     }
@@ -98,9 +106,12 @@ pub fn compact(places: &mut Places) -> HashMap<usize, Vec<u32>> {
         rows.sort_unstable();
         rows.dedup();
     }
-    for (batch, row) in places.iter_mut().flatten() {
-        let rank = wanted[batch].binary_search(&(*row as u32));
-        *row = rank.unwrap_or_else(|_| unreachable!("every row was kept"));
+    let wanted: Vec<(usize, Vec<u32>)> = wanted.into_iter().collect();
+    for (file, row) in places.iter_mut().flatten() {
+        let kept = wanted.binary_search_by_key(file, |(file, _)| *file);
+        *file = kept.unwrap_or_else(|_| unreachable!("every file was kept"));
+        let kept = wanted[*file].1.binary_search(&(*row as u32));
+        *row = kept.unwrap_or_else(|_| unreachable!("every row was kept"));
     }
     wanted
 }

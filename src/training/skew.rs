@@ -2,6 +2,7 @@
 //! the same instant today. Where the two differ, training sees what scoring could not know.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
@@ -11,11 +12,12 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::{Artifact, ClassifierArtifact, Trained};
 use crate::error::{Error, Result};
 use crate::features::catalog::Catalog;
+use crate::features::join::STAMPS;
 use crate::features::plan::AsOf;
 use crate::features::read::column;
 use crate::shard;
 use crate::sources::profile::keys;
-use crate::store::parquet::read;
+use crate::store::parquet::{concat, read, row_groups};
 use crate::store::{Root, Store};
 use crate::sum::ExactSum;
 use crate::time::Instant;
@@ -113,20 +115,22 @@ impl Served {
     /// Adds the columns of one view, if it was written at the as-of with all of them.
     fn add(&mut self, store: &Store, root: &Root, view: &str, own: &[&str]) -> Result<()> {
         let folder = format!("features/{view}/as_of={}", self.as_of.at.folder());
-        let mut batches: Vec<RecordBatch> = Vec::new();
-        for file in root.below(&folder) {
-            batches.extend(read(&store.file(file), None)?);
+        let files: Vec<PathBuf> = root.below(&folder).map(|file| store.file(file)).collect();
+        let mut customers = 0;
+        for file in &files {
+            customers += row_groups(file)?.iter().sum::<usize>();
         }
-        let Some(first) = batches.first() else { return Ok(()) };
-        if own.is_empty() || own.iter().any(|name| first.column_by_name(name).is_none()) {
-            return Ok(());
-        }
-        let customers: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        let every = customers.div_ceil(CUSTOMERS) as u64;
-        for rows in &batches {
+        let every = customers.div_ceil(CUSTOMERS).max(1) as u64;
+        let mut names = own.to_vec();
+        names.extend(STAMPS);
+        for rows in files.iter().map(|file| read(file, Some(&names))) {
+            let Some(rows) = concat(&rows?)? else { continue };
+            if own.is_empty() || own.iter().any(|name| rows.column_by_name(name).is_none()) {
+                return Ok(());
+            }
             let columns: Vec<Vec<f64>> =
-                own.iter().map(|name| column(rows, name)).collect::<Result<_>>()?;
-            for (row, key) in keys(rows)?.iter().enumerate() {
+                own.iter().map(|name| column(&rows, name)).collect::<Result<_>>()?;
+            for (row, key) in keys(&rows)?.iter().enumerate() {
                 let hash = key.map(shard::hash).filter(|hash| hash % every == 0);
                 if let Some(hash) = hash {
                     let values = self.values.entry(hash).or_default();

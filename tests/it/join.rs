@@ -52,7 +52,7 @@ fn snapshots(rows: &[Stored]) -> RecordBatch {
 }
 
 fn values(entities: &EntityRows, batches: &[RecordBatch], validity: Validity) -> Vec<Option<i64>> {
-    let places = latest(entities, batches, validity).unwrap();
+    let places = latest(entities, batches, |rows| Ok(vec![rows.clone()]), validity).unwrap();
     let field = arrow_schema::Field::new("value", arrow_schema::DataType::Int64, true);
     let arrays = gather(batches, &[("value", field)], &places).unwrap();
     arrays[0].as_primitive::<Int64Type>().iter().collect()
