@@ -1,4 +1,5 @@
-//! The naive reference implementation: it evaluates one value at a time and favors clarity over speed.
+//! The naive reference implementation. It evaluates one value at a time and is written for clarity, not for
+//! speed.
 //!
 //! Tests compare the results of the engine with it. Segment rules are also evaluated by it, on hypothetical
 //! values instead of rows.

@@ -1,6 +1,6 @@
 //! The naive reference implementation: a plain loop over events for every customer, column and as-of.
 //!
-//! It favors clarity over speed. Tests and the audit compare the results of the engine with it.
+//! It is written for clarity, not for speed. Tests and the audit compare the results of the engine with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
