@@ -1,5 +1,6 @@
-//! From SQL text to a checked expression: parse, resolve names, give every node a type, and make
-//! every conversion explicit.
+//! Checking: turns SQL text into a typed expression.
+//!
+//! It parses the text, resolves names, gives every node a type, and makes every conversion explicit.
 
 use sqlparser::ast::{self, BinaryOperator, CastKind, DataType, UnaryOperator};
 use sqlparser::dialect::GenericDialect;
@@ -10,10 +11,11 @@ use super::{Columns, Expression, Function, Node, Operator, Type, Value};
 use crate::error::{Error, Result};
 use crate::time::parse_naive;
 
-/// Parses and checks `sql` against `columns`; `place` names file and key in messages.
+/// Parses and checks `sql` against `columns`. Error messages start with `place`, which names the file and the
+/// key.
 ///
 /// # Errors
-/// A configuration error for text that is not one expression, an unknown column or function, or
+/// A configuration error for text that is not a single expression, for an unknown column or function, and for
 /// operands of the wrong types.
 pub fn check(sql: &str, columns: &Columns, place: &str) -> Result<Expression> {
     let parsed = Parser::new(&GenericDialect {}).try_with_sql(sql).and_then(|mut parser| {
@@ -32,7 +34,11 @@ pub fn check(sql: &str, columns: &Columns, place: &str) -> Result<Expression> {
     Checker { columns, place, sql }.expression(&parsed)
 }
 
-/// Like [`check`], for an expression that must have type `ty` (integers and doubles convert).
+/// Like [`check`], for an expression that must have type `ty`. Numbers, dates and null are converted
+/// implicitly where possible.
+///
+/// # Errors
+/// The same errors as [`check`], and a configuration error for an expression of another type.
 pub fn check_as(sql: &str, ty: Type, columns: &Columns, place: &str) -> Result<Expression> {
     let expression = check(sql, columns, place)?;
     let checker = Checker { columns, place, sql };
@@ -263,7 +269,7 @@ impl Checker<'_> {
         Ok(binary(operator, a, b, Type::Boolean))
     }
 
-    /// Gives both operands their common type; numbers written as literals become exact money.
+    /// Converts both operands to their common type. Numeric literals beside money become exact money.
     fn unify(&self, a: Expression, b: Expression) -> Result<(Expression, Expression)> {
         let (mut a, mut b) = (self.as_type_of(a, b.ty), b);
         b = self.as_type_of(b, a.ty);
@@ -284,7 +290,9 @@ impl Checker<'_> {
         Ok((a, b.cast(ty)))
     }
 
-    /// A literal in the type that its neighbour has: `amount > 10` compares money with ten units.
+    /// Converts a literal to the type of the operand beside it, if possible.
+    ///
+    /// For example, `amount > 10` compares an amount of money with ten major units.
     fn as_type_of(&self, literal: Expression, ty: Type) -> Expression {
         let Node::Literal(value) = &literal.node else { return literal };
         let converted = match (value, ty) {
@@ -292,7 +300,8 @@ impl Checker<'_> {
             (Value::Integer(v), Type::Money) => {
                 v.checked_mul(self.columns.scale.units()).map(Value::Money)
             }
-            // Only what the scale can hold exactly: amount > 0.005 stays a comparison of doubles.
+            // Only numbers that the scale can hold exactly become money. `amount > 0.005` remains a
+            // comparison of doubles.
             (Value::Double(v), Type::Money) => self
                 .columns
                 .scale
@@ -353,7 +362,8 @@ impl Checker<'_> {
                 }
             }
         }
-        // A null in the list makes "not found" unknown in SQL; refuse it rather than surprise.
+        // In SQL, a null in the list makes the result for any other value null instead of false. An error is
+        // less surprising.
         if constants.contains(&Value::Null) {
             return Err(self.error("has a null in its list", "test it with `is null`"));
         }
@@ -387,11 +397,11 @@ impl Checker<'_> {
         Ok(Expression { node: Node::Case { branches, otherwise }, ty })
     }
 
-    /// Gives all expressions one common type.
+    /// Converts all expressions to one common type.
     fn common(&self, mut list: Vec<Expression>) -> Result<Vec<Expression>> {
         let is_null = |x: &Expression| x.node == Node::Literal(Value::Null);
         let is_literal = |x: &Expression| matches!(x.node, Node::Literal(_));
-        // A column's type counts for more than a literal's: coalesce(amount, 0) is money.
+        // The type of a column takes precedence over that of a literal: `coalesce(amount, 0)` is money.
         let lead = list
             .iter()
             .find(|x| !is_literal(x))

@@ -1,25 +1,29 @@
-//! Conversions of single values that engines disagree about, so that ours are one piece of code:
-//! text to numbers and times, money and doubles to text. What cannot be converted is null.
+//! Conversions of single values on which engines disagree, shared by all evaluators.
+//!
+//! They convert text to numbers and times, and money, doubles and dates to text. A value that cannot be
+//! converted becomes null.
 
 use crate::money::Scale;
 use crate::time::{Instant, parse_naive};
 
-/// A decimal integer with an optional sign, spaces around it ignored.
+/// Parses a decimal integer with an optional sign. Spaces around it are ignored.
 pub fn text_to_integer(text: &str) -> Option<i64> {
     text.trim_matches(' ').parse().ok()
 }
 
-/// A finite decimal number, spaces around it ignored.
+/// Parses a finite decimal number. Spaces around it are ignored.
 pub fn text_to_double(text: &str) -> Option<f64> {
     let text = text.trim_matches(' ');
-    // Rust also reads `inf`, `nan` and `infinity`; a number starts with a digit, sign or point.
+    // Rust also parses `inf`, `nan` and `infinity`. Here a number contains only digits, signs, a point and an
+    // exponent.
     let numeric =
         text.chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E'));
     text.parse().ok().filter(|value: &f64| numeric && value.is_finite())
 }
 
-/// A decimal amount in major units, read without going through a binary fraction; further decimal
-/// places round half away from zero.
+/// Parses a decimal amount in major units into minor units, without a binary fraction in between.
+///
+/// Decimal places beyond the scale are rounded half away from zero.
 pub fn text_to_money(text: &str, scale: Scale) -> Option<i64> {
     let text = text.trim_matches(' ');
     let (negative, digits) = match text.strip_prefix('-') {
@@ -39,19 +43,21 @@ pub fn text_to_money(text: &str, scale: Scale) -> Option<i64> {
     Some(if negative { -minor } else { minor })
 }
 
-/// RFC 3339, a date, or date and time without a zone, which is UTC.
+/// Parses a timestamp into UTC microseconds since 1970-01-01T00:00:00Z.
+///
+/// The text is RFC 3339, a date, or a date and time without a zone, which is taken as UTC.
 pub fn text_to_timestamp(text: &str) -> Option<i64> {
     let text = text.trim_matches(' ');
     text.parse::<Instant>().ok().or_else(|| parse_naive(text)).map(|instant| instant.0)
 }
 
-/// A date `2024-07-01`, as days since 1970-01-01.
+/// Parses a date such as `2024-07-01` into days since 1970-01-01.
 pub fn text_to_date(text: &str) -> Option<i32> {
     let date: chrono::NaiveDate = text.trim_matches(' ').parse().ok()?;
     Some(date.signed_duration_since(chrono::NaiveDate::from_ymd_opt(1970, 1, 1)?).num_days() as i32)
 }
 
-/// `true` or `false` in any case.
+/// Parses `true` or `false`. Letter case and spaces around the word are ignored.
 pub fn text_to_boolean(text: &str) -> Option<bool> {
     match text.trim_matches(' ').to_ascii_lowercase().as_str() {
         "true" => Some(true),
@@ -60,12 +66,12 @@ pub fn text_to_boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// The shortest text that reads back as the same double.
+/// Formats a double as the shortest text that parses back to the same double.
 pub fn double_to_text(value: f64) -> String {
     format!("{value}")
 }
 
-/// A date as `2024-07-01`.
+/// Formats days since 1970-01-01 as a date such as `2024-07-01`.
 pub fn date_to_text(days: i32) -> String {
     let epoch = chrono::NaiveDate::from_ymd_opt(1970, 1, 1).unwrap_or_default();
     match epoch.checked_add_signed(chrono::Duration::days(i64::from(days))) {
@@ -74,17 +80,17 @@ pub fn date_to_text(days: i32) -> String {
     }
 }
 
-/// A finite double, or null.
+/// Returns the double if it is finite, and None otherwise.
 pub fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
-/// A double as a 64-bit integer, rounded toward zero; null outside the range.
+/// Converts a double to a 64-bit integer, rounding toward zero. Returns None if it is out of range.
 pub fn double_to_integer(value: f64) -> Option<i64> {
     (value.abs() < 9.2e18).then_some(value as i64)
 }
 
-/// The regular expression that matches what a `LIKE` pattern matches.
+/// The regular expression that matches the same texts as a `LIKE` pattern.
 pub fn like_to_regex(pattern: &str) -> String {
     let mut regex = String::from("(?s)^");
     for c in pattern.chars() {

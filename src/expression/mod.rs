@@ -1,8 +1,8 @@
-//! Expressions: one small typed SQL subset for mappings, features, labels and segment rules.
+//! Expressions: a small typed subset of SQL for mappings, features, labels and segment rules.
 //!
-//! Text is parsed by `sqlparser`, checked against the columns' types into the tree below, and only
-//! then lowered to an engine. SQL text never reaches an engine, because engines disagree in silence
-//! about division, rounding, nulls and casts; docs/expressions.md is the semantics that hold here.
+//! The text is parsed by `sqlparser`, checked against the types of the columns, and turned into the tree
+//! below. Only this tree is lowered to an engine. SQL text never reaches an engine, because engines silently
+//! disagree about division, rounding, nulls and casts. docs/expressions.md defines the semantics.
 
 pub mod check;
 pub mod convert;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::money::Scale;
 
-/// The type of an expression's value; every type also has null.
+/// The type of an expression's value. Every type also has null.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Type {
@@ -25,23 +25,23 @@ pub enum Type {
     Integer,
     /// A finite 64-bit float.
     Double,
-    /// Minor units of the project's currency.
+    /// An amount in minor units of the project's currency.
     Money,
     /// UTF-8 text.
     Text,
-    /// UTC microseconds.
+    /// An instant in UTC microseconds since 1970-01-01T00:00:00Z.
     Timestamp,
     /// A calendar day.
     Date,
 }
 
 impl Type {
-    /// Whether arithmetic applies.
+    /// Whether arithmetic applies to values of this type.
     pub fn is_numeric(self) -> bool {
         matches!(self, Self::Integer | Self::Double | Self::Money)
     }
 
-    /// The SQL name, as in messages and `cast`.
+    /// The SQL name of the type, as messages and `cast` use it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Boolean => "boolean",
@@ -63,32 +63,32 @@ pub enum Value {
     Null,
     /// True or false.
     Boolean(bool),
-    /// A whole number.
+    /// A signed 64-bit integer.
     Integer(i64),
-    /// A finite number.
+    /// A finite 64-bit float.
     Double(f64),
-    /// Minor units.
+    /// An amount in minor units of the project's currency.
     Money(i64),
-    /// Text.
+    /// UTF-8 text.
     Text(String),
-    /// UTC microseconds.
+    /// An instant in UTC microseconds since 1970-01-01T00:00:00Z.
     Timestamp(i64),
-    /// Days since 1970-01-01.
+    /// A calendar day, in days since 1970-01-01.
     Date(i32),
 }
 
-/// A number as a spec or the command line gives it.
+/// A number in a spec or on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "not a number")]
 pub enum Number {
-    /// A whole one.
+    /// A whole number.
     Integer(i64),
-    /// Another one, finite.
+    /// A finite number that is not whole or does not fit into 64 bits.
     Double(f64),
 }
 
 impl Number {
-    /// As a constant of an expression.
+    /// The number as a constant of an expression.
     pub fn value(self) -> Value {
         match self {
             Self::Integer(number) => Value::Integer(number),
@@ -118,7 +118,7 @@ impl std::fmt::Display for Number {
     }
 }
 
-/// Operators with two operands.
+/// The binary operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operator {
@@ -137,7 +137,7 @@ pub enum Operator {
     Or,
 }
 
-/// Functions by their SQL names.
+/// The functions that an expression may call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Function {
@@ -205,47 +205,49 @@ impl Function {
     ];
 }
 
-/// A checked expression: the tree and the type of its value. Operands already have the types that
-/// their operator wants; every conversion is an explicit [`Node::Cast`].
+/// A checked expression: the tree and the type of its value.
+///
+/// The operands already have the types that their operator takes. Every conversion is an explicit
+/// [`Node::Cast`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Expression {
-    /// What computes the value.
+    /// The node that computes the value.
     pub node: Node,
     /// The type of the value.
     #[serde(rename = "type")]
     pub ty: Type,
 }
 
-/// The kinds of expression.
+/// The kinds of expression nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Node {
-    /// A column by name.
+    /// The value of the column with this name.
     Column(String),
     /// A constant.
     Literal(Value),
-    /// Logical negation; null stays null.
+    /// Logical negation. The negation of null is null.
     Not(Box<Expression>),
-    /// Arithmetic negation.
+    /// Arithmetic negation. The negation of null is null.
     Negate(Box<Expression>),
-    /// Whether the value is null; never null itself.
+    /// Whether the value is null. The result is never null.
     IsNull(Box<Expression>),
-    /// An operator over two operands of one type (for arithmetic also money by integer).
+    /// An operator with two operands of one type. Arithmetic also takes money and an integer.
     Binary(Operator, Box<Expression>, Box<Expression>),
     /// A function call.
     Call(Function, Vec<Expression>),
-    /// The first branch whose condition is true, else `otherwise`.
+    /// The result of the first branch whose condition is true, or `otherwise` if there is none.
     Case {
-        /// Conditions with their results.
+        /// The conditions with their results.
         branches: Vec<(Expression, Expression)>,
-        /// The result where no condition is true.
+        /// The result if no condition is true.
         otherwise: Box<Expression>,
     },
-    /// The value converted to the expression's type; null where it cannot be.
+    /// The value converted to the type of the expression, or null if it cannot be converted.
     Cast(Box<Expression>),
-    /// Whether the value equals one of the constants; null for null.
+    /// Whether the value equals one of the constants. The result for null is null.
     InList(Box<Expression>, Vec<Value>),
-    /// SQL `LIKE` with `%` and `_`.
+    /// Whether the text matches an SQL `LIKE` pattern with the wildcards `%` and `_`.
     Like(Box<Expression>, String),
 }
 
@@ -255,7 +257,7 @@ impl Expression {
         Self { node: Node::Column(name.into()), ty }
     }
 
-    /// This expression converted to `ty`; itself where it already has that type.
+    /// Converts this expression to `ty`. Returns it unchanged if it already has that type.
     pub fn cast(self, ty: Type) -> Self {
         match self {
             _ if self.ty == ty => self,
@@ -269,7 +271,7 @@ impl Expression {
         }
     }
 
-    /// The columns that the value depends on.
+    /// The names of the columns that the value depends on.
     pub fn columns(&self) -> BTreeSet<&str> {
         let mut names = BTreeSet::new();
         self.visit(&mut |expression| {
@@ -301,7 +303,9 @@ impl Expression {
         }
     }
 
-    /// The expression with every column replaced by what `replace` gives for it.
+    /// Replaces every column by the expression that `replace` returns for it.
+    ///
+    /// A column for which `replace` returns None stays as it is.
     pub fn substitute(self, replace: &impl Fn(&str) -> Option<Expression>) -> Self {
         let sub = |x: Box<Expression>| Box::new(x.substitute(replace));
         let node = match self.node {
@@ -330,47 +334,47 @@ impl Expression {
     }
 }
 
-/// The columns that an expression may use, with their types, and the scale of money.
+/// The columns and named constants that an expression may use, and the scale of money.
 #[derive(Debug, Clone, Default)]
 pub struct Columns {
     types: BTreeMap<String, Type>,
     constants: BTreeMap<String, Value>,
-    /// Decimal places of money literals.
+    /// The number of decimal places of money literals.
     pub scale: Scale,
 }
 
 impl Columns {
-    /// The columns of an iterator of names and types.
+    /// Creates the set of columns from names and types.
     pub fn new(scale: Scale, types: impl IntoIterator<Item = (String, Type)>) -> Self {
         Self { types: types.into_iter().collect(), constants: BTreeMap::new(), scale }
     }
 
-    /// The type of a column.
+    /// The type of a column, or None if there is no such column.
     pub fn get(&self, name: &str) -> Option<Type> {
         self.types.get(name).copied()
     }
 
-    /// Adds a column.
+    /// Adds a column, or replaces the type of an existing one.
     pub fn insert(&mut self, name: impl Into<String>, ty: Type) {
         self.types.insert(name.into(), ty);
     }
 
-    /// Gives a number a name, which an expression may use in its place.
+    /// Adds a named constant, which an expression may use like a column.
     pub fn name(&mut self, name: impl Into<String>, number: Number) {
         self.constants.insert(name.into(), number.value());
     }
 
-    /// The number that has this name.
+    /// The value of the named constant, or None if there is no such constant.
     pub fn constant(&self, name: &str) -> Option<&Value> {
         self.constants.get(name)
     }
 
-    /// The names in order, those of columns first.
+    /// All names: first those of the columns, then those of the constants, each in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.types.keys().chain(self.constants.keys()).map(String::as_str)
     }
 
-    /// Names and types in order.
+    /// The names and types of the columns in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Type)> {
         self.types.iter().map(|(name, ty)| (name.as_str(), *ty))
     }

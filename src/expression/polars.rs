@@ -1,7 +1,8 @@
 //! Lowering of checked expressions to Polars, and their evaluation over Arrow record batches.
 //!
-//! Inside Polars money is 64-bit minor units and a timestamp is naive UTC microseconds. Wherever
-//! Polars' own semantics differ from ours the lowering says so.
+//! Inside Polars, money is a 64-bit integer of minor units and a timestamp is naive UTC microseconds.
+//! Comments in this module mark every place where the semantics of Polars differ from those of
+//! docs/expressions.md.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use super::{Columns, Expression, Function, Node, Operator, Type, Value};
 use crate::error::{Error, Result};
 use crate::money::Scale;
 
-/// The Polars type that holds a value of type `ty`.
+/// The Polars type of a column that holds values of type `ty`.
 pub fn data_type(ty: Type) -> DataType {
     match ty {
         Type::Boolean => DataType::Boolean,
@@ -75,7 +76,7 @@ fn literal(value: &Value, ty: Type) -> Expr {
     match value {
         Value::Null => lit(NULL).cast(data_type(ty)),
         Value::Boolean(v) => lit(*v),
-        // A plain literal is of no fixed width and may become 32 bits.
+        // Polars may store a literal without a cast in 32 bits.
         Value::Integer(v) | Value::Money(v) => lit(*v).cast(data_type(ty)),
         Value::Double(v) => lit(*v).cast(data_type(ty)),
         Value::Text(v) => v.as_str().lit(),
@@ -102,19 +103,23 @@ fn binary(operator: Operator, a: Expr, b: Expr) -> Expr {
     }
 }
 
-/// Polars wraps around at 64 bits; ours is null from 2^62 on, tested with doubles.
+/// Makes integer results of 2^62 or more in magnitude null, where Polars would wrap around.
+///
+/// The magnitude is tested with doubles.
 fn guarded(operator: Operator, value: Expr, a: Expr, b: Expr) -> Expr {
     let wide = binary(operator, a.cast(DataType::Float64), b.cast(DataType::Float64));
     when(wide.abs().lt(lit((1_i64 << 62) as f64))).then(value).otherwise(lit(NULL))
 }
 
-/// The remainder with the sign of the dividend, null for zero; Polars takes the divisor's sign and
-/// computes that of doubles by a division that rounds.
+/// The remainder with the sign of the dividend, or null for a divisor of zero.
+///
+/// The remainder of Polars has the sign of the divisor, and for doubles it is computed by a division that
+/// rounds.
 fn remainder(a: Expr, b: Expr, ty: Type) -> Expr {
     let function = move |columns: &mut [Column]| {
         let (a, b) = (&columns[0], &columns[1]);
         let height = a.len().max(b.len());
-        // A literal comes as a column of one row.
+        // A literal arrives as a column of one row.
         let name = a.name().clone();
         let at = |row: usize, length: usize| if length == 1 { 0 } else { row };
         let series = if ty == Type::Double {
@@ -145,7 +150,7 @@ fn cast(value: Expr, from: Type, to: Type, scale: Scale) -> Expr {
             when(value.clone().abs().lt(lit(limit))).then(value * lit(units)).otherwise(lit(NULL))
         }
         (Type::Double, Type::Money) => {
-            // As `Scale::minor` does.
+            // This is the same rounding as in `Scale::minor`.
             let away = RoundMode::HalfAwayFromZero;
             let thousandths = (value * lit(units as f64) * lit(1000.0)).round(0, away);
             let scaled = (thousandths / lit(1000.0)).round(0, away);
@@ -154,7 +159,7 @@ fn cast(value: Expr, from: Type, to: Type, scale: Scale) -> Expr {
                 .otherwise(lit(NULL))
         }
         (Type::Money, Type::Double) => value.cast(DataType::Float64) / lit(units as f64),
-        // Integer division of Polars floors; ours truncates toward zero.
+        // The integer division of Polars rounds down, but this cast truncates toward zero.
         (Type::Money, Type::Integer) => {
             elementwise(value, to, move |c| map_i64(c, |v| Some(v / units)))
         }
@@ -288,7 +293,9 @@ fn call(function: Function, mut values: Vec<Expr>, arguments: &[Expression]) -> 
     }
 }
 
-/// One libm for all: Polars' vectorized logarithms may differ in the last bit by CPU.
+/// Applies a function of the standard library to every value.
+///
+/// The vectorized logarithms of Polars may differ in the last bit between CPUs.
 fn elementwise_double(value: Expr, f: fn(f64) -> f64) -> Expr {
     elementwise(value, Type::Double, move |c| {
         let values = c.f64()?.iter().map(|v| v.map(f));
@@ -296,8 +303,10 @@ fn elementwise_double(value: Expr, f: fn(f64) -> f64) -> Expr {
     })
 }
 
-/// Evaluates named expressions over the columns of a record batch and gives Arrow arrays of the
-/// types that [`arrow_type`] names. A later expression may use the names of earlier ones.
+/// Evaluates named expressions over the columns of a record batch.
+///
+/// The result is one Arrow array per expression, of the type that [`arrow_type`] returns. An expression may
+/// use the names of earlier ones.
 pub fn evaluate(
     expressions: &[(String, Expression)],
     batch: &RecordBatch,
@@ -314,12 +323,14 @@ pub fn evaluate(
         })?;
         columns.push(to_polars(name, array)?.into());
     }
-    // A height of its own, so that an expression over constants has the batch's length too.
+    // This column gives the frame its height, so that an expression over constants has one value per row of
+    // the batch.
     columns.push(Series::new("\u{0}row".into(), vec![0_u32; batch.num_rows()]).into());
     let context = "evaluating expressions";
     let mut frame =
         DataFrame::new(batch.num_rows(), columns).map_err(Error::engine(context))?.lazy();
-    // Those in a row that do not use each other go at once: every step costs Polars a plan.
+    // Consecutive expressions that do not use each other are evaluated in one step, because every step costs
+    // Polars planning time.
     let mut rest = expressions;
     while !rest.is_empty() {
         let uses = |i: usize| {
@@ -340,7 +351,7 @@ pub fn evaluate(
         .collect()
 }
 
-/// The Arrow type in which a value of type `ty` leaves.
+/// The Arrow type of the array that holds values of type `ty`.
 pub fn arrow_type(ty: Type, scale: Scale) -> ArrowType {
     match ty {
         Type::Boolean => ArrowType::Boolean,
@@ -355,7 +366,7 @@ pub fn arrow_type(ty: Type, scale: Scale) -> ArrowType {
     }
 }
 
-/// The expression type of an Arrow column, if expressions can use it.
+/// The expression type of an Arrow column, or None if expressions cannot use it.
 pub fn type_of(arrow: &ArrowType) -> Option<Type> {
     Some(match arrow {
         ArrowType::Boolean => Type::Boolean,
@@ -443,7 +454,7 @@ fn to_polars(name: &str, array: &ArrayRef) -> Result<Series> {
     })
 }
 
-/// A Polars column of the type for `ty` as an Arrow array of [`arrow_type`].
+/// Converts a Polars column of type `ty` to an Arrow array of the type that [`arrow_type`] returns.
 pub fn from_polars(series: &Series, ty: Type, scale: Scale) -> Result<ArrayRef> {
     let physical = match ty {
         Type::Timestamp => series.cast(&DataType::Int64),

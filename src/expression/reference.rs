@@ -1,6 +1,8 @@
-//! The naive reference: one value at a time, written to be obviously right rather than fast.
-//! Tests compare what an engine computes with this; segment rules are judged by it, where there are
-//! made-up values instead of rows.
+//! The naive reference implementation. It evaluates one value at a time and is written for clarity, not for
+//! speed.
+//!
+//! Tests compare the results of the engine with it. Segment rules are also evaluated by it, on hypothetical
+//! values instead of rows.
 
 use std::cmp::Ordering;
 
@@ -9,7 +11,7 @@ use super::{Expression, Function, Node, Operator, Type, Value};
 use crate::money::Scale;
 use crate::time::DAY;
 
-/// The value of `expression` where `column` gives each column's value.
+/// Evaluates `expression`. `column` returns the value of each column by name.
 pub fn evaluate(expression: &Expression, scale: Scale, column: &dyn Fn(&str) -> Value) -> Value {
     let recurse = |x: &Expression| evaluate(x, scale, column);
     match &expression.node {
@@ -69,7 +71,7 @@ fn like(text: &[char], pattern: &[char]) -> bool {
     }
 }
 
-/// The order of two values of one type; None where one is null.
+/// Compares two values of the same type. Returns None if one of them is null.
 pub fn compare(a: &Value, b: &Value) -> Option<Ordering> {
     match (a, b) {
         (Value::Boolean(a), Value::Boolean(b)) => Some(a.cmp(b)),
@@ -117,7 +119,8 @@ fn binary(operator: Operator, a: Value, b: Value) -> Value {
     }
 }
 
-/// Integers wider than 2^62 in magnitude are refused, so that an engine may test with doubles.
+/// Computes an integer operation. The result is None if its magnitude is 2^62 or more, so that an engine can
+/// test the limit with doubles.
 fn integers(operator: Operator, a: i64, b: i64) -> Option<i64> {
     let (a, b) = (i128::from(a), i128::from(b));
     let value = match operator {

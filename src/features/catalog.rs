@@ -1,4 +1,4 @@
-//! The catalog: every feature of a project, checked, with its type, version and what it depends on.
+//! The catalog: all checked features of a project with their types, versions and dependencies.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,47 +14,47 @@ use crate::schema::{Origin, profile_field};
 use crate::sources::SourcePlan;
 use crate::time::{Duration, Window, Zone};
 
-/// A checked aggregation: one column over one window.
+/// A checked aggregation, which computes one column over one window.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Aggregation {
-    /// The column it makes.
+    /// The name of the column that it computes.
     pub column: String,
-    /// What it computes.
+    /// The operation that it computes.
     pub op: Op,
-    /// Over the event columns; None counts events.
+    /// The expression over the event columns that is aggregated. None counts events.
     pub input: Option<Expression>,
-    /// Which events count; None is all.
+    /// The condition that selects the events. None selects all events.
     pub condition: Option<Expression>,
-    /// How far it looks back.
+    /// The window over which events are aggregated.
     pub window: Window,
-    /// For [`Op::DecayedSum`].
+    /// The half-life of the weights of [`Op::DecayedSum`].
     pub half_life: Option<Duration>,
     /// The type of the column.
     #[serde(rename = "type")]
     pub ty: Type,
 }
 
-/// A checked expression over other feature columns.
+/// A checked derived feature, which is an expression over other feature columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Derived {
-    /// The column it makes.
+    /// The name of the column that it computes.
     pub column: String,
-    /// Over aggregations and earlier derived columns.
+    /// The expression over aggregations and earlier derived features.
     pub expression: Expression,
 }
 
-/// How a feature is computed.
+/// The definition of a feature.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Definition {
-    /// From events.
+    /// An aggregation over events.
     Aggregation(Aggregation),
-    /// From other features.
+    /// An expression over other features.
     Derived(Derived),
 }
 
 impl Definition {
-    /// The column it makes.
+    /// The name of the column that the definition computes.
     pub fn column(&self) -> &str {
         match self {
             Self::Aggregation(aggregation) => &aggregation.column,
@@ -63,30 +63,30 @@ impl Definition {
     }
 }
 
-/// One column of a view.
+/// A feature, which is one column of a view.
 #[derive(Debug, Clone)]
 pub struct Feature {
     /// The view that declares it.
     pub view: String,
-    /// How it is computed.
+    /// The definition by which it is computed.
     pub definition: Definition,
-    /// The name in the spec, without the window; features of one group explain together.
+    /// The name in the spec, without the window. Features of the same group are combined in explanations.
     pub group: String,
     /// The profile field that it fills.
     pub writes: Option<String>,
-    /// For the reader.
+    /// The description for readers, from the spec.
     pub description: String,
-    /// Hash of the checked definition and of all that it depends on.
+    /// The version: a hash of the checked definition and of everything it depends on.
     pub version: String,
 }
 
 impl Feature {
-    /// The column's name.
+    /// The name of the column.
     pub fn column(&self) -> &str {
         self.definition.column()
     }
 
-    /// The column's type.
+    /// The type of the column.
     pub fn ty(&self) -> Type {
         match &self.definition {
             Definition::Aggregation(aggregation) => aggregation.ty,
@@ -95,36 +95,38 @@ impl Feature {
     }
 }
 
-/// A view's name with what its file says about it.
+/// The name and metadata of a view.
 #[derive(Debug, Clone)]
 pub struct View {
-    /// Its name.
+    /// The name of the view.
     pub name: String,
-    /// Who answers for it.
+    /// The person or team responsible for the view.
     pub owner: String,
-    /// What it is about.
+    /// The description of the view.
     pub description: String,
-    /// What must hold of its snapshots.
+    /// The expectations that must hold for its snapshots.
     pub expectations: Vec<Expectation>,
 }
 
-/// All features of a project: aggregations in the order of the files, then derived ones in an
-/// order in which each comes after what it uses.
+/// All features of a project.
+///
+/// Aggregations come first, in the order of the files. Derived features follow, each after the features that
+/// it uses.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
-    /// The views in the order of their names.
+    /// The views in the order of their files.
     pub views: Vec<View>,
-    /// The features.
+    /// The features in the order in which they can be computed.
     pub features: Vec<Feature>,
 }
 
 impl Catalog {
-    /// Checks the views of a project against the columns of its event source. Each spec comes with
-    /// the name of its file.
+    /// Checks the views of a project against the columns of its event source. Each spec comes with the name
+    /// of its file.
     ///
     /// # Errors
-    /// A configuration error for a duplicate name, an unknown column, a wrong type, a cycle, or two
-    /// features that write one field.
+    /// A configuration error for a duplicate name, an unknown column, a wrong type, a cycle, or two features
+    /// that write the same profile field.
     pub fn check(specs: &[(String, ViewSpec)], events: &Columns) -> Result<Self> {
         let mut catalog = Self::default();
         for (file, spec) in specs {
@@ -141,8 +143,11 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// The catalog over a source: where canonical columns are not columns of the files by their own names,
-    /// what they are mapped to is part of what a feature's version stands for, and so are zone and scale.
+    /// Computes the versions of all features over a source.
+    ///
+    /// If a canonical column is not a column of the files under its own name, the expression that it is
+    /// mapped to becomes part of the version of every feature that uses it. The same holds for a time zone
+    /// and a scale of money other than the defaults.
     pub fn over(mut self, source: &SourcePlan) -> Self {
         let context = &source.context;
         let is_default = context.zone == Zone::default() && context.scale == Scale::default();
@@ -178,17 +183,18 @@ impl Catalog {
         self.features.iter().find(|feature| feature.column() == name)
     }
 
-    /// Every column with its type.
+    /// All columns with their types.
     pub fn columns(&self, scale: crate::money::Scale) -> Columns {
         Columns::new(scale, self.features.iter().map(|f| (f.column().to_owned(), f.ty())))
     }
 
-    /// The columns of one view.
+    /// The features of one view.
     pub fn of_view<'a>(&'a self, view: &'a str) -> impl Iterator<Item = &'a Feature> {
         self.features.iter().filter(move |feature| feature.view == view)
     }
 
-    /// `wanted` and all that they depend on, in computing order.
+    /// The features in `wanted` and all features that they depend on, in the order in which they can be
+    /// computed.
     pub fn closure<'a>(&'a self, wanted: &BTreeSet<&str>) -> Vec<&'a Feature> {
         let mut needed: BTreeSet<&str> = wanted.clone();
         let mut features: Vec<&Feature> = Vec::new();
@@ -263,7 +269,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// Checks derived features in an order in which each comes after what it uses.
+    /// Checks the derived features and adds each of them after the features that it uses.
     fn add_derived(&mut self, specs: &[(String, ViewSpec)], events: &Columns) -> Result<()> {
         let mut open: Vec<_> = specs
             .iter()
@@ -363,7 +369,7 @@ impl Catalog {
     }
 }
 
-/// The checked aggregations of one `[[feature]]`, one per window.
+/// The checked aggregations of one `[[feature]]` table, one per window.
 pub fn aggregations(file: &str, spec: &FeatureSpec, events: &Columns) -> Result<Vec<Aggregation>> {
     check_name(file, &spec.name)?;
     let place = format!("{file}: feature.{}", spec.name);
@@ -444,7 +450,7 @@ fn check_name(file: &str, name: &str) -> Result<()> {
     ))
 }
 
-/// A short hash of a checked definition and of the versions it depends on.
+/// A hash of a checked definition and of the versions that it depends on.
 pub fn fingerprint(definition: &impl Serialize, versions: &[String]) -> String {
     let mut text = serde_json::to_string(definition).unwrap_or_default();
     for version in versions {

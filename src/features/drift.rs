@@ -1,42 +1,44 @@
-//! Drift: whether inputs or scores are distributed as they were in training.
+//! Drift: how far the distribution of a feature, an input or a score has moved between two sets of rows.
 
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ChiSquared, ContinuousCDF};
 
-/// Quantile bins of the earlier rows; a value of two quantiles is a bin of its own, and missing values are.
+/// The number of quantile bins of the earlier rows.
+///
+/// A value that is equal to several quantiles is a bin of its own. Missing values have a separate bin.
 const BINS: usize = 10;
-/// From which stability index a shift is called large (the field's rule of thumb).
+/// The population stability index above which a shift is called large (a common rule of thumb).
 const LARGE: f64 = 0.2;
 
-/// How far one column has moved.
+/// The drift of one column.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drift {
-    /// The column.
+    /// The name of the column.
     pub column: String,
-    /// The population stability index, sum of (p - q) ln(p / q) over the bins.
+    /// The population stability index: the sum of (p - q) ln(p / q) over the bins.
     pub psi: f64,
-    /// What chance exceeds in one of a hundred columns that have not moved, given both numbers of
-    /// rows.
+    /// The threshold that the index of a column without drift exceeds by chance in one of a hundred cases,
+    /// given the numbers of earlier and later rows.
     pub threshold: f64,
-    /// In a word.
+    /// The interpretation of the index.
     pub verdict: Verdict,
 }
 
-/// What a stability index means.
+/// The interpretation of a population stability index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// No more than chance.
+    /// The index is no larger than chance explains.
     Stable,
-    /// More than chance.
+    /// The index is larger than chance explains.
     Moved,
-    /// More than chance, and large.
+    /// The index is larger than chance explains and indicates a large shift.
     MovedFar,
 }
 
 impl Verdict {
-    /// As a reader sees it.
+    /// The name of the verdict in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Stable => "stable",
@@ -46,18 +48,18 @@ impl Verdict {
     }
 }
 
-/// How the values of a column are distributed over quantile bins, missing ones in a bin of their own.
+/// The distribution of a column over quantile bins, with a separate bin for missing values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Distribution {
-    /// Where each bin but the first begins, ascending.
+    /// The lower bounds of all bins but the first, ascending.
     pub edges: Vec<f64>,
-    /// Rows of each bin, those of missing values last.
+    /// The number of rows in each bin. The bin of missing values comes last.
     pub rows: Vec<u64>,
 }
 
 impl Distribution {
-    /// The distribution of values over their own quantiles; NaN is missing.
+    /// The distribution of values over their own quantiles. NaN is a missing value.
     pub fn of(values: &[f64]) -> Self {
         let mut sorted: Vec<f64> = values.iter().copied().filter(|value| !value.is_nan()).collect();
         sorted.sort_by(f64::total_cmp);
@@ -66,12 +68,12 @@ impl Distribution {
         counter.finish((values.len() - sorted.len()) as u64)
     }
 
-    /// The same bins without any row.
+    /// A distribution over the same bins, without any rows.
     pub fn empty(&self) -> Self {
         Self { edges: self.edges.clone(), rows: vec![0; self.rows.len()] }
     }
 
-    /// Counts a value.
+    /// Adds a value to its bin. NaN is a missing value.
     pub fn add(&mut self, value: f64) {
         let bin = match value.is_nan() {
             true => self.edges.len() + 1,
@@ -80,35 +82,36 @@ impl Distribution {
         self.rows[bin] += 1;
     }
 
-    /// Counts the rows of another of the same bins.
+    /// Adds the rows of another distribution over the same bins.
     pub fn merge(&mut self, other: &Self) {
         self.rows.iter_mut().zip(&other.rows).for_each(|(rows, more)| *rows += more);
     }
 
-    /// Rows in all.
+    /// The number of rows in all bins.
     pub fn total(&self) -> u64 {
         self.rows.iter().sum()
     }
 }
 
-/// Makes a [`Distribution`] of values over their own quantiles that come one by one in ascending order.
+/// Computes the [`Distribution`] of values over their own quantiles from values that arrive in ascending
+/// order.
 #[derive(Debug)]
 pub struct SortedCounter {
     count: usize,
     seen: usize,
-    /// The bin whose quantile is next.
+    /// The index of the next bin whose lower bound is to be found.
     bin: usize,
-    /// The value that came last, and how many were less.
+    /// The latest value and the number of smaller values.
     last: Option<(f64, usize)>,
-    /// How many quantiles it is, and as which value it was the first of them.
+    /// The number of quantiles that the latest value is equal to, and the value at the first of them.
     quantiles: (usize, f64),
     edges: Vec<f64>,
-    /// By edge, how many values are less.
+    /// For each edge, the number of smaller values.
     below: Vec<usize>,
 }
 
 impl SortedCounter {
-    /// Of `count` values to come.
+    /// Creates a counter for `count` values.
     pub fn new(count: usize) -> Self {
         Self {
             count,
@@ -121,7 +124,7 @@ impl SortedCounter {
         }
     }
 
-    /// Adds the next value, which is no NaN.
+    /// Adds the next value, which must not be NaN.
     pub fn add(&mut self, value: f64) {
         if self.last.is_none_or(|(last, _)| last != value) {
             self.end_of_equals();
@@ -137,7 +140,7 @@ impl SortedCounter {
         self.seen += 1;
     }
 
-    /// Makes edges of the value that was equal up to here.
+    /// Adds the edges for the run of equal values that has ended.
     fn end_of_equals(&mut self) {
         let (times, value) = std::mem::take(&mut self.quantiles);
         let Some((_, less)) = self.last.filter(|_| times > 0) else { return };
@@ -148,14 +151,14 @@ impl SortedCounter {
             }
         };
         push(value, less);
-        // What so many rows have is a bin of its own, else those above it would be lost in it: most
-        // customers of a shop have not bought this week.
+        // A value that so many rows have gets a bin of its own. Otherwise the larger values would be lost in
+        // the same bin: for example, most customers of a shop have not bought anything this week.
         if times > 1 {
             push(value.next_up(), self.seen);
         }
     }
 
-    /// The distribution, with so many values missing beside those that came.
+    /// The distribution of the values that were added and of `missing` missing values.
     pub fn finish(mut self, missing: u64) -> Distribution {
         self.end_of_equals();
         let starts = [0].into_iter().chain(self.below.iter().copied());
@@ -165,16 +168,17 @@ impl SortedCounter {
     }
 }
 
-/// The stability of a column from earlier rows to later ones of the same bins.
+/// The drift of a column from earlier rows to later rows, counted over the same bins.
 ///
-/// Without a shift the index is about (1/n + 1/m) times a chi-squared variable of one fewer degrees
-/// of freedom than bins (Yurdakul, Statistical Properties of Population Stability Index, 2018).
+/// Without a shift, the index is distributed approximately as (1/n + 1/m) times a chi-squared variable. Its
+/// degrees of freedom are the number of bins minus one (Yurdakul, Statistical Properties of Population
+/// Stability Index, 2018).
 pub fn drift(column: &str, earlier: &Distribution, later: &Distribution) -> Drift {
     let (n, m) = (earlier.total().max(1) as f64, later.total().max(1) as f64);
     let mut psi = 0.0;
     let mut used = 0;
     for (a, b) in earlier.rows.iter().zip(&later.rows).filter(|(a, b)| **a + **b > 0) {
-        // Half a row more in either, so that an empty bin has a logarithm.
+        // Half a row is added to both counts, so that the logarithm is defined for an empty bin.
         let (p, q) = ((*a as f64 + 0.5) / (n + 0.5), (*b as f64 + 0.5) / (m + 0.5));
         psi += (p - q) * (p / q).ln();
         used += 1;
@@ -210,7 +214,7 @@ mod tests {
         drift("x", &earlier, &counted)
     }
 
-    /// What comes one by one is counted as [`Distribution::add`] counts it.
+    /// Values that are added in ascending order are counted in the same way as by [`Distribution::add`].
     #[test]
     fn sorted_values_are_counted_as_any() {
         let seed = 5;
@@ -231,7 +235,7 @@ mod tests {
         }
     }
 
-    /// Of columns that have not moved about one in a hundred is said to have, whatever the rows.
+    /// About one in a hundred columns without drift is reported as moved, whatever the number of rows.
     #[test]
     fn the_threshold_knows_the_rows() {
         let mut random = ChaCha8Rng::seed_from_u64(11);
@@ -257,7 +261,7 @@ mod tests {
             (0..2000).map(|i| if i % 4 == 0 { f64::NAN } else { f64::from(i % 100) }).collect();
         assert_eq!(between(&earlier, &holes).verdict, Verdict::MovedFar);
         assert_eq!(between(&earlier, &earlier).verdict, Verdict::Stable);
-        // One in twenty-five has a value, then all have, then nobody has.
+        // First one row in twenty-five has the value 1, then all rows have it, then no row.
         let sparse: Vec<f64> = (0..2000).map(|i| f64::from(i32::from(i % 25 == 0))).collect();
         assert_eq!(between(&sparse, &sparse).psi, 0.0);
         assert_eq!(between(&sparse, &vec![1.0; 2000]).verdict, Verdict::MovedFar);

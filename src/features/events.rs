@@ -1,7 +1,8 @@
-//! Events as every computation sees them: by shard, with all plans answered at once.
+//! The events as all computations see them: by shard, and for all plans at once.
 //!
-//! Two things give them: [`super::scanned::ScannedEvents`] reads event files anew, and
-//! [`super::timelines::KeptEvents`] reads the timelines that the store keeps. Both give the same rows.
+//! There are two implementations: [`super::scanned::ScannedEvents`] reads the event files, and
+//! [`super::timelines::KeptEvents`] reads the timelines in the store and only those event files that are new
+//! or have changed. Both return the same rows.
 
 use std::collections::BTreeMap;
 
@@ -15,25 +16,27 @@ use crate::sources::contract::{Checks, Status};
 use crate::sources::profile::Entities;
 use crate::sources::{Orphans, SourcePlan};
 
-/// The rows of one shard: `customer360_id`, then the outputs of a plan (or item and weight), sorted by
-/// customer. A batch has no rows where the plan has none for the shard at an as-of.
+/// The rows of all plans for one shard, with one batch per plan and as-of.
+///
+/// A batch has the column `customer360_id`, followed by the outputs of the plan or by an item and its weight.
+/// It is sorted by customer, and it is empty if the plan has no rows for the shard at the as-of.
 #[derive(Debug)]
 pub struct ShardRows {
     by_plan: BTreeMap<String, Vec<RecordBatch>>,
     left_out: LeftOut,
 }
 
-/// Events of a shard that were counted because something is the matter with them.
+/// The numbers of duplicate events and of events of unknown customers in a shard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeftOut {
-    /// Duplicate events, which are left out.
+    /// The number of duplicate events, which are left out.
     pub duplicates: u64,
-    /// Events of customers whom the profile does not have, left out or not.
+    /// The number of events of customers that are not in the profile, whether or not they are left out.
     pub orphans: u64,
 }
 
 impl ShardRows {
-    /// The rows of `plans`, in their order and by as-of.
+    /// Creates the rows of `plans`. `rows` has the batches of each plan by as-of, in the order of `plans`.
     pub fn new(plans: &[FeaturePlan], rows: Vec<Vec<RecordBatch>>, left_out: LeftOut) -> Self {
         let names = plans.iter().map(|plan| plan.name.clone());
         let by_plan: BTreeMap<String, Vec<RecordBatch>> = names.zip(rows).collect();
@@ -41,15 +44,15 @@ impl ShardRows {
         Self { by_plan, left_out }
     }
 
-    /// Events that were counted apart.
+    /// The numbers of duplicate events and of events of unknown customers.
     pub fn left_out(&self) -> LeftOut {
         self.left_out
     }
 
-    /// The rows of the plan called `name`, by as-of.
+    /// The batches of the plan called `name`, in the order of its as-ofs.
     ///
     /// # Errors
-    /// An engine error where no plan was called that.
+    /// An engine error if there is no plan with this name.
     pub fn of(&self, name: &str) -> Result<&[RecordBatch]> {
         let rows = self.by_plan.get(name).map(Vec::as_slice);
         rows.ok_or_else(|| Error::Engine {
@@ -58,10 +61,10 @@ impl ShardRows {
         })
     }
 
-    /// The rows of a plan of one as-of.
+    /// The batch of the plan called `name` at its first as-of.
     ///
     /// # Errors
-    /// An engine error where no plan was called `name`, or it had no as-of.
+    /// An engine error if there is no plan with this name or if it has no as-of.
     pub fn one(&self, name: &str) -> Result<&RecordBatch> {
         self.of(name)?.first().ok_or_else(|| Error::Engine {
             context: "reading computed rows",
@@ -70,42 +73,46 @@ impl ShardRows {
     }
 }
 
-/// Events that are ready to be asked for the rows of a shard.
+/// Events from which the rows of each shard can be computed.
 pub trait Events: Sync {
-    /// The shards that there are.
+    /// The shards into which the events are divided.
     fn shards(&self) -> Shards;
 
-    /// Computes all plans for one shard, whose customers `entities` are. May be asked of many shards at
-    /// once, and once of each.
+    /// Computes all plans for one shard. `entities` are the customers of the shard.
+    ///
+    /// The method may be called for several shards at the same time, but only once for each shard.
     ///
     /// # Errors
-    /// A contract violation for a sum that overflows; an I/O error of what was put aside.
+    /// A contract violation for a sum that overflows, or an I/O error if spilled events cannot be read.
     fn shard(&self, shard: Shard, entities: &Entities) -> Result<ShardRows>;
 }
 
-/// What a build read and left out.
+/// The numbers of events that a build has read and left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildReport {
-    /// Event rows read.
+    /// The number of event rows read.
     pub events: u64,
-    /// Rows that cannot be used, by reason.
+    /// The number of unusable rows by reason.
     pub rejected: BTreeMap<String, u64>,
-    /// Events of customers whom the profile does not have.
+    /// The number of events of customers that are not in the profile.
     pub orphans: u64,
-    /// Events that repeat an (customer360_id, event_id).
+    /// The number of events that repeat the customer360_id and event_id of another event.
     pub duplicates: u64,
-    /// Bytes written to disk because the memory budget was reached.
+    /// The number of bytes spilled to disk because the memory budget was exceeded.
     pub spilled_bytes: u64,
 }
 
 impl BuildReport {
-    /// Counts what was left out of a shard.
+    /// Adds the counts of a shard.
     pub fn add(&mut self, left_out: LeftOut) {
         self.duplicates += left_out.duplicates;
         self.orphans += left_out.orphans;
     }
 
-    /// Refuses more unusable rows than the source allows.
+    /// Checks that the share of unusable rows is within the limit of the source.
+    ///
+    /// # Errors
+    /// A contract violation if it is above the limit.
     pub fn check_rejected(&self, source: &SourcePlan) -> Result<()> {
         let rejected: u64 = self.rejected.values().sum();
         if rejected as f64 <= source.max_rejected_share * self.events as f64 {
@@ -119,7 +126,10 @@ impl BuildReport {
         ))
     }
 
-    /// Refuses events of unknown customers where the source does; called once all shards were counted.
+    /// Checks for events of unknown customers, once all shards have been counted.
+    ///
+    /// # Errors
+    /// A contract violation if there are such events and the source refuses them.
     pub fn check_orphans(&self, source: &SourcePlan) -> Result<()> {
         if source.orphans != Orphans::Fail || self.orphans == 0 {
             return Ok(());
@@ -130,7 +140,7 @@ impl BuildReport {
         ))
     }
 
-    /// Adds what was found of duplicates, unknown customers and unusable rows.
+    /// Adds the checks for duplicate events, events of unknown customers, and unusable rows.
     pub fn check(&self, source: &SourcePlan, checks: &mut Checks) {
         checks.count(
             "duplicate events",

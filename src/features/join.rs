@@ -1,8 +1,8 @@
-//! Point-in-time joins: for each row of the user's own the features that were true at its instant.
+//! Point-in-time joins: add to each row of the user the features that were valid at its instant.
 //!
-//! N rows in, N rows out, in their order. From stored snapshots a row has the latest one at or before its
-//! instant, unless that is older than the view's time to live; exact values are computed from the events
-//! before the instant itself.
+//! The result has the same number of rows in the same order. In a join with stored snapshots, a row gets the
+//! latest snapshot at or before its instant, unless the snapshot is older than the time to live of the view.
+//! An exact join computes the features from the events before the instant itself.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,19 +20,20 @@ use crate::sources::entity_rows::EntityRows;
 use crate::sources::profile::keys;
 use crate::time::{Duration, Instant};
 
-/// Where the features of each row are: a batch and a row of it; None for nulls.
+/// For each row, the location of its features as a batch and a row of it. None stands for nulls.
 pub type Places = Vec<Option<(usize, usize)>>;
 
-/// Which snapshots count.
+/// The rules that decide which snapshots may be used.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Validity {
-    /// A snapshot that is older than this says nothing any more.
+    /// The time to live: the maximum age of a snapshot. None allows any age.
     pub ttl: Option<Duration>,
-    /// Whether a snapshot counts only if it had been created by the instant of the row.
+    /// Whether a snapshot may be used only if its known-at is not after the instant of the row.
     pub known: bool,
 }
 
-/// For each row the latest snapshot at or before its instant, of equal ones the latest created.
+/// Finds for each row the latest snapshot at or before its instant. Among snapshots of the same instant it is
+/// the one with the latest known-at.
 ///
 /// `read` gives the [`STAMPS`] of each of the `files`; a place is the index of a file and of a row in it. Of
 /// what is read only the stamps of the entities' customers stay in memory.
@@ -89,8 +90,8 @@ pub fn latest<File: Sync>(
     Ok(of_row.par_iter().zip(&entities.times).map(place).collect())
 }
 
-/// Columns of a snapshot before its features, which [`latest`] reads: the key, the instant that the features
-/// are true for, and by when they were known.
+/// The columns of a snapshot before its features, which [`latest`] reads: the key, the as-of, and the
+/// known-at.
 pub const STAMPS: [&str; 3] = ["customer360_id", "event_timestamp", CREATED];
 
 const CREATED: &str = "created_timestamp";
@@ -116,7 +117,7 @@ pub fn compact(places: &mut Places) -> Vec<(usize, Vec<u32>)> {
     wanted
 }
 
-/// A row of a snapshot; the order is that of customer, instant, creation.
+/// A row of a snapshot. Rows are ordered by customer, as-of and known-at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Stamp {
     customer: u32,
@@ -137,8 +138,9 @@ fn instants(rows: &RecordBatch, name: &str) -> Result<Vec<i64>> {
     Ok(column.values().to_vec())
 }
 
-/// The instants of each customer, as a plan wants them; what was known is what had been ingested by
-/// `known_at`, or by the instant itself.
+/// The as-ofs of each customer for an exact join.
+///
+/// The known-at is `known_at` if it is given, and otherwise the instant of the row.
 pub fn own_as_ofs(entities: &EntityRows, known_at: Option<Instant>) -> OwnAsOfs {
     let mut own: OwnAsOfs = HashMap::new();
     for (key, at) in entities.keys.iter().flatten().zip(&entities.times) {
@@ -155,7 +157,8 @@ pub fn own_as_ofs(entities: &EntityRows, known_at: Option<Instant>) -> OwnAsOfs 
     own
 }
 
-/// Where the rows of a plan with these as-ofs are: each customer's stand together, in order.
+/// Finds the rows of a plan that was computed at the as-ofs `own`. The rows of each customer are adjacent and
+/// in the order of the as-ofs.
 pub fn exact(entities: &EntityRows, own: &OwnAsOfs, parts: &[RecordBatch]) -> Result<Places> {
     let mut starts: HashMap<&str, (usize, usize)> = HashMap::new();
     for (batch, rows) in parts.iter().enumerate() {
@@ -172,16 +175,16 @@ pub fn exact(entities: &EntityRows, own: &OwnAsOfs, parts: &[RecordBatch]) -> Re
     Ok(entities.keys.iter().zip(&entities.times).map(place).collect())
 }
 
-/// Some columns of `batches` in the order of `places`.
+/// Collects the given columns of `batches` in the order of `places`.
 ///
 /// # Errors
-/// A contract violation where the batches have a column in different types.
+/// A contract violation if a batch does not have a column or has it with another type.
 pub fn gather(
     batches: &[RecordBatch],
     columns: &[(&str, Field)],
     places: &Places,
 ) -> Result<Vec<ArrayRef>> {
-    // The first array is one null.
+    // The first array has a single null, which is used for rows without features.
     let indices: Vec<(usize, usize)> =
         places.iter().map(|place| place.map_or((0, 0), |(batch, row)| (batch + 1, row))).collect();
     let gathered = columns.par_iter().map(|(name, field)| {
@@ -206,10 +209,10 @@ fn changed(name: &str) -> Error {
     )
 }
 
-/// The rows with these columns beside their own.
+/// Appends columns to the rows of the user.
 ///
 /// # Errors
-/// A configuration error where the rows have a column of one of these names already.
+/// A configuration error if the rows already have a column of the same name.
 pub fn joined(
     entities: &EntityRows,
     fields: Vec<Field>,

@@ -1,8 +1,8 @@
-//! Features: what a view declares, checked and planned, and computed point-in-time.
+//! Features: declared in views, checked, planned, and computed as of an instant.
 //!
-//! A view is a TOML file; checking it against the columns of its source gives aggregations and
-//! derived expressions; a [`plan::FeaturePlan`] asks for some of them at some as-ofs;
-//! [`events::Events`] answer shard by shard with Arrow record batches sorted by customer.
+//! A view is a TOML file. Checking it against the columns of its source gives aggregations and derived
+//! features. A [`plan::FeaturePlan`] requests some of them at some as-ofs. [`events::Events`] computes the
+//! plans shard by shard and returns Arrow record batches that are sorted by customer.
 
 pub mod catalog;
 pub mod drift;

@@ -1,4 +1,4 @@
-//! What an engine is asked for: aggregations and derived columns at some as-ofs.
+//! Plans: requests for aggregations and derived features at some as-ofs.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,66 +9,73 @@ use super::catalog::{Aggregation, Catalog, Definition, Derived};
 use crate::expression::{Expression, Type};
 use crate::time::{Duration, Instant, Window};
 
-/// The instant a snapshot is true for, and before which its events must have been ingested.
+/// An as-of with its known-at: the instant that values are computed for, and the instant before which the
+/// events must have been ingested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AsOf {
-    /// Events before this instant count.
+    /// The as-of. Only events before this instant count.
     pub at: Instant,
-    /// What had been ingested before this instant may be used.
+    /// The known-at. Only events that were ingested before this instant count.
     pub known_at: Instant,
 }
 
 impl AsOf {
-    /// An as-of at which everything is known that happened before it.
+    /// An as-of whose known-at is the same instant.
     pub fn at(at: Instant) -> Self {
         Self { at, known_at: at }
     }
 }
 
-/// Per customer and item the decayed weight of their events: the input of a recommender.
+/// A request for the decayed weights of the events of each customer by item, which are the input of a
+/// recommender.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Interactions {
-    /// The item, text or integer.
+    /// The expression of the item, which is text or an integer.
     pub item: Expression,
-    /// The weight of an event, a double; null or not positive leaves it out.
+    /// The expression of the weight of an event, which is a double. Events whose weight is null or not
+    /// positive are left out.
     pub weight: Expression,
-    /// How far to look back.
+    /// The window of the events.
     pub window: Window,
-    /// Weights halve with this age.
+    /// The age at which the weight of an event has halved.
     pub half_life: Duration,
 }
 
-/// Columns to compute for every customer at each as-of.
+/// A request for columns of every customer at each as-of.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct FeaturePlan {
-    /// What its rows are found by; no two plans that are asked for together have the same.
+    /// The name by which the rows of the plan are found. Plans that are computed together must have different
+    /// names.
     pub name: String,
-    /// Computed from events.
+    /// The aggregations to compute from events.
     pub aggregations: Vec<Aggregation>,
-    /// Computed from other columns, in this order.
+    /// The derived features to compute from other columns, in this order.
     pub derived: Vec<Derived>,
-    /// The columns to give, in this order; the others are only used on the way.
+    /// The columns to return, in this order. Other columns are computed only as intermediate results.
     pub outputs: Vec<String>,
-    /// Interactions instead of columns.
+    /// The interactions to compute instead of columns.
     pub interactions: Option<Interactions>,
-    /// When.
+    /// The as-ofs for all customers.
     pub as_ofs: Vec<AsOf>,
-    /// When for each customer, by key, instead of the same for all; only `features join` asks so.
+    /// The as-ofs of each customer by key, instead of the same as-ofs for all. Only `features join` uses
+    /// this.
     #[serde(skip)]
     pub own: Option<Arc<OwnAsOfs>>,
 }
 
-/// As-ofs of customers by key, each ascending and without repetition. A customer has a row for each of
-/// their own, of nulls where there was neither a profile nor an event of theirs before it.
+/// The as-ofs of customers by key, each list ascending and without repetitions.
+///
+/// A customer has one row per as-of. It consists of nulls if neither a profile nor an event of the customer
+/// existed before the as-of.
 pub type OwnAsOfs = HashMap<String, Vec<AsOf>>;
 
 impl FeaturePlan {
-    /// A plan that asks for nothing yet.
+    /// Creates a plan without columns.
     pub fn new(name: impl Into<String>, as_ofs: Vec<AsOf>) -> Self {
         Self { name: name.into(), as_ofs, ..Self::default() }
     }
 
-    /// A plan for some columns of the catalog.
+    /// Creates a plan for some columns of the catalog.
     pub fn of_catalog<'a>(
         name: impl Into<String>,
         catalog: &Catalog,
@@ -85,7 +92,7 @@ impl FeaturePlan {
         plan
     }
 
-    /// Adds a definition unless its column is already there.
+    /// Adds a definition unless the plan already has a definition of its column.
     pub fn define(&mut self, definition: &Definition) {
         match definition {
             Definition::Aggregation(aggregation) => {
@@ -101,7 +108,7 @@ impl FeaturePlan {
         }
     }
 
-    /// Adds an aggregation and gives its column out.
+    /// Adds an aggregation and makes its column an output.
     pub fn give(&mut self, aggregation: Aggregation) {
         if !self.outputs.contains(&aggregation.column) {
             self.outputs.push(aggregation.column.clone());
@@ -109,13 +116,13 @@ impl FeaturePlan {
         self.define(&Definition::Aggregation(aggregation));
     }
 
-    /// Every as-of of the plan.
+    /// All as-ofs of the plan, including those of single customers.
     pub fn all_as_ofs(&self) -> impl Iterator<Item = &AsOf> {
         let own = self.own.iter().flat_map(|own| own.values().flatten());
         self.as_ofs.iter().chain(own)
     }
 
-    /// The type of a column of this plan.
+    /// The type of a column of the plan.
     pub fn type_of(&self, column: &str) -> Option<Type> {
         let aggregation = self.aggregations.iter().find(|a| a.column == column).map(|a| a.ty);
         aggregation

@@ -1,4 +1,4 @@
-//! Computed rows as numbers and truths.
+//! Reading columns of computed rows as numbers and as truth values.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Decimal128Type, Float64Type, Int64Type};
@@ -10,7 +10,10 @@ use crate::expression::Expression;
 use crate::expression::polars::evaluate;
 use crate::money::Scale;
 
-/// A column as doubles, money in major units; null is NaN.
+/// A column as doubles. Money is in major units, and null is NaN.
+///
+/// # Errors
+/// An engine error if the column does not exist or is not numeric.
 pub fn column(rows: &RecordBatch, name: &str) -> Result<Vec<f64>> {
     let array = rows.column_by_name(name).ok_or_else(|| Error::Engine {
         context: "reading features",
@@ -19,7 +22,10 @@ pub fn column(rows: &RecordBatch, name: &str) -> Result<Vec<f64>> {
     numeric(array)
 }
 
-/// An array as doubles, money in major units; null is NaN.
+/// An array as doubles. Money is in major units, and null is NaN.
+///
+/// # Errors
+/// An engine error if the array is not numeric.
 pub fn numeric(array: &ArrayRef) -> Result<Vec<f64>> {
     let nan = f64::NAN;
     Ok(match array.data_type() {
@@ -44,7 +50,7 @@ pub fn numeric(array: &ArrayRef) -> Result<Vec<f64>> {
     })
 }
 
-/// Where a condition over feature columns is true.
+/// Evaluates a condition over feature columns. Null counts as false.
 pub fn truths(condition: &Expression, rows: &RecordBatch, scale: Scale) -> Result<Vec<bool>> {
     let named = [("\u{0}condition".to_owned(), condition.clone())];
     let values = evaluate(&named, rows, scale)?;

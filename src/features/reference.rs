@@ -1,6 +1,6 @@
-//! The naive reference: a plain loop over events for every customer, column and as-of.
+//! The naive reference implementation: a plain loop over events for every customer, column and as-of.
 //!
-//! Slow and obvious on purpose. Tests and the audit hold the engines to what this says.
+//! It is written for clarity, not for speed. Tests and the audit compare the results of the engine with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,22 +12,23 @@ use crate::expression::{Type, Value};
 use crate::money::Scale;
 use crate::time::{Window, Zone};
 
-/// One event as a row of canonical and own columns.
+/// An event with its canonical and additional columns.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// customer360_id.
+    /// The key of the customer, customer360_id.
     pub customer: String,
-    /// event_id.
+    /// The key of the event, event_id.
     pub id: String,
-    /// event_ts in microseconds.
+    /// The time of the event, event_ts, in microseconds.
     pub time: i64,
-    /// ingested_at in microseconds.
+    /// The time of its ingestion, ingested_at, in microseconds.
     pub ingested: Option<i64>,
-    /// All columns that expressions may use.
+    /// The values of all columns that expressions may use.
     pub columns: BTreeMap<String, Value>,
 }
 
-/// The events of `customer` that count at `as_of`, each once, by (event_ts, event_id).
+/// The events of `customer` that are visible at `as_of`, without duplicates, ordered by event_ts and
+/// event_id.
 pub fn visible<'a>(events: &'a [Event], customer: &str, as_of: AsOf) -> Vec<&'a Event> {
     let mut winners: BTreeMap<&str, &Event> = BTreeMap::new();
     for event in events {
@@ -48,7 +49,7 @@ pub fn visible<'a>(events: &'a [Event], customer: &str, as_of: AsOf) -> Vec<&'a 
     list
 }
 
-/// The value of `aggregation` over visible events at `as_of`.
+/// Computes `aggregation` at `as_of` over events that are visible then.
 pub fn aggregate(
     aggregation: &Aggregation,
     visible: &[&Event],

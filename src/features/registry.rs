@@ -1,5 +1,7 @@
-//! What the store says of each snapshot: which definitions it was computed by and from what, and how the
-//! values of every column are distributed.
+//! The registry: a record of each snapshot in the store.
+//!
+//! A record contains the versions and inputs from which the snapshot was computed, and statistics of the
+//! values of every column.
 
 use std::collections::BTreeMap;
 
@@ -21,40 +23,40 @@ use crate::store::{Root, Store};
 use crate::sum::ExactSum;
 use crate::time::Instant;
 
-/// The folder of the store that has the records.
+/// The folder of the store that contains the records.
 pub const FOLDER: &str = "registry";
 
-/// What a snapshot of a view was computed from.
+/// The inputs from which a snapshot of a view was computed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inputs {
     /// A hash of the event files that may have events visible at the as-of.
     pub events: String,
-    /// A hash of the customers that the profile had by the as-of.
+    /// A hash of the customers that the profile contained before the as-of.
     pub profile: String,
 }
 
-/// A snapshot of a view in the offline store.
+/// The record of a snapshot of a view in the offline store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotRecord {
-    /// Of this file.
+    /// The format version of the record.
     pub format_version: u32,
-    /// The view.
+    /// The name of the view.
     pub view: String,
-    /// The instant, and what was known by when.
+    /// The as-of of the snapshot with its known-at.
     pub as_of: AsOf,
     /// A hash of the versions of all columns.
     pub definition: String,
-    /// What it was computed from.
+    /// The inputs from which it was computed.
     pub inputs: Inputs,
-    /// Its customers.
+    /// The number of rows, one per customer.
     pub rows: u64,
-    /// By column.
+    /// The statistics of each column.
     pub columns: BTreeMap<String, Column>,
 }
 
-/// A column of a snapshot.
+/// The version and statistics of a column of a snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Column {
@@ -62,13 +64,14 @@ pub struct Column {
     pub version: String,
     /// The share of rows without a value.
     pub null_share: f64,
-    /// The least value; money in major units.
+    /// The minimum value. Money is in major units.
     pub min: Value,
-    /// The greatest value.
+    /// The maximum value. Money is in major units.
     pub max: Value,
-    /// The mean of a numeric column.
+    /// The mean, if the column is numeric and has a value.
     pub mean: Option<f64>,
-    /// Distinct values: exact up to ten thousand, beyond that estimated to about a percent.
+    /// The number of distinct values. It is exact up to ten thousand, and estimated to about one percent
+    /// above.
     pub distinct: u64,
 }
 
@@ -81,7 +84,7 @@ pub fn definition(catalog: &Catalog, view: &str) -> String {
     format!("{:016x}", xxh3_64(versions.join("\n").as_bytes()))
 }
 
-/// Where the record of a snapshot is in the store.
+/// The path of the record of a snapshot in the store.
 pub fn path(view: &str, at: Instant) -> String {
     format!("{FOLDER}/{view}/as_of={}.json", at.folder())
 }
@@ -96,7 +99,8 @@ pub fn snapshots(store: &Store, root: &Root, view: &str) -> Result<Vec<SnapshotR
 }
 
 impl SnapshotRecord {
-    /// Columns whose values were computed by another definition than the catalog has, or not at all.
+    /// The features of the catalog whose values in the snapshot are missing or were computed by another
+    /// version.
     pub fn outdated<'a>(&'a self, catalog: &'a Catalog) -> impl Iterator<Item = &'a Feature> {
         catalog.of_view(&self.view).filter(|feature| {
             let column = self.columns.get(feature.column());
@@ -105,12 +109,12 @@ impl SnapshotRecord {
     }
 }
 
-/// How many distinct values are counted one by one.
+/// The number of distinct values up to which they are counted exactly.
 const COUNTED: usize = 10_000;
-/// Bits of the map that estimates more of them.
+/// The number of bits of the bitmap that estimates larger numbers of distinct values.
 const BITS: usize = 1 << 20;
 
-/// Sums up a column, batch by batch and shard by shard, whatever their order.
+/// Computes the statistics of a column from any number of batches and shards, in any order.
 #[derive(Debug, Default)]
 pub struct Summary {
     rows: u64,
@@ -119,13 +123,13 @@ pub struct Summary {
     numeric: bool,
     min: Option<Bound>,
     max: Option<Bound>,
-    /// What was counted last: columns have long runs of one value.
+    /// The latest value that was counted, because columns have long runs of equal values.
     last: Option<u64>,
     counted: HashSet<u64>,
     estimated: Vec<u64>,
 }
 
-/// A least or greatest value.
+/// A minimum or maximum value.
 #[derive(Debug, Clone, PartialEq, PartialOrd)]
 enum Bound {
     Number(f64),
@@ -233,7 +237,7 @@ impl Summary {
         }
     }
 
-    /// Adds what was summed up of other rows.
+    /// Adds the statistics of other rows.
     pub fn merge(&mut self, other: Self) {
         self.rows += other.rows;
         self.nulls += other.nulls;
@@ -248,7 +252,7 @@ impl Summary {
         self.estimated.iter_mut().zip(other.estimated).for_each(|(own, more)| *own |= more);
     }
 
-    /// Goes over from counting distinct values to estimating how many there are.
+    /// Switches from exact counting to estimation of the number of distinct values.
     fn estimate(&mut self) {
         if self.estimated.is_empty() {
             self.estimated = vec![0; BITS / 64];
@@ -271,7 +275,7 @@ impl Summary {
         self.estimated[bit / 64] |= 1 << (bit % 64);
     }
 
-    /// The column's record.
+    /// The statistics as the record of a column with this version.
     pub fn column(&self, version: &str) -> Column {
         let values = self.rows - self.nulls;
         let zeros: u64 = self.estimated.iter().map(|word| u64::from(word.count_zeros())).sum();

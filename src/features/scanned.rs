@@ -1,7 +1,7 @@
-//! Events read from their files: the scan evaluates expressions, the timeline kernel does the rest.
+//! Events that are read from their files.
 //!
-//! What the scan gives is scattered by shard on the thread that has read it. Derived columns are evaluated
-//! shard by shard.
+//! The scan evaluates expressions, and each thread scatters the events that it has read by shard. The
+//! timeline kernel computes the aggregations, and the derived features are evaluated shard by shard.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,33 +37,33 @@ const KIND: &str = "event_type";
 const INGESTED: &str = "ingested_at";
 const CURRENCY: &str = "currency";
 
-/// Events that were read anew from their files.
+/// Events that were read from their files.
 #[derive(Debug)]
 pub struct ScannedEvents<'a> {
     source: &'a SourcePlan,
     plans: &'a [FeaturePlan],
     layout: Layout,
     records: Records,
-    /// What was read and could not be used.
+    /// The numbers of events that were read and that are unusable.
     pub report: BuildReport,
 }
 
-/// What reading events anew needs beside the events.
+/// The settings for reading events from their files.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading<'a> {
-    /// Into how many shards.
+    /// The shards into which the events are scattered.
     pub shards: Shards,
-    /// Bytes of events kept in memory before they spill.
+    /// The number of bytes of events that are kept in memory before they are spilled to disk.
     pub memory: u64,
-    /// Where they spill to.
+    /// The folder in which the spill file is created.
     pub folder: &'a Path,
 }
 
 impl<'a> ScannedEvents<'a> {
-    /// Reads all that `plans` may see of the events and scatters it by shard.
+    /// Reads all events that may be visible to `plans` and scatters them by shard.
     ///
     /// # Errors
-    /// A contract violation for unusable rows above the source's share.
+    /// A contract violation if the share of unusable rows is above the limit of the source.
     pub fn read(
         source: &'a SourcePlan,
         plans: &'a [FeaturePlan],
@@ -93,7 +93,7 @@ impl Events for ScannedEvents<'_> {
     }
 }
 
-/// Adds the derived columns of the plans to swept rows and keeps their outputs.
+/// Computes the derived features of the plans from aggregated rows and keeps the output columns.
 pub(super) fn derived(plans: &[FeaturePlan], swept: Swept, scale: Scale) -> Result<ShardRows> {
     let Swept { rows, duplicates, orphans } = swept;
     let of_plan = |(plan, batches): (&FeaturePlan, Vec<RecordBatch>)| match plan.interactions {
@@ -105,7 +105,7 @@ pub(super) fn derived(plans: &[FeaturePlan], swept: Swept, scale: Scale) -> Resu
     Ok(ShardRows::new(plans, rows, LeftOut { duplicates, orphans }))
 }
 
-/// The outputs of a plan: its derived columns are computed, the others are those of `rows`.
+/// The output columns of a plan. Derived features are computed, and the other columns are taken from `rows`.
 fn outputs(plan: &FeaturePlan, rows: &RecordBatch, scale: Scale) -> Result<RecordBatch> {
     let derived: Vec<(String, Expression)> =
         plan.derived.iter().map(|d| (d.column.clone(), d.expression.clone())).collect();
@@ -130,7 +130,7 @@ fn outputs(plan: &FeaturePlan, rows: &RecordBatch, scale: Scale) -> Result<Recor
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::engine("a plan"))
 }
 
-/// Why an event cannot be used, in the order of precedence.
+/// The reasons for which an event cannot be used, in order of precedence.
 const REASONS: [&str; 6] = [
     "customer360_id is null",
     "event_id is null",
@@ -140,19 +140,20 @@ const REASONS: [&str; 6] = [
     "the currency is another",
 ];
 
-/// What was read, in all and where the layout keeps files of each of the source's.
+/// The counts of a scan. `files` has the counts of each file of the source if the layout keeps the file of
+/// each event.
 #[derive(Debug, Default)]
 pub(super) struct Read {
     pub report: BuildReport,
     pub files: Vec<FileRead>,
 }
 
-/// The rows of one file.
+/// The counts of the rows of one file.
 #[derive(Debug, Clone)]
 pub(super) struct FileRead {
     pub events: u64,
     pub rejected: BTreeMap<String, u64>,
-    /// When the first of its events happened, and when the first was ingested.
+    /// The earliest event_ts and the earliest ingested_at of its usable events, in microseconds.
     pub first: (i64, i64),
 }
 
@@ -173,8 +174,10 @@ impl Default for FileRead {
     }
 }
 
-/// Scans the events and scatters them: those that a plan may see, or all of them with the index of
-/// their file where the layout keeps files.
+/// Scans the events and scatters them by shard.
+///
+/// If the layout keeps the file of each event, all events are scattered with the number of their file.
+/// Otherwise only those that a plan may see are scattered.
 pub(super) fn read(
     source: &SourcePlan,
     plans: &[FeaturePlan],
@@ -213,7 +216,8 @@ pub(super) fn read(
     Ok(read)
 }
 
-/// What is read of each event: what identifies it, then the conditions and inputs of the layout.
+/// The columns that are read of each event: its canonical columns, followed by the conditions and inputs of
+/// the layout.
 fn columns(source: &SourcePlan, layout: &Layout) -> Vec<(String, Expression)> {
     let expressions = layout.select();
     let uses_money = expressions.iter().any(|(_, x)| x.columns().contains("amount"));
@@ -227,11 +231,11 @@ fn columns(source: &SourcePlan, layout: &Layout) -> Vec<(String, Expression)> {
     names.into_iter().filter_map(column).chain(expressions).collect()
 }
 
-/// Which events any as-of of a run may see, in microseconds.
+/// The limits of the events that may be visible at any as-of of a run, in microseconds.
 struct Visible {
-    /// What happens from here on is in the future of all of them.
+    /// The latest as-of. Events at or after it are not visible at any as-of.
     before: i64,
-    /// What was ingested from here on was not known at any of them.
+    /// The latest known-at. Events ingested at or after it are not visible at any as-of.
     known: i64,
 }
 
@@ -245,10 +249,10 @@ impl Visible {
     }
 }
 
-/// Takes scanned rows apart into records.
+/// Converts scanned rows to records.
 struct Reader<'a> {
     layout: &'a Layout,
-    /// The only currency that amounts may have, where events say theirs.
+    /// The only currency that amounts may have, if the events have a currency.
     currency: Option<&'a str>,
     visible: Visible,
 }
@@ -276,13 +280,13 @@ impl Reader<'_> {
             false => arrow_select::filter::filter_record_batch(&scanned.rows, &usable)
                 .map_err(Error::engine(CONTEXT))?,
         };
-        // Slices that stay in a core's cache while their columns are taken apart.
+        // Slices of this size stay in the cache of a core while their columns are converted.
         for start in (0..rows.num_rows()).step_by(SLICE) {
             let slice = rows.slice(start, SLICE.min(rows.num_rows() - start));
             let batch = batch(&slice, self.layout, scanned.file)?;
             let first = |times: &[i64]| times.iter().copied().min().unwrap_or(i64::MAX);
             read.first.0 = read.first.0.min(first(&batch.times));
-            // Where events do not say when they were ingested, they were known from the start.
+            // If events do not have a time of ingestion, they count as ingested before any known-at.
             let ingested = if self.layout.ingestion { first(&batch.ingested) } else { i64::MIN };
             read.first.1 = read.first.1.min(ingested);
             scatterer.scatter(&batch, self.layout)?;
@@ -290,7 +294,8 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Which rows an as-of of the run may see; those without a time are counted as well.
+    /// Whether each row may be visible at an as-of of the run. Rows without a time are included, so that they
+    /// are counted as unusable.
     fn seen(&self, scanned: &Scanned) -> Vec<bool> {
         let before = |column: &ArrayRef, limit: i64| -> Vec<bool> {
             let times = column.as_primitive::<TimestampMicrosecondType>().iter();
@@ -304,7 +309,7 @@ impl Reader<'_> {
         seen
     }
 
-    /// By row the place of the first of the [`REASONS`] for which it cannot be used.
+    /// For each row, the index in [`REASONS`] of the first reason for which it cannot be used.
     fn reasons(&self, scanned: &Scanned) -> Vec<Option<usize>> {
         let mut reasons = vec![None; scanned.rows.num_rows()];
         let mut refuse = |place: usize, is_bad: &dyn Fn(usize) -> bool| {
@@ -333,10 +338,10 @@ impl Reader<'_> {
 
 const CONTEXT: &str = "reading a batch of events";
 
-/// Events that are taken apart at a time.
+/// The number of events that are converted at a time.
 const SLICE: usize = 1 << 14;
 
-/// The columns of usable events as the partitions take them.
+/// Converts usable events to the columns from which records are written.
 fn batch<'a>(rows: &'a RecordBatch, layout: &Layout, file: usize) -> Result<Batch<'a>> {
     let column = |name: &str| {
         rows.column_by_name(name).ok_or_else(|| Error::Engine {
@@ -348,7 +353,7 @@ fn batch<'a>(rows: &'a RecordBatch, layout: &Layout, file: usize) -> Result<Batc
     let mut flags = vec![0_u64; rows.num_rows() * words];
     for i in 0..layout.conditions.len() {
         let condition = column(&format!("c{i}"))?.as_boolean();
-        // Unknown is not true.
+        // An unknown condition is not true.
         let truths = match condition.nulls() {
             Some(known) => condition.values() & known.inner(),
             None => condition.values().clone(),
@@ -383,7 +388,7 @@ fn batch<'a>(rows: &'a RecordBatch, layout: &Layout, file: usize) -> Result<Batc
     })
 }
 
-/// The values of an input; anything where it is null.
+/// The values of an input. They are arbitrary where it is null.
 fn input(values: &ArrayRef) -> Result<InputValues<'_>> {
     let bits = |v: i64| v as u64;
     Ok(InputValues::Bits(match values.data_type() {
@@ -413,7 +418,7 @@ fn texts(values: &StringArray) -> Vec<&str> {
     values.iter().map(Option::unwrap_or_default).collect()
 }
 
-/// The values of a column, `null` where there is none.
+/// The mapped values of a column, with `null` in place of nulls.
 fn map_values<T: ArrowPrimitiveType, U: Copy>(
     values: &PrimitiveArray<T>,
     null: U,
@@ -425,7 +430,7 @@ fn map_values<T: ArrowPrimitiveType, U: Copy>(
     }
 }
 
-/// Sets a bit of the flag words of some rows.
+/// Sets one bit of the flag words of the given rows.
 fn set_bits(flags: &mut [u64], words: usize, bit: usize, rows: impl Iterator<Item = usize>) {
     let (word, mask) = (bit / 64, 1_u64 << (bit % 64));
     for row in rows {

@@ -1,4 +1,4 @@
-//! Snapshots of views as they are written: one file for each shard, and a record of all of them.
+//! Writing snapshots of views: one file per shard, and one record for the whole snapshot.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,10 +20,10 @@ use crate::store::FORMAT_VERSION;
 use crate::store::parquet::Writer;
 use crate::time::Instant;
 
-/// The columns of a view as they are written.
+/// The columns of a view in the files of its snapshots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViewColumns {
-    /// The view.
+    /// The name of the view.
     pub view: String,
     /// A hash of the versions of all columns.
     pub definition: String,
@@ -39,7 +39,7 @@ struct ViewColumn {
 }
 
 impl ViewColumns {
-    /// Of a view of the catalog.
+    /// The columns of a view of the catalog.
     pub fn of(catalog: &Catalog, view: &str) -> Self {
         let columns = catalog.of_view(view).map(|feature| ViewColumn {
             name: feature.column().to_owned(),
@@ -50,12 +50,15 @@ impl ViewColumns {
         Self { view: view.to_owned(), definition, columns: columns.collect() }
     }
 
-    /// Where the files of the view's snapshot are in the store.
+    /// The folder of a snapshot of the view in the store.
     pub fn folder(&self, as_of: AsOf) -> String {
         folder(&self.view, as_of.at)
     }
 
-    /// Writes the rows of a shard, which are sorted by customer and may have columns of other views.
+    /// Writes the rows of a shard, which must be sorted by customer. Columns of other views are ignored.
+    ///
+    /// # Errors
+    /// An engine error if the rows do not have a column of the view, or an I/O error.
     pub fn write(
         &self,
         path: &Path,
@@ -88,7 +91,7 @@ impl ViewColumns {
         Ok(ViewSummary { rows: rows.num_rows() as u64, columns })
     }
 
-    /// The record of a snapshot, given the summary of all shards.
+    /// The record of a snapshot. `summary` must cover all its shards.
     pub fn record(&self, as_of: AsOf, inputs: &Inputs, summary: &ViewSummary) -> SnapshotRecord {
         let columns = self.columns.iter().zip(&summary.columns);
         let columns =
@@ -116,16 +119,17 @@ impl ViewColumns {
     }
 }
 
-/// What was written of a view; summaries of different shards add up.
+/// The number of rows of a view that were written, and statistics of its columns. The summaries of different
+/// shards add up.
 #[derive(Debug, Default)]
 pub struct ViewSummary {
-    /// Customers.
+    /// The number of rows, one per customer.
     pub rows: u64,
     columns: Vec<Summary>,
 }
 
 impl ViewSummary {
-    /// Adds another shard.
+    /// Adds the summary of another shard.
     pub fn add(&mut self, other: Self) {
         self.rows += other.rows;
         self.columns.resize_with(other.columns.len(), Summary::default);
@@ -133,7 +137,7 @@ impl ViewSummary {
     }
 }
 
-/// Where the files of a view's snapshot are in the store.
+/// The folder of a snapshot of a view in the store.
 pub fn folder(view: &str, at: Instant) -> String {
     format!("features/{view}/as_of={}", at.folder())
 }

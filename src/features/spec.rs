@@ -1,60 +1,67 @@
-//! A feature view as its TOML file says it, unchecked.
+//! The unchecked spec of a feature view, as its TOML file declares it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::time::{Duration, Window};
 
-/// What an aggregation computes over the events of one customer in one window.
+/// The operation of an aggregation over the events of one customer in one window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
-    /// Events, or non-null inputs; 0 where there are none.
+    /// The number of events, or of non-null inputs if there is an input. The value without events is 0.
     Count,
-    /// Distinct non-null inputs, exact; 0 where there are none.
+    /// The exact number of distinct non-null inputs. The value without inputs is 0.
     CountDistinct,
-    /// The sum of the inputs; 0 where there are none.
+    /// The sum of the inputs. The value without inputs is 0.
     Sum,
-    /// The sum of the inputs of the first active day; 0 where there are none.
+    /// The sum of the inputs on the first active day. The value without inputs is 0.
     FirstDaySum,
-    /// The arithmetic mean, a double in major units for money; null where there are none.
+    /// The arithmetic mean of the inputs as a double, in major units for money. The value without inputs is
+    /// null.
     Mean,
-    /// The least input.
+    /// The minimum of the inputs. The value without inputs is null.
     Min,
-    /// The greatest input.
+    /// The maximum of the inputs. The value without inputs is null.
     Max,
-    /// The sample standard deviation (n - 1), in major units for money; null below two inputs.
+    /// The sample standard deviation (n - 1) of the inputs, in major units for money. The value is null with
+    /// fewer than two inputs.
     Std,
-    /// The input of the earliest event, by (event_ts, event_id).
+    /// The input of the earliest event, by (event_ts, event_id). The value without inputs is null.
     First,
-    /// The input of the latest event, by (event_ts, event_id).
+    /// The input of the latest event, by (event_ts, event_id). The value without inputs is null.
     Last,
-    /// Days of 24 hours from the earliest event to the as-of.
+    /// The number of days of 24 hours from the earliest event to the as-of. The value without events is null.
     DaysSinceFirst,
-    /// Days of 24 hours from the latest event to the as-of.
+    /// The number of days of 24 hours from the latest event to the as-of. The value without events is null.
     DaysSinceLast,
-    /// Distinct calendar days of the project's zone; 0 where there are none.
+    /// The number of distinct calendar days with events, in the time zone of the project. The value without
+    /// events is 0.
     ActiveDays,
-    /// The mean number of days between consecutive active days; null below two of them.
+    /// The mean number of days between consecutive active days. The value is null with fewer than two active
+    /// days.
     MeanGapDays,
-    /// The median number of days between consecutive active days; null below two of them.
+    /// The median number of days between consecutive active days. The value is null with fewer than two
+    /// active days.
     MedianGapDays,
-    /// The greatest number of days between consecutive active days; null below two of them.
+    /// The maximum number of days between consecutive active days. The value is null with fewer than two
+    /// active days.
     MaxGapDays,
-    /// The sample standard deviation (n - 1) of the days between consecutive active days; null below
-    /// three of them.
+    /// The sample standard deviation (n - 1) of the days between consecutive active days. The value is null
+    /// with fewer than three active days.
     StdGapDays,
-    /// The sum of input x 2^(-age / half_life), input 1 where none is named; 0 without events.
+    /// The sum of input x 2^(-age / half_life). The input is 1 if none is declared. The value without inputs
+    /// is 0.
     DecayedSum,
 }
 
 impl Op {
-    /// Whether it looks at calendar days of the project's zone.
+    /// Whether the operation uses calendar days in the time zone of the project.
     pub fn counts_days(self) -> bool {
         let gaps = [Self::MeanGapDays, Self::MedianGapDays, Self::MaxGapDays, Self::StdGapDays];
         self == Self::ActiveDays || self == Self::FirstDaySum || gaps.contains(&self)
     }
 
-    /// The bits of its value without events; None for null. Zero is the same bits in every type.
+    /// The bits of the value without events, or None for null. Zero has the same bits in every type.
     pub fn empty(self) -> Option<u64> {
         match self {
             Self::Count
@@ -79,120 +86,123 @@ impl Op {
     }
 }
 
-/// One `[[feature]]` table.
+/// A `[[feature]]` table, which declares an aggregation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureSpec {
-    /// The stem of its column names.
+    /// The name of the feature, which its column names begin with.
     pub name: String,
-    /// What it computes.
+    /// The operation of the aggregation.
     pub op: Op,
-    /// An expression over the source's columns.
+    /// The input: an expression over the columns of the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
-    /// Which events count.
+    /// The condition that selects the events.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
-    /// One column per window, named `name_window`; without windows one over the lifetime, `name`.
+    /// The windows. There is one column per window, named `name_window`. Without windows there is one column
+    /// over the lifetime, named `name`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<Window>,
-    /// For `decayed_sum`.
+    /// The half-life of the weights of `decayed_sum`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub half_life: Option<Duration>,
     /// The profile field that this feature fills.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writes: Option<String>,
-    /// For the reader.
+    /// The description for readers.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
 }
 
-/// One `[[derived]]` table: an expression over feature columns.
+/// A `[[derived]]` table, which declares an expression over feature columns.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DerivedSpec {
-    /// The column's name.
+    /// The name of the column.
     pub name: String,
-    /// An expression over the columns of any view.
+    /// The expression over the columns of any view.
     pub expr: String,
     /// The profile field that this feature fills.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writes: Option<String>,
-    /// For the reader.
+    /// The description for readers.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
 }
 
-/// A file of `features/`.
+/// A TOML file of the folder `features/`, which declares a view.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ViewSpec {
-    /// The view's name, also that of its folder in the store.
+    /// The name of the view, which is also the name of its folder in the store.
     pub name: String,
-    /// The source it aggregates; `events`.
+    /// The source that is aggregated, always `events`.
     pub source: String,
-    /// Who answers for it.
+    /// The person or team responsible for the view.
     #[serde(default)]
     pub owner: String,
-    /// What it is about.
+    /// The description of the view.
     #[serde(default)]
     pub description: String,
-    /// Aggregations over events.
+    /// The aggregations over events.
     #[serde(default, rename = "feature")]
     pub features: Vec<FeatureSpec>,
-    /// Expressions over features.
+    /// The derived features.
     #[serde(default)]
     pub derived: Vec<DerivedSpec>,
-    /// What must hold of every snapshot.
+    /// The expectations that every snapshot of the view must meet.
     #[serde(default, rename = "expect")]
     pub expectations: Vec<ExpectationSpec>,
 }
 
-/// One `[[expect]]` table: what must hold of some columns of a snapshot, else it is not published.
+/// An `[[expect]]` table, which declares conditions for columns of a snapshot. A snapshot that does not meet
+/// them is not published.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExpectationSpec {
-    /// Columns of the view, or names of its features, which stand for all their windows.
+    /// The columns of the view, or the names of its features, which stand for all their windows.
     pub columns: Vec<String>,
-    /// Whether every customer has a value.
+    /// Whether every customer must have a value.
     #[serde(default)]
     pub not_null: bool,
-    /// No value is less.
+    /// The minimum value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min: Option<LimitSpec>,
-    /// No value is greater.
+    /// The maximum value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<LimitSpec>,
-    /// The greatest share of customers without a value, 0 to 1.
+    /// The maximum share of customers without a value, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_null_share: Option<f64>,
-    /// The greatest population stability index, where it is also more than chance explains.
+    /// The maximum population stability index. A higher index breaks the expectation only if it is also
+    /// larger than chance explains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_psi: Option<f64>,
-    /// What the index is measured against: `previous`, the snapshot before, or a classifier's name, what its
-    /// champion was trained on.
+    /// The data that the index compares with: `previous` for the previous snapshot, or the name of a
+    /// classifier for the rows that its champion was trained on.
     #[serde(default = "previous")]
     pub against: String,
 }
 
-/// [`ExpectationSpec::against`] for the snapshot before.
+/// The value of [`ExpectationSpec::against`] for the previous snapshot.
 pub const PREVIOUS: &str = "previous";
 
 fn previous() -> String {
     PREVIOUS.to_owned()
 }
 
-/// A least or greatest value: a number, in major units for money, or an instant or a date.
+/// A minimum or maximum value: a number (in major units for money), an instant, or a date.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum LimitSpec {
-    /// Of a numeric column.
+    /// The limit of a numeric column.
     Number(f64),
-    /// Of a column of instants or dates.
+    /// The limit of a column of instants or dates, as a string.
     Text(String),
-    /// The same as TOML writes it.
+    /// The limit of a column of instants or dates, as a TOML date or time.
     Time(toml::value::Datetime),
-    /// What is no limit.
+    /// Any other TOML value, which is not a valid limit.
     Other(toml::Value),
 }
 

@@ -1,4 +1,4 @@
-//! Attributes of customers as text: what a model may take as levels and a report slices by.
+//! Attributes of customers as text: categorical levels for models and slices for reports.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,29 +10,29 @@ use super::files::RawType;
 use super::profile::keys;
 use crate::error::{Error, Result};
 
-/// Levels that an attribute keeps at most, the most frequent ones.
+/// The number of levels kept per attribute. The most frequent ones are kept.
 const LEVELS: usize = 1000;
 
-/// Some attributes of the customers of profile rows, as text.
+/// Some attributes of customers as text, read from profile rows.
 #[derive(Debug, Clone, Default)]
 pub struct Attributes {
-    /// Ascending.
+    /// The keys in ascending order.
     keys: Option<StringArray>,
     columns: Vec<(String, StringArray)>,
 }
 
 impl Attributes {
-    /// The attributes called `names` of profile rows that are sorted by key.
+    /// Reads the attributes called `names` from profile rows that are sorted by key.
     ///
     /// # Errors
-    /// An engine error for a column whose values are no levels; specs are checked against that.
+    /// An engine error for a column whose values cannot be levels. Specs are checked for this beforehand.
     pub fn of(rows: &RecordBatch, names: &[&str]) -> Result<Self> {
         let column = |name: &&str| Ok(((*name).to_owned(), levels_of(rows, name)?));
         let columns = names.iter().map(column).collect::<Result<_>>()?;
         Ok(Self { keys: Some(keys(rows)?.clone()), columns })
     }
 
-    /// The place of a customer; None for one whom the rows do not have.
+    /// The row index of a customer, or None if the rows do not contain the customer.
     pub fn find(&self, key: &str) -> Option<usize> {
         let keys = self.keys.as_ref()?;
         let (mut low, mut high) = (0, keys.len());
@@ -47,13 +47,14 @@ impl Attributes {
         None
     }
 
-    /// The attribute called `name`.
+    /// The attribute called `name`, or None if it was not read.
     pub fn get(&self, name: &str) -> Option<&StringArray> {
         self.columns.iter().find(|(known, _)| known == name).map(|(_, column)| column)
     }
 
-    /// The level that a customer has of the attribute called `name`; None where it is missing, and an empty
-    /// text says no more than a null does.
+    /// The level of a customer in the attribute called `name`.
+    ///
+    /// The result is None if the value is missing. An empty text counts as missing.
     pub fn level(&self, name: &str, customer: Option<usize>) -> Option<&str> {
         let column = self.get(name)?;
         let customer = customer.filter(|customer| column.is_valid(*customer))?;
@@ -61,14 +62,14 @@ impl Attributes {
     }
 }
 
-/// How many customers have each level of some attributes.
+/// The number of customers by attribute and level.
 #[derive(Debug, Clone, Default)]
 pub struct LevelCounts {
     counts: BTreeMap<String, HashMap<String, u64>>,
 }
 
 impl LevelCounts {
-    /// Of the customers of some rows.
+    /// Counts the levels of the customers in `attributes`.
     pub fn of(attributes: &Attributes) -> Self {
         let mut counts = BTreeMap::new();
         for (name, column) in &attributes.columns {
@@ -83,7 +84,7 @@ impl LevelCounts {
         Self { counts }
     }
 
-    /// Adds the customers of other rows.
+    /// Adds the counts of other customers.
     pub fn add(&mut self, other: Self) {
         for (name, levels) in other.counts {
             let own = self.counts.entry(name).or_default();
@@ -91,7 +92,7 @@ impl LevelCounts {
         }
     }
 
-    /// The most frequent levels of each attribute.
+    /// The most frequent levels of each attribute, at most 1,000.
     pub fn levels(self) -> BTreeMap<String, Levels> {
         let most = |counts: HashMap<String, u64>| {
             let mut by_count: Vec<(String, u64)> = counts.into_iter().collect();
@@ -105,15 +106,17 @@ impl LevelCounts {
     }
 }
 
-/// The levels of an attribute, by name; what is rarer than the most frequent thousand is not there.
+/// The levels of an attribute, limited to the thousand most frequent ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Levels {
-    /// Ascending.
+    /// The names of the levels in ascending order.
     pub names: Vec<String>,
 }
 
 impl Levels {
-    /// The place of a level, the number of all levels for one that is not there, NaN for a missing one.
+    /// The index of a level among the names.
+    ///
+    /// A level that is not among them has the number of levels as its code. A missing level is NaN.
     pub fn code(&self, level: Option<&str>) -> f64 {
         let place = |level: &str| {
             let found = self.names.binary_search_by(|known| known.as_str().cmp(level));
@@ -122,30 +125,34 @@ impl Levels {
         level.map_or(f64::NAN, place)
     }
 
-    /// A level by its name, or `another` for one that is not there.
+    /// The name of a level, or `another` for a level that is not among the names.
     pub fn name<'a>(&self, level: &'a str) -> &'a str {
         let is_known = self.names.binary_search_by(|known| known.as_str().cmp(level)).is_ok();
         if is_known { level } else { "another" }
     }
 }
 
-/// The column whose levels are decades, such as `1980s`: nearly every customer has a day of their own.
+/// The column whose levels are decades, such as `1980s`, because single dates of birth are too many to be
+/// levels.
 const BIRTH: &str = "date_of_birth";
 
-/// Whether values of a column can be levels.
+/// Whether the values of a column of this name and type can be levels.
 pub fn are_levels(name: &str, ty: &DataType) -> bool {
     let ty = RawType::of(ty);
     matches!(ty, RawType::Text | RawType::Integer | RawType::Boolean)
         || (name == BIRTH && ty == RawType::Date)
 }
 
-/// `1984-05-02`, or as much of it as there is from the year on, as `1980s`; None for what is no year.
+/// The decade of a date, such as `1980s` for `1984-05-02`.
+///
+/// The date may be incomplete, but must begin with the year. The result is None if the text does not begin
+/// with four digits.
 fn decade(date: &str) -> Option<String> {
     let year = date.get(..4)?;
     year.bytes().all(|byte| byte.is_ascii_digit()).then(|| format!("{}0s", &year[..3]))
 }
 
-/// A column of profile rows as text.
+/// A column of profile rows as text. Dates of birth become decades.
 pub fn levels_of(rows: &RecordBatch, name: &str) -> Result<StringArray> {
     let fault = |message: String| Error::Engine { context: "reading attributes", message };
     let column = rows.column_by_name(name).ok_or_else(|| fault(format!("no column {name}")))?;
@@ -198,7 +205,7 @@ mod tests {
     #[test]
     fn the_most_frequent_levels_are_kept() {
         let keys: StringArray = (0..3000).map(|i| Some(format!("c{i:04}"))).collect();
-        // Two customers for each of the first thousand levels, one for each of the others.
+        // Each of the first thousand levels has two customers, and each of the others has one.
         let level = |i: i32| Some(format!("l{:04}", if i < 2000 { i / 2 } else { i }));
         let levels: StringArray = (0..3000).map(level).collect();
         let (keys, levels) = (Arc::new(keys) as ArrayRef, Arc::new(levels) as ArrayRef);

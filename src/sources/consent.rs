@@ -1,9 +1,9 @@
-//! What customers have consented to.
+//! The consent of customers.
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ListArray, RecordBatch, StringArray};
 
-/// Consent of customers, row by row.
+/// The consent of customers, row by row.
 #[derive(Debug, Clone, Default)]
 pub struct Consent {
     status: Option<StringArray>,
@@ -11,10 +11,10 @@ pub struct Consent {
 }
 
 impl Consent {
-    /// The columns of the profile that say so.
+    /// The columns of the profile that hold the consent.
     pub const COLUMNS: [&str; 2] = ["opt_in_status", "consent_scopes"];
 
-    /// Reads the columns that `rows` has.
+    /// Reads the consent columns that `rows` contains.
     pub fn of(rows: &RecordBatch) -> Self {
         let [status, scopes] = Self::COLUMNS.map(|name| rows.column_by_name(name));
         Self {
@@ -27,13 +27,15 @@ impl Consent {
         self.status.as_ref().filter(|s| s.is_valid(row)).map(|s| s.value(row))
     }
 
-    /// Whether the customer does not want to be contacted.
+    /// Whether the customer has opted out of being contacted.
     pub fn opted_out(&self, row: usize) -> bool {
         self.status(row) == Some("opted_out")
     }
 
-    /// Whether the customer has consented to this. Scopes say what; without any, only an explicit
-    /// opt-in is consent.
+    /// Whether the customer has consented to `scope`.
+    ///
+    /// If the customer has a list of scopes, `scope` must be in it. Without a list, only an explicit opt-in
+    /// is consent. A customer who has opted out has consented to nothing.
     pub fn allows(&self, row: usize, scope: &str) -> bool {
         let in_scope = match self.scopes.as_ref().filter(|scopes| scopes.is_valid(row)) {
             Some(scopes) => {

@@ -1,4 +1,4 @@
-//! The contract of the sources, checked on footers and data: what `validate` reports.
+//! The contract of the sources, checked on footers and data and reported by `validate`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -14,49 +14,49 @@ use crate::error::Result;
 use crate::expression::Expression;
 use crate::time::{DAY, Instant};
 
-/// How a check came out.
+/// The outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Nothing to say.
+    /// The check passed.
     Ok,
-    /// Worth a look; the run goes on.
+    /// The finding should be looked at, but a run continues.
     Warning,
-    /// The contract is violated; a run would stop with exit code 3.
+    /// The contract is violated, and a run would stop with exit code 3.
     Violation,
 }
 
-/// One line of the report.
+/// One line of the report of `validate`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
-    /// `profile` or `events`.
+    /// The name of the source, `profile` or `events`.
     pub source: String,
-    /// What was checked.
+    /// The name of the check.
     pub check: String,
-    /// What was found.
+    /// The finding as text.
     pub found: String,
-    /// How it came out.
+    /// The outcome of the check.
     pub status: Status,
-    /// What can be done.
+    /// A hint about what can be done. It is empty if the check passed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hint: String,
 }
 
-/// Collects checks of one source.
+/// Collects the checks of one source.
 pub struct Checks {
     source: &'static str,
-    /// So far.
+    /// The checks collected so far.
     pub list: Vec<Check>,
 }
 
 impl Checks {
-    /// No checks yet.
+    /// Creates an empty list of checks for `source`.
     pub fn new(source: &'static str) -> Self {
         Self { source, list: Vec::new() }
     }
 
-    /// Adds a check.
+    /// Adds a check. The hint is dropped if the check passed.
     pub fn add(
         &mut self,
         check: impl Into<String>,
@@ -69,41 +69,46 @@ impl Checks {
         self.list.push(Check { source: self.source.to_owned(), check, found, status, hint });
     }
 
-    /// Adds a count that should be zero.
+    /// Adds a count that should be zero. Any other count gets the status `otherwise`.
     pub fn count(&mut self, check: impl Into<String>, count: u64, otherwise: Status, hint: &str) {
         let status = if count == 0 { Status::Ok } else { otherwise };
         self.add(check, count, status, hint);
     }
 }
 
-/// Points of a series of events over time, at most.
+/// The maximum number of points in a time series of events.
 const POINTS: i64 = 400;
-/// Event types with a series of their own; the others share one.
+/// The number of event types with a time series of their own. All other types share one.
 const SERIES: usize = 8;
 
-/// When events happened.
+/// The distribution of events over time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct History {
-    /// The first event.
+    /// The time of the first event.
     pub first: Instant,
-    /// The last event.
+    /// The time of the last event.
     #[serde(default)]
     pub last: Option<Instant>,
-    /// Days from one day with events to the next, of which 19 in 20 are no longer.
+    /// The 95th percentile of the number of days from one day with events to the next.
     #[serde(default)]
     pub usual_gap: i64,
-    /// The midnight, UTC, at or before it where the series begin: a whole number of steps before the
-    /// instant that they are told up to.
+    /// The start of the time series: a midnight in UTC at or before the first event.
+    ///
+    /// It is a whole number of steps before the end of the time series, which is the first midnight in UTC at
+    /// or after the instant for which the history was computed.
     pub from: Instant,
-    /// Days of each point.
+    /// The number of days per point.
     pub step: i64,
-    /// Events of each type by time, the most frequent types first; what is rarer is `other`.
+    /// The number of events per point for each event type, the most frequent types first. Rarer types are
+    /// summed as `other`.
     pub events: Vec<(String, Vec<u64>)>,
 }
 
-/// When the usable events before `at` happened that were known by `known_at`; None where there are
-/// none. Usable is what a build reads: all required columns are there.
+/// Computes when the usable events happened that lie before `at` and were ingested before `known_at`.
+///
+/// An event is usable if a build can read it, that is, if all required columns have values. The result is
+/// None if there are no such events.
 pub fn history(source: &SourcePlan, at: Instant, known_at: Instant) -> Result<Option<History>> {
     let names = ["customer360_id", "event_id", "event_type", "event_ts", "ingested_at"];
     let known = |name: &str| name != "ingested_at" || source.has_ingestion();
@@ -153,7 +158,8 @@ pub fn history(source: &SourcePlan, at: Instant, known_at: Instant) -> Result<Op
     let (Some(first), Some(earliest)) = (firsts.iter().min(), days.iter().min()) else {
         return Ok(None);
     };
-    // Up to the instant itself, so that nothing at its end looks like a fall or hides an outage.
+    // The series end at the instant itself, not at the last event, which would hide an outage. The steps are
+    // aligned with this end, because a partial last point would look like a decline.
     let end = (at.0 - 1).div_euclid(DAY) + 1;
     let step = (end - earliest + POINTS - 1) / POINTS;
     let points = (end - earliest + step - 1) / step;
@@ -176,7 +182,8 @@ pub fn history(source: &SourcePlan, at: Instant, known_at: Instant) -> Result<Op
     Ok(Some(History { first, last, usual_gap: usual_gap(&days), from, step, events }))
 }
 
-/// The 95th percentile of the days from one day with events to the next; 1 of a single day.
+/// The 95th percentile of the number of days from one day with events to the next. It is 1 if there is only
+/// one day.
 fn usual_gap(days: &[i64]) -> i64 {
     let mut days = days.to_vec();
     days.sort_unstable();
@@ -194,7 +201,7 @@ struct Day {
     events: i64,
 }
 
-/// Events by type and day.
+/// Events grouped by type and day.
 #[derive(Debug, Default)]
 struct Days(HashMap<String, HashMap<i64, Day>>);
 
@@ -219,24 +226,24 @@ fn texts<'a>(scanned: &'a Scanned, name: &str) -> &'a StringArray {
     scanned.column(name).as_string()
 }
 
-/// What the contract looks at in some events; that of several files is the sum of theirs.
+/// The facts about some events that the contract is checked against. The facts of several files add up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventFacts {
-    /// How many there are.
+    /// The number of events.
     rows: u64,
-    /// When the first happened, in microseconds.
+    /// The time of the first event, in microseconds.
     first: Option<i64>,
-    /// When the last happened, in microseconds.
+    /// The time of the last event, in microseconds.
     last: Option<i64>,
-    /// Rows by what is the matter with them.
+    /// The number of rows by kind of fault.
     counts: BTreeMap<String, u64>,
-    /// Event types.
+    /// The event types that occur.
     types: BTreeSet<String>,
 }
 
 impl EventFacts {
-    /// Reads all events: what is to be known of each file, in the order of the source's files.
+    /// Reads all events and returns the facts of each file, in the order of the files of the source.
     pub fn of_files(source: &SourcePlan) -> Result<Vec<Self>> {
         let columns = columns(source);
         let begin = || vec![Self::default(); source.table.files.len()];
@@ -251,7 +258,7 @@ impl EventFacts {
         Ok(files)
     }
 
-    /// What is to be known of some events.
+    /// Computes the facts of some events.
     fn of(source: &SourcePlan, columns: &[(String, Expression)], scanned: &Scanned) -> Self {
         let has = |name: &str| columns.iter().any(|(known, _)| known == name);
         let rows = || 0..scanned.rows.num_rows();
@@ -297,7 +304,7 @@ impl EventFacts {
         }
     }
 
-    /// Adds those of another file.
+    /// Adds the facts of another file.
     pub fn add(&mut self, other: &Self) {
         self.rows += other.rows;
         self.first = self.first.into_iter().chain(other.first).min();
@@ -308,7 +315,7 @@ impl EventFacts {
         self.types.extend(other.types.iter().cloned());
     }
 
-    /// Whether an event happened at or after an instant.
+    /// Whether an event happened at or after `instant`.
     pub fn reaches(&self, instant: Instant) -> bool {
         self.last.is_some_and(|last| last >= instant.0)
     }
@@ -325,7 +332,7 @@ fn null(column: &str) -> String {
     format!("{column} null")
 }
 
-/// The canonical columns that are mapped.
+/// The canonical columns that have a mapping.
 fn columns(source: &SourcePlan) -> Vec<(String, Expression)> {
     let mapped = source.mapping.iter();
     mapped
@@ -334,7 +341,7 @@ fn columns(source: &SourcePlan) -> Vec<(String, Expression)> {
         .collect()
 }
 
-/// How many events happened at or after an instant.
+/// The number of events that happened at or after `instant`.
 pub fn events_from(source: &SourcePlan, instant: Instant) -> Result<u64> {
     let Some(time) = source.mapping.get("event_ts") else { return Ok(0) };
     let column = ("event_ts".to_owned(), Expression::column("event_ts", time.ty));
@@ -346,8 +353,10 @@ pub fn events_from(source: &SourcePlan, instant: Instant) -> Result<u64> {
     Ok(Scan::new(source, &[column])?.fold(|| 0, take)?.into_iter().sum())
 }
 
-/// Checks the events' values, of which `future` happen at or after the as-of, if there is one; keys,
-/// orphans and duplicates come from a build.
+/// Checks the values of the events. `future` is the number of events at or after the as-of, if there is an
+/// as-of.
+///
+/// Keys, events of unknown customers, and duplicates are checked by a build.
 pub fn check_events(
     source: &SourcePlan,
     facts: &EventFacts,
@@ -358,7 +367,7 @@ pub fn check_events(
     let has = |name: &str| columns.iter().any(|(known, _)| known == name);
     let get = |name: &str| facts.counts.get(name).copied().unwrap_or(0);
     let rows = facts.rows;
-    // What a run would leave out, up to the share from which it refuses.
+    // A run leaves such rows out, and refuses to continue if their share is above the limit.
     let unusable = |count: u64| match count {
         0 => Status::Ok,
         count if count as f64 > source.max_rejected_share * rows as f64 => Status::Violation,
@@ -433,7 +442,7 @@ pub fn check_events(
     checks.add("unknown event types", found, status, "name them in sources.events.event_types");
 }
 
-/// Values of a profile field that do not fit, and pass through all the same.
+/// A rule for the values of a profile field. Values that violate it still pass through unchanged.
 struct Oddity {
     field: &'static str,
     check: &'static str,
@@ -441,7 +450,7 @@ struct Oddity {
     hint: &'static str,
 }
 
-/// What is looked for among the profile's texts.
+/// The rules that the text fields of the profile are checked against.
 const ODDITIES: [Oddity; 4] = [
     Oddity {
         field: "country",
@@ -469,20 +478,21 @@ const ODDITIES: [Oddity; 4] = [
     },
 ];
 
-/// What the contract looks at in rows of a profile; facts of different rows add up.
+/// The facts about profile rows that the contract is checked against. The facts of different rows add up.
 #[derive(Debug, Clone, Default)]
 pub struct ProfileFacts {
     rows: u64,
     duplicates: u64,
     first_duplicate: Option<String>,
-    /// By oddity; None where the profile has no such text.
+    /// The number of violations of each rule in [`ODDITIES`]. It is None if the profile has no such text
+    /// column.
     odd: [Option<u64>; ODDITIES.len()],
-    /// By column.
+    /// The number of nulls by column.
     nulls: Vec<u64>,
 }
 
 impl ProfileFacts {
-    /// Of the rows of a shard and what is wrong with its keys.
+    /// Computes the facts of the rows of a shard. `faults` describes its repeated keys.
     pub fn of(rows: &RecordBatch, faults: &KeyFaults) -> Self {
         let odd = ODDITIES.map(|Oddity { field, fits, .. }| {
             let texts = rows.column_by_name(field)?.as_string_opt::<i32>()?;
@@ -497,11 +507,11 @@ impl ProfileFacts {
         }
     }
 
-    /// Adds those of other rows of the same columns.
+    /// Adds the facts of other rows with the same columns.
     pub fn add(&mut self, other: Self) {
         self.rows += other.rows;
         self.duplicates += other.duplicates;
-        // The least by key, whatever the number of shards.
+        // The smallest key is kept, so that the result does not depend on the number of shards.
         let firsts = [self.first_duplicate.take(), other.first_duplicate];
         self.first_duplicate = firsts.into_iter().flatten().min();
         for (own, more) in self.odd.iter_mut().zip(other.odd) {
@@ -512,7 +522,7 @@ impl ProfileFacts {
     }
 }
 
-/// Adds the checks of a profile, given the facts of all its shards.
+/// Adds the checks of a profile. `facts` are those of all its shards.
 pub fn check_profile(
     plan: &ProfilePlan,
     profile: &ProfileShards,

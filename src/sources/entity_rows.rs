@@ -1,4 +1,5 @@
-//! Rows of the user's own that features are to be joined to: a key, an instant, and anything else.
+//! Entity rows: the rows of the user to which features are joined. They have a key, an instant, and any other
+//! columns.
 
 use std::path::Path;
 
@@ -14,27 +15,27 @@ use crate::error::{Error, Result};
 use crate::store::parquet::read_all;
 use crate::time::Instant;
 
-/// The column that names the customer.
+/// The column that holds the key of the customer.
 pub const KEY: &str = "customer360_id";
-/// The column that says when.
+/// The column that holds the instant of the row.
 pub const TIME: &str = "event_timestamp";
 
-/// The rows in the order of their file.
+/// Entity rows in the order of their files.
 #[derive(Debug, Clone)]
 pub struct EntityRows {
-    /// As they came, all columns.
+    /// All columns as they were read.
     pub rows: RecordBatch,
-    /// The customer of each row.
+    /// The key of the customer of each row.
     pub keys: StringArray,
     /// The instant of each row.
     pub times: Vec<Instant>,
 }
 
 impl EntityRows {
-    /// Reads a Parquet file, or a folder or glob of them in the order of their names.
+    /// Reads a Parquet file, or all files of a folder or glob in the order of their names.
     ///
     /// # Errors
-    /// A contract violation for a missing key or instant, as a column or in a row.
+    /// A contract violation for a missing key or instant, either as a column or in a row.
     pub fn read(path: &Path, context: &SourceContext) -> Result<Self> {
         let table = RawTable::open(path, "--entities")?;
         let file = table.files[0].display().to_string();

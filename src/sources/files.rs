@@ -1,5 +1,7 @@
-//! Parquet files of a source: found by path, folder, glob or Hive partition; their footers read
-//! and their schemas compared before any row is.
+//! The Parquet files of a source.
+//!
+//! They are found by path, folder, glob or Hive partition. Their footers are read and their schemas are
+//! compared before any row is read.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -13,27 +15,27 @@ use crate::error::{Error, Result};
 use crate::expression::{Columns, Type};
 use crate::money::Scale;
 
-/// What a raw column holds, as far as expressions can use it.
+/// The type of a raw column, as far as expressions can use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RawType {
-    /// Any integer type.
+    /// An integer of any width.
     Integer,
-    /// Any float type.
+    /// A floating-point number of any width.
     Double,
-    /// A decimal with this many places.
+    /// A decimal with this number of decimal places.
     Decimal(i8),
-    /// Text, also dictionary-encoded.
+    /// Text, also if it is dictionary-encoded.
     Text,
-    /// A boolean.
+    /// True or false.
     Boolean,
-    /// A timestamp; whether it has a zone.
+    /// A timestamp with or without a time zone.
     Timestamp {
-        /// Whether the column names a zone.
+        /// Whether the column has a time zone.
         zoned: bool,
     },
-    /// A date.
+    /// A calendar day.
     Date,
-    /// Anything else: carried along, unusable in expressions.
+    /// Any other type. Such columns are carried along, but expressions cannot use them.
     Other,
 }
 
@@ -56,7 +58,9 @@ impl RawType {
         }
     }
 
-    /// The type that expressions see. A decimal finer than money is a double.
+    /// The type that expressions see, or None if they cannot use the column.
+    ///
+    /// A decimal with more decimal places than money is a double.
     pub fn logical(self, scale: Scale) -> Option<Type> {
         Some(match self {
             Self::Integer => Type::Integer,
@@ -75,32 +79,35 @@ impl RawType {
 /// A column of the raw files.
 #[derive(Debug, Clone)]
 pub struct RawColumn {
-    /// Its name in the files.
+    /// The name of the column in the files.
     pub name: String,
-    /// What it holds.
+    /// The type of the column.
     pub ty: RawType,
-    /// Whether its values come from the folder names instead of the files.
+    /// Whether the values come from the names of Hive partition folders instead of the files.
     pub hive: bool,
 }
 
-/// A set of Parquet files with one schema.
+/// A set of Parquet files with a common schema.
 #[derive(Debug, Clone)]
 pub struct RawTable {
     /// The files in the order of their paths.
     pub files: Vec<PathBuf>,
-    /// The Arrow schema of the files, Hive columns not included.
+    /// The Arrow schema of the files, without the Hive columns.
     pub schema: SchemaRef,
-    /// All columns, Hive columns last.
+    /// All columns. Hive columns come last.
     pub raw: Vec<RawColumn>,
-    /// Rows in all files.
+    /// The number of rows in all files.
     pub rows: u64,
 }
 
 impl RawTable {
-    /// Finds the files at `path` and reads their footers; `place` names the setting in messages.
+    /// Finds the files at `path` and reads their footers. Error messages start with `place`, which names the
+    /// setting.
     ///
     /// # Errors
-    /// A contract violation for no files, an unreadable footer, or files whose schemas differ.
+    /// A configuration error if `path` is a URL, does not exist, or is not a valid glob. A contract violation
+    /// if there are no files, if a footer cannot be read, if two columns of a file have the same name, if
+    /// only some of the timestamps have a time zone, or if the schemas of the files differ.
     pub fn open(path: &Path, place: &str) -> Result<Self> {
         let files = find(path, place)?;
         let (schema, mut rows) = footer(&files[0])?;
@@ -207,19 +214,20 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// What tells whether a file is still the one that was read, without reading its rows.
+/// A fingerprint that tells whether a file has changed since it was read, without reading its rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// Its length.
+    /// The length of the file in bytes.
     pub bytes: u64,
-    /// When it was last written, in microseconds since 1970.
+    /// The time of the last modification, in microseconds since 1970-01-01T00:00:00Z.
     pub modified: i64,
-    /// XXH3-64 of its footer: the schema, and where each column chunk begins and what it holds.
+    /// The XXH3-64 hash of the footer, which contains the schema and the location and metadata of every
+    /// column chunk.
     pub footer: String,
 }
 
 impl Fingerprint {
-    /// Reads the end of a Parquet file.
+    /// Computes the fingerprint of a Parquet file. Only the end of the file is read.
     pub fn of(path: &Path) -> Result<Self> {
         let read = || -> std::io::Result<Self> {
             let mut file = File::open(path)?;
@@ -241,7 +249,7 @@ impl Fingerprint {
     }
 }
 
-/// Arrow schema and row count of one file.
+/// The Arrow schema and the number of rows of a file.
 pub fn footer(path: &Path) -> Result<(SchemaRef, u64)> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
@@ -283,7 +291,7 @@ fn compatible(a: &DataType, b: &DataType) -> bool {
     a == b || matches!((a, b), (DataType::Dictionary(_, x), DataType::Dictionary(_, y)) if x == y)
 }
 
-/// Names and values of the `name=value` folders on the way to a file.
+/// The names and values of the `name=value` folders on the path of a file.
 pub fn hive_columns(path: &Path) -> Vec<(String, String)> {
     let folders = path.parent().into_iter().flat_map(Path::components);
     folders

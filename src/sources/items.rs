@@ -1,4 +1,4 @@
-//! A table of items: what is known of what may be recommended.
+//! The table of items: attributes of the items that may be recommended.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use crate::store::parquet::{concat, read};
 /// A checked table of items.
 #[derive(Debug, Clone)]
 pub struct ItemTable {
-    /// Its files and raw columns.
+    /// The files and raw columns of the table.
     pub table: RawTable,
-    /// The column that has the item.
+    /// The column that holds the key of the item.
     pub key: String,
     context: SourceContext,
 }
 
 impl ItemTable {
-    /// Reads footers and checks the key.
+    /// Reads the footers of the table and checks its key.
     pub fn open(path: &str, key: &str, context: &SourceContext, place: &str) -> Result<Self> {
         let table = RawTable::open(&context.root.join(path), place)?;
         match table.get(key).map(|column| column.ty) {
@@ -41,10 +41,10 @@ impl ItemTable {
         Ok(Self { table, key: key.to_owned(), context: context.clone() })
     }
 
-    /// Items as text, and some columns in the types that expressions use.
+    /// Reads the keys as text, and `columns` in the types that expressions use.
     ///
     /// # Errors
-    /// A contract violation for an item that is there twice.
+    /// A contract violation if the table has no rows or if a key occurs twice.
     pub fn read(&self, columns: &BTreeSet<&str>) -> Result<(StringArray, RecordBatch)> {
         let wanted: Vec<&str> = columns.iter().copied().chain([self.key.as_str()]).collect();
         let mut batches = Vec::new();

@@ -1,7 +1,7 @@
-//! Sources: the profile and event Parquet of a project, as they are, mapped to canonical columns.
+//! Sources: the Parquet files of the profile and of the events, mapped to canonical columns.
 //!
-//! Specs name files and mapping expressions; a [`SourcePlan`] is the checked result: which files,
-//! which raw columns of which types, and one expression over them per canonical column.
+//! The specs name the files and the mapping expressions. A [`SourcePlan`] is the checked result: the files,
+//! the raw columns with their types, and one expression over the raw columns per canonical column.
 
 pub mod attributes;
 pub mod consent;
@@ -24,39 +24,40 @@ use crate::money::Scale;
 use crate::time::Zone;
 use files::{RawColumn, RawTable};
 
-/// What `ingested_at` means for what may be used.
+/// How `ingested_at` decides which events may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ingestion {
     /// An event counts only if it was ingested before the known-at.
     #[default]
     Respect,
-    /// The column is not looked at, for warehouses that were loaded anew.
+    /// The column is ignored. This is meant for warehouses that were reloaded, so that the column does not
+    /// hold the original times of ingestion.
     Ignore,
 }
 
-/// What to do with events of customers that the profile does not have.
+/// What to do with events of customers that are not in the profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Orphans {
-    /// Leave them out, and count them.
+    /// Leave the events out and count them.
     #[default]
     Skip,
-    /// Make a profile row for the customer.
+    /// Create a profile row for the customer.
     Create,
     /// Refuse to run.
     Fail,
 }
 
-/// A table joined to a source by key, so that a mapping may use its columns as `name.column`.
+/// A table that is joined to a source by key, so that a mapping may use its columns as `name.column`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LookupSpec {
-    /// File, folder or glob of Parquet, relative to the project.
+    /// The path of a Parquet file, a folder or a glob, relative to the project.
     pub path: String,
-    /// The lookup's key column; its values must be unique.
+    /// The key column of the lookup. Its values must be unique.
     pub key: String,
-    /// The source's column that holds the key.
+    /// The column of the source that holds the key.
     pub on: String,
 }
 
@@ -64,9 +65,9 @@ pub struct LookupSpec {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProfileSpec {
-    /// File, folder or glob of Parquet, relative to the project.
+    /// The path of a Parquet file, a folder or a glob, relative to the project.
     pub path: String,
-    /// Canonical or extra column = expression over the raw columns.
+    /// The mapping: for each canonical or additional column an expression over the raw columns.
     #[serde(default)]
     pub columns: BTreeMap<String, String>,
 }
@@ -75,12 +76,12 @@ pub struct ProfileSpec {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventsSpec {
-    /// File, folder or glob of Parquet, relative to the project.
+    /// The path of a Parquet file, a folder or a glob, relative to the project.
     pub path: String,
-    /// Canonical or own column = expression over the raw and lookup columns.
+    /// The mapping: for each canonical or additional column an expression over the raw and lookup columns.
     #[serde(default)]
     pub columns: BTreeMap<String, String>,
-    /// Tables joined by key.
+    /// The tables that are joined by key.
     #[serde(default)]
     pub lookups: BTreeMap<String, LookupSpec>,
     /// Whether `ingested_at` is respected.
@@ -89,23 +90,25 @@ pub struct EventsSpec {
     /// What to do with events of unknown customers.
     #[serde(default)]
     pub orphans: Orphans,
-    /// Event types of the project beside the standard ones.
+    /// The event types of the project in addition to the standard ones.
     #[serde(default)]
     pub event_types: Vec<String>,
-    /// The share of rows that may be unusable (null key, time or type, wrong currency, not finite)
-    /// before the run refuses; such rows are left out and counted.
+    /// The maximum share of unusable rows, 0 to 1. A run refuses to continue if the share is higher.
+    ///
+    /// A row is unusable if its key, time or type is null, if its currency is not that of the project, or if
+    /// a number is not finite. Unusable rows are left out and counted.
     #[serde(default)]
     pub max_rejected_share: f64,
 }
 
-/// What every source needs to know of its project.
+/// The settings of the project that every source needs.
 #[derive(Debug, Clone)]
 pub struct SourceContext {
-    /// The folder that relative paths start from.
+    /// The folder that relative paths are resolved against.
     pub root: PathBuf,
-    /// The zone of timestamps without one.
+    /// The time zone of timestamps that have none.
     pub zone: Zone,
-    /// Decimal places of money.
+    /// The number of decimal places of money.
     pub scale: Scale,
     /// The only currency that amounts may have.
     pub currency: String,
@@ -114,40 +117,42 @@ pub struct SourceContext {
 /// A checked lookup table.
 #[derive(Debug, Clone)]
 pub struct LookupPlan {
-    /// The prefix of its columns.
+    /// The name of the lookup, which is the prefix of its columns.
     pub name: String,
-    /// Its files and raw columns.
+    /// The files and raw columns of the lookup.
     pub table: RawTable,
-    /// Its key column.
+    /// The key column of the lookup.
     pub key: String,
-    /// The source's column that holds the key.
+    /// The column of the source that holds the key.
     pub on: String,
 }
 
-/// A checked event source: files, raw columns, and one expression per canonical or own column.
+/// A checked event source: files, raw columns, and one expression per canonical or additional column.
 #[derive(Debug, Clone)]
 pub struct SourcePlan {
-    /// Files and raw columns.
+    /// The files and raw columns of the events.
     pub table: RawTable,
-    /// Tables joined by key.
+    /// The tables that are joined by key.
     pub lookups: Vec<LookupPlan>,
-    /// Every usable column as an expression over raw and lookup columns.
+    /// Every column that can be used, as an expression over raw and lookup columns.
     pub mapping: BTreeMap<String, Expression>,
     /// Whether `ingested_at` is respected.
     pub ingestion: Ingestion,
     /// What to do with events of unknown customers.
     pub orphans: Orphans,
-    /// Known event types.
+    /// The standard event types and those of the project.
     pub event_types: Vec<String>,
-    /// The share of rows that may be rejected.
+    /// The maximum share of unusable rows, 0 to 1.
     pub max_rejected_share: f64,
-    /// The customer whose events alone are read; None for all.
+    /// The key of the only customer whose events are read, or None for all customers.
     pub only: Option<String>,
-    /// Zone, scale and currency.
+    /// The settings of the project.
     pub context: SourceContext,
 }
 
-/// A canonical event column: name, type (None: text or integer as it comes), whether required.
+/// The canonical event columns: name, type, and whether the column is required.
+///
+/// The type None stands for text or an integer, depending on the source.
 const EVENT_COLUMNS: [(&str, Option<Type>, bool); 13] = [
     ("event_id", Some(Type::Text), true),
     ("customer360_id", Some(Type::Text), true),
@@ -165,12 +170,17 @@ const EVENT_COLUMNS: [(&str, Option<Type>, bool); 13] = [
 ];
 
 impl SourcePlan {
-    /// The same source, of which only the events of one customer are read.
+    /// The same source, restricted to the events of one customer.
     pub fn of_customer(&self, key: &str) -> Self {
         Self { only: Some(key.to_owned()), ..self.clone() }
     }
 
-    /// Reads footers and checks every mapping of an event source.
+    /// Reads the footers of an event source and checks every mapping.
+    ///
+    /// # Errors
+    /// A configuration error for a wrong setting or expression. A contract violation for a canonical column
+    /// that is missing or has the wrong type, and for a lookup with repeated keys. The errors of
+    /// [`RawTable::open`].
     pub fn events(spec: &EventsSpec, context: &SourceContext) -> Result<Self> {
         let place = "c360.toml [sources.events]";
         let table = RawTable::open(&context.root.join(&spec.path), place)?;
@@ -205,12 +215,12 @@ impl SourcePlan {
         Columns::new(self.context.scale, types)
     }
 
-    /// `expression` over canonical columns, rewritten over raw and lookup columns.
+    /// Rewrites `expression` over canonical columns as an expression over raw and lookup columns.
     pub fn raw(&self, expression: &Expression) -> Expression {
         expression.clone().substitute(&|name| self.mapping.get(name).cloned())
     }
 
-    /// Whether `ingested_at` is there and respected.
+    /// Whether the source has the column `ingested_at` and the column is respected.
     pub fn has_ingestion(&self) -> bool {
         self.ingestion == Ingestion::Respect && self.mapping.contains_key("ingested_at")
     }
@@ -254,7 +264,7 @@ impl LookupPlan {
     }
 }
 
-/// Refuses a lookup with two rows of one key: each would make two events of one.
+/// Refuses a lookup that has two rows with the same key, because a join with it would duplicate events.
 fn unique_keys(table: &RawTable, key: &str, place: &str) -> Result<()> {
     use arrow_array::cast::AsArray;
     let mut seen = std::collections::HashSet::new();
@@ -283,7 +293,7 @@ fn event_mapping(
     place: &str,
 ) -> Result<BTreeMap<String, Expression>> {
     let mut mapping = BTreeMap::new();
-    // A user's own raw columns are usable under their own names unless mapped anew.
+    // Raw columns can be used under their own names unless the mapping replaces them.
     for RawColumn { name, ty, .. } in &table.raw {
         if let Some(ty) = ty.logical(raw.scale) {
             mapping.insert(name.clone(), Expression::column(name.clone(), ty));
@@ -318,7 +328,7 @@ fn event_mapping(
     Ok(mapping)
 }
 
-/// The conversions that a canonical column makes by itself.
+/// Converts an expression to the type of its canonical column, if this is possible implicitly.
 fn canonical(expression: Expression, ty: Type, name: &str, place: &str) -> Result<Expression> {
     match (expression.ty, ty) {
         (found, wanted) if found == wanted => Ok(expression),

@@ -1,8 +1,8 @@
-//! The scan of a source: row groups of Parquet files in, chosen expressions over raw columns out.
+//! The scan of a source: reads row groups of Parquet files and evaluates expressions over their raw columns.
 //!
-//! A few threads read row groups batch by batch, so that memory is bounded by the batches in flight,
-//! whatever the size of the files. Only the columns that the expressions name are read from disk. Each raw
-//! column is first brought to the type that expressions use for it.
+//! Several threads read the row groups batch by batch, so that memory is bounded by the number of batches in
+//! flight and does not depend on the size of the files. Only the columns that the expressions use are read
+//! from disk. Each raw column is first converted to the type that expressions use for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,38 +28,38 @@ use crate::store::parquet;
 
 const KEY: &str = "customer360_id";
 const CONTEXT: &str = "scanning a source";
-/// A text is worth its own evaluation where it is there so often on average.
+/// Expressions are evaluated per distinct text only if each text occurs at least this many times on average.
 const DISTINCT_SHARE: usize = 16;
 
-/// Named expressions over the canonical columns of a source, ready to be evaluated over its rows.
+/// Named expressions over the canonical columns of a source, prepared for evaluation over its rows.
 #[derive(Debug)]
 pub struct Scan<'a> {
     source: &'a SourcePlan,
-    /// Over raw and lookup columns.
+    /// The expressions, rewritten over raw and lookup columns.
     select: Vec<(String, Expression)>,
-    /// The key, where the events of one customer alone are wanted.
+    /// The expression of the key, if the scan is restricted to the events of one customer.
     key: Option<Expression>,
-    /// Raw columns that are read from the files.
+    /// The raw columns that are read from the files.
     columns: Vec<String>,
     lookups: Vec<Lookup<'a>>,
 }
 
-/// Rows of one file of the source.
+/// Scanned rows of one file of the source.
 #[derive(Debug)]
 pub struct Scanned {
-    /// Which file of the source they were read from.
+    /// The index of the file in the source.
     pub file: usize,
-    /// One column per expression, under its name.
+    /// The rows, with one column per expression under its name.
     pub rows: RecordBatch,
-    /// Whether a number that was read for the row is not finite.
+    /// For each row, whether it contains a number that is not finite. It is None if no row does.
     pub not_finite: Option<BooleanBuffer>,
 }
 
 impl Scanned {
-    /// The column of an expression.
+    /// The column of the expression called `name`.
     ///
     /// # Panics
-    /// Where no expression has the name.
+    /// If there is no such expression.
     pub fn column(&self, name: &str) -> &ArrayRef {
         match self.rows.column_by_name(name) {
             Some(column) => column,
@@ -75,7 +75,7 @@ struct Task {
 }
 
 impl<'a> Scan<'a> {
-    /// The scan of a source for `select`: names and expressions over canonical columns.
+    /// Prepares the scan of a source for `select`: names with expressions over canonical columns.
     ///
     /// # Errors
     /// A contract violation for a lookup table that cannot be read.
@@ -100,10 +100,10 @@ impl<'a> Scan<'a> {
         Ok(Self { source, select, key, columns, lookups })
     }
 
-    /// Reads all rows: each thread begins with a state and folds what it reads into it.
+    /// Reads all rows. Each thread starts with a state from `begin` and folds the rows that it reads into it.
     ///
     /// # Errors
-    /// A contract violation for a file that cannot be decoded, and what `take` fails with.
+    /// A contract violation for a file that cannot be decoded, and any error of `take`.
     pub fn fold<S: Send>(
         &self,
         begin: impl Fn() -> S + Sync,
@@ -161,7 +161,8 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// The expressions over some raw rows; None where no row is of the customer that is wanted.
+    /// Evaluates the expressions over a raw batch. Returns None if the scan is restricted to one customer and
+    /// no row belongs to this customer.
     fn evaluate(&self, file: usize, batch: &RecordBatch) -> Result<Option<Scanned>> {
         let mut raw = self.raw(file, batch)?;
         if let (Some(wanted), Some(key)) = (&self.source.only, &self.key) {
@@ -182,7 +183,7 @@ impl<'a> Scan<'a> {
         Ok(Some(Scanned { file, rows, not_finite: not_finite(self.read_doubles(&raw)) }))
     }
 
-    /// The raw columns that the expressions use, those of lookups as `lookup.column`.
+    /// The raw columns that the expressions use. Columns of lookups are named `lookup.column`.
     fn raw(&self, file: usize, batch: &RecordBatch) -> Result<RecordBatch> {
         let (table, context) = (&self.source.table, &self.source.context);
         let rows = batch.num_rows();
@@ -216,7 +217,7 @@ impl<'a> Scan<'a> {
         batch_of(fields, arrays, rows)
     }
 
-    /// The columns that were read as floating-point numbers, where a value may not be finite.
+    /// The columns of floating-point numbers that were read, in which a value may not be finite.
     fn read_doubles<'b>(&'b self, raw: &'b RecordBatch) -> impl Iterator<Item = &'b ArrayRef> {
         let is_double = |table: &RawTable, name: &str| {
             table.get(name).is_some_and(|column| column.ty == RawType::Double)
@@ -247,8 +248,10 @@ fn batch_of(fields: Vec<Field>, arrays: Vec<ArrayRef>, rows: usize) -> Result<Re
         .map_err(Error::engine(CONTEXT))
 }
 
-/// Evaluates expressions over raw columns. A column as it is costs nothing; what depends on one text alone,
-/// as most conditions do on the event type, is evaluated for each distinct text once.
+/// Evaluates expressions over raw columns.
+///
+/// An expression that is a single column is not evaluated at all. An expression that depends on one text
+/// column only, such as a condition on the event type, is evaluated once per distinct text.
 fn compute(
     select: &[(String, Expression)],
     raw: &RecordBatch,
@@ -267,7 +270,7 @@ fn compute(
         }
     }
     let mut place_all = |places: &[usize], rows: &RecordBatch, codes: Option<&UInt32Array>| {
-        // Names of mapped columns may equal raw ones; a prefix keeps them apart.
+        // A mapped column may have the same name as a raw one, so a prefix keeps them apart.
         let named = |place: &usize| (format!("\u{0}{place}"), select[*place].1.clone());
         let named: Vec<(String, Expression)> = places.iter().map(named).collect();
         for (place, values) in places.iter().zip(evaluate(&named, rows, context.scale)?) {
@@ -304,8 +307,9 @@ fn is_text(raw: &RecordBatch, name: &str) -> bool {
     raw.column_by_name(name).is_some_and(|column| *column.data_type() == DataType::Utf8)
 }
 
-/// The distinct texts, null among them, and by row the place of its text; None where there are too many for
-/// it to be worth while.
+/// The distinct texts, possibly including null, and for each row the index of its text.
+///
+/// The result is None if there are too many distinct texts.
 fn distinct(texts: &StringArray) -> Option<(StringArray, UInt32Array)> {
     let most = texts.len() / DISTINCT_SHARE;
     let (mut places, mut distinct) = (HashMap::new(), Vec::new());
@@ -344,7 +348,7 @@ fn not_finite<'a>(columns: impl Iterator<Item = &'a ArrayRef>) -> Option<Boolean
 #[derive(Debug)]
 struct Lookup<'a> {
     plan: &'a LookupPlan,
-    /// What the names of its columns begin with.
+    /// The prefix of the names of its columns.
     prefix: String,
     rows: HashMap<String, u32>,
     columns: Vec<(String, ArrayRef)>,
@@ -384,7 +388,8 @@ impl<'a> Lookup<'a> {
         Ok(Self { plan, prefix, rows, columns })
     }
 
-    /// Its columns for rows with these keys, null where it has no such key.
+    /// The columns of the lookup for rows with these keys. They are null for keys that the lookup does not
+    /// contain.
     fn of(&self, keys: &ArrayRef) -> Result<Vec<(String, ArrayRef)>> {
         let keys = texts(keys)?;
         let keys = keys.as_string::<i32>().iter();

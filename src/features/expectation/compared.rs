@@ -1,5 +1,6 @@
-//! Columns whose distribution is compared with that of another snapshot: their values are put in order on
-//! disk, so that they need not be held in memory.
+//! Columns whose distribution is compared with that of other rows.
+//!
+//! The values are sorted on disk, so that they need not be held in memory.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use crate::error::Result;
 use crate::features::drift::{Distribution, SortedCounter};
 use crate::store::sorted::SortedRuns;
 
-/// The values of a column, from any number of shards or files.
+/// The values of a column, collected from any number of shards or files.
 #[derive(Debug)]
 pub struct ComparedColumn {
     runs: SortedRuns,
@@ -19,12 +20,13 @@ pub struct ComparedColumn {
 }
 
 impl ComparedColumn {
-    /// A column without values yet, to come from so many shards or files; `folder` is for what lies on disk.
+    /// Creates an empty column for the values of `runs` shards or files. `folder` is the folder of the
+    /// temporary file.
     pub fn create(folder: &Path, runs: usize) -> Result<Self> {
         Ok(Self { runs: SortedRuns::create(folder, runs)?, missing: AtomicU64::new(0) })
     }
 
-    /// Takes the values of one shard or file.
+    /// Adds the values of one shard or file.
     pub fn put(&self, run: usize, arrays: &[ArrayRef]) -> Result<()> {
         let mut values = Vec::new();
         for array in arrays {
@@ -45,7 +47,7 @@ impl ComparedColumn {
         Ok(counter.finish(self.missing.load(Ordering::Relaxed)))
     }
 
-    /// The distribution over the bins of an earlier one.
+    /// The distribution over the bins of an earlier distribution.
     pub fn over(&self, earlier: &Distribution) -> Result<Distribution> {
         let mut counted = earlier.empty();
         for next in self.runs.merge()? {

@@ -1,4 +1,4 @@
-//! Whether the columns of a snapshot hold to the expectations of their view.
+//! Checking whether the columns of a snapshot meet the expectations of their view.
 
 use std::collections::BTreeMap;
 
@@ -15,38 +15,40 @@ use crate::features::read::numeric;
 use crate::sources::profile::keys;
 use crate::time::Instant;
 
-/// An expectation that does not hold.
+/// An expectation that is not met.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Breach {
-    /// The instant of the snapshot.
+    /// The as-of of the snapshot.
     pub as_of: Instant,
-    /// The view.
+    /// The name of the view.
     pub view: String,
-    /// The column.
+    /// The name of the column.
     pub column: String,
-    /// What must hold.
+    /// The expectation as text.
     pub expected: String,
-    /// What there is instead.
+    /// The value that was found instead.
     pub found: String,
-    /// Customers that it does not hold of; None where it is about the column as a whole.
+    /// The number of customers for which the expectation is not met. None if it concerns the column as a
+    /// whole.
     pub customers: Option<u64>,
-    /// One of these: of nulls the first by key, of values the furthest out.
+    /// The key of one of these customers: the smallest key among nulls, or the customer with the value
+    /// furthest beyond the limit.
     pub example: Option<String>,
 }
 
-/// How the expectations of some snapshots came out.
+/// The result of checking the expectations of snapshots.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Judgement {
-    /// How many hold.
+    /// The number of expectations that are met.
     pub held: u64,
-    /// Those that do not.
+    /// The expectations that are not met.
     pub breaches: Vec<Breach>,
-    /// Those that could not be checked, in words.
+    /// Descriptions of the expectations that could not be checked, with the reason.
     pub unchecked: Vec<String>,
 }
 
 impl Judgement {
-    /// Adds what came out of others.
+    /// Adds the result for other snapshots.
     pub fn add(&mut self, other: Self) {
         self.held += other.held;
         self.breaches.extend(other.breaches);
@@ -54,17 +56,17 @@ impl Judgement {
     }
 }
 
-/// What columns are compared with.
+/// The drift of columns relative to earlier data, for expectations that compare distributions.
 #[derive(Debug, Default)]
 pub struct Earlier {
-    /// By column how far it has moved since the snapshot before, and when that was.
+    /// For each column, the drift since the previous snapshot and the as-of of that snapshot.
     pub previous: BTreeMap<String, (Instant, Drift)>,
-    /// By classifier how far each input has moved since its champion was trained.
+    /// For each classifier, the drift of its inputs since its champion was trained.
     pub models: BTreeMap<String, Vec<Drift>>,
 }
 
-/// What is counted of the rows of a snapshot for the expectations of its view, in their order; tallies of
-/// different rows add up.
+/// The counts that the expectations of a view require, in the order of the expectations. Tallies of different
+/// rows add up.
 #[derive(Debug, Clone)]
 pub struct Tally {
     counts: Vec<Count>,
@@ -72,26 +74,30 @@ pub struct Tally {
 
 #[derive(Debug, Clone)]
 enum Count {
-    /// Rows without a value.
+    /// The number of rows without a value.
     Nulls {
         rows: u64,
         nulls: u64,
-        /// The first of them by key.
+        /// The smallest key of a row without a value.
         first: Option<String>,
     },
-    /// Values beyond a limit.
+    /// The number of values beyond a limit.
     Beyond {
         limit: f64,
         count: u64,
-        /// The furthest from the limit, of equal ones the first by key.
+        /// The value furthest from the limit with the key of its customer. Among equal values it is the
+        /// smallest key.
         furthest: Option<(f64, String)>,
     },
-    /// The distribution is compared, which needs the rows of all shards.
+    /// Nothing is counted, because the comparison of distributions requires the rows of all shards.
     Distribution,
 }
 
 impl Tally {
-    /// Of some rows of a view.
+    /// Counts the rows of a view.
+    ///
+    /// # Errors
+    /// An engine error if the rows do not have a column of an expectation.
     pub fn of(expectations: &[Expectation], rows: &RecordBatch) -> Result<Self> {
         let keys = keys(rows)?;
         let count = |Expectation { column, rule }: &Expectation| {
@@ -109,7 +115,7 @@ impl Tally {
         Ok(Self { counts: expectations.iter().map(count).collect::<Result<_>>()? })
     }
 
-    /// Adds what was counted of other rows for the same expectations.
+    /// Adds the counts of other rows for the same expectations.
     pub fn add(&mut self, other: Self) {
         for (own, more) in self.counts.iter_mut().zip(other.counts) {
             match (own, more) {
@@ -159,7 +165,7 @@ fn beyond(
     Ok(Count::Beyond { limit, count, furthest })
 }
 
-/// Replaces the value that was the furthest from a limit by one that is further.
+/// Replaces the value furthest from a limit if `value` is further away, or equally far and of a smaller key.
 fn further_out(limit: f64, furthest: &mut Option<(f64, String)>, value: f64, key: &str) {
     let far = (value - limit).abs();
     let is_further = furthest.as_ref().is_none_or(|(other, name)| {
@@ -171,7 +177,7 @@ fn further_out(limit: f64, furthest: &mut Option<(f64, String)>, value: f64, key
     }
 }
 
-/// Holds what was counted of a view's snapshot to its expectations.
+/// Checks the counts of a snapshot against the expectations of its view.
 pub fn judge(
     (view, expectations): (&str, &[Expectation]),
     as_of: Instant,
@@ -219,7 +225,7 @@ pub fn judge(
     verdict
 }
 
-/// What there is instead of what was expected.
+/// The finding that breaks an expectation.
 struct Found {
     found: String,
     customers: Option<u64>,
@@ -237,7 +243,10 @@ fn found_nulls(count: &Count, is_broken: bool) -> Option<Found> {
     }
 }
 
-/// How far a column has moved and since when, or why nobody can say.
+/// The drift of a column and a description of what it is relative to.
+///
+/// # Errors
+/// A text that says why the drift is not known.
 fn moved<'a>(
     column: &str,
     against: &Against,
@@ -269,7 +278,7 @@ fn further(drift: &Drift, most: f64, since: &str) -> Option<Found> {
     })
 }
 
-/// As [`Limit`] has them; null is NaN.
+/// The values of an array as numbers in the units of [`Limit`]. Null is NaN.
 pub fn numbers(array: &ArrayRef) -> Result<Vec<f64>> {
     let nan = f64::NAN;
     Ok(match array.data_type() {
@@ -297,7 +306,8 @@ mod tests {
     use crate::features::drift::{Verdict, drift};
     use crate::time::DAY;
 
-    /// 0.29 x 100 is a little less than 29.
+    /// The product 0.29 x 100 is slightly less than 29 as a double. A share equal to its limit must still
+    /// pass.
     #[test]
     fn a_share_holds_up_to_itself() {
         let values: Float64Array = (0..100).map(|i| (i >= 29).then_some(1.0)).collect();
@@ -307,7 +317,7 @@ mod tests {
     }
 
     fn rows(column: &str, array: ArrayRef) -> Vec<RecordBatch> {
-        // Two batches, keys descending, as partitions may come.
+        // The rows come as two batches with descending keys, because partitions may come in any order.
         let keys: StringArray = (0..array.len()).rev().map(|i| Some(format!("c{i}"))).collect();
         let key = Arc::new(keys) as ArrayRef;
         let rows = RecordBatch::try_from_iter_with_nullable([
@@ -329,7 +339,8 @@ mod tests {
         judge(("v", &list), Instant(0), &tally.unwrap(), earlier)
     }
 
-    /// What was found, of how many customers, and whom; None where the expectation holds.
+    /// The finding of a breach, the number of customers, and the key of the example. None if the expectation
+    /// is met.
     fn breach(table: &str, column: &str, array: ArrayRef) -> Option<(String, Option<u64>, String)> {
         let verdict = verdict(table, column, array, &Earlier::default());
         assert_eq!(verdict.held + verdict.breaches.len() as u64, 1);
@@ -337,7 +348,7 @@ mod tests {
         Some((breach.found, breach.customers, breach.example.unwrap_or_default()))
     }
 
-    /// A limit itself is within, a null breaks no limit, and a share is broken above it only.
+    /// A value equal to a limit meets it, a null breaks no limit, and only a share above its limit breaks it.
     #[test]
     fn limits_hold_up_to_themselves() {
         let money = |list: &[Option<i128>]| -> ArrayRef {
@@ -378,7 +389,7 @@ mod tests {
         let now = |count, shift| Arc::new(Float64Array::from(values(count, shift))) as ArrayRef;
         let folder = tempfile::tempdir().unwrap();
         let column = |count, shift| {
-            // In two runs, as of two shards.
+            // The values come in two runs, like those of two shards.
             let column = ComparedColumn::create(folder.path(), 2).unwrap();
             let all = now(count, shift);
             column.put(0, &[all.slice(0, 3)]).unwrap();
@@ -397,7 +408,7 @@ mod tests {
         let far = of(5_000, 30.0);
         assert!(far.breaches[0].found.contains("since 1970-01-01"), "{far:?}");
         assert_eq!(far.breaches[0].expected, "max_psi 0.2 against previous");
-        // Of seven rows an index this large is what chance gives.
+        // For seven rows, chance explains an index of this size.
         let few = of(7, 3.0);
         assert_eq!((few.held, few.breaches.len()), (1, 0), "{few:?}");
         let none = verdict(table, "gap", now(10, 0.0), &Earlier::default());

@@ -1,8 +1,8 @@
-//! Expectations: what a view's file says must hold of the columns of its snapshots (`judge`
-//! says whether it does).
+//! Expectations: conditions that the columns of a snapshot must meet, as declared in the file of their view.
+//! The module `judge` checks them.
 //!
-//! They are no part of a feature's version: a new expectation makes no snapshot outdated, and holds for
-//! what is computed from then on.
+//! Expectations are not part of the version of a feature. A new expectation does not make existing snapshots
+//! outdated. It applies to snapshots that are computed later.
 
 mod compared;
 mod judge;
@@ -20,32 +20,32 @@ use crate::time::{DAY, Instant};
 pub use self::compared::ComparedColumn;
 pub use self::judge::{Breach, Earlier, Judgement, Tally, judge, numbers};
 
-/// One thing that must hold of one column of a snapshot.
+/// A condition that one column of a snapshot must meet.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Expectation {
-    /// The column.
+    /// The name of the column.
     pub column: String,
-    /// What must hold.
+    /// The condition that it must meet.
     pub rule: Rule,
 }
 
-/// What must hold of a column.
+/// A condition on a column.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// Every customer has a value.
     NotNull,
-    /// No value is less.
+    /// No value is less than the limit.
     Min(Limit),
-    /// No value is greater.
+    /// No value is greater than the limit.
     Max(Limit),
-    /// No greater share of customers is without a value.
+    /// The share of customers without a value is at most this, 0 to 1.
     MaxNullShare(f64),
-    /// The population stability index is no greater, or no more than chance explains.
+    /// The population stability index is at most `most`, or is no larger than chance explains.
     MaxPsi {
-        /// The greatest index.
+        /// The maximum index.
         most: f64,
-        /// What the column is compared with.
+        /// The data that the column is compared with.
         against: Against,
     },
 }
@@ -62,7 +62,8 @@ impl fmt::Display for Rule {
     }
 }
 
-/// A least or greatest value as a number: major units of money, microseconds of an instant, days of a date.
+/// A minimum or maximum value as a number: major units of money, microseconds of an instant, or days of a
+/// date.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Limit {
     value: f64,
@@ -80,13 +81,14 @@ impl fmt::Display for Limit {
     }
 }
 
-/// What a column's distribution is compared with.
+/// The data that the distribution of a column is compared with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Against {
-    /// The latest earlier snapshot.
+    /// The latest earlier snapshot of the view.
     Previous,
-    /// The rows that the champion of this classifier was trained on, eligible customers beside them.
+    /// The rows that the champion of this classifier was trained on, compared with the customers that are
+    /// eligible now.
     Model(String),
 }
 
@@ -99,11 +101,11 @@ impl fmt::Display for Against {
     }
 }
 
-/// The checked expectations of a view, in the order of its file.
+/// Checks the expectations of a view and returns them in the order of its file.
 ///
 /// # Errors
-/// A configuration error for a column that is not the view's, a limit that its type does not have, or a table
-/// that expects nothing.
+/// A configuration error for a column that the view does not have, a limit that does not fit the type of the
+/// column, or a table without a condition.
 pub fn check(file: &str, view: &ViewSpec, catalog: &Catalog) -> Result<Vec<Expectation>> {
     let place = format!("{file}: expect");
     let mut list = Vec::new();
@@ -216,7 +218,7 @@ mod tests {
     use crate::expression::Columns;
     use crate::money::Scale;
 
-    /// The expectations of a view with a column of money, of doubles, of instants and of text.
+    /// The expectations of a view with two columns of money, one of doubles, one of instants and one of text.
     pub fn expected(table: &str) -> Result<Vec<Expectation>> {
         let view = format!(
             "name = \"v\"\nsource = \"events\"\n\

@@ -1,4 +1,4 @@
-//! One customer's sorted events to one value per window: the arithmetic of every op.
+//! Aggregation: computes one value per window and operation from the sorted events of one customer.
 
 use super::super::spec::Op;
 use super::layout::{CompiledPlan, Stream, Use};
@@ -7,8 +7,9 @@ use crate::features::plan::AsOf;
 use crate::money::Scale;
 use crate::time::{Instant, Zone};
 
-/// One output column: values as bits (text as codes) and whether each is there. Rows that are passed over
-/// have the value of a customer without events.
+/// An output column: its values as bits, with texts as codes, and whether each value is present.
+///
+/// Rows that are skipped get the value of a customer without events.
 #[derive(Debug, Clone)]
 pub struct Values {
     pub bits: Vec<u64>,
@@ -17,19 +18,20 @@ pub struct Values {
 }
 
 impl Values {
-    /// No value, room for `count`; `empty` is what rows have that are passed over.
+    /// Creates a column without values and with room for `count` of them. `empty` is the value of skipped
+    /// rows.
     pub fn with_capacity(count: usize, empty: Option<u64>) -> Self {
         Self { bits: Vec::with_capacity(count), valid: Vec::with_capacity(count), empty }
     }
 
-    /// Sets the value of a row beyond those so far.
+    /// Sets the value of a row after all rows that are set already. The rows in between are skipped.
     pub fn set(&mut self, row: usize, value: Option<u64>) {
         self.fill(row);
         self.bits.push(value.unwrap_or(0));
         self.valid.push(value.is_some());
     }
 
-    /// Passes over all rows before `row` that have no value yet.
+    /// Skips all rows before `row` that do not have a value yet.
     pub fn fill(&mut self, row: usize) {
         if self.bits.len() < row {
             self.bits.resize(row, self.empty.unwrap_or(0));
@@ -38,75 +40,78 @@ impl Values {
     }
 }
 
-/// The events of one stream and customer in the order of (event_ts, event_id).
+/// The events of one customer that belong to a stream, ordered by event_ts and event_id.
 #[derive(Debug, Default, Clone)]
 pub struct Selected {
     pub times: Vec<i64>,
-    /// Inputs as bits; empty for a stream without one.
+    /// The inputs as bits. The list is empty for a stream without an input.
     pub values: Vec<u64>,
 }
 
 impl Selected {
-    /// Forgets the events, keeps the room.
+    /// Removes all events and keeps the allocated memory.
     pub fn clear(&mut self) {
         self.times.clear();
         self.values.clear();
     }
 }
 
-/// A sum of money or integers that does not fit; the column it belongs to.
+/// The error of a sum of money or integers that is out of range, with the index of its column.
 #[derive(Debug)]
 pub struct Overflow {
     pub column: usize,
     pub sum: i128,
 }
 
-/// Buffers that one sweep uses for all its customers.
+/// The buffers that a sweep reuses for all its customers.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    /// By window of the plan: events of the stream before its start.
+    /// For each window of the plan, the number of events of the stream before the start of the window.
     starts: Vec<usize>,
     sums: Vec<i128>,
     days: Vec<i32>,
-    /// Days that differ from the day before, up to each event.
+    /// For each event, the number of changes of the calendar day from the first event up to this one.
     day_changes: Vec<u32>,
-    /// The next event of the stream with the same value, or the number of events.
+    /// For each event, the index of the next event with the same value, or the number of events if there is
+    /// none.
     next: Vec<u32>,
-    /// By text code: in which stream it was last met, and where.
+    /// For each text code, the stream in which it last occurred and the index of the event there.
     met: Vec<(u32, u32)>,
     streams: u32,
     pairs: Vec<(u64, u32)>,
 }
 
-/// What a plan needs to know beside its streams.
+/// The settings of the project that aggregations depend on.
 #[derive(Debug, Clone, Copy)]
 pub struct Context {
     pub zone: Zone,
     pub scale: Scale,
 }
 
-/// The as-ofs of one customer, and where each one's rows go.
+/// The as-ofs of one customer and the rows in which their values are stored.
 #[derive(Debug, Clone, Copy)]
 pub struct CustomerAsOfs<'a> {
-    /// Ascending.
+    /// The as-ofs in ascending order.
     pub as_ofs: &'a [AsOf],
-    /// At which of them there is a row.
+    /// For each as-of, whether the customer has a row with values.
     pub included: &'a [bool],
-    /// Whether all rows go to one output, in the order of the as-ofs.
+    /// Whether all rows go to a single output, in the order of the as-ofs.
     pub single: bool,
-    /// By as-of: the row of its output.
+    /// For each as-of, the index of the row in its output.
     pub rows: &'a [usize],
 }
 
 impl CustomerAsOfs<'_> {
-    /// The output of an as-of.
+    /// The index of the output of an as-of.
     pub fn output(&self, as_of: usize) -> usize {
         if self.single { 0 } else { as_of }
     }
 }
 
-/// Sets the customer's row of each of `outputs` (by as-of, then column) where there is one; `streams` has the
-/// events of each of the plan's.
+/// Computes all aggregations of a plan for one customer.
+///
+/// `streams` has the events of each stream of the plan. The values are stored in `outputs`, which is indexed
+/// by output and then by column, at the rows of the as-ofs that are included.
 pub fn aggregate(
     plan: &CompiledPlan,
     streams: &[Selected],
@@ -117,7 +122,8 @@ pub fn aggregate(
 ) -> Result<(), Overflow> {
     scratch.starts.resize(plan.windows.len(), 0);
     let included = own.included;
-    // A stream without events leaves every column as it is for a customer without any.
+    // A stream without events does not set any values, because skipped rows already have the value of a
+    // customer without events.
     let with_events = plan.streams.iter().zip(streams).filter(|(_, s)| !s.times.is_empty());
     for (stream, events) in with_events {
         let input = stream.input_type;
@@ -144,7 +150,8 @@ pub fn aggregate(
 }
 
 impl Scratch {
-    /// Prepares what the stream's ops look up: running sums, days, next occurrences.
+    /// Prepares the lookups that the operations of the stream need: running sums, days, and next occurrences
+    /// of values.
     fn prepare(&mut self, stream: &Stream, events: &Selected, input: Option<Type>, zone: Zone) {
         let needs = stream.needs;
         self.sums.clear();
@@ -175,7 +182,7 @@ impl Scratch {
         }
     }
 
-    /// Texts are dense codes: a table remembers where each was met.
+    /// Text codes are dense, so the latest occurrence of each is stored in a table.
     fn prepare_next_text(&mut self, codes: &[u64]) {
         let count = codes.len() as u32;
         self.streams += 1;
@@ -207,7 +214,10 @@ impl Scratch {
         }
     }
 
-    /// The value of one op over the stream's events `start..end`; the sum where it overflows.
+    /// Computes one operation over the events `start..end` of the stream.
+    ///
+    /// # Errors
+    /// The sum, if it is out of range.
     #[expect(clippy::too_many_arguments, reason = "one value of one op in one window")]
     fn value(
         &self,
@@ -264,7 +274,7 @@ impl Scratch {
             }
             Op::Min | Op::Max if input == Some(Type::Double) => {
                 let pick = if usage.op == Op::Min { f64::min } else { f64::max };
-                // Adding zero makes -0.0 and 0.0, which compare equal, the same bits.
+                // Adding zero turns -0.0 into 0.0. The two compare as equal but have different bits.
                 return Ok(values().map(f64::from_bits).reduce(pick).map(|v| (v + 0.0).to_bits()));
             }
             Op::Min => values().map(|v| v as i64).min().map(|v| v as u64),
@@ -308,7 +318,7 @@ impl Scratch {
         self.day_changes[end - 1] - self.day_changes[start] + 1
     }
 
-    /// Days between consecutive active days.
+    /// The numbers of days between consecutive active days.
     fn gaps(&self, start: usize, end: usize) -> impl Iterator<Item = i32> {
         self.days[start..end].windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| *gap > 0)
     }
@@ -325,7 +335,7 @@ impl Scratch {
     }
 }
 
-/// Sample standard deviation in two passes; None below two values.
+/// The sample standard deviation, computed in two passes. None for fewer than two values.
 fn deviation<I: Iterator<Item = f64>>(values: impl Fn() -> I) -> Option<f64> {
     let count = values().count();
     if count < 2 {
@@ -336,12 +346,12 @@ fn deviation<I: Iterator<Item = f64>>(values: impl Fn() -> I) -> Option<f64> {
     Some((squares / (count - 1) as f64).sqrt())
 }
 
-/// 2^(-age / half-life) with both in microseconds.
+/// The weight 2^(-age / half_life) of an event. The age and the half-life are in microseconds.
 pub fn decay(at: Instant, time: i64, half_life: f64) -> f64 {
     (-((at.0 - time) as f64) / half_life).exp2()
 }
 
-/// An input as a double: money in major units.
+/// An input as a double. Money is in major units.
 pub fn number(bits: u64, ty: Option<Type>, scale: Scale) -> f64 {
     match ty {
         Some(Type::Double) => f64::from_bits(bits),

@@ -1,8 +1,10 @@
-//! The timelines of a partition's customers as bytes: what the store keeps between runs.
+//! Blocks: the timelines of the customers of a shard as bytes, in the format that the store keeps between
+//! runs.
 //!
-//! Customers are sorted by key, a customer's events by their order, and every event is there: a copy
-//! that can never count is marked and kept, for it counts again once the file of the other is gone.
-//! What every sweep looks at stands in the first two sections, so that the rest need not be read.
+//! Customers are sorted by key, and the events of each customer by event_ts and event_id. A block contains
+//! every event. A duplicate that can never be the visible one is marked but not removed, because it becomes
+//! visible if the file of the other one is deleted. The first two sections contain everything that each sweep
+//! needs, so that the other sections need not be read.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,18 +18,20 @@ use super::layout::Layout;
 use super::order::{Copies, Order};
 use super::record::Decoded;
 
-/// Keys, numbers of events, and what is to be known of each customer.
+/// The section of the keys, the numbers of events, and summaries of the customers.
 pub const CUSTOMERS: usize = 0;
-/// Times, flags and inputs.
+/// The section of the times, flags and inputs of the events.
 pub const EVENTS: usize = 1;
-/// When each event was ingested.
+/// The section of the times of ingestion of the events.
 pub const INGESTED: usize = 2;
-/// Customer by customer: the file and id of each event, and texts that are only told apart.
+/// The section of the details of each customer: the file and the id of each event, and those texts that are
+/// only compared with each other within the customer.
 pub const DETAILS: usize = 3;
-/// The texts of an input that leave a sweep; this plus the input's index.
+/// The first section of texts that may appear in results. The section of an input is this plus the index of
+/// the input.
 pub const TEXTS: usize = 4;
 
-/// A block being written, customer by customer in the order of their keys.
+/// Writes a block, customer by customer in the order of their keys.
 #[derive(Debug)]
 pub struct BlockWriter<'a> {
     layout: &'a Layout,
@@ -35,33 +39,36 @@ pub struct BlockWriter<'a> {
     counts: Vec<i64>,
     latest_ingested: Vec<i64>,
     undecided: Vec<i64>,
-    /// By input: its values before each customer.
+    /// For each input, the number of values before each customer.
     starts: Vec<Vec<i64>>,
-    /// Flag words, then whether the events are dominated copies.
+    /// The distinct combinations of the flag words with a word that marks dominated duplicates.
     classes: Combinations,
     flags: Vec<u64>,
     class: Vec<i64>,
     times: Vec<i64>,
     ingested: Vec<i64>,
     details: Vec<u8>,
-    /// Where each customer's details end.
+    /// The offset at which the details of each customer end.
     details_end: Vec<i64>,
     inputs: Vec<Vec<i64>>,
     dictionaries: Vec<Dictionary>,
 }
 
-/// What a copy from one block to another has found out.
+/// The classes that were translated while customers were copied from one block to another.
 #[derive(Debug, Default)]
 pub struct Copied {
-    /// By class of the one block: that of the other.
+    /// For each class of the source block, its class in the target block.
     classes: Vec<Option<i64>>,
 }
 
-/// The texts of one input in the order in which they were first met: in the block, or in a customer's
-/// events where the texts are only told apart.
+/// The distinct texts of one input in the order of their first occurrence.
+///
+/// A dictionary covers the whole block, or the events of a single customer if texts are only compared within
+/// the customer.
 #[derive(Debug, Default)]
 struct Dictionary {
-    /// By code of the order's texts: in which round it was met, and as what.
+    /// For each code of the interner, the round in which the text was last added and its code in the
+    /// dictionary of that round.
     codes: Vec<(u32, u32)>,
     round: u32,
     texts: Texts,
@@ -80,7 +87,7 @@ impl Dictionary {
         i64::from(*code)
     }
 
-    /// Gives the texts away and forgets them.
+    /// Takes the texts and starts a new dictionary.
     fn next_round(&mut self) -> Texts {
         self.round += 1;
         std::mem::take(&mut self.texts)
@@ -88,7 +95,7 @@ impl Dictionary {
 }
 
 impl<'a> BlockWriter<'a> {
-    /// An empty block.
+    /// Creates an empty block.
     pub fn new(layout: &'a Layout) -> Self {
         let inputs = layout.inputs.len();
         Self {
@@ -110,8 +117,9 @@ impl<'a> BlockWriter<'a> {
         }
     }
 
-    /// Adds a customer with the events of `order`, sorted as `sorted` says. All customers of a block
-    /// come with the same texts.
+    /// Adds a customer with the events of `order` in the order of `sorted`.
+    ///
+    /// All customers of a block must use the same interner of texts.
     pub fn push(&mut self, key: &[u8], order: Order<'_>, sorted: &[u32], copies: &Copies) {
         let events = order.events;
         self.keys.push(key);
@@ -159,7 +167,10 @@ impl<'a> BlockWriter<'a> {
         self.details_end.push(self.details.len() as i64);
     }
 
-    /// Adds a customer of another block as they are there.
+    /// Copies a customer from another block without changes.
+    ///
+    /// # Errors
+    /// `Damaged` if the details of the customer are not available.
     pub fn copy<'b>(
         &mut self,
         block: &Block<'b>,
@@ -206,12 +217,12 @@ impl<'a> BlockWriter<'a> {
         self.classes.of(&self.flags) as i64
     }
 
-    /// Events so far.
+    /// The number of events that have been added.
     pub fn events(&self) -> u64 {
         self.times.len() as u64
     }
 
-    /// The block's sections.
+    /// Finishes the block and returns its sections.
     pub fn finish(self) -> Vec<Vec<u8>> {
         let mut sections = vec![Vec::new(); TEXTS];
         let out = &mut sections[CUSTOMERS];
@@ -228,7 +239,8 @@ impl<'a> BlockWriter<'a> {
         pack(&self.class, out);
         pack(&self.times, out);
         self.inputs.iter().for_each(|values| pack(values, out));
-        // An event is mostly ingested soon after it happened, which takes fewer bytes to say.
+        // Most events are ingested soon after they happen, so the difference takes fewer bytes than the time
+        // itself.
         let late = |(ingested, time): (&i64, &i64)| ingested.wrapping_sub(*time);
         let lags: Vec<i64> = self.ingested.iter().zip(&self.times).map(late).collect();
         pack(&lags, &mut sections[INGESTED]);
@@ -246,27 +258,28 @@ fn checksum(bytes: &[u8]) -> [u8; 4] {
     (xxh3_64(bytes) as u32).to_le_bytes()
 }
 
-/// What a sweep reads of a block.
+/// The sections of a block that every sweep reads.
 #[derive(Debug)]
 pub struct Block<'a> {
-    /// Keys in their order.
+    /// The keys of the customers in ascending order.
     pub keys: TextColumn<'a>,
-    /// Events before each customer, and all events.
+    /// For each customer the number of events of all preceding customers, followed by the number of all
+    /// events.
     first: Vec<usize>,
     latest_ingested: Packed<'a>,
     undecided: Packed<'a>,
     details_end: Packed<'a>,
     starts: Vec<Packed<'a>>,
-    /// By class: flag words.
+    /// The flag words of each class.
     pub flags: Vec<Vec<u64>>,
-    /// By class: whether the events are copies that can never count.
+    /// For each class, whether its events are duplicates that can never be the visible ones.
     pub dominated: Vec<bool>,
-    /// By class: the inputs that the events have a value of.
+    /// For each class, the inputs of which its events have a stored value.
     pub valid: Vec<Vec<usize>>,
     class: Packed<'a>,
     times: Packed<'a>,
     inputs: Vec<Packed<'a>>,
-    /// The input that is event_ts itself.
+    /// The index of the input that is event_ts itself.
     time_input: Option<usize>,
 }
 
@@ -274,16 +287,16 @@ pub struct Block<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Event<'e, 'a> {
     block: &'e Block<'a>,
-    /// In microseconds.
+    /// The event_ts in microseconds.
     pub time: i64,
-    /// Index into the block's classes.
+    /// The index of the class of the event.
     pub class: usize,
-    /// By input: where its value is, if it has one.
+    /// For each input, the index of its value if the event has one.
     cursors: &'e [usize],
 }
 
 impl Event<'_, '_> {
-    /// The bits of an input that the event's class has a value of.
+    /// The bits of an input. The class of the event must have a value of it.
     pub fn input(&self, index: usize) -> u64 {
         match self.block.time_input {
             Some(time) if time == index => self.time as u64,
@@ -293,7 +306,10 @@ impl Event<'_, '_> {
 }
 
 impl<'a> Block<'a> {
-    /// Reads the first two sections.
+    /// Reads the first two sections of a block.
+    ///
+    /// # Errors
+    /// `Damaged` if the sections do not fit the layout or each other.
     pub fn read(customers: &'a [u8], events: &'a [u8], layout: &Layout) -> Result<Self, Damaged> {
         let bytes = &mut &customers[..];
         let keys = TextColumn::read(bytes)?;
@@ -345,43 +361,43 @@ impl<'a> Block<'a> {
         })
     }
 
-    /// Events of a customer, all copies included.
+    /// The number of events of a customer, including duplicates.
     pub fn count(&self, customer: usize) -> usize {
         self.first[customer + 1] - self.first[customer]
     }
 
-    /// The rows of a customer's events.
+    /// The range of the rows of a customer's events.
     pub fn rows(&self, customer: usize) -> std::ops::Range<usize> {
         self.first[customer]..self.first[customer + 1]
     }
 
-    /// Whether a customer has copies of which it depends on the as-of which one counts.
+    /// Whether a customer has duplicates for which the visible event depends on the as-of.
     pub fn is_undecided(&self, customer: usize) -> bool {
         self.undecided.get(customer) != 0
     }
 
-    /// When the latest of a customer's events was ingested.
+    /// The latest time of ingestion of a customer's events, in microseconds.
     pub fn latest_ingested(&self, customer: usize) -> i64 {
         self.latest_ingested.get(customer)
     }
 
-    /// Where a customer's details are in their section.
+    /// The range of a customer's details within their section.
     pub fn details(&self, customer: usize) -> Range<usize> {
         let end = |customer: usize| self.details_end.get(customer) as usize;
         customer.checked_sub(1).map_or(0, end)..end(customer)
     }
 
-    /// Whether anything was ingested at or after an instant.
+    /// Whether any event was ingested at or after an instant, in microseconds.
     pub fn is_late(&self, instant: i64) -> bool {
         self.latest_ingested.iter().any(|ingested| ingested >= instant)
     }
 
-    /// The time of an event.
+    /// The event_ts of a row, in microseconds.
     pub fn time(&self, row: usize) -> i64 {
         self.times.get(row)
     }
 
-    /// The events of a customer in their order.
+    /// Calls `visit` with the row of each event of a customer, in order.
     pub fn each(&self, customer: usize, mut visit: impl FnMut(usize, Event<'_, 'a>)) {
         let mut few = [0; 32];
         let mut many;
@@ -406,23 +422,28 @@ impl<'a> Block<'a> {
     }
 }
 
-/// What is read of a block beyond what every sweep looks at.
+/// The sections of a block that not every sweep reads.
 #[derive(Debug)]
 pub struct Details<'a> {
     lags: Option<Packed<'a>>,
     whole: Option<&'a [u8]>,
     some: &'a BTreeMap<usize, Vec<u8>>,
-    /// By input: its texts, and by code of theirs the code of the reader, [`UNKNOWN`] where none is.
+    /// For each input, its texts and for each of their codes the code in the reader's interner, or
+    /// [`UNKNOWN`] if it is not interned yet.
     texts: Vec<(Option<TextColumn<'a>>, Vec<u32>)>,
 }
 
 const UNKNOWN: u32 = u32::MAX;
 
-/// The file and id of each of a customer's events, then the bytes that follow them.
+/// The file and the id of each event of a customer, and the bytes of the details that follow them.
 type Origins<'a> = (Vec<(u32, &'a [u8])>, &'a [u8]);
 
 impl<'a> Details<'a> {
-    /// Reads the sections that are there, and the details of `some` customers where not all are.
+    /// Reads the sections that are loaded. `some` has the details of single customers if the section of all
+    /// details is not loaded.
+    ///
+    /// # Errors
+    /// `Damaged` if a section is not a valid column.
     pub fn read(
         sections: &[Option<&'a [u8]>],
         some: &'a BTreeMap<usize, Vec<u8>>,
@@ -440,12 +461,13 @@ impl<'a> Details<'a> {
         Ok(Self { lags, whole: section(DETAILS), some, texts })
     }
 
-    /// When the event of a row was ingested; `i64::MIN` where that is not said or not read.
+    /// The time of ingestion of a row, in microseconds. It is `i64::MIN` if the section is not loaded or if
+    /// the time is unknown.
     pub fn ingested(&self, row: usize, time: i64) -> i64 {
         self.lags.map_or(i64::MIN, |lags| lags.get(row).wrapping_add(time))
     }
 
-    /// The code in `texts` of the text that the block calls `code`.
+    /// Translates a code of the block to the code of the same text in `texts`.
     pub fn text(&mut self, input: usize, code: u64, texts: &mut Interner) -> u64 {
         let Some((Some(column), codes)) = self.texts.get_mut(input) else { return code };
         let own = &mut codes[code as usize];
@@ -462,7 +484,10 @@ impl<'a> Details<'a> {
         }
     }
 
-    /// The details of a customer: files and ids by row, then the texts that follow them.
+    /// Reads the files and ids of a customer's events, and returns them with the bytes that follow.
+    ///
+    /// # Errors
+    /// `Damaged` if the details are not available or do not match their checksum.
     fn of(&self, block: &Block<'a>, customer: usize) -> Result<Origins<'a>, Damaged> {
         let bytes = self.bytes(block, customer)?;
         let (written, mut rest) = bytes.split_at_checked(4).ok_or(Damaged)?;
@@ -478,7 +503,7 @@ impl<'a> Details<'a> {
         Ok((rows, rest))
     }
 
-    /// The files that a customer's events came from.
+    /// The numbers of the files from which a customer's events were read.
     pub fn files(
         &self,
         block: &Block<'a>,
@@ -488,7 +513,11 @@ impl<'a> Details<'a> {
         Ok(rows.into_iter().map(|(file, _)| file))
     }
 
-    /// Appends the events of a customer for which `keep` holds, given their class and file.
+    /// Decodes the events of a customer and appends those for which `keep` is true. `keep` receives the class
+    /// and the file of each event.
+    ///
+    /// # Errors
+    /// `Damaged` if the details are not available or are not valid.
     pub fn decode(
         &mut self,
         block: &Block<'a>,

@@ -1,11 +1,11 @@
-//! Events by what is known of them: of all combinations of flags, few occur.
+//! Classes: events grouped by their combination of flags. Few of the possible combinations occur.
 
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::layout::Layout;
 
-/// Numbers combinations of flag words in the order in which they are met.
+/// Numbers the distinct combinations of flag words in the order of their first occurrence.
 #[derive(Debug, Default)]
 pub struct Combinations {
     table: HashTable<u32>,
@@ -14,7 +14,7 @@ pub struct Combinations {
 }
 
 impl Combinations {
-    /// The number of a combination, new or known.
+    /// The number of a combination. A new combination gets the next number.
     pub fn of(&mut self, flags: &[u64]) -> usize {
         if self.all.get(self.latest).is_some_and(|latest| latest == flags) {
             return self.latest;
@@ -40,16 +40,16 @@ fn hash(flags: &[u64]) -> u64 {
     flags.iter().fold(0, |hash, word| xxh3_64(&(hash ^ word).to_le_bytes()))
 }
 
-/// The combinations of flags met so far, and the streams of each.
+/// The combinations of flags that have occurred, with the streams of each.
 #[derive(Debug, Default)]
 pub struct Classes {
     combinations: Combinations,
-    /// By combination, plan: its streams.
+    /// The indices of the streams by combination and plan.
     streams: Vec<Vec<Vec<u32>>>,
 }
 
 impl Classes {
-    /// The streams of a plan of `layout` that an event with these flag words belongs to.
+    /// The streams of a plan of `layout` to which an event with these flag words belongs.
     pub fn streams(&mut self, flags: &[u64], layout: &Layout, plan: usize) -> &[u32] {
         let class = self.combinations.of(flags);
         if class == self.streams.len() {

@@ -1,13 +1,19 @@
-//! Whole numbers and texts as columns of bytes: each number in as few bytes as the widest one needs, so
-//! that any of them is found without reading those before it.
+//! Columns of integers and texts as bytes.
+//!
+//! All integers of a column have the same width, which is the number of bytes that the widest one needs. Any
+//! of them can be read without reading those before it.
 
 use std::cmp::Ordering;
 
-/// Bytes that are not a column; the store's checksums have said so before, or a build differs.
+/// The error of bytes that are not a valid column.
+///
+/// Checksums of the store detect damaged files before, so the remaining cause is a file that a different
+/// build of the program has written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damaged;
 
-/// Appends `values`: their number, the bytes of each, the least of them, and how far each is above it.
+/// Appends a column of `values` to `out`: their number, the width in bytes, the minimum, and for each value
+/// its difference from the minimum.
 pub fn pack(values: &[i64], out: &mut Vec<u8>) {
     let base = values.iter().copied().min().unwrap_or(0);
     let above = |value: &i64| value.wrapping_sub(base) as u64;
@@ -20,11 +26,11 @@ pub fn pack(values: &[i64], out: &mut Vec<u8>) {
     for value in values {
         out.extend_from_slice(&above(value).to_le_bytes()[..width]);
     }
-    // Any value may be read as eight bytes.
+    // Padding allows reading any value as eight bytes.
     out.extend_from_slice(&[0; 8]);
 }
 
-/// A column of whole numbers.
+/// A column of integers.
 #[derive(Debug, Clone, Copy)]
 pub struct Packed<'a> {
     bytes: &'a [u8],
@@ -35,7 +41,10 @@ pub struct Packed<'a> {
 }
 
 impl<'a> Packed<'a> {
-    /// Takes a column off the front of `bytes`.
+    /// Reads a column from the front of `bytes` and removes it from there.
+    ///
+    /// # Errors
+    /// `Damaged` if the bytes are too short or the width is invalid.
     pub fn read(bytes: &mut &'a [u8]) -> Result<Self, Damaged> {
         let count = usize::try_from(u64::from_le_bytes(array(bytes)?)).map_err(|_| Damaged)?;
         let [width] = array(bytes)?;
@@ -47,7 +56,7 @@ impl<'a> Packed<'a> {
         Ok(Self { bytes, count, width, mask, base })
     }
 
-    /// How many there are.
+    /// The number of values.
     pub fn len(&self) -> usize {
         self.count
     }
@@ -61,13 +70,13 @@ impl<'a> Packed<'a> {
         self.base.wrapping_add((u64::from_le_bytes(word) & self.mask) as i64)
     }
 
-    /// All values.
+    /// All values in order.
     pub fn iter(&self) -> impl Iterator<Item = i64> + '_ {
         (0..self.count).map(|index| self.get(index))
     }
 }
 
-/// Texts one after another.
+/// A list of texts, stored one after another.
 #[derive(Debug, Default)]
 pub struct Texts {
     lengths: Vec<i64>,
@@ -81,12 +90,13 @@ impl Texts {
         self.bytes.extend_from_slice(text);
     }
 
-    /// How many there are.
+    /// The number of texts.
     pub fn len(&self) -> usize {
         self.lengths.len()
     }
 
-    /// Appends their number, then each with its length before it, to `out`.
+    /// Appends the number of texts to `out`, followed by each text with its length. Numbers are written by
+    /// [`write_varint`].
     pub fn write_short(&self, out: &mut Vec<u8>) {
         write_varint(self.len() as u64, out);
         let mut rest = self.bytes.as_slice();
@@ -98,7 +108,7 @@ impl Texts {
         }
     }
 
-    /// Appends them to `out`.
+    /// Appends the texts to `out` as a column that [`TextColumn::read`] reads.
     pub fn write(&self, out: &mut Vec<u8>) {
         pack(&self.lengths, out);
         out.extend_from_slice(&self.bytes);
@@ -108,13 +118,16 @@ impl Texts {
 /// A column of texts.
 #[derive(Debug, Clone)]
 pub struct TextColumn<'a> {
-    /// Where each begins, and where the last one ends.
+    /// The offset of the start of each text, and the offset of the end of the last one.
     starts: Vec<usize>,
     bytes: &'a [u8],
 }
 
 impl<'a> TextColumn<'a> {
-    /// Takes a column off the front of `bytes`.
+    /// Reads a column from the front of `bytes` and removes it from there.
+    ///
+    /// # Errors
+    /// `Damaged` if the bytes are too short.
     pub fn read(bytes: &mut &'a [u8]) -> Result<Self, Damaged> {
         let lengths = Packed::read(bytes)?;
         let mut starts = Vec::with_capacity(lengths.len() + 1);
@@ -128,7 +141,7 @@ impl<'a> TextColumn<'a> {
         Ok(Self { starts, bytes: take(bytes, end)? })
     }
 
-    /// How many there are.
+    /// The number of texts.
     pub fn len(&self) -> usize {
         self.starts.len() - 1
     }
@@ -138,7 +151,7 @@ impl<'a> TextColumn<'a> {
         &self.bytes[self.starts[index]..self.starts[index + 1]]
     }
 
-    /// Where `text` is in a column in ascending order.
+    /// Searches for `text` in a column that is sorted in ascending order, and returns its index.
     pub fn find(&self, text: &[u8]) -> Option<usize> {
         let mut range = 0..self.len();
         while !range.is_empty() {
@@ -153,7 +166,7 @@ impl<'a> TextColumn<'a> {
     }
 }
 
-/// Appends a number in seven bits a byte, the lowest first.
+/// Appends a number with seven bits per byte, the lowest bits first.
 pub fn write_varint(mut number: u64, out: &mut Vec<u8>) {
     while number >= 128 {
         out.push(number as u8 | 128);
@@ -162,7 +175,10 @@ pub fn write_varint(mut number: u64, out: &mut Vec<u8>) {
     out.push(number as u8);
 }
 
-/// Takes a number off the front that [`write_varint`] has written.
+/// Reads a number that [`write_varint`] has written from the front of `bytes`.
+///
+/// # Errors
+/// `Damaged` if the bytes end before the number does, or the number is too long.
 pub fn read_varint(bytes: &mut &[u8]) -> Result<u64, Damaged> {
     let mut number = 0;
     for shift in (0..u64::BITS).step_by(7) {
@@ -175,7 +191,10 @@ pub fn read_varint(bytes: &mut &[u8]) -> Result<u64, Damaged> {
     Err(Damaged)
 }
 
-/// Takes `count` bytes off the front.
+/// Takes `count` bytes from the front of `bytes`.
+///
+/// # Errors
+/// `Damaged` if there are fewer bytes.
 pub fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Result<&'a [u8], Damaged> {
     let (taken, rest) = bytes.split_at_checked(count).ok_or(Damaged)?;
     *bytes = rest;

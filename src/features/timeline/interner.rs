@@ -1,15 +1,18 @@
-//! Byte strings to dense codes, within one partition.
+//! Interning: maps byte strings to dense codes within one partition.
 
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The hash of keys and texts within a build; what is stored is split by [`crate::store::part_hash`].
+/// The hash of keys and texts within a build. Customers are assigned to shards by [`crate::shard::hash`]
+/// instead.
 pub fn hash(text: &[u8]) -> u64 {
     xxh3_64(text)
 }
 
-/// Gives each distinct byte string the next code. Codes depend on the order of arrival, so nothing
-/// that leaves a partition may depend on them.
+/// Assigns codes to distinct byte strings in the order of their first occurrence.
+///
+/// The codes depend on the order in which the strings arrive, so no result of a partition may depend on the
+/// codes.
 #[derive(Debug, Default)]
 pub struct Interner {
     table: HashTable<u32>,
@@ -19,12 +22,12 @@ pub struct Interner {
 }
 
 impl Interner {
-    /// The code of `text`, new or known.
+    /// The code of `text`. A new text gets the next code.
     pub fn intern(&mut self, text: &[u8]) -> u32 {
         self.intern_hashed(text, hash(text))
     }
 
-    /// The code of `text`, whose [`hash`] is `hash`.
+    /// The code of `text`, whose [`hash`] is `hash`. A new text gets the next code.
     pub fn intern_hashed(&mut self, text: &[u8], hash: u64) -> u32 {
         if let Some(code) = self.find_hashed(text, hash) {
             return code;
@@ -38,24 +41,24 @@ impl Interner {
         code
     }
 
-    /// The code of `text` if it is known.
+    /// The code of `text`, or None if it has not been interned.
     pub fn find_hashed(&self, text: &[u8], hash: u64) -> Option<u32> {
         self.table.find(hash, |code| self.get(*code) == text).copied()
     }
 
-    /// The bytes of a code.
+    /// The bytes with the given code.
     pub fn get(&self, code: u32) -> &[u8] {
         let code = code as usize;
         let start = if code == 0 { 0 } else { self.ends[code - 1] };
         &self.bytes[start..self.ends[code]]
     }
 
-    /// The text of a code; it was interned from text.
+    /// The text with the given code, which must have been interned from UTF-8.
     pub fn text(&self, code: u32) -> &str {
         std::str::from_utf8(self.get(code)).unwrap_or_default()
     }
 
-    /// How many codes there are.
+    /// The number of codes.
     pub fn len(&self) -> usize {
         self.ends.len()
     }

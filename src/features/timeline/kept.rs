@@ -1,5 +1,5 @@
-//! Timelines that the store keeps: events that have arrived are merged into them, and a sweep reads
-//! them in place of the event files.
+//! Kept timelines: merging new events into the timelines of the store, and sweeping these timelines instead
+//! of the event files.
 
 use std::collections::HashSet;
 
@@ -15,27 +15,29 @@ use super::sweep::{Grouped, Interaction, Sweep, Sweeper, Swept, by_customer};
 use crate::error::{Error, Result};
 use crate::features::plan::AsOf;
 
-/// A block of the store, with what was read of it beyond what every sweep needs.
+/// A block of the store with those of its sections that were read.
 #[derive(Debug)]
 pub struct Kept<'a> {
     pub block: Block<'a>,
     pub details: Details<'a>,
 }
 
-/// A customer's timeline: which block it is in, and where.
+/// The location of a customer's timeline: the index of the block, and the index of the customer in the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     pub block: usize,
     pub customer: usize,
 }
 
-/// The places of some timelines with their customers' keys.
+/// Pairs the places of timelines with the keys of their customers.
 pub fn keyed<'a>(blocks: &[Kept<'a>], places: &[Place]) -> Vec<(&'a [u8], Place)> {
     let keyed = |place: &Place| (blocks[place.block].block.keys.get(place.customer), *place);
     places.iter().map(keyed).collect()
 }
 
-/// The latest timelines of those of `keys`, sorted, who have one; the first block is the newest.
+/// Finds the latest timelines of the customers in `keys`, which must be sorted.
+///
+/// The first block is the newest. Customers without a timeline are left out.
 pub fn search(blocks: &[Kept<'_>], keys: &[Vec<u8>]) -> Vec<Place> {
     let mut places = Vec::with_capacity(keys.len());
     for key in keys {
@@ -48,7 +50,7 @@ pub fn search(blocks: &[Kept<'_>], keys: &[Vec<u8>]) -> Vec<Place> {
     places
 }
 
-/// The latest timeline of each customer in the order of their keys; the first block is the newest.
+/// The latest timeline of each customer, in the order of the keys. The first block is the newest.
 pub fn latest(blocks: &[Kept<'_>]) -> Vec<Place> {
     let places = blocks.iter().enumerate().flat_map(|(block, kept)| {
         let keys = 0..kept.block.keys.len();
@@ -62,20 +64,20 @@ pub fn latest(blocks: &[Kept<'_>]) -> Vec<Place> {
     all.into_iter().map(|(_, place)| place).collect()
 }
 
-/// Events that have arrived for one partition, by customer.
+/// The new events of one partition, grouped by customer.
 pub struct Arrived {
     partition: Partition,
     grouped: Grouped,
 }
 
 impl Arrived {
-    /// Takes the records of a partition.
+    /// Groups the records of a partition by customer.
     pub fn new(mut partition: Partition, layout: &Layout) -> Result<Self> {
         let (grouped, _) = by_customer(&mut partition, layout, true)?;
         Ok(Self { partition, grouped })
     }
 
-    /// The keys of the customers who have any, sorted.
+    /// The sorted keys of the customers that have new events.
     pub fn keys(&self) -> Vec<&[u8]> {
         let customers = &self.partition.customers;
         let codes = (0..customers.len() as u32).filter(|code| !self.grouped.of(*code).is_empty());
@@ -95,9 +97,14 @@ impl Arrived {
     }
 }
 
-/// Writes the timelines of `keys`, sorted: what is kept of each without the events of the files that
-/// are `gone`, and what has arrived. A customer of whom nothing is left is written as such, unless the
-/// block is `whole`. Gives the block's sections and events.
+/// Writes a block with the timelines of `keys`, which must be sorted.
+///
+/// Each timeline consists of the kept events, without those of the files in `gone`, and of the new events. A
+/// customer without any events left is written as an empty timeline, unless the block is `whole`. The result
+/// is the sections of the block and its number of events.
+///
+/// # Errors
+/// `Damaged` if a kept block is not valid.
 pub fn merge<'a>(
     keys: &[Vec<u8>],
     latest: &[(&[u8], Place)],
@@ -148,14 +155,15 @@ pub fn merge<'a>(
     Ok((writer.finish(), events))
 }
 
-/// As-ofs by instant, and from each on the least of their known-ats.
+/// The as-ofs in ascending order, and for each of them the earliest known-at of this as-of and all later
+/// ones.
 #[derive(Debug, Default)]
 pub struct KnownAts {
     known_ats: Vec<(i64, i64)>,
 }
 
 impl KnownAts {
-    /// Of all plans; None where a plan has as-ofs of each customer's own.
+    /// The as-ofs of all plans. None if a plan has separate as-ofs for each customer.
     pub fn of(layout: &Layout) -> Option<Self> {
         let mut known_ats = Vec::new();
         for plan in &layout.plans {
@@ -175,20 +183,23 @@ impl KnownAts {
         Some(Self { known_ats })
     }
 
-    /// The earliest known-at.
+    /// The earliest known-at of all as-ofs, in microseconds.
     pub fn least_known_at(&self) -> i64 {
         self.known_ats.first().map_or(i64::MAX, |cut| cut.1)
     }
 
-    /// Whether at one of the as-ofs an event had happened but was not yet known.
+    /// Whether an event is late at any as-of, that is, it happened before the as-of but was not ingested
+    /// before the known-at.
     pub fn is_late(&self, time: i64, ingested: i64) -> bool {
         let after = self.known_ats.partition_point(|(at, _)| *at <= time);
         self.known_ats.get(after).is_some_and(|(_, known_at)| *known_at <= ingested)
     }
 }
 
-/// Whether a customer's events are seen whole at every as-of, so that they need not be put in order
-/// again. Only where `known_ats` are given can they be.
+/// Whether a customer's events need not be sorted and deduplicated again.
+///
+/// This is so if no event is late at any as-of, and if no choice between duplicates depends on the as-of. The
+/// result is always false if `known_ats` is None.
 pub fn is_plain(kept: &Kept<'_>, customer: usize, known_ats: Option<&KnownAts>) -> bool {
     let Some(known_ats) = known_ats else { return false };
     let Kept { block, details } = kept;
@@ -202,10 +213,13 @@ pub fn is_plain(kept: &Kept<'_>, customer: usize, known_ats: Option<&KnownAts>) 
         })
 }
 
-/// Computes all plans of `layout` over the kept timelines of one partition; customers who are not in
-/// the profile make a row if `create`.
+/// Computes all plans of `layout` over the kept timelines of one partition.
 ///
-/// `plain` says of each of `latest` whether [`is_plain`] holds.
+/// `plain` has the result of [`is_plain`] for each timeline in `latest`. Customers that are not in the
+/// profile get rows if `create` is true, and are left out otherwise.
+///
+/// # Errors
+/// A contract violation for a sum that is out of range, or an engine error if a block is not valid.
 pub fn sweep_kept(
     mut partition: Partition,
     latest: &[(&[u8], Place)],
@@ -217,7 +231,7 @@ pub fn sweep_kept(
 ) -> Result<Swept> {
     let known = partition.created_at.len();
     let (mut orphans, mut places) = (0, vec![None; known]);
-    // In the order of their keys, as `latest` is.
+    // The codes are in the order of the keys, like `latest`.
     let mut present: Vec<u32> = Vec::with_capacity(latest.len());
     for ((key, place), plain) in latest.iter().zip(plain) {
         let count = kept[place.block].block.count(place.customer);
@@ -270,7 +284,7 @@ pub fn sweep_kept(
     Ok(Swept { orphans, ..sweeper.finish()? })
 }
 
-/// Two lists that are in the order of their keys, in that order.
+/// Merges two lists of codes that are sorted by their keys.
 fn merge_by<'a>(a: &[u32], b: &[u32], key: impl Fn(u32) -> &'a [u8]) -> Vec<u32> {
     let mut merged = Vec::with_capacity(a.len() + b.len());
     let mut rest = a;
@@ -284,19 +298,20 @@ fn merge_by<'a>(a: &[u32], b: &[u32], key: impl Fn(u32) -> &'a [u8]) -> Vec<u32>
     merged
 }
 
-/// By class of a block: which streams of which plan its events belong to, and whose interactions they are.
+/// For each class of a block, the streams and interactions of the plans to which its events belong.
 struct Members {
     classes: Vec<Class>,
-    /// Before this, only streams that look back without end have a use for an event.
+    /// The earliest instant, in microseconds, that a stream with a bounded window looks back to. Earlier
+    /// events are used only by streams over the lifetime.
     since: i64,
-    /// That every as-of is wanted, for as many as a plan has.
+    /// True for every as-of, with as many values as the largest plan has as-ofs.
     wanted: Vec<bool>,
 }
 
 #[derive(Default)]
 struct Class {
     all: Vec<Member>,
-    /// Those that look back without end.
+    /// The streams over the lifetime.
     always: Vec<Member>,
     items: Vec<ItemMember>,
 }
@@ -306,7 +321,7 @@ struct Member {
     plan: usize,
     stream: usize,
     input: Option<usize>,
-    /// No window of the stream looks back beyond this.
+    /// The earliest instant, in microseconds, that a window of the stream looks back to.
     since: i64,
 }
 
@@ -315,7 +330,7 @@ struct ItemMember {
     plan: usize,
     item: usize,
     weight: usize,
-    /// The plan does not look back beyond this.
+    /// The earliest instant, in microseconds, that the plan looks back to.
     since: i64,
 }
 
@@ -364,7 +379,7 @@ impl Class {
 }
 
 impl Sweeper<'_> {
-    /// Computes all plans for a customer whose events are in order and seen whole.
+    /// Computes all plans for a customer whose timeline meets [`is_plain`].
     fn plain(
         &mut self,
         code: u32,

@@ -1,11 +1,11 @@
-//! What is kept of each event: one bit per distinct condition, one value per distinct input.
+//! The layout of events in memory: one bit per distinct condition, and one value per distinct input.
 
 use super::super::plan::FeaturePlan;
 use super::super::spec::Op;
 use crate::expression::{Expression, Type};
 use crate::time::{Duration, Instant, Window};
 
-/// A bit of an event's flag words.
+/// The position of a bit in the flag words of an event.
 #[derive(Debug, Clone, Copy)]
 pub struct Bit {
     pub word: usize,
@@ -17,28 +17,29 @@ impl Bit {
         Self { word: index / 64, mask: 1 << (index % 64) }
     }
 
-    /// Whether an event with these flag words has it.
+    /// Whether the bit is set in the flag words of an event.
     pub fn is_set(self, flags: &[u64]) -> bool {
         flags[self.word] & self.mask != 0
     }
 }
 
-/// One output column of a stream.
+/// An output column of a stream, with the operation and window that compute it.
 #[derive(Debug, Clone)]
 pub struct Use {
     pub op: Op,
-    /// Index into the plan's windows.
+    /// The index of the window in the plan.
     pub window: usize,
     pub half_life: Option<Duration>,
-    /// Index into the plan's aggregations.
+    /// The index of the aggregation in the plan.
     pub column: usize,
-    /// Whether the input is event_ts, which need not be selected.
+    /// Whether the input is event_ts, which is not stored separately.
     pub time: bool,
-    /// What it is without events, as bits.
+    /// The bits of the value without events, or None for null.
     pub empty: Option<u64>,
 }
 
-/// The events that satisfy one condition and have one input, and what is computed from them.
+/// The events that meet one condition and have a value of one input, with the columns that are computed from
+/// them.
 #[derive(Debug, Clone)]
 pub struct Stream {
     pub condition: Option<Bit>,
@@ -46,20 +47,20 @@ pub struct Stream {
     pub input: Option<usize>,
     pub input_type: Option<Type>,
     pub uses: Vec<Use>,
-    /// The plan's windows that the uses have, each once.
+    /// The indices of the plan's windows that the uses have, each once.
     pub windows: Vec<usize>,
-    /// What its ops look up.
+    /// The lookups that its operations need.
     pub needs: Needs,
 }
 
-/// What the ops of a stream look up for every customer.
+/// The lookups that are prepared for a stream of each customer.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Needs {
-    /// Running sums of whole numbers.
+    /// Whether running sums of integers or money are needed.
     pub sums: bool,
-    /// Calendar days.
+    /// Whether calendar days are needed.
     pub days: bool,
-    /// Where a value comes again.
+    /// Whether the next occurrence of each value is needed.
     pub distinct: bool,
 }
 
@@ -73,7 +74,8 @@ impl Needs {
 }
 
 impl Stream {
-    /// The earliest instant that one of its windows looks back to from `earliest`.
+    /// The earliest instant, in microseconds, that a window of the stream looks back to from the as-of
+    /// `earliest`.
     pub fn since(&self, plan: &CompiledPlan, earliest: Instant) -> i64 {
         self.windows
             .iter()
@@ -82,7 +84,7 @@ impl Stream {
             .unwrap_or(i64::MIN)
     }
 
-    /// Whether an event with these flag words belongs to it.
+    /// Whether an event with these flag words belongs to the stream.
     pub fn has(&self, flags: &[u64]) -> bool {
         let is_set = |bit: &Option<Bit>| bit.is_none_or(|bit| bit.is_set(flags));
         is_set(&self.condition) && is_set(&self.valid)
@@ -107,7 +109,7 @@ impl ItemStream {
     }
 }
 
-/// A plan over the layout's bits and inputs.
+/// A plan whose conditions and inputs are resolved to bits and indices of the layout.
 #[derive(Debug, Clone)]
 pub struct CompiledPlan {
     pub plan: FeaturePlan,
@@ -116,18 +118,19 @@ pub struct CompiledPlan {
     pub items: Option<ItemStream>,
 }
 
-/// Conditions and inputs shared by all plans of a build.
+/// The conditions and inputs of all plans of a build.
 #[derive(Debug, Clone)]
 pub struct Layout {
-    /// Distinct conditions.
+    /// The distinct conditions.
     pub conditions: Vec<Expression>,
-    /// Distinct inputs.
+    /// The distinct inputs.
     pub inputs: Vec<Expression>,
-    /// Whether events carry when they were ingested.
+    /// Whether events have a time of ingestion.
     pub ingestion: bool,
-    /// The number of the source's first file, where events carry which one they came from.
+    /// The number of the first file of the source. None if events do not keep the number of their file.
     pub files: Option<u32>,
-    /// By input: whether its texts leave the sweep, and are not only told apart within a customer.
+    /// For each input, whether it is a text that may appear in results. Other texts are only compared with
+    /// each other within a customer.
     pub keeps_text: Vec<bool>,
     time: Option<usize>,
     pub(super) plans: Vec<CompiledPlan>,
@@ -141,12 +144,13 @@ fn position(list: &mut Vec<Expression>, expression: &Expression) -> usize {
 }
 
 impl Layout {
-    /// The layout that serves all `plans`.
+    /// Creates the layout for all `plans`.
     pub fn new(plans: &[FeaturePlan], ingestion: bool) -> Self {
         Self::beside(Vec::new(), Vec::new(), Vec::new(), plans, ingestion)
     }
 
-    /// The layout that serves all `plans` and has `conditions` and `inputs` first, the latter as `keeps_text`.
+    /// Creates the layout for all `plans`, with the given conditions and inputs first. `keeps_text` applies
+    /// to these inputs.
     pub fn beside(
         mut conditions: Vec<Expression>,
         mut inputs: Vec<Expression>,
@@ -190,22 +194,22 @@ impl Layout {
         Self { keeps_text, ..layout }
     }
 
-    /// Flag words per event.
+    /// The number of flag words per event.
     pub fn words(&self) -> usize {
         (self.conditions.len() + self.inputs.len()).div_ceil(64).max(1)
     }
 
-    /// Bytes that hold the flags of an event.
+    /// The number of bytes of the flags of an event.
     pub fn flag_bytes(&self) -> usize {
         (self.conditions.len() + self.inputs.len()).div_ceil(8)
     }
 
-    /// The number of the bit that says whether input `index` has a value.
+    /// The index of the bit that is set if an event has a value of input `index`.
     pub fn valid_bit(&self, index: usize) -> usize {
         self.conditions.len() + index
     }
 
-    /// The bit that says whether input `index` has a value.
+    /// The position of the bit that is set if an event has a value of input `index`.
     pub fn valid(&self, index: usize) -> Bit {
         Bit::new(self.valid_bit(index))
     }
@@ -220,7 +224,7 @@ impl Layout {
         self.inputs[index].ty == Type::Text
     }
 
-    /// By plan: the streams that an event with these flag words belongs to.
+    /// For each plan, the streams to which an event with these flag words belongs.
     pub fn streams(&self, flags: &[u64]) -> Vec<Vec<u32>> {
         let of_plan = |plan: &CompiledPlan| {
             let streams = plan.streams.iter().zip(0..);
@@ -229,13 +233,13 @@ impl Layout {
         self.plans.iter().map(of_plan).collect()
     }
 
-    /// The place of an input, which every plan of the layout has put there.
+    /// The index of an input. The layout must contain it.
     fn input(&self, expression: &Expression) -> usize {
         let place = self.inputs.iter().position(|known| known == expression);
         place.unwrap_or_else(|| unreachable!("the layout was made for the input {expression:?}"))
     }
 
-    /// The place of a condition, which every plan of the layout has put there.
+    /// The index of a condition. The layout must contain it.
     fn condition(&self, expression: &Expression) -> usize {
         let place = self.conditions.iter().position(|known| known == expression);
         place
@@ -251,7 +255,7 @@ impl Layout {
                     windows.push(aggregation.window);
                     windows.len() - 1
                 });
-            // Times are there anyway, in order.
+            // The times of the events are available in order, so they need not be selected as inputs.
             let ordered = [Op::Min, Op::Max, Op::First, Op::Last].contains(&aggregation.op);
             let is_time = |x: &&Expression| self.is_time(self.input(x));
             let time = ordered && aggregation.input.as_ref().is_some_and(|x| is_time(&x));
@@ -301,7 +305,7 @@ impl Layout {
         CompiledPlan { plan: plan.clone(), windows, streams, items }
     }
 
-    /// The expressions to scan besides key, id, time and ingestion: conditions, then inputs.
+    /// The expressions to scan in addition to the canonical columns: the conditions, followed by the inputs.
     pub fn select(&self) -> Vec<(String, Expression)> {
         let conditions =
             self.conditions.iter().enumerate().map(|(i, x)| (format!("c{i}"), x.clone()));

@@ -1,9 +1,9 @@
-//! The timeline kernel: every window of every feature at every as-of, in one pass over the events.
+//! The timeline kernel: computes every window of every feature at every as-of in one pass over the events.
 //!
-//! Events are scattered by shard as they are read, beyond a memory budget spilled to disk; each shard is
-//! then sorted by (customer, event_ts, event_id) and swept once.
-//! The result depends on the events alone, never on their order in the files, on the number of
-//! threads, or on which as-ofs are computed together.
+//! Events are scattered by shard as they are read, and are spilled to disk beyond a memory budget. The events
+//! of each shard are then sorted by (customer, event_ts, event_id) and swept once. The result depends only on
+//! the events. It does not depend on their order in the files, on the number of threads, or on which as-ofs
+//! are computed together.
 
 mod aggregate;
 pub mod block;

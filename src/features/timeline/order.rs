@@ -1,4 +1,4 @@
-//! In which order the events of a customer stand, and which copy of an event counts.
+//! The order of a customer's events, and the choice between duplicates of an event.
 
 use std::cmp::Ordering;
 
@@ -7,7 +7,7 @@ use super::layout::{Bit, Layout};
 use super::record::Decoded;
 use crate::expression::Type;
 
-/// The events of one customer with what their order depends on.
+/// The events of one customer, with everything that their order depends on.
 #[derive(Clone, Copy)]
 pub struct Order<'a> {
     pub layout: &'a Layout,
@@ -15,20 +15,21 @@ pub struct Order<'a> {
     pub events: &'a Decoded<'a>,
 }
 
-/// What is known of events that share their id.
+/// The duplicates among the events of a customer. Duplicates have the same event_id.
 #[derive(Debug, Default)]
 pub struct Copies {
-    /// Rows that can never be the visible copy: another was both ingested first and happened no later.
+    /// Rows that can never be visible, because another duplicate was ingested no later and did not happen
+    /// later.
     pub dominated: Vec<u32>,
-    /// Events beyond the first of each id.
+    /// The number of events that repeat the id of another event.
     pub duplicates: u64,
-    /// Whether copies are left, so that which of them counts depends on the as-of.
+    /// Whether duplicates remain that are not dominated, so that the visible one depends on the as-of.
     pub left: bool,
 }
 
 impl Order<'_> {
-    /// All rows in the order of (event_ts, event_id), then content, so that no position in a file ever
-    /// decides.
+    /// Sorts all rows by (event_ts, event_id) and then by content, so that the result does not depend on
+    /// positions in files.
     pub fn sort(self, rows: &mut Vec<u32>) {
         rows.clear();
         rows.extend(0..self.events.times.len() as u32);
@@ -48,8 +49,8 @@ impl Order<'_> {
         self.events.ids[row as usize]
     }
 
-    /// Which of two copies of an event is the one to keep: least ingested_at, then event_ts, then
-    /// the values themselves.
+    /// Compares two duplicates of an event. The lesser one is kept: the one with the earlier ingested_at,
+    /// then the earlier event_ts, then the lesser values.
     pub fn wins(self, a: u32, b: u32) -> Ordering {
         let key = |row: u32| (self.events.ingested(row), self.time(row));
         key(a).cmp(&key(b)).then_with(|| self.content(a).cmp(&self.content(b)))
@@ -72,7 +73,7 @@ impl Order<'_> {
         conditions.chain(inputs).collect()
     }
 
-    /// The copies among `rows`; `hashes` is room to work in.
+    /// Finds the duplicates among `rows`. `hashes` is a reusable buffer.
     pub fn copies(self, rows: &[u32], hashes: &mut Vec<(u64, u32)>) -> Copies {
         let mut copies = Copies::default();
         hashes.clear();
@@ -80,7 +81,7 @@ impl Order<'_> {
         hashes.sort_unstable();
         for group in hashes.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1) {
             let mut rows: Vec<u32> = group.iter().map(|(_, row)| *row).collect();
-            // Two ids of one hash stand apart once sorted by their bytes.
+            // Different ids with the same hash are separated by sorting the rows by id.
             rows.sort_unstable_by(|a, b| {
                 self.id(*a).cmp(self.id(*b)).then_with(|| self.wins(*a, *b))
             });

@@ -1,4 +1,4 @@
-//! Swept values as record batches.
+//! Conversion of the values of a sweep to record batches.
 
 use std::sync::Arc;
 
@@ -18,14 +18,15 @@ use crate::expression::Type;
 use crate::expression::polars::arrow_type;
 use crate::money::Scale;
 
-/// Items of one as-of: customer code, item bits, weight.
+/// The items of one as-of: customer code, bits of the item, weight.
 pub type Items = Vec<(u32, u64, f64)>;
 
 fn key_field() -> Field {
     Field::new("customer360_id", DataType::Utf8, false)
 }
 
-/// One row per code of `customers`: the key, then the plan's aggregations.
+/// Creates a batch with one row per code in `customers`. Its columns are the key, followed by the
+/// aggregations of the plan.
 pub fn batch(
     partition: &Partition,
     texts: &Interner,
@@ -73,13 +74,13 @@ fn array(texts: &Interner, ty: Type, values: Values, scale: Scale) -> Result<Arr
     })
 }
 
-/// Bits as values of eight bytes, where they are.
+/// Reinterprets the bits as values of eight bytes without copying them.
 fn words<T: ArrowNativeType>(bits: Vec<u64>) -> ScalarBuffer<T> {
     let count = bits.len();
     ScalarBuffer::new(Buffer::from_vec(bits), 0, count)
 }
 
-/// Customer, item as text, weight; sorted by customer, then item.
+/// Creates a batch of customer, item as text, and weight, sorted by customer and then by item.
 pub fn item_batch(
     partition: &Partition,
     texts: &Interner,

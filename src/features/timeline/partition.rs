@@ -1,4 +1,5 @@
-//! Events by shard: scattered from many threads, spilled beyond the budget, taken up shard by shard.
+//! Events by shard: scattered by many threads, spilled to disk beyond the memory budget, and read back shard
+//! by shard.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -13,23 +14,23 @@ use crate::sources::profile::Entities;
 use crate::store::spill::Spill;
 use crate::time::Instant;
 
-/// Bytes of records that one thread collects for a shard before it hands them over, at most.
+/// The maximum number of bytes of records that a thread collects for a shard before it hands them over.
 const CHUNK: usize = 32 << 10;
-/// Bytes of records that one thread collects for all shards.
+/// The maximum number of bytes of records that a thread collects for all shards.
 const COLLECTED: usize = 64 << 20;
 
-/// The customers of one shard, and the records of its events.
+/// The customers of one shard and the records of its events.
 #[derive(Debug, Default)]
 pub struct Partition {
     pub customers: Interner,
-    /// Per customer of the profile: since when the profile has them, if it says so.
+    /// For each customer of the profile, the time at which the profile was created, if it is known.
     pub created_at: Vec<Option<Instant>>,
-    /// None is split between two chunks.
+    /// The records in chunks. No record is split between two chunks.
     pub records: Vec<Vec<u8>>,
 }
 
 impl Partition {
-    /// The customers of the profile in a shard with the records of its events.
+    /// Creates the partition of a shard from the customers of the profile and the records of its events.
     pub fn new(entities: &Entities, records: Vec<Vec<u8>>) -> Self {
         let mut customers = Interner::default();
         for key in &entities.keys {
@@ -50,7 +51,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// No records yet; `budget` in bytes for what is held in memory, `folder` for what exceeds it.
+    /// Creates an empty set of records. Records beyond `budget` bytes are spilled to a file in `folder`.
     pub fn new(shards: Shards, budget: u64, folder: &Path) -> Result<Self> {
         Ok(Self {
             shards,
@@ -61,19 +62,19 @@ impl Records {
         })
     }
 
-    /// The shards that they fall in.
+    /// The shards by which the records are grouped.
     pub fn shards(&self) -> Shards {
         self.shards
     }
 
-    /// What one thread scatters with.
+    /// Creates a scatterer, which is used by a single thread.
     pub fn scatterer(&self) -> Scatterer<'_> {
         let count = self.shards.count();
         let chunk = CHUNK.min((COLLECTED / count).max(1 << 10));
         Scatterer { records: self, chunk, chunks: vec![Vec::new(); count] }
     }
 
-    /// Takes the records of a shard, which are held no more.
+    /// Takes the records of a shard out of memory and reads those that were spilled.
     pub fn take(&self, shard: Shard) -> Result<Vec<Vec<u8>>> {
         let mut records = std::mem::take(&mut *self.of(shard));
         let held: usize = records.iter().map(Vec::capacity).sum();
@@ -82,7 +83,7 @@ impl Records {
         Ok(records)
     }
 
-    /// Bytes spilled so far.
+    /// The number of bytes spilled to disk.
     pub fn spilled_bytes(&self) -> u64 {
         self.spill.bytes()
     }
@@ -107,7 +108,7 @@ impl Records {
     }
 }
 
-/// Records of one thread on their way to the shards.
+/// Scatters the records of one thread by shard.
 #[derive(Debug)]
 pub struct Scatterer<'a> {
     records: &'a Records,
@@ -116,7 +117,7 @@ pub struct Scatterer<'a> {
 }
 
 impl Scatterer<'_> {
-    /// Adds a batch.
+    /// Adds the events of a batch.
     pub fn scatter(&mut self, batch: &Batch<'_>, layout: &Layout) -> Result<()> {
         let shards = self.records.shards;
         for (row, key) in batch.keys.iter().enumerate() {
@@ -126,7 +127,7 @@ impl Scatterer<'_> {
                 chunk.reserve_exact(self.chunk);
             }
             record::write(batch, row, layout, chunk);
-            // A little room is left so that few records make a chunk grow.
+            // A chunk is handed over slightly before it is full, so that it rarely needs to be reallocated.
             if chunk.len() > self.chunk - self.chunk / 64 {
                 self.records.push(shards.shard(index), std::mem::take(chunk))?;
             }
@@ -134,7 +135,7 @@ impl Scatterer<'_> {
         Ok(())
     }
 
-    /// Hands over what is left.
+    /// Hands over the remaining records.
     pub fn finish(self) -> Result<()> {
         for (index, mut chunk) in self.chunks.into_iter().enumerate() {
             if !chunk.is_empty() {

@@ -1,42 +1,43 @@
-//! One event as bytes: what is scattered, spilled, and read back customer by customer.
+//! Records: single events as bytes, which are scattered, spilled, and read back customer by customer.
 //!
-//! A record is its length, then event_ts, ingested_at where the source has it, its file where that is
-//! kept, the flags, the key,
-//! the id, and the inputs that have a value and are not event_ts again. All that belongs to one event lies together, so that
-//! a sweep, which meets a customer's events all over its partition, pays for one access an event.
+//! A record consists of its length, event_ts, ingested_at if the source has it, the number of its file if
+//! that is kept, the flags, the key, the id, and the inputs that have a value and are not event_ts. All data
+//! of an event are adjacent, because the events of a customer are spread over the whole partition: a sweep
+//! needs only one random access per event.
 
 use super::column::write_varint;
 use super::layout::Layout;
 
-/// Values of one input for a batch of events.
+/// The values of one input for a batch of events.
 #[derive(Debug)]
 pub enum InputValues<'a> {
-    /// Integers, doubles, times as their bits.
+    /// The bits of integers, doubles, money, booleans, dates or timestamps.
     Bits(Vec<u64>),
-    /// Text; anything where the validity bit is not set.
+    /// Texts. A text is arbitrary if the validity bit of the event is not set.
     Text(Vec<&'a str>),
 }
 
-/// A batch of events as columns; all rows usable.
+/// A batch of events as columns. All events are usable.
 #[derive(Debug)]
 pub struct Batch<'a> {
-    /// customer360_id.
+    /// The key of the customer, customer360_id.
     pub keys: Vec<&'a str>,
-    /// event_id.
+    /// The key of the event, event_id.
     pub ids: Vec<&'a str>,
-    /// event_ts in microseconds.
+    /// The time of the event, event_ts, in microseconds.
     pub times: Vec<i64>,
-    /// ingested_at in microseconds, `i64::MIN` where it is null; empty without ingestion.
+    /// The time of ingestion, ingested_at, in microseconds. It is `i64::MIN` if it is null. The list is empty
+    /// if the layout has no ingestion.
     pub ingested: Vec<i64>,
-    /// Flag words, `Layout::words` per event.
+    /// The flag words, with [`Layout::words`] words per event.
     pub flags: Vec<u64>,
-    /// Which file each event came from; empty where the layout does not keep that.
+    /// The number of the file of each event. The list is empty if the layout does not keep files.
     pub files: Vec<u32>,
-    /// One per input of the layout.
+    /// The values of each input of the layout.
     pub inputs: Vec<InputValues<'a>>,
 }
 
-/// Appends event `row` of `batch` to `out`.
+/// Appends the record of event `row` of `batch` to `out`.
 pub fn write(batch: &Batch<'_>, row: usize, layout: &Layout, out: &mut Vec<u8>) {
     let begin = out.len();
     out.extend_from_slice(&[0; 4]);
@@ -66,20 +67,20 @@ pub fn write(batch: &Batch<'_>, row: usize, layout: &Layout, out: &mut Vec<u8>) 
     out[begin..begin + 4].copy_from_slice(&length.to_le_bytes());
 }
 
-/// Length in seven bits a byte, lowest first, then the bytes.
+/// Appends the length of the text as a varint, followed by its bytes.
 fn write_text(text: &str, out: &mut Vec<u8>) {
     write_varint(text.len() as u64, out);
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Reads one record.
+/// A record that is being read.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Record<'a> {
-    /// The records that follow one another in `bytes`, each also as the bytes that it is.
+    /// Iterates over the records in `bytes`. Each record comes with its own bytes.
     pub fn all(mut bytes: &'a [u8]) -> impl Iterator<Item = (&'a [u8], Self)> {
         std::iter::from_fn(move || {
             let length = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
@@ -89,14 +90,14 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// The key alone.
+    /// The key of the customer, without decoding the rest of the record.
     pub fn key(mut self, layout: &Layout) -> &'a [u8] {
         let times = 8 * (1 + usize::from(layout.ingestion));
         self.skip(times + 4 * usize::from(layout.files.is_some()) + layout.flag_bytes());
         self.text()
     }
 
-    /// Appends the event to `events`; `intern` gives texts their codes.
+    /// Decodes the event and appends it to `events`. `intern` returns the code of a text.
     pub fn read(
         mut self,
         layout: &Layout,
@@ -160,7 +161,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The events of one customer as columns, in the order in which they were met.
+/// The events of one customer as columns, in the order in which they were read.
 #[derive(Debug, Default)]
 pub struct Decoded<'a> {
     pub times: Vec<i64>,
@@ -172,17 +173,17 @@ pub struct Decoded<'a> {
 }
 
 impl Decoded<'_> {
-    /// Columns for `inputs` inputs.
+    /// Creates empty columns for `inputs` inputs.
     pub fn new(inputs: usize) -> Self {
         Self { inputs: vec![Vec::new(); inputs], ..Self::default() }
     }
 
-    /// When a row was ingested; `i64::MIN` where that is not said.
+    /// The time of ingestion of a row, in microseconds. It is `i64::MIN` if it is unknown.
     pub fn ingested(&self, row: u32) -> i64 {
         self.ingested.get(row as usize).copied().unwrap_or(i64::MIN)
     }
 
-    /// Forgets the events, keeps the room.
+    /// Removes all events and keeps the allocated memory.
     pub fn clear(&mut self) {
         self.times.clear();
         self.ingested.clear();

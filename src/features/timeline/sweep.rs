@@ -1,4 +1,5 @@
-//! One pass over a partition: sort, deduplicate, cut by visibility, aggregate, give rows out.
+//! The sweep: sorts the events of a partition, removes duplicates and invisible events, aggregates the rest,
+//! and returns rows.
 
 use arrow_array::RecordBatch;
 
@@ -15,19 +16,22 @@ use crate::error::{Error, Result};
 use crate::features::plan::AsOf;
 use crate::time::Instant;
 
-/// The rows of one partition: for each plan and as-of a record batch sorted by key, and how many
-/// events repeated another.
+/// The result of sweeping one partition.
 pub struct Swept {
-    /// By plan, then by as-of.
+    /// The rows by plan and as-of, each batch sorted by key.
     pub rows: Vec<Vec<RecordBatch>>,
-    /// Duplicate events left out.
+    /// The number of duplicate events, which are left out.
     pub duplicates: u64,
-    /// Events of customers whom the profile does not have, left out or not.
+    /// The number of events of customers that are not in the profile, whether or not they are left out.
     pub orphans: u64,
 }
 
-/// Computes all plans of `layout` over one partition. Events of customers whom the profile does not
-/// have make a customer if `create`, else they are left out.
+/// Computes all plans of `layout` over one partition.
+///
+/// Customers that are not in the profile get rows if `create` is true. Otherwise their events are left out.
+///
+/// # Errors
+/// A contract violation for a sum that is out of range.
 pub fn sweep(
     mut partition: Partition,
     layout: &Layout,
@@ -46,9 +50,9 @@ pub fn sweep(
     Ok(Swept { orphans, ..sweeper.finish()? })
 }
 
-/// The records of a partition by customer.
+/// The records of a partition, grouped by customer.
 pub(super) struct Grouped {
-    /// Where each customer's records begin, and where the last one's end.
+    /// The offset at which the records of each customer start, and the offset at which the last ones end.
     starts: Vec<usize>,
     records: Vec<u8>,
 }
@@ -60,9 +64,9 @@ impl Grouped {
     }
 }
 
-/// The partition's events by customer, and how many are of customers whom the profile does not have.
-/// Records are copied,
-/// because to write here and there is far cheaper than to read here and there.
+/// Groups the events of the partition by customer, and counts those of customers that are not in the profile.
+///
+/// The records are copied, because random writes are much cheaper than random reads.
 pub(super) fn by_customer(
     partition: &mut Partition,
     layout: &Layout,
@@ -112,44 +116,45 @@ pub(super) struct Sweeper<'a> {
     pub(super) layout: &'a Layout,
     context: Context,
     pub(super) texts: Interner,
-    /// The events of the customer at hand; a row is an index into them.
+    /// The events of the current customer. A row is an index into them.
     pub(super) events: Decoded<'a>,
     scratch: Scratch,
-    /// By plan, as-of: the customers with a row.
+    /// The customers with a row, by plan and as-of.
     rows: Vec<Vec<Vec<u32>>>,
-    /// By plan, as-of, column.
+    /// The values by plan, as-of and column.
     values: Vec<Vec<Vec<Values>>>,
-    /// By plan, as-of.
+    /// The items by plan and as-of.
     items: Vec<Vec<Items>>,
     pub(super) duplicates: u64,
     sorted: Vec<u32>,
     classes: Classes,
-    /// By plan, stream: the events of the customer at hand.
+    /// The events of the current customer, by plan and stream.
     pub(super) selected: Vec<Vec<Selected>>,
-    /// By plan: the interactions of the customer at hand, in the order of their events.
+    /// The interactions of the current customer by plan, in the order of the events.
     pub(super) interactions: Vec<Vec<Interaction>>,
     hashes: Vec<(u64, u32)>,
-    /// By as-of, of the customer and plan at hand: whether there is a row, and which.
+    /// For each as-of of the current customer and plan, whether there is a row with values. `row_of` has the
+    /// index of the row.
     included: Vec<bool>,
     row_of: Vec<usize>,
 }
 
-/// An event that has an item and a weight.
+/// An event with an item and a weight.
 #[derive(Clone, Copy)]
 pub(super) struct Interaction {
     pub(super) time: i64,
-    /// A number, or the code of a text.
+    /// The item, as an integer or as the code of a text.
     pub(super) item: u64,
     pub(super) weight: f64,
 }
 
-/// A plan for a customer.
+/// A plan that is computed for one customer.
 #[derive(Clone, Copy)]
 pub(super) struct Sweep<'a> {
     pub(super) index: usize,
     pub(super) plan: &'a CompiledPlan,
     pub(super) customer: u32,
-    /// Whether all of the customer's rows go to one batch.
+    /// Whether all rows of the customer go to one batch.
     pub(super) single: bool,
 }
 
@@ -201,7 +206,7 @@ impl<'a> Sweeper<'a> {
         self.events_at_hand(customer)
     }
 
-    /// Computes all plans from the events that were read.
+    /// Computes all plans from the events that were read for the customer.
     pub(super) fn events_at_hand(&mut self, customer: u32) -> Result<()> {
         let mut sorted = std::mem::take(&mut self.sorted);
         let mut hashes = std::mem::take(&mut self.hashes);
@@ -221,7 +226,7 @@ impl<'a> Sweeper<'a> {
             });
             let sweep = Sweep { index, plan, customer, single: own.is_some() };
             let as_ofs = own.unwrap_or(&plan.plan.as_ofs);
-            // As-ofs at which every event that had happened was known are swept together.
+            // As-ofs without late events are swept together.
             let apart: Vec<bool> =
                 as_ofs.iter().map(|as_of| copies || self.has_late(&sorted, *as_of)).collect();
             match sweep.single {
@@ -244,8 +249,9 @@ impl<'a> Sweeper<'a> {
         Ok(())
     }
 
-    /// Evaluates a customer's own as-ofs so that their rows come in order: those that may be swept
-    /// together are as far as they follow each other.
+    /// Evaluates the separate as-ofs of a customer so that the rows come in the order of the as-ofs.
+    ///
+    /// Consecutive as-ofs that can be swept together are swept together.
     fn in_order(
         &mut self,
         sweep: Sweep<'_>,
@@ -277,7 +283,8 @@ impl<'a> Sweeper<'a> {
         self.events.times[row as usize]
     }
 
-    /// Whether some event had happened but was not yet known at an as-of.
+    /// Whether an event is late at an as-of, that is, it happened before the as-of but was not ingested
+    /// before the known-at.
     fn has_late(&self, sorted: &[u32], as_of: AsOf) -> bool {
         self.layout.ingestion
             && sorted.iter().any(|row| {
@@ -285,7 +292,7 @@ impl<'a> Sweeper<'a> {
             })
     }
 
-    /// The events visible at one as-of, each once.
+    /// The events that are visible at one as-of, without duplicates.
     fn visible(&self, sorted: &[u32], as_of: AsOf, copies: bool) -> Vec<u32> {
         let seen = |row: &u32| {
             self.time(*row) < as_of.at.0
@@ -318,8 +325,11 @@ impl<'a> Sweeper<'a> {
         Ok(())
     }
 
-    /// Computes the wanted as-ofs from the selected events; `first` is when the first visible one
-    /// happened.
+    /// Computes the as-ofs in `wanted` from the selected events. `first` is the time of the first visible
+    /// event, in microseconds.
+    ///
+    /// # Errors
+    /// A contract violation for a sum that is out of range.
     pub(super) fn aggregate(
         &mut self,
         sweep: Sweep<'_>,
@@ -367,7 +377,7 @@ impl<'a> Sweeper<'a> {
         })
     }
 
-    /// Gives each stream of a plan its events out of `rows`, or the plan its interactions.
+    /// Selects from `rows` the events of each stream and the interactions of a plan.
     fn select(&mut self, index: usize, plan: &CompiledPlan, rows: &[u32]) {
         let words = self.layout.words();
         let flags_of = |row: usize| row * words..(row + 1) * words;
@@ -395,7 +405,7 @@ impl<'a> Sweeper<'a> {
         }
     }
 
-    /// Sums the interactions of the customer at hand by item at each wanted as-of.
+    /// Sums the weights of the current customer's interactions by item, at each as-of in `wanted`.
     pub(super) fn collect_items(&mut self, sweep: Sweep<'_>, as_ofs: &[AsOf], wanted: &[bool]) {
         let Some(items) = &sweep.plan.items else { return };
         for as_of in (0..wanted.len()).filter(|as_of| wanted[*as_of]) {
@@ -409,7 +419,8 @@ impl<'a> Sweeper<'a> {
             };
             let all = self.interactions[sweep.index].iter();
             let mut weighted: Vec<(u64, f64)> = all.filter(seen).map(decayed).collect();
-            // A stable sort keeps the order of events within an item, and with it the sum's bits.
+            // A stable sort keeps the order of events within an item, so that the sum always has the same
+            // bits.
             weighted.sort_by_key(|(item, _)| *item);
             let out = &mut self.items[sweep.index][as_of];
             for (item, weight) in weighted {

@@ -1,4 +1,4 @@
-//! What a store has read of the event files, and what it was read as.
+//! The manifest of the timelines: which event files were read, and how they were read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -15,62 +15,64 @@ use crate::sources::SourcePlan;
 use crate::sources::files::Fingerprint;
 use crate::store::{Root, Store};
 
-/// The folder of the store that has the timelines.
+/// The folder of the store that contains the timelines.
 pub const FOLDER: &str = "timelines";
 
-/// The event files whose rows the timelines have, and as what they were read.
+/// The manifest of the timelines.
+///
+/// It lists the event files whose rows the timelines contain, and describes what is kept of each event.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     format_version: u32,
-    /// What is kept of each event, in the order of its bits and values.
+    /// The conditions that are kept for each event, in the order of their bits.
     pub conditions: Vec<Expression>,
-    /// The inputs, likewise.
+    /// The inputs that are kept for each event, in the order of their values.
     pub inputs: Vec<Expression>,
-    /// By input: whether its texts are kept so that they can leave a sweep.
+    /// For each input, whether it is a text that may appear in results.
     #[serde(alias = "spoken")]
     pub keeps_text: Vec<bool>,
-    /// A hash of all else that the kept values depend on.
+    /// A hash of all other settings that the kept values depend on, from [`reading`].
     pub reading: String,
-    /// The shards that they are kept by.
+    /// The shards by which the timelines are grouped.
     pub shards: Shards,
-    /// The files, by the number that the events of each carry.
+    /// The event files by number. Each event carries the number of its file.
     pub files: BTreeMap<u32, KeptFile>,
     /// The timeline files in the store, oldest first.
     #[serde(alias = "segments")]
     pub timeline_files: Vec<String>,
-    /// How often timelines were written since all events were read.
+    /// The number of times that timelines were written since all events were last read.
     pub rounds: u64,
 }
 
-/// A file whose events the timelines have.
+/// An event file whose events the timelines contain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptFile {
-    /// Its path.
+    /// The path of the file.
     pub path: PathBuf,
-    /// What it was when it was read.
+    /// The fingerprint of the file at the time it was read.
     pub fingerprint: Fingerprint,
-    /// Its rows.
+    /// The number of its rows.
     pub events: u64,
-    /// Rows that cannot be used, by reason.
+    /// The number of its unusable rows by reason.
     pub rejected: BTreeMap<String, u64>,
-    /// When the first of its events happened, in microseconds.
+    /// The earliest event_ts of its events, in microseconds.
     pub first_event: i64,
-    /// When the first of its events was ingested, in microseconds.
+    /// The earliest ingested_at of its events, in microseconds.
     pub first_ingested: i64,
 }
 
-/// What differs between the files that were read and those that are there.
+/// The difference between the files that were read and the current files of the source.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Numbers of files that are not there any more as they were.
+    /// The numbers of files that were deleted or changed since they were read.
     pub gone: BTreeSet<u32>,
-    /// Files whose events the timelines do not have.
+    /// The files whose events the timelines do not contain.
     pub new: Vec<(PathBuf, Fingerprint)>,
 }
 
 impl Manifest {
-    /// A manifest of nothing read yet.
+    /// Creates a manifest without files.
     pub fn new(layout: &Layout, reading: String, shards: Shards) -> Self {
         Self {
             format_version: crate::store::FORMAT_VERSION,
@@ -85,11 +87,12 @@ impl Manifest {
         }
     }
 
-    /// The manifest that is live, and its path in the store.
+    /// Reads the live manifest of a store, and returns it with its path in the store.
     pub fn live(store: &Store, root: &Root) -> Result<Option<(String, Self)>> {
         let is_manifest = |path: &&str| path.ends_with(".json");
         let Some(path) = root.below(FOLDER).find(is_manifest) else { return Ok(None) };
-        // One without a number of shards is of a time when timelines were split by another hash.
+        // A manifest without a number of shards is from an older format, which grouped timelines by another
+        // hash.
         let value: serde_json::Value = store.read_json(path)?;
         if value.get("shards").is_none() {
             return Ok(None);
@@ -97,7 +100,8 @@ impl Manifest {
         Ok(Some((path.to_owned(), store.read_json(path)?)))
     }
 
-    /// Why the kept events cannot serve `plans` in so many shards; None where they can.
+    /// The reason why the kept events cannot be used to compute `plans` with this number of shards. None if
+    /// they can.
     pub fn unfit(
         &self,
         source: &SourcePlan,
@@ -118,19 +122,20 @@ impl Manifest {
         None
     }
 
-    /// A layout that has the kept bits and values first.
+    /// The layout for `plans` that has the kept conditions and inputs first.
     pub fn layout(&self, source: &SourcePlan, plans: &[FeaturePlan]) -> Layout {
         let (conditions, inputs) = (self.conditions.clone(), self.inputs.clone());
         Layout::beside(conditions, inputs, self.keeps_text.clone(), plans, source.has_ingestion())
     }
 
-    /// The number of the next file.
+    /// The number that the next file gets.
     pub fn next_file(&self) -> u32 {
         self.files.last_key_value().map_or(0, |(number, _)| number + 1)
     }
 
-    /// A hash of the files that may have events visible at `as_of`. As long as it is the same, so is every
-    /// feature at that as-of.
+    /// A hash of the files that may contain events visible at `as_of`.
+    ///
+    /// As long as the hash is the same, all features at this as-of are the same.
     pub fn visible_at(&self, as_of: AsOf) -> String {
         let sees = |file: &&KeptFile| {
             file.first_event < as_of.at.0 && file.first_ingested < as_of.known_at.0
@@ -149,7 +154,7 @@ impl Manifest {
         format!("{:016x}", xxhash_rust::xxh3::xxh3_64(files.join("\n").as_bytes()))
     }
 
-    /// Compares the files that were read with those of `source`.
+    /// Compares the files that were read with the current files of `source`.
     pub fn changes(&self, source: &SourcePlan) -> Result<Changes> {
         let there: Vec<(PathBuf, Fingerprint)> = source
             .table
@@ -175,8 +180,10 @@ impl Manifest {
     }
 }
 
-/// A hash of all that the kept values of events depend on beside conditions and inputs: what the
-/// canonical columns mean, the lookup tables, zone, scale and currency.
+/// A hash of all settings that the kept values of events depend on, in addition to conditions and inputs.
+///
+/// These are the mapping of the canonical columns, the lookup tables, the time zone, the scale, the currency,
+/// and whether ingestion times are respected.
 pub fn reading(source: &SourcePlan) -> Result<String> {
     let mut text = serde_json::to_string(&source.mapping).unwrap_or_default();
     let context = &source.context;

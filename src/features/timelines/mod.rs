@@ -1,9 +1,12 @@
-//! The events as earlier runs have read them: sorted timelines in the store, so that a run reads only
-//! the event files that are new or changed, and gives the bytes that reading all of them would give.
+//! Kept timelines: the events that earlier runs have read, stored as sorted timelines.
 //!
-//! Timelines are kept by shard in timeline files. A run writes one timeline file with the whole timeline of
-//! every customer whom it touches; the newest one counts. Every run also writes a few shards whole, in
-//! turn, so that older timeline files fall out of use.
+//! A run reads only the event files that are new or have changed, but its result is byte for byte the same as
+//! if it had read all of them.
+//!
+//! Timelines are stored by shard in timeline files. A run writes one timeline file with the whole timeline of
+//! every customer whose events have changed. The newest timeline of a customer is the valid one. Every run
+//! also rewrites some of the shards completely, each shard in one of sixteen runs, so that older timeline
+//! files are no longer needed.
 
 mod manifest;
 mod timeline_file;
@@ -32,40 +35,40 @@ use crate::store::{Root, Store, Transaction};
 
 pub use self::manifest::reading;
 
-/// A shard is written whole by one in so many runs.
+/// The number of runs within which every shard is rewritten completely once.
 const TURNS: u64 = 16;
 
-/// How timelines are kept.
+/// The settings for keeping timelines.
 #[derive(Debug, Clone, Copy)]
 pub struct Keeping {
-    /// Whether to read all events again, whatever is kept.
+    /// Whether to read all events again, even if timelines are kept.
     pub full: bool,
-    /// Bytes of events kept in memory before they spill.
+    /// The number of bytes of events that are kept in memory before they are spilled to disk.
     pub memory: u64,
     /// The shards of the store.
     pub shards: Shards,
 }
 
-/// What was read to bring the timelines up to date.
+/// The files and events that were read to bring the timelines up to date.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Refresh {
-    /// Why all event files were read; None where only new or changed ones were.
+    /// The reason why all event files were read. None if only new or changed files were read.
     pub all_because: Option<String>,
-    /// Event files of the source.
+    /// The number of event files of the source.
     pub files: usize,
-    /// Files that were read, because they are new or have changed.
+    /// The number of files that were read because they are new or have changed.
     pub files_read: usize,
-    /// Their length.
+    /// The total length in bytes of the files that were read.
     pub bytes_read: u64,
-    /// Their rows.
+    /// The number of rows of the files that were read.
     pub events_read: u64,
-    /// Files read before that are not there any more as they were.
+    /// The number of files that were read earlier and have been deleted or changed since.
     pub files_gone: usize,
-    /// Customers whose timelines were written anew because of that.
+    /// The number of customers whose timelines were written anew.
     pub customers_touched: u64,
 }
 
-/// The timelines of a store, with all events at hand that are to be merged into them.
+/// The timelines of a store, and the events that are to be merged into them.
 pub struct KeptTimelines {
     run: Run,
     records: Records,
@@ -73,12 +76,13 @@ pub struct KeptTimelines {
 }
 
 impl KeptTimelines {
-    /// Reads the event files that are new or have changed since what `transaction`'s store has; `plans`
-    /// say what is to be kept of an event, their as-ofs do not matter.
+    /// Reads the event files that are new or have changed since the timelines of the store were written.
+    ///
+    /// `plans` determine what is kept of each event. Their as-ofs do not matter.
     ///
     /// # Errors
-    /// A contract violation for unusable rows above the source's share; a configuration error where what
-    /// was kept is damaged.
+    /// A contract violation if the share of unusable rows is above the limit of the source. A configuration
+    /// error if a timeline file is damaged.
     pub fn refresh(
         transaction: &Transaction,
         source: &SourcePlan,
@@ -93,7 +97,7 @@ impl KeptTimelines {
         Ok(Self { run, records, report })
     }
 
-    /// Why the next refresh for `plans` would read all event files; None where it would not.
+    /// The reason why the next refresh for `plans` would read all event files. None if it would not.
     pub fn unfit(
         store: &Store,
         root: &Root,
@@ -106,22 +110,22 @@ impl KeptTimelines {
         Ok(unfit(kept, source, plans, &reading(source)?, keeping))
     }
 
-    /// What was read.
+    /// The files and events that were read.
     pub fn refreshed(&self) -> &Refresh {
         &self.run.refresh
     }
 
-    /// Whether the timelines are not those of the store any more.
+    /// Whether the timelines differ from those of the store.
     pub fn is_changed(&self) -> bool {
         self.run.is_changed()
     }
 
-    /// A hash of the event files that matter at an as-of.
+    /// A hash of the event files that may contain events visible at an as-of.
     pub fn visible_at(&self, as_of: AsOf) -> String {
         self.run.manifest.visible_at(as_of)
     }
 
-    /// The events, ready to be asked for `plans`, whose conditions and inputs are those given to
+    /// Prepares the events for computing `plans`. Their conditions and inputs must be among those given to
     /// [`KeptTimelines::refresh`].
     pub fn events<'a>(
         self,
@@ -156,13 +160,13 @@ impl KeptTimelines {
     }
 }
 
-/// Events out of kept timelines, which are brought up to date shard by shard as rows are asked for.
+/// Events from kept timelines. The timelines of a shard are brought up to date when its rows are computed.
 pub struct KeptEvents<'a> {
     run: Run,
     source: &'a SourcePlan,
     plans: &'a [FeaturePlan],
     records: Records,
-    /// What was read and could not be used.
+    /// The numbers of events that were read and that are unusable.
     pub report: BuildReport,
     name: String,
     writer: Option<TimelineFileWriter>,
@@ -171,14 +175,14 @@ pub struct KeptEvents<'a> {
     touched: AtomicU64,
 }
 
-/// The shards that are done, in whatever order.
+/// The state of writing the blocks of shards, which may be computed in any order.
 #[derive(Default)]
 struct Written {
-    /// The next shard whose block is to be written: blocks stand in the order of the shards.
+    /// The next shard whose block is to be written. Blocks are written in the order of the shards.
     next: usize,
-    /// Blocks that wait for those of earlier shards; None where a shard has nothing to be written.
+    /// The blocks that wait for those of earlier shards. None if nothing is to be written for a shard.
     waiting: BTreeMap<usize, Option<NewBlock>>,
-    /// Older timeline files that still say something.
+    /// The older timeline files that still contain valid timelines.
     live: HashSet<String>,
 }
 
@@ -211,7 +215,7 @@ impl Events for KeptEvents<'_> {
 }
 
 impl KeptEvents<'_> {
-    /// Stages with `transaction` what has changed of the timelines, once every shard was asked for.
+    /// Stages the changes of the timelines with `transaction`. All shards must have been computed before.
     pub fn finish(self, transaction: &mut Transaction) -> Result<Refresh> {
         let Self { mut run, name, writer, written, touched, .. } = self;
         run.refresh.customers_touched = touched.into_inner();
@@ -224,7 +228,7 @@ impl KeptEvents<'_> {
     }
 }
 
-/// Why what is kept cannot serve `plans`; None where it can.
+/// The reason why the kept timelines cannot be used to compute `plans`. None if they can.
 fn unfit(
     kept: Option<&Manifest>,
     source: &SourcePlan,
@@ -236,29 +240,29 @@ fn unfit(
     kept.unfit(source, plans, reading, keeping.shards)
 }
 
-/// What one run does to the timelines.
+/// The changes that one run makes to the timelines.
 struct Run {
     layout: Layout,
     manifest: Manifest,
-    /// Path of the manifest that is live.
+    /// The path of the live manifest.
     before: Option<String>,
-    /// Newest first.
+    /// The timeline files, newest first.
     timeline_files: Vec<TimelineFile>,
-    /// Segments that are live and not used any more.
+    /// The live files of the timelines folder that are no longer used.
     unused: Vec<String>,
     changes: Changes,
     gone: HashSet<u32>,
     refresh: Refresh,
 }
 
-/// A shard brought up to date and swept.
+/// A shard whose timelines are up to date and for which all plans are computed.
 struct Refreshed {
     swept: Swept,
-    /// What the new timeline file has of it.
+    /// The block of the shard in the new timeline file.
     block: Option<NewBlock>,
-    /// Customers whose timelines changed.
+    /// The number of customers whose timelines were written anew.
     touched: u64,
-    /// Older timeline files that still say something.
+    /// The older timeline files that still contain valid timelines of the shard.
     timeline_files: Vec<String>,
 }
 
@@ -284,7 +288,8 @@ impl Run {
         let manifest = match (kept, &unfit) {
             (Some(manifest), None) => manifest,
             (kept, _) => {
-                // What other commands look at goes on being kept, or each would read all events anew.
+                // Conditions and inputs that other commands use continue to be kept. Otherwise every command
+                // would read all events again.
                 let still = kept.as_ref().filter(|kept| !keeping.full && kept.reading == reading);
                 let layout = match still {
                     Some(kept) => kept.layout(source, plans),
@@ -324,7 +329,7 @@ impl Run {
         self.refresh.files_read + self.gone.len() > 0
     }
 
-    /// Reads the files that are not kept and scatters their events.
+    /// Reads the files whose events are not kept, and scatters their events by shard.
     fn read(
         &mut self,
         source: &SourcePlan,
@@ -362,7 +367,7 @@ impl Run {
         BuildReport { events, rejected, spilled_bytes, ..BuildReport::default() }
     }
 
-    /// The blocks that say something of a shard, newest first.
+    /// The blocks that contain valid timelines of a shard, newest first.
     fn blocks(&self, shard: Shard) -> Vec<(&TimelineFile, &BlockPlace)> {
         let mut blocks = Vec::new();
         for timeline_file in &self.timeline_files {
@@ -376,7 +381,7 @@ impl Run {
         blocks
     }
 
-    /// Brings a shard up to date with what has arrived for it, and computes all plans.
+    /// Merges the new events of a shard into its timelines and computes all plans.
     fn shard(
         &self,
         shard: Shard,
@@ -413,7 +418,7 @@ impl Run {
         self.is_changed() && shard.place() as u64 % TURNS == self.manifest.rounds % TURNS
     }
 
-    /// The keys of the customers whose timelines are to be written, sorted.
+    /// The sorted keys of the customers whose timelines must be written anew.
     fn touched(
         &self,
         blocks: &mut [Loaded<'_>],
@@ -445,7 +450,8 @@ impl Run {
         Ok(touched.into_iter().map(<[u8]>::to_vec).collect())
     }
 
-    /// The timelines of the touched customers as a block's sections, and their events.
+    /// Writes the timelines of the customers in `touched` as the sections of a block, and returns them with
+    /// the number of events.
     fn merge(
         &self,
         blocks: &mut [Loaded<'_>],
@@ -461,7 +467,7 @@ impl Run {
             .map_err(|_| blocks.first().map_or_else(damaged, Loaded::damaged))
     }
 
-    /// Loads all that is kept of the customers at `places`.
+    /// Loads all sections that are needed to decode the customers at `places`.
     fn load(&self, blocks: &mut [Loaded<'_>], places: &[Place]) -> Result<()> {
         for (index, block) in blocks.iter_mut().enumerate() {
             let of_block = places.iter().filter(|place| place.block == index);
@@ -509,7 +515,7 @@ impl Run {
         sweep_kept(partition, &latest, &plain, views, layout, create, context)
     }
 
-    /// Stages the new manifest, and says which files are not needed any more.
+    /// Stages the new manifest and marks the files that are no longer needed for removal.
     fn publish(
         &mut self,
         transaction: &mut Transaction,
@@ -530,11 +536,11 @@ impl Run {
     }
 }
 
-/// A block whose sections are read as they are needed.
+/// A block whose sections are read on demand.
 struct Loaded<'a> {
     stored: Option<(&'a TimelineFile, &'a BlockPlace)>,
     sections: Vec<Option<Vec<u8>>>,
-    /// The details of some customers.
+    /// The details of single customers.
     details: BTreeMap<usize, Vec<u8>>,
 }
 
@@ -570,7 +576,7 @@ impl<'a> Loaded<'a> {
         Ok(())
     }
 
-    /// Loads the details of some customers.
+    /// Loads the details of some customers, or of all customers if more than half of them are needed.
     fn need_details(&mut self, customers: &BTreeSet<usize>, layout: &Layout) -> Result<()> {
         let Some((timeline_file, place)) = self.stored else { return Ok(()) };
         if self.sections.get(block::DETAILS).is_some_and(Option::is_some) {

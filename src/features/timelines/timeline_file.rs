@@ -1,4 +1,4 @@
-//! A timeline file: blocks of shards one after another, then where each of their sections is.
+//! Timeline files: the blocks of shards one after another, followed by an index of their sections.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -14,22 +14,23 @@ use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"C360TIME";
 
-/// Where the sections of a shard's block are.
+/// The location of the sections of a shard's block in a timeline file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BlockPlace {
-    /// Index of the shard.
+    /// The index of the shard.
     pub shard: usize,
-    /// Whether the block has all customers of the shard, so that older blocks say nothing more.
+    /// Whether the block contains all customers of the shard, so that older blocks of the shard are no longer
+    /// valid.
     pub whole: bool,
-    /// Events of the block.
+    /// The number of events in the block.
     pub events: u64,
     start: u64,
-    /// By section: its length and XXH3-64.
+    /// The length in bytes and the XXH3-64 hash of each section.
     sections: Vec<(u64, u64)>,
 }
 
 impl BlockPlace {
-    /// How many sections there are.
+    /// The number of sections.
     pub fn sections(&self) -> usize {
         self.sections.len()
     }
@@ -49,7 +50,7 @@ pub struct NewBlock {
 }
 
 impl NewBlock {
-    /// The block of a shard, of `events` events; a section that is not there is empty.
+    /// Creates the block of a shard with `events` events. A section that is None is written as an empty one.
     pub fn new(shard: usize, whole: bool, events: u64, sections: Vec<Option<Vec<u8>>>) -> Self {
         let sections: Vec<Vec<u8>> = sections.into_iter().map(Option::unwrap_or_default).collect();
         let place = |section: &Vec<u8>| (section.len() as u64, xxh3_64(section));
@@ -58,18 +59,18 @@ impl NewBlock {
     }
 }
 
-/// Writes a timeline file block by block, on a thread of its own.
+/// Writes a timeline file block by block on a separate thread.
 #[derive(Debug)]
 pub struct TimelineFileWriter {
     blocks: mpsc::SyncSender<NewBlock>,
     thread: JoinHandle<Result<()>>,
 }
 
-/// Blocks that wait to be written at most.
+/// The maximum number of blocks that wait to be written.
 const WAITING: usize = 8;
 
 impl TimelineFileWriter {
-    /// Starts a file.
+    /// Creates a timeline file and starts the thread.
     pub fn create(path: PathBuf) -> Result<Self> {
         let file = File::create(&path).map_err(Error::io("create", &path))?;
         let (blocks, waiting) = mpsc::sync_channel(WAITING);
@@ -78,20 +79,23 @@ impl TimelineFileWriter {
         Ok(Self { blocks, thread: std::thread::spawn(write) })
     }
 
-    /// Adds the block of a shard; blocks come in the order of their shards.
+    /// Adds the block of a shard. Blocks must be added in the order of the shards.
     pub fn write(&self, block: NewBlock) {
-        // Where the thread has ended early, it has an error, which `finish` gives.
+        // If the thread has ended early, it failed with an error, which `finish` returns.
         let _ = self.blocks.send(block);
     }
 
     /// Waits until all blocks are written.
+    ///
+    /// # Errors
+    /// The I/O error with which writing failed.
     pub fn finish(self) -> Result<()> {
         drop(self.blocks);
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
-/// Writes blocks as they come, then where they are.
+/// Writes blocks as they arrive, followed by their index.
 fn write_all(mut file: BufWriter<File>, waiting: mpsc::Receiver<NewBlock>) -> std::io::Result<()> {
     let (mut end, mut blocks) = (0, Vec::new());
     for block in waiting {
@@ -112,19 +116,19 @@ fn write_all(mut file: BufWriter<File>, waiting: mpsc::Receiver<NewBlock>) -> st
 /// A timeline file of the store.
 #[derive(Debug)]
 pub struct TimelineFile {
-    /// Its path in the store.
+    /// The path of the file, relative to the store.
     pub relative: String,
     path: PathBuf,
     file: File,
-    /// Its blocks in the order of their shards.
+    /// The locations of its blocks in the order of the shards.
     pub blocks: Vec<BlockPlace>,
 }
 
 impl TimelineFile {
-    /// Reads where the blocks are.
+    /// Opens a timeline file and reads its index.
     ///
     /// # Errors
-    /// A configuration error where the file is not whole or was written by another version.
+    /// A configuration error if the file is damaged or was written in another format version.
     pub fn open(relative: &str, path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let text = read_index(&mut file).map_err(Error::io("read", path))?;
@@ -134,13 +138,16 @@ impl TimelineFile {
         Ok(Self { relative: relative.to_owned(), path: path.to_owned(), file, blocks })
     }
 
-    /// The block of a shard, if there is one.
+    /// The location of the block of a shard, or None if there is no such block.
     pub fn block(&self, shard: usize) -> Option<&BlockPlace> {
         let found = self.blocks.binary_search_by_key(&shard, |block| block.shard);
         found.ok().map(|index| &self.blocks[index])
     }
 
     /// Reads a section of a block.
+    ///
+    /// # Errors
+    /// A configuration error if the section does not match its hash.
     pub fn read(&self, block: &BlockPlace, section: usize) -> Result<Vec<u8>> {
         let place = block.sections.get(section).ok_or_else(|| self.damaged())?;
         let before: u64 = block.sections[..section].iter().map(|place| place.0).sum();
@@ -149,7 +156,9 @@ impl TimelineFile {
         whole.then_some(bytes).ok_or_else(|| self.damaged())
     }
 
-    /// Reads ascending ranges of a section; what they hold says itself whether it is whole.
+    /// Reads ascending ranges of a section.
+    ///
+    /// They are not checked against the hash of the section, so their content must carry its own checksums.
     pub fn read_ranges(
         &self,
         block: &BlockPlace,
@@ -161,7 +170,7 @@ impl TimelineFile {
         ranges.iter().map(|range| self.at(start + range.start as u64, range.len())).collect()
     }
 
-    /// Bytes of the file; many threads may read at once.
+    /// Reads bytes of the file. Several threads may read at the same time.
     fn at(&self, start: u64, length: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; length];
         read_exact_at(&self.file, &mut bytes, start).map_err(|error| match error.kind() {
@@ -171,7 +180,7 @@ impl TimelineFile {
         Ok(bytes)
     }
 
-    /// The error of a timeline file whose bytes are not what was written.
+    /// The error for a timeline file whose content is not what was written.
     pub fn damaged(&self) -> Error {
         damaged(&self.path)
     }
@@ -184,7 +193,7 @@ fn damaged(path: &Path) -> Error {
     )
 }
 
-/// The bytes of the index; None where the file does not end as a timeline file does.
+/// Reads the bytes of the index. Returns None if the file does not end like a timeline file.
 fn read_index(file: &mut File) -> std::io::Result<Option<Vec<u8>>> {
     let length = file.metadata()?.len();
     let Some(end) = length.checked_sub(16) else { return Ok(None) };

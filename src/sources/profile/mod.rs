@@ -1,7 +1,7 @@
-//! The profile source: rows as they came, raw fields under canonical names, extra columns untouched.
+//! The profile source: raw fields under their canonical names, and additional columns unchanged.
 //!
-//! Columns are read and carried by arrow-rs, so that maps, nested lists and dictionaries survive.
-//! Only columns that a mapping expression names are converted for it.
+//! Columns are read by arrow-rs and keep their Arrow types, so that maps, nested lists and dictionaries are
+//! preserved. Only the columns that a mapping expression uses are converted for it.
 
 mod shards;
 
@@ -26,17 +26,17 @@ use crate::time::Instant;
 
 pub use self::shards::{Customers, ProfileShards, Scattering};
 
-/// Customers that the profile source has.
+/// The customers of the profile source.
 #[derive(Debug, Clone, Default)]
 pub struct Entities {
-    /// Their keys.
+    /// The keys of the customers.
     pub keys: Vec<String>,
-    /// When each profile was created; None is always there.
+    /// The time at which each profile was created. A profile without a time counts at every as-of.
     pub created_at: Vec<Option<Instant>>,
 }
 
 impl Entities {
-    /// The customers of profile rows.
+    /// Reads the customers from profile rows.
     pub fn of(rows: &RecordBatch) -> Result<Self> {
         let keys: Vec<String> = keys(rows)?.iter().flatten().map(str::to_owned).collect();
         let created = rows.column_by_name(CREATED);
@@ -49,23 +49,23 @@ impl Entities {
     }
 }
 
-/// Keys of a shard that are there more than once.
+/// The repeated keys of a shard.
 #[derive(Debug, Clone, Default)]
 pub struct KeyFaults {
-    /// Rows that repeat the key of another.
+    /// The number of rows that repeat the key of another row.
     pub duplicates: u64,
-    /// The first key that is repeated.
+    /// The smallest key that is repeated.
     pub first_duplicate: Option<String>,
 }
 
 /// Where a column of the profile comes from.
 #[derive(Debug, Clone)]
 enum Origin {
-    /// A raw column as it is.
+    /// A raw column, unchanged.
     Raw(String),
-    /// Computed.
+    /// An expression over the raw columns.
     Expression(Expression),
-    /// The value of a `name=value` folder on the way to the file, as text.
+    /// The value of a `name=value` folder on the path of the file, as text.
     Folder(String),
 }
 
@@ -84,21 +84,25 @@ impl Origin {
 /// A checked profile source.
 #[derive(Debug, Clone)]
 pub struct ProfilePlan {
-    /// Files and raw columns.
+    /// The files and raw columns of the profile.
     pub table: RawTable,
     columns: Vec<(String, Origin)>,
     context: SourceContext,
 }
 
-/// The key of a customer.
+/// The column that holds the key of the customer.
 pub const KEY: &str = "customer360_id";
-/// When the profile of a customer was created.
+/// The column that holds the time at which the profile was created.
 pub const CREATED: &str = "created_at";
-/// The column that names, per row, the raw fields that a run has filled in.
+/// The column that lists, for each row, the raw fields that a run has filled in.
 pub const FILLED: &str = "filled_fields";
 
 impl ProfilePlan {
-    /// Reads footers and checks the mapping.
+    /// Reads the footers of the profile and checks its mapping.
+    ///
+    /// # Errors
+    /// A configuration error for a wrong expression. A contract violation if the key column is missing, or if
+    /// a column has a type that does not fit the profile field. The errors of [`RawTable::open`].
     pub fn open(spec: &ProfileSpec, context: &SourceContext) -> Result<Self> {
         let place = "c360.toml [sources.profile]";
         let mut table = RawTable::open(&context.root.join(&spec.path), place)?;
@@ -148,18 +152,18 @@ impl ProfilePlan {
         Ok(Self { table, columns, context: context.clone() })
     }
 
-    /// Names of the columns that [`ProfilePlan::read`] gives.
+    /// The names of all columns of the mapped profile.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The type of a column as it comes from the source.
+    /// The type of a column after mapping, before it is converted to the type of its profile field.
     pub fn type_of(&self, name: &str) -> Option<DataType> {
         let (_, origin) = self.columns.iter().find(|(column, _)| column == name)?;
         origin.data_type(&self.table, &self.context)
     }
 
-    /// The columns called so, with where they come from.
+    /// The columns for whose names `wanted` is true, with their origins.
     fn wanted(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<&(String, Origin)> {
         self.columns.iter().filter(|(name, _)| wanted(name)).collect()
     }
@@ -239,13 +243,13 @@ impl ProfilePlan {
         let raw =
             RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
                 .map_err(Error::engine("a profile"))?;
-        // Names of mapped columns may equal raw ones; a prefix keeps them apart.
+        // A mapped column may have the same name as a raw one, so a prefix keeps them apart.
         let named: Vec<(String, Expression)> =
             expressions.iter().map(|(name, x)| (format!("\u{0}{name}"), x.clone())).collect();
         evaluate(&named, &raw, self.context.scale)
     }
 
-    /// The raw columns that some columns are made of.
+    /// The names of the raw columns from which `columns` are computed.
     fn raw_columns<'a>(columns: &[&'a (String, Origin)]) -> Vec<&'a str> {
         let mut raw: Vec<&str> = Vec::new();
         for (_, origin) in columns {
@@ -258,8 +262,9 @@ impl ProfilePlan {
         raw
     }
 
-    /// A raw or derived field in its type of the profile; extra columns as they are. Modeled fields
-    /// of the source are computed anew, whatever their types.
+    /// Converts a raw or derived field to its type in the profile. Additional columns are not converted.
+    ///
+    /// Modeled fields of the source are not converted either, because they are computed anew.
     fn typed(&self, name: &str, array: ArrayRef, file: &Path) -> Result<ArrayRef> {
         let Some(wanted) = written_type(name, array.data_type()) else { return Ok(array) };
         let raw = RawType::of(array.data_type());
@@ -272,7 +277,7 @@ impl ProfilePlan {
     }
 }
 
-/// The type that a profile field of the source is written in, where it came in another one.
+/// The type in which a field of the source is written to the profile, or None if it is not converted.
 fn written_type(name: &str, found: &DataType) -> Option<DataType> {
     if name == FILLED {
         let list = list_of(DataType::Utf8);
@@ -287,7 +292,7 @@ fn written_type(name: &str, found: &DataType) -> Option<DataType> {
     (*found != wanted).then_some(wanted)
 }
 
-/// Refuses a field whose type cannot become the written one without a mapping.
+/// Refuses a field whose type can be converted to that of the profile only by a mapping.
 fn check_type(name: &str, found: &DataType, file: &Path) -> Result<()> {
     let Some(wanted) = written_type(name, found) else { return Ok(()) };
     let fits = match (&wanted, RawType::of(found)) {
@@ -323,7 +328,7 @@ fn wrong_type(name: &str, found: &DataType, wanted: &DataType, file: &Path) -> E
     )
 }
 
-/// A raw array in the Arrow type that expressions use for it.
+/// Converts a raw array to the Arrow type that expressions use for it.
 pub(super) fn normalize(
     array: &ArrayRef,
     ty: RawType,
@@ -341,7 +346,7 @@ pub(super) fn normalize(
             Ok(Arc::new(utc.collect::<TimestampMicrosecondArray>().with_timezone("UTC")))
         }
         RawType::Timestamp { zoned: true } => {
-            // The stored number is UTC whatever the zone's name; only the unit may differ.
+            // The stored number is always UTC, whatever the name of the zone is. Only the unit may differ.
             let zone = match array.data_type() {
                 DataType::Timestamp(_, zone) => zone.clone(),
                 _ => None,
@@ -356,14 +361,15 @@ pub(super) fn normalize(
     }
 }
 
-/// Keys of a batch.
+/// The key column of a batch.
 pub fn keys(rows: &RecordBatch) -> Result<&StringArray> {
     let column = rows.column_by_name(KEY).and_then(|column| column.as_string_opt::<i32>());
     column.ok_or_else(|| Error::Engine { context: "reading keys", message: format!("no {KEY}") })
 }
 
-/// The rows of a profile that is sorted by key in the order of `keys`, sorted as well; null rows for
-/// customers it does not have.
+/// Aligns the rows of a profile with `keys`. Both must be sorted by key.
+///
+/// Customers that the profile does not contain get rows of nulls.
 pub fn align(source: &RecordBatch, keys: &StringArray) -> Result<RecordBatch> {
     let known = self::keys(source)?;
     let mut next = 0;
@@ -388,7 +394,8 @@ pub fn align(source: &RecordBatch, keys: &StringArray) -> Result<RecordBatch> {
     crate::store::parquet::take(&nullable, &order)
 }
 
-/// The fields that a rule of an earlier run filled in, by row: our own output read back.
+/// The fields that earlier runs filled in, by row. They are read from the column [`FILLED`], which the job
+/// itself writes.
 pub fn filled_before(source: &RecordBatch) -> Vec<Vec<String>> {
     let lists = source.column_by_name(FILLED).and_then(|column| column.as_list_opt::<i32>());
     let Some(lists) = lists else { return vec![Vec::new(); source.num_rows()] };

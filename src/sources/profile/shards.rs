@@ -1,5 +1,6 @@
-//! The profile by shard: its rows are read once, scattered by the hash of the key, and put aside on disk
-//! beyond a budget.
+//! The profile by shard: its rows are read once and scattered by the hash of the key.
+//!
+//! Rows beyond the memory budget are spilled to disk.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,20 +19,20 @@ use crate::store::parquet::{self, concat, sort_by_key, take};
 use crate::store::spill::Spill;
 use crate::time::Instant;
 
-/// How the rows of a profile are scattered.
+/// The settings for scattering the rows of a profile.
 #[derive(Debug, Clone, Copy)]
 pub struct Scattering<'a> {
-    /// Into how many shards.
+    /// The shards into which the rows are scattered.
     pub shards: Shards,
-    /// Bytes of rows kept in memory before they go to disk.
+    /// The number of bytes of rows that are kept in memory before they are spilled to disk.
     pub memory: u64,
-    /// Where they go to.
+    /// The folder in which the spill file is created.
     pub folder: &'a Path,
-    /// Instants for which [`ProfileShards::customers_at`] is asked.
+    /// The instants at which [`ProfileShards::customers_at`] can be called.
     pub instants: &'a [Instant],
 }
 
-/// The rows of a profile, shard by shard.
+/// The rows of a profile, grouped by shard.
 #[derive(Debug)]
 pub struct ProfileShards {
     schema: SchemaRef,
@@ -41,22 +42,23 @@ pub struct ProfileShards {
     memory: u64,
     spill: Spill,
     folder: PathBuf,
-    /// The first file of the source, for messages.
+    /// The first file of the source, for error messages.
     file: PathBuf,
-    /// Rows with a key.
+    /// The number of rows with a key.
     pub rows: u64,
-    /// Rows without a key.
+    /// The number of rows without a key.
     pub nulls: u64,
-    /// The file and row number of the first row without a key, from 1.
+    /// The file and the row number, counted from 1, of the first row without a key.
     pub first_null: Option<(PathBuf, usize)>,
     customers: BTreeMap<Instant, Customers>,
 }
 
-/// The customers that a profile had by an instant, as a number and a hash that knows no order.
+/// The customers that a profile contained before an instant, as a number and a hash that does not depend on
+/// their order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Customers {
     hash: u64,
-    /// How many.
+    /// The number of customers.
     pub count: u64,
 }
 
@@ -66,7 +68,7 @@ impl Customers {
         self.count += other.count;
     }
 
-    /// As it is written in records of snapshots.
+    /// The fingerprint that is written to the records of snapshots.
     pub fn fingerprint(self) -> String {
         format!("{:016x}-{}", self.hash, self.count)
     }
@@ -76,25 +78,26 @@ impl Customers {
 struct Task<'a> {
     file: &'a Path,
     row_group: usize,
-    /// The number of its first row in the file, from 1.
+    /// The number of its first row within the file, counted from 1.
     first_row: usize,
 }
 
-/// What was found in a row group.
+/// The result of reading a row group.
 #[derive(Default)]
 struct Found {
     rows: u64,
     nulls: u64,
     first_null: Option<(PathBuf, usize)>,
-    /// By place among the instants: customers created before it and not before the one before.
+    /// By index of the instant: the customers created before this instant, but not before the previous one.
     created: Vec<Customers>,
 }
 
 impl ProfilePlan {
-    /// Reads the rows with all columns that are `wanted` and scatters them.
+    /// Reads the columns for whose names `wanted` is true and scatters the rows by shard.
     ///
     /// # Errors
-    /// A contract violation for a source without rows, or a raw field that cannot have its type.
+    /// A contract violation for a source without rows, or for a raw field that cannot be converted to its
+    /// type.
     pub fn scatter(
         &self,
         scattering: Scattering<'_>,
@@ -152,14 +155,14 @@ impl ProfilePlan {
         )
     }
 
-    /// The schema of mapped rows, from the first row group's.
+    /// The schema of the mapped rows, derived from the first row group.
     fn schema_of(&self, columns: &[&(String, Origin)], task: &Task) -> Result<SchemaRef> {
         let raw = Self::raw_columns(columns);
         let mut batches = parquet::batches(task.file, Some(&raw), Some(task.row_group))?;
         let first = batches.next().transpose()?;
         let first = first.ok_or_else(|| self.has_no_rows())?;
         let mapped = self.map(columns, &first.slice(0, 0), task.file)?.schema();
-        // Another file may have nulls where this one promises none.
+        // Another file may contain nulls in a column that this file declares as not nullable.
         let nullable = mapped.fields().iter().map(|f| f.as_ref().clone().with_nullable(true));
         Ok(Arc::new(Schema::new(nullable.collect::<Vec<Field>>())))
     }
@@ -197,7 +200,7 @@ impl ProfilePlan {
     }
 }
 
-/// Counts customers by the first of the instants that they were created before.
+/// Counts each customer at the first instant before which the profile was created.
 fn count(rows: &RecordBatch, instants: &[Instant], created: &mut [Customers]) -> Result<()> {
     if instants.is_empty() {
         return Ok(());
@@ -213,22 +216,23 @@ fn count(rows: &RecordBatch, instants: &[Instant], created: &mut [Customers]) ->
 }
 
 impl ProfileShards {
-    /// The shards that the rows fall in.
+    /// The shards over which the rows are distributed.
     pub fn shards(&self) -> Shards {
         self.shards
     }
 
-    /// Where rows go that are not held in memory.
+    /// The folder of the spill file.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The columns of every shard's rows.
+    /// The schema of the rows of every shard.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// The customers that the profile had before one of the instants that were named when it was read.
+    /// The customers that the profile contained before `at`, which must be one of the instants given when it
+    /// was read.
     pub fn customers_at(&self, at: Instant) -> Customers {
         match self.customers.get(&at) {
             Some(customers) => *customers,
@@ -236,10 +240,11 @@ impl ProfileShards {
         }
     }
 
-    /// The rows of a shard sorted by key, raw fields in the types of the profile, extra columns as they came.
+    /// The rows of a shard, sorted by key. Raw fields have the types of the profile, and additional columns
+    /// are unchanged.
     ///
     /// # Errors
-    /// A contract violation for a key that is null anywhere in the profile, or there twice.
+    /// A contract violation if a key is null anywhere in the profile or occurs twice in the shard.
     pub fn rows(&self, shard: Shard) -> Result<RecordBatch> {
         if let Some((file, row)) = &self.first_null {
             return Err(Error::contract(
@@ -257,8 +262,9 @@ impl ProfileShards {
         }
     }
 
-    /// The rows of a shard that have a key of their own, as [`ProfileShards::rows`] gives them, and the keys
-    /// of the shard that are there more than once.
+    /// The rows of a shard without those that repeat a key, and a summary of the repeated keys.
+    ///
+    /// The rows are the same as those of [`ProfileShards::rows`] if no key is repeated.
     pub fn inspect(&self, shard: Shard) -> Result<(RecordBatch, KeyFaults)> {
         let mut batches = self.spill.read_rows(shard.place())?.concat();
         batches.extend(self.own(shard).iter().cloned());
@@ -278,7 +284,7 @@ impl ProfileShards {
         Ok((rows.map_err(Error::engine("a profile"))?, faults))
     }
 
-    /// Takes rows in, each to its shard.
+    /// Adds each row to its shard.
     fn add(&self, rows: &RecordBatch) -> Result<()> {
         if rows.num_rows() == 0 {
             return Ok(());
@@ -289,7 +295,7 @@ impl ProfileShards {
             keys(rows)?.iter().flatten().map(|key| self.shards.index(shard::hash(key))).collect();
         let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
         order.sort_by_key(|row| places[*row as usize]);
-        // Rows are copied once; the slices of the shards share what was copied.
+        // The rows are copied once. The shards hold slices of this copy.
         let sorted = take(rows, &UInt32Array::from(order.clone()))?;
         let mut start = 0;
         for own in order.chunk_by(|a, b| places[*a as usize] == places[*b as usize]) {
@@ -304,7 +310,7 @@ impl ProfileShards {
         Ok(())
     }
 
-    /// Puts what is held of all shards on disk.
+    /// Spills the rows of all shards that are held in memory.
     fn put_aside(&self) -> Result<()> {
         self.bytes.store(0, Ordering::Relaxed);
         for shard in self.shards.all() {
