@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::expectation::{self, Expectation};
+use super::expectation::{self, Expectation, ViewColumn};
 use super::spec::{FeatureSpec, Op, ViewSpec};
 use crate::error::{Error, Result};
 use crate::expression::check::{check, check_as};
@@ -138,7 +138,13 @@ impl Catalog {
         catalog.add_derived(specs, events)?;
         catalog.check_writes()?;
         for (at, (file, spec)) in specs.iter().enumerate() {
-            catalog.views[at].expectations = expectation::check(file, spec, &catalog)?;
+            let columns = catalog.of_view(&spec.name).map(|feature| ViewColumn {
+                name: feature.column(),
+                group: &feature.group,
+                ty: feature.ty(),
+            });
+            let expectations = expectation::check(file, spec, &columns.collect::<Vec<_>>())?;
+            catalog.views[at].expectations = expectations;
         }
         Ok(catalog)
     }

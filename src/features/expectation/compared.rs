@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::ArrayRef;
 
-use super::numbers;
+use super::judge::numbers;
 use crate::error::Result;
 use crate::features::drift::{Distribution, SortedCounter};
 use crate::store::sorted::SortedRuns;

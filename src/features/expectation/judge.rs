@@ -8,7 +8,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow_schema::DataType;
 use serde::Serialize;
 
-use super::{Against, Expectation, Limit, Rule};
+use super::rule::{Against, Expectation, Limit, Rule};
 use crate::error::{Error, Result};
 use crate::features::drift::Drift;
 use crate::features::read::numeric;
@@ -301,7 +301,7 @@ mod tests {
     use arrow_array::{Decimal128Array, Float64Array, Int64Array};
 
     use super::super::ComparedColumn;
-    use super::super::tests::expected;
+    use super::super::rule::tests::expected;
     use super::*;
     use crate::features::drift::{Verdict, drift};
     use crate::time::DAY;

@@ -12,7 +12,8 @@ use arrow_schema::{Field, Schema, SchemaRef};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Entities, KEY, KeyFaults, Origin, ProfilePlan, keys};
+use super::plan::{Origin, ProfilePlan};
+use super::rows::{Entities, KEY, KeyFaults, keys};
 use crate::error::{Error, Result};
 use crate::shard::{self, Shard, Shards};
 use crate::store::parquet::{self, concat, sort_by_key, take};
