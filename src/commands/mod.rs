@@ -85,10 +85,10 @@ fn scattering<'a>(
     Scattering { shards, memory: project.memory / PROFILE_SHARE, folder, instants }
 }
 
-/// The divisor of the memory budget for events: beyond a half of the budget they spill to disk.
+/// The divisor that gives the share of the memory budget for events. Beyond their share they spill to disk.
 const EVENTS_SHARE: u64 = 2;
-/// The divisor of the memory budget for rows of the profile: beyond an eighth of the budget they spill to
-/// disk. The rest of the budget is for the shards that are being computed.
+/// The divisor that gives the share of the memory budget for rows of the profile. Beyond their share they
+/// spill to disk. The rest of the budget is for the shards that are being computed.
 const PROFILE_SHARE: u64 = 8;
 
 /// The name of the run that `transaction` publishes.

@@ -315,7 +315,7 @@ struct Tally {
     moved: usize,
     published: Sizes,
     now: Sizes,
-    /// The number of customers for whom `enter` holds, by rule.
+    /// The number of customers that satisfy `enter`, by rule.
     enter: Vec<usize>,
     /// The number of customers by published and simulated primary segment.
     flows: BTreeMap<(String, String), usize>,

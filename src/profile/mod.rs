@@ -129,7 +129,7 @@ pub struct Losses {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Loss {
-    /// The number of customers for whom the source has a value.
+    /// The number of customers that the source has a value for.
     known: u64,
     /// The number of those whose counter decreases or whose first time moves later.
     lost: u64,

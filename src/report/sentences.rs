@@ -128,7 +128,7 @@ pub struct Membership<'a> {
     pub name: &'a str,
     /// The description of its rule.
     pub description: &'a str,
-    /// Whether it is the segment of the customers for whom no primary rule holds.
+    /// Whether it is the segment of the customers that no primary rule holds for.
     pub otherwise: bool,
     /// The day on which the customer entered the segment.
     pub since: String,

@@ -196,7 +196,7 @@ impl<'a> RulePass<'a> {
             Err("expired")
         } else {
             match since {
-                // A member for whom `enter` holds stays as well.
+                // A member stays as well if `enter` holds.
                 Some(since) if stay || enter => Ok((since, "stay")),
                 Some(since) if dwells && !bought => Ok((since, "dwell")),
                 Some(_) if dwells => Err("purchase"),

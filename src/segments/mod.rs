@@ -55,7 +55,8 @@ mod tests {
         Segments { rules: vec![risky], otherwise: "calm".into(), ..Segments::default() }
     }
 
-    /// A run on one customer, with the inputs of the rules.
+    /// The inputs of a run on one customer: the score, the day, the previous state, the last purchase and the
+    /// opt-in status.
     struct Night {
         score: f64,
         day: i64,
@@ -113,7 +114,7 @@ mod tests {
         assert_eq!(left.entered().map(|m| m.segment.as_str()).collect::<Vec<_>>(), ["calm"]);
     }
 
-    /// A `stay` that is narrower than `enter` removes no member for whom `enter` holds.
+    /// A `stay` that is narrower than `enter` removes no member that satisfies `enter`.
     #[test]
     fn who_might_come_in_stays() {
         let columns = Columns::new(Scale::default(), [("score".to_owned(), Type::Double)]);

@@ -30,7 +30,7 @@ pub struct RuleSpec {
     /// A further condition by which members stay, in addition to `enter`.
     #[serde(default)]
     pub stay: Option<String>,
-    /// The minimum length of a membership, which only a purchase shortens.
+    /// The minimum length of a membership, unless the customer makes a purchase.
     #[serde(default)]
     pub min_dwell: Option<Duration>,
     /// The maximum length of a membership. A customer whose membership has expired enters again only after
@@ -52,7 +52,7 @@ pub struct RuleSpec {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SegmentsSpec {
-    /// The primary segment of the customers for whom no primary rule holds.
+    /// The primary segment of the customers that no primary rule holds for.
     pub otherwise: String,
     /// Numbers that rules may name, so that another value can be simulated before it is live.
     #[serde(default)]
@@ -83,7 +83,7 @@ pub struct Rule {
 pub struct Segments {
     /// The rules by priority.
     pub rules: Vec<Rule>,
-    /// The primary segment of the customers for whom no primary rule holds.
+    /// The primary segment of the customers that no primary rule holds for.
     pub otherwise: String,
     /// The thresholds of the file.
     pub thresholds: BTreeMap<String, Number>,

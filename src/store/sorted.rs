@@ -51,12 +51,12 @@ impl SortedRuns {
         self.spill.add(2 * run + 1, &marks)
     }
 
-    /// The number of numbers in all runs.
+    /// The total length of all runs.
     pub fn len(&self) -> usize {
         (0..self.runs).map(|run| self.spill.length(2 * run + 1)).sum()
     }
 
-    /// The number of marked numbers in all runs.
+    /// The count of marked numbers in all runs.
     pub fn marked(&self) -> usize {
         self.marked.load(Relaxed)
     }

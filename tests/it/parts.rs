@@ -280,7 +280,7 @@ fn a_recommendation_has_a_percentile_within_its_item() {
                     / pairs.len() as f64
             };
             let (below, up_to) = (share(&|other| other < *score), share(&|other| other <= *score));
-            // Every twentieth quantile is stored, and the curve between them is linear.
+            // The quantiles at each twentieth are stored, and the curve between them is linear.
             let near = below - 5.0..=up_to + 5.0;
             assert!(near.contains(percentile), "{item} {score}: {percentile}, {below} to {up_to}");
         }
