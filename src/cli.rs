@@ -1,4 +1,4 @@
-//! The command line: arguments to one call, errors to exit codes.
+//! The command line: parses the arguments, makes one call of the library and turns errors into exit codes.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -361,7 +361,7 @@ pub fn main() -> Exit {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            // Help and version that were asked for are no mistake.
+            // A request for the help or the version is not an error.
             return Exit::Configuration.unless(error.exit_code() == 0);
         }
     };
@@ -523,7 +523,7 @@ fn print(output: &Output, format: Format) {
         Format::Text | Format::Sql => output.text.clone(),
         Format::Json => format!("{:#}\n", output.json),
     };
-    // A reader that has closed the pipe has what it wanted.
+    // A failed write means that the reader has closed the pipe because it needs no more output.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 

@@ -1,16 +1,17 @@
-//! The one error type of the library: what went wrong, where, with which value, and what to try.
+//! The error type of the library. An error says what failed, where, with which value, and what the user can
+//! try next.
 //!
-//! Every variant belongs to one exit code of the command line, so that an orchestrator can tell a
-//! broken configuration from data that violates the contract or a gate that was not met.
+//! Every variant belongs to one exit code of the command line, so that an orchestrator can tell a broken
+//! configuration from data that violate the contract and from a quality gate that was not met.
 
 use std::path::{Path, PathBuf};
 
 use crate::exit::Exit;
 
-/// What every fallible function of the library returns.
+/// The result type of every fallible function of the library.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An error with enough context to act on: messages name file, column, value and row.
+/// An error with enough context to act on: its message names the file, the column, the value and the row.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A setting, a spec or an argument is wrong. Exit code 2.
@@ -19,10 +20,10 @@ pub enum Error {
     /// A name that does not exist where it is used. Exit code 2.
     #[error("{place}: unknown {noun} `{name}`")]
     UnknownName { place: String, noun: &'static str, name: String, valid: Vec<String> },
-    /// The data do not keep the contract. Exit code 3.
+    /// The data violate the contract. Exit code 3.
     #[error("{message}")]
     Contract { message: String, hint: String },
-    /// Too little data, or a quality gate was not met. Exit code 4.
+    /// There are not enough data, or a quality gate was not met. Exit code 4.
     #[error("{message}")]
     NotEnough { message: String, hint: String },
     /// Another run holds the store. Exit code 5.
@@ -34,31 +35,31 @@ pub enum Error {
     /// A Parquet file that cannot be decoded. Exit code 3.
     #[error("{path} is not a readable Parquet file")]
     Parquet { path: PathBuf, source: parquet::errors::ParquetError },
-    /// Another program's server that cannot be reached or refuses. Exit code 1.
+    /// A server of another program cannot be reached or refuses a request. Exit code 1.
     #[error("{service}: {message}")]
     Service { service: String, message: String, hint: String },
-    /// A computation of Arrow, Parquet or Polars failed in a way no input should cause. Exit code 1.
+    /// A computation of Arrow, Parquet or Polars failed in a way that no input should cause. Exit code 1.
     #[error("{context}: {message}")]
     Engine { context: &'static str, message: String },
 }
 
 impl Error {
-    /// A configuration error; `hint` may be empty.
+    /// Creates a configuration error; `hint` may be empty.
     pub fn configuration(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Configuration { message: message.into(), hint: hint.into() }
     }
 
-    /// A violated data contract; `hint` may be empty.
+    /// Creates an error for data that violate the contract; `hint` may be empty.
     pub fn contract(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Contract { message: message.into(), hint: hint.into() }
     }
 
-    /// Too little data for what was asked; `hint` may be empty.
+    /// Creates an error for too little data; `hint` may be empty.
     pub fn not_enough(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::NotEnough { message: message.into(), hint: hint.into() }
     }
 
-    /// A name that is not among the valid ones.
+    /// Creates an error for a name that is not among the valid names.
     pub fn unknown<S: AsRef<str>>(
         place: impl Into<String>,
         noun: &'static str,
@@ -71,18 +72,19 @@ impl Error {
         Self::UnknownName { place: place.into(), noun, name: name.to_owned(), valid }
     }
 
-    /// A closure for `map_err` on file operations.
+    /// Returns a closure for `map_err` on file operations.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_owned();
         move |source| Self::Io { action, path, source }
     }
 
-    /// A closure for `map_err` on Arrow, Parquet and Polars calls that only a defect can fail.
+    /// Returns a closure for `map_err` on calls of Arrow, Parquet and Polars that fail only because of a
+    /// defect.
     pub fn engine<E: std::fmt::Display>(context: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Engine { context, message: source.to_string() }
     }
 
-    /// How a run that meets this error ends.
+    /// The exit status of a run that ends with this error.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Configuration { .. } | Self::UnknownName { .. } => Exit::Configuration,
@@ -93,12 +95,12 @@ impl Error {
         }
     }
 
-    /// The same as a number.
+    /// The exit code of a run that ends with this error.
     pub fn exit_code(&self) -> u8 {
         self.exit().code()
     }
 
-    /// What the user can try next, if anything is known to help.
+    /// A hint at what the user can try next, if there is one.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Configuration { hint, .. }

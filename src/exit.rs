@@ -1,30 +1,30 @@
-//! How a run ends, for an orchestrator to act on.
+//! The exit status of a run, for an orchestrator to act on.
 
 /// The exit codes of the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// All was done, or there was nothing to do.
+    /// The run did all its work, or there was nothing to do.
     Ok = 0,
-    /// Something unexpected: a file that cannot be read, a server that refuses, a defect.
+    /// The run met something unexpected: a file that cannot be read, a server that refuses, or a defect.
     Unexpected = 1,
     /// A setting, a spec or an argument is wrong.
     Configuration = 2,
-    /// The data violate their contract, or features an expectation.
+    /// The data violate their contract, or the features violate an expectation.
     Contract = 3,
-    /// There are not enough data, or a quality gate was not met; nothing was promoted.
+    /// There are not enough data, or a quality gate was not met. Nothing was promoted.
     NotMet = 4,
     /// Another run holds the store.
     Locked = 5,
 }
 
 impl Exit {
-    /// `Ok` where something holds, else this.
+    /// Returns `Ok` if `holds`, and this status otherwise.
     pub fn unless(self, holds: bool) -> Self {
         if holds { Self::Ok } else { self }
     }
 
-    /// The number that the process ends with.
+    /// The exit code of the process.
     pub fn code(self) -> u8 {
         self as u8
     }

@@ -1,5 +1,5 @@
-//! The library behind the `c360-ml` command: point-in-time features, calibrated models, segments
-//! and the written-back customer profile.
+//! The library of the `c360-ml` command: point-in-time features, calibrated models, segments and the customer
+//! profile that is written back.
 
 pub mod artifact;
 pub mod cli;

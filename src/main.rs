@@ -1,16 +1,17 @@
-//! The `c360-ml` binary: everything is in the library.
+//! The `c360-ml` binary. All functionality is in the library.
 
-// Batches of events come and go on all threads. The system's allocator gives their pages back and
-// takes them anew, and so does this one after some milliseconds unless told otherwise: a fifth of a
-// feature build would go into clearing pages. A second is enough to bridge from batch to batch.
+// Batches of events are allocated and freed on all threads. The allocator of the system returns their pages
+// to the system and requests them again. mimalloc does the same after a few milliseconds by default, and a
+// fifth of a feature build would be spent on clearing pages. A delay of one second lets the next batch reuse
+// the pages of the last one.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// mimalloc's `mi_option_purge_delay`, which the crate does not name; in milliseconds.
+/// The option `mi_option_purge_delay` of mimalloc, in milliseconds. The crate has no name for it.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
 fn main() -> std::process::ExitCode {
-    // SAFETY: it stores a number in a table of options, which mimalloc allows at any time.
+    // SAFETY: the call stores a number in a table of options, which mimalloc allows at any time.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 1000) };
     c360_ml::cli::main().code().into()
 }

@@ -1,20 +1,20 @@
-//! Exact money: integer minor units at a fixed scale, from the moment of reading to the written
-//! decimal. Nothing in between adds binary fractions.
+//! Exact money: integer minor units at a fixed scale, from reading an amount to writing it as a decimal. No
+//! step in between adds binary fractions.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Decimal places of a project's money: 2 for euros and cents.
+/// The number of decimal places of a project's money: 2 for euros and cents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub struct Scale(u8);
 
 impl Scale {
-    /// The most digits a written decimal has, `DECIMAL(18, scale)`.
+    /// The precision of a written decimal, which is `DECIMAL(18, scale)`.
     pub const PRECISION: u8 = 18;
 
-    /// Minor units per major unit: 100 at scale 2.
+    /// The number of minor units per major unit: 100 at scale 2.
     pub fn units(self) -> i64 {
         10_i64.pow(u32::from(self.0))
     }
@@ -24,21 +24,21 @@ impl Scale {
         self.0
     }
 
-    /// Minor units of an amount in major units, rounded half away from zero (0.29 is 29).
-    /// None where the amount is not finite or does not fit 18 digits.
+    /// Converts an amount in major units to minor units, rounded half away from zero (0.29 is 29). Returns
+    /// None if the amount is not finite or does not fit in 18 digits.
     pub fn minor(self, major: f64) -> Option<i64> {
-        // Through three more places: 1.005 is 100.49999999999999 cents as a product of doubles, but
-        // whoever wrote it meant 100.5.
+        // The amount is first rounded at three more decimal places: 1.005 is 100.49999999999999 cents as a
+        // product of doubles, but the written amount means 100.5 cents.
         let scaled = ((major * self.units() as f64 * 1000.0).round() / 1000.0).round();
         (scaled.abs() < 1e18).then_some(scaled as i64)
     }
 
-    /// An amount in major units as a double, for division, functions and models.
+    /// Converts minor units to an amount in major units as a double, for division, functions and models.
     pub fn major(self, minor: i64) -> f64 {
         minor as f64 / self.units() as f64
     }
 
-    /// An amount as text with all its decimal places: `-1.05`.
+    /// Formats an amount with all its decimal places: `-1.05`.
     pub fn format(self, minor: i64) -> String {
         let (sign, magnitude) = (if minor < 0 { "-" } else { "" }, minor.unsigned_abs());
         let units = self.units() as u64;
@@ -51,7 +51,7 @@ impl Scale {
         }
     }
 
-    /// A checked total of minor units: sums are taken in 128 bits and must fit 18 digits.
+    /// Checks a sum of minor units. Sums are computed in 128 bits and must fit in 18 digits.
     pub fn total(self, sum: i128, what: &str) -> Result<i64> {
         i64::try_from(sum).ok().filter(|total| total.abs() < 10_i64.pow(18)).ok_or_else(|| {
             Error::contract(

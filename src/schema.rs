@@ -1,19 +1,19 @@
-//! The 50 fields of the unified customer profile, the canonical event columns and the standard
-//! event types: the contract between this job and everything that reads its output.
+//! The 50 fields of the unified customer profile, the canonical event columns and the standard event types.
+//! They are the contract between this job and every reader of its output.
 
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, TimeUnit};
 
-/// Where the value of a profile field comes from.
+/// The origin of a profile field's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
-    /// Carried through from the profile source.
+    /// The value is carried through from the profile source.
     Raw,
-    /// A rule over raw fields and events.
+    /// The value follows from a rule over raw fields and events.
     Derived,
-    /// A model or a segment rule.
+    /// The value comes from a model or a segment rule.
     Modeled,
 }
 
@@ -22,9 +22,9 @@ pub enum Origin {
 pub struct ProfileField {
     /// The column's name.
     pub name: &'static str,
-    /// Who owns the value.
+    /// The origin of the value.
     pub origin: Origin,
-    /// What writes it, in words.
+    /// A description of what writes the value.
     pub written_by: &'static str,
 }
 
@@ -98,14 +98,14 @@ pub const PROFILE: [ProfileField; 50] = [
     field("segments", Modeled, "models/segments.toml"),
 ];
 
-/// The profile field called `name`.
+/// Returns the profile field with this name.
 pub fn profile_field(name: &str) -> Option<&'static ProfileField> {
     PROFILE.iter().find(|field| field.name == name)
 }
 
 impl ProfileField {
-    /// The Arrow type of the written column; None for `source_ids`, which keeps the source's type,
-    /// and for `date_of_birth`, which is a date or, where it may be partial, text.
+    /// The Arrow type of the written column. It is None for `source_ids`, which keeps the type of the source,
+    /// and for `date_of_birth`, which is a date, or text if it may be partial.
     pub fn arrow_type(&self) -> Option<DataType> {
         let money = DataType::Decimal128(18, 2);
         let timestamp = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
@@ -133,7 +133,7 @@ impl ProfileField {
         })
     }
 
-    /// The type in the words of `format` (SQL types where `sql`).
+    /// The name of the column's type: an SQL type if `sql`, an Arrow type otherwise.
     pub fn type_name(&self, sql: bool) -> String {
         match self.name {
             "source_ids" if sql => "JSON".into(),
@@ -145,12 +145,12 @@ impl ProfileField {
     }
 }
 
-/// A list type whose items are named `item` and may be null, as Arrow writers do by default.
+/// Returns a list type whose items are named `item` and may be null, which is the default of Arrow writers.
 pub fn list_of(item: DataType) -> DataType {
     DataType::List(Arc::new(Field::new("item", item, true)))
 }
 
-/// An Arrow type as people write it, or as SQL writes it.
+/// Returns the name of an Arrow type: an SQL type if `sql`, an Arrow type otherwise.
 pub fn type_name(ty: &DataType, sql: bool) -> String {
     let text = match (ty, sql) {
         (DataType::Utf8, true) => "VARCHAR",
@@ -190,7 +190,7 @@ pub fn type_name(ty: &DataType, sql: bool) -> String {
     text.to_owned()
 }
 
-/// Event types of the standard vocabulary.
+/// The event types of the standard vocabulary.
 pub const EVENT_TYPES: [&str; 21] = [
     "session_start",
     "page_view",

@@ -1,23 +1,23 @@
-//! Shards: every customer belongs to one of N, by a hash of the key.
+//! Shards: every customer belongs to one of N shards, by a hash of the key.
 //!
-//! The shard is the unit of memory, of work and of files. Events, timelines, profile rows and written
-//! tables all use the hash of this module, so that one shard can be read, computed and written alone.
-//! N is a power of two, which makes the shards of one N a refinement of the shards of a smaller one.
+//! The shard is the unit of memory, of work and of files. Events, timelines, profile rows and written tables
+//! all use the hash of this module, so that one shard can be read, computed and written alone. N is a power
+//! of two, so that the shards of a larger N are a refinement of the shards of a smaller N.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh64::xxh64;
 
-/// Events that are worth a shard of their own: more of them make a shard too large for a small worker.
+/// The number of events per shard. A shard with more events is too large for a small worker.
 const EVENTS: u64 = 500_000;
-/// Customers that are worth a shard of their own.
+/// The number of customers per shard.
 const CUSTOMERS: u64 = 20_000;
-/// More shards than this would make files too small.
+/// The greatest number of shards. With more shards the files would be too small.
 const MOST: u32 = 1 << 14;
 
-/// The hash that assigns customers to shards: XXH64 of the key's UTF-8 bytes with seed 42, which is
-/// Spark's `xxhash64(customer360_id)`.
+/// Hashes a key to assign its customer to a shard. The hash is XXH64 of the key's UTF-8 bytes with seed 42,
+/// which equals Spark's `xxhash64(customer360_id)`.
 pub fn hash(key: &str) -> u64 {
     xxh64(key.as_bytes(), 42)
 }
@@ -28,36 +28,36 @@ pub fn hash(key: &str) -> u64 {
 pub struct Shards(u32);
 
 impl Shards {
-    /// One shard for everybody.
+    /// A single shard for all customers.
     pub const ONE: Self = Self(1);
 
-    /// `count` shards; None unless it is a power of two and not above 16,384.
+    /// Creates a number of shards. Returns None unless `count` is a power of two and at most 16,384.
     pub fn new(count: u32) -> Option<Self> {
         (count.is_power_of_two() && count <= MOST).then_some(Self(count))
     }
 
-    /// The number of shards that suits a source of so many rows.
+    /// Chooses the number of shards for a source with this many events and customers.
     pub fn for_rows(events: u64, customers: u64) -> Self {
         let wanted = (events.div_ceil(EVENTS)).max(customers.div_ceil(CUSTOMERS)).max(1);
         Self(wanted.next_power_of_two().min(u64::from(MOST)) as u32)
     }
 
-    /// How many there are.
+    /// The number of shards.
     pub fn count(self) -> usize {
         self.0 as usize
     }
 
-    /// The index of the shard that a [`hash`] falls in: the hash modulo N.
+    /// The index of the shard of a [`hash`]: the hash modulo N.
     pub fn index(self, hash: u64) -> usize {
         (hash & u64::from(self.0 - 1)) as usize
     }
 
-    /// The shard at an index.
+    /// The shard with this index.
     pub fn shard(self, index: usize) -> Shard {
         Shard { index: index as u32, of: self }
     }
 
-    /// All shards in the order of their indices.
+    /// Iterates over all shards in the order of their indices.
     pub fn all(self) -> impl Iterator<Item = Shard> {
         (0..self.0).map(move |index| Shard { index, of: self })
     }
@@ -85,46 +85,47 @@ impl fmt::Display for Shards {
     }
 }
 
-/// The customers whose [`hash`] is `index` modulo `of`.
+/// The shard of the customers whose [`hash`] is `index` modulo `of`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Shard {
-    /// From 0 to `of` - 1.
+    /// The index of the shard, from 0 to `of` - 1.
     pub index: u32,
-    /// The number of shards that there are.
+    /// The number of shards.
     pub of: Shards,
 }
 
 impl Shard {
-    /// The shard that holds everybody.
+    /// The shard that holds all customers.
     pub const ALL: Self = Self { index: 0, of: Shards::ONE };
 
-    /// Whether a customer of this key is in the shard.
+    /// Whether the customer with this key is in the shard.
     pub fn has(self, key: &str) -> bool {
         self.of == Shards::ONE || self.of.index(hash(key)) == self.index as usize
     }
 
-    /// The place of the shard among the shards of its store.
+    /// The position of the shard among the shards of its store.
     pub fn place(self) -> usize {
         self.index as usize
     }
 
-    /// Whether some customer could be in both shards, which may be of different numbers of shards.
+    /// Whether a customer can be in both shards. The two may belong to different numbers of shards.
     pub fn meets(self, other: Self) -> bool {
         let fewer = self.of.0.min(other.of.0);
         self.index % fewer == other.index % fewer
     }
 
-    /// Whether everybody in the shard is in `other` too.
+    /// Whether every customer of this shard is in `other` too.
     pub fn is_within(self, other: Self) -> bool {
         self.of.0 >= other.of.0 && self.meets(other)
     }
 
-    /// The name of the file that generation `generation` of a store has written for the shard.
+    /// The name of the file that generation `generation` of a store writes for the shard.
     pub fn file_name(self, generation: u64) -> String {
         format!("{:05}-of-{:05}-{generation}.parquet", self.index, self.of.0)
     }
 
-    /// The shard that a file holds by its name. A file of another name may hold everybody.
+    /// The shard that a file holds, taken from the file's name. A file with any other name may hold all
+    /// customers.
     pub fn of_file(path: &str) -> Self {
         let name = path.rsplit('/').next().unwrap_or(path);
         let mut parts = name.split('-');
@@ -143,8 +144,8 @@ impl Shard {
 mod tests {
     use super::*;
 
-    /// Reference values: `xxhash.xxh64(key.encode(), seed=42).intdigest()` of python-xxhash 3; the first
-    /// is also what Spark's documentation gives for `xxhash64('Spark')`.
+    /// Reference values: `xxhash.xxh64(key.encode(), seed=42).intdigest()` of python-xxhash 3. The first
+    /// value is also the result that Spark's documentation gives for `xxhash64('Spark')`.
     #[test]
     fn the_hash_is_that_of_spark() {
         assert_eq!(hash("Spark") as i64, -4_294_468_057_691_064_905);

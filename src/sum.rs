@@ -1,21 +1,21 @@
-//! Sums of doubles that are exact, so that they depend neither on the order nor on how the values were
-//! split: what shards have summed apart is the sum of all.
+//! Exact sums of doubles. A sum depends neither on the order of the values nor on how they were split:
+//! merging the sums of all shards gives the sum of all values.
 
-/// Bits of a digit.
+/// The number of bits per digit.
 const BITS: usize = 32;
-/// Digits for all that a double can hold, from 2^-1074 up, and for more than 2^64 of the greatest.
+/// The number of digits, enough for every double from 2^-1074 up and for more than 2^64 of the greatest one.
 const DIGITS: usize = 68;
-/// Additions after which carries are brought up, before a digit could overflow.
+/// The number of additions after which carries are propagated, before a digit can overflow.
 const ADDITIONS: u32 = 1 << 30;
 
-/// A sum in fixed point, wide enough for every double (a long accumulator after Kulisch, Computer
+/// A sum in fixed point that is wide enough for every double (a long accumulator after Kulisch, Computer
 /// Arithmetic and Validity, 2008).
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExactSum {
-    /// The sum is that of digit i times 2^(32 i - 1074).
+    /// The digits of the sum: digit i counts 2^(32 i - 1074).
     digits: [i64; DIGITS],
     additions: u32,
-    /// The sum of what is not finite.
+    /// The sum of the values that are not finite.
     special: f64,
 }
 
@@ -26,7 +26,7 @@ impl Default for ExactSum {
 }
 
 impl ExactSum {
-    /// Adds a value.
+    /// Adds a value to the sum.
     pub fn add(&mut self, value: f64) {
         if !value.is_finite() {
             self.special += value;
@@ -49,7 +49,7 @@ impl ExactSum {
         }
     }
 
-    /// Adds what another has summed.
+    /// Adds another sum to this one.
     pub fn merge(&mut self, other: &Self) {
         let mut other = other.clone();
         other.carry();
@@ -75,24 +75,24 @@ impl ExactSum {
         if is_negative { -magnitude } else { magnitude }
     }
 
-    /// The value of digits that are none of them negative.
+    /// The value of the digits, none of which may be negative.
     fn magnitude(&self) -> f64 {
         let Some(top) = self.digits.iter().rposition(|digit| *digit != 0) else { return 0.0 };
-        // The greatest digits, in which all 53 bits of a double are, and whether any lower one is not zero.
+        // The leading digits, which contain all 53 bits of a double, and whether a lower digit is not zero.
         let low = top.saturating_sub(3);
         let mut leading = 0_u128;
         for digit in self.digits[low..=top].iter().rev() {
             leading = leading << BITS | *digit as u128;
         }
         let is_more = self.digits[..low].iter().any(|digit| *digit != 0);
-        // A lower bit than all that decide on rounding stands for what lies below.
+        // A bit below all bits that decide on rounding stands for the lower digits.
         let leading = if is_more { leading | 1 } else { leading };
-        // One rounding from u128 to a double; scaling by a power of two is exact unless it is subnormal,
-        // where all digits are among the leading ones and nothing was rounded.
+        // The conversion from u128 to a double rounds once. Scaling by a power of two is exact unless the
+        // result is subnormal, and then all digits are among the leading ones and nothing was rounded.
         scale(leading as f64, (BITS * low) as i32 - 1074)
     }
 
-    /// Brings every digit but the last into 0 to 2^32 - 1.
+    /// Brings every digit except the last into the range from 0 to 2^32 - 1.
     fn carry(&mut self) {
         let mut carry = 0;
         for digit in &mut self.digits[..DIGITS - 1] {
@@ -105,7 +105,7 @@ impl ExactSum {
     }
 }
 
-/// `value` times two to a power, in steps that do not leave the range of exponents.
+/// Returns `value` times 2^`power`, in steps that do not leave the range of exponents.
 fn scale(value: f64, power: i32) -> f64 {
     let half = power / 2;
     value * 2_f64.powi(half) * 2_f64.powi(power - half)
@@ -125,7 +125,7 @@ mod tests {
         sum.value()
     }
 
-    /// Reference values: `math.fsum` of Python 3, which rounds the exact sum once as well.
+    /// Reference values: `math.fsum` of Python 3, which also rounds the exact sum once.
     #[test]
     fn sums_are_rounded_once() {
         assert_eq!(sum(&[]), 0.0);
@@ -160,7 +160,7 @@ mod tests {
                 merged.merge(&own);
             }
             assert_eq!(merged.value(), expected);
-            // Against whole numbers, which i128 sums exactly.
+            // The same check for whole numbers, which i128 sums exactly.
             let whole: Vec<i64> =
                 (0..100).map(|_| random.random_range(-(1 << 53)..1 << 53)).collect();
             let exact: i128 = whole.iter().map(|value| i128::from(*value)).sum();

@@ -1,5 +1,5 @@
-//! Instants, durations and calendar days. An instant is UTC microseconds since 1970, everywhere;
-//! a calendar day is a day of the project's time zone.
+//! Instants, durations and calendar days. An instant is always in UTC microseconds since 1970. A calendar day
+//! is a day of the project's time zone.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,31 +8,32 @@ use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, Offset, SecondsFormat
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
-/// Microseconds in a day of 24 hours.
+/// The number of microseconds in a day of 24 hours.
 pub const DAY: i64 = 86_400_000_000;
 
-/// A moment in UTC, in microseconds since 1970-01-01T00:00:00Z.
+/// An instant in UTC, in microseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Instant(pub i64);
 
 impl Instant {
-    /// The instant `duration` later.
+    /// The instant that is `duration` later.
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration.0))
     }
 
-    /// The instant `duration` earlier.
+    /// The instant that is `duration` earlier.
     pub fn minus(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(duration.0))
     }
 
-    /// Days of 24 hours from `earlier` to this instant.
+    /// The number of days of 24 hours from `earlier` to this instant.
     pub fn days_since(self, earlier: i64) -> f64 {
         (self.0 as i128 - earlier as i128) as f64 / DAY as f64
     }
 
-    /// The name of a store folder: the date alone at midnight, else date and time without colons.
+    /// The instant as the name of a folder in the store: the date alone at midnight, otherwise the date and
+    /// the time without colons.
     pub fn folder(self) -> String {
         let text = self.to_string();
         match text.strip_suffix("T00:00:00Z") {
@@ -41,7 +42,7 @@ impl Instant {
         }
     }
 
-    /// The instant of a [`Instant::folder`].
+    /// Parses the folder name that [`Instant::folder`] gives.
     pub fn from_folder(folder: &str) -> Option<Self> {
         folder.parse().ok().or_else(|| {
             let (date, time) = folder.split_once('T')?;
@@ -65,7 +66,7 @@ impl fmt::Display for Instant {
 impl FromStr for Instant {
     type Err = String;
 
-    /// RFC 3339 with a zone, or a date, which is midnight UTC.
+    /// Parses RFC 3339 with a zone, or a date, which means midnight UTC.
     fn from_str(text: &str) -> Result<Self, String> {
         if let Ok(date) = text.parse::<NaiveDate>() {
             return Ok(Self(date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_micros()));
@@ -89,7 +90,7 @@ impl From<Instant> for String {
     }
 }
 
-/// A length of time in microseconds, written `30d`, `12h`, `45m` or `10s`; days have 24 hours.
+/// A length of time in microseconds, written as `30d`, `12h`, `45m` or `10s`. A day has 24 hours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Duration(pub i64);
@@ -157,13 +158,13 @@ impl From<Duration> for String {
     }
 }
 
-/// A window `[as_of - length, as_of)`, or all of history before the as-of.
+/// A time window `[as_of - length, as_of)`, or the whole history before the as-of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Window {
-    /// A trailing window of this length.
+    /// The trailing window of this length.
     Trailing(Duration),
-    /// Everything before the as-of.
+    /// The whole history before the as-of.
     Lifetime,
 }
 
@@ -205,21 +206,21 @@ impl From<Window> for String {
     }
 }
 
-/// The time zone whose calendar days count as days.
+/// The time zone that defines calendar days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Zone(Tz);
 
-/// Days of instants one after another.
+/// Computes the calendar days of a sequence of instants.
 #[derive(Debug)]
 pub struct Days {
     zone: Zone,
-    /// The latest day, where all days are as long.
+    /// The latest day that was computed. It is kept only in UTC, where all days have the same length.
     latest: Option<i32>,
 }
 
 impl Days {
-    /// The day of an instant, as [`Zone::day`] gives it.
+    /// The day of an instant, equal to [`Zone::day`].
     pub fn of(&mut self, micros: i64) -> i32 {
         if let Some(latest) = self.latest
             && (0..DAY).contains(&micros.wrapping_sub(i64::from(latest) * DAY))
@@ -233,12 +234,12 @@ impl Days {
 }
 
 impl Zone {
-    /// [`Zone::day`] of many instants that mostly lie close together.
+    /// Returns a faster [`Zone::day`] for many instants that mostly lie close together.
     pub fn days(self) -> Days {
         Days { zone: self, latest: None }
     }
 
-    /// Days since 1970-01-01 on this zone's calendar at a UTC instant in microseconds.
+    /// The number of days since 1970-01-01 on this zone's calendar at a UTC instant in microseconds.
     pub fn day(self, micros: i64) -> i32 {
         let offset = if self.0 == Tz::UTC {
             0
@@ -252,13 +253,13 @@ impl Zone {
         (micros.saturating_add(offset * 1_000_000)).div_euclid(DAY) as i32
     }
 
-    /// The calendar month on this zone at a UTC instant in microseconds, `2024-07`.
+    /// The calendar month in this zone at a UTC instant in microseconds, as `2024-07`.
     pub fn month(self, micros: i64) -> String {
         self.date(Instant(micros)).format("%Y-%m").to_string()
     }
 
-    /// The UTC instant of a local time in microseconds: the earlier one where clocks are set back,
-    /// None where they are set forward over it.
+    /// Converts a local time in microseconds to a UTC instant. A local time that occurs twice because clocks
+    /// are set back gives the earlier instant. A local time that clocks skip gives None.
     pub fn utc(self, local: i64) -> Option<i64> {
         if self.0 == Tz::UTC {
             return Some(local);
@@ -267,7 +268,7 @@ impl Zone {
         self.0.from_local_datetime(&naive).earliest().map(|time| time.timestamp_micros())
     }
 
-    /// The calendar date at a UTC instant.
+    /// The calendar date in this zone at a UTC instant.
     pub fn date(self, instant: Instant) -> NaiveDate {
         let epoch = NaiveDate::from_ymd_opt(1970, 1, 1).unwrap_or_default();
         epoch + chrono::Duration::days(i64::from(self.day(instant.0)))
@@ -300,13 +301,14 @@ impl From<Zone> for String {
     }
 }
 
-/// Completed years between a birth date and a day; negative where the date is later.
+/// The number of completed years from a birth date to a day. It is negative if the day is before the birth
+/// date.
 pub fn completed_years(birth: NaiveDate, day: NaiveDate) -> i32 {
     let before_birthday = (day.month(), day.day()) < (birth.month(), birth.day());
     day.year() - birth.year() - i32::from(before_birthday)
 }
 
-/// Parses a timestamp literal without a zone, `2024-07-01 12:30:00`, as UTC.
+/// Parses a timestamp literal without a zone, such as `2024-07-01 12:30:00`, as UTC.
 pub fn parse_naive(text: &str) -> Option<Instant> {
     ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f"].iter().find_map(|format| {
         let time = NaiveDateTime::parse_from_str(text, format).ok()?;

@@ -1,4 +1,4 @@
-//! `features build`: snapshots of all views, at one as-of or at many.
+//! The command `features build`: writes snapshots of all views at one as-of or at many.
 
 use std::collections::BTreeSet;
 
@@ -25,28 +25,28 @@ use crate::sources::profile::{CREATED, Entities, KEY, ProfileShards};
 use crate::store::Transaction;
 use crate::time::{Duration, Instant};
 
-/// What `features build` is asked for.
+/// The arguments of `features build`.
 #[derive(Debug, Clone, Copy)]
 pub struct Build {
-    /// Whether all events are read and all snapshots computed again.
+    /// Whether all events are read again and all snapshots are computed again.
     pub full: bool,
-    /// The first as-of of many; None for the run's own as-of alone.
+    /// The first of many as-ofs. None builds only the as-of of the run.
     pub from: Option<Instant>,
-    /// The last as-of of many, if one falls on it; None for the run's as-of.
+    /// The upper limit of many as-ofs, included if one falls on it. None stands for the as-of of the run.
     pub to: Option<Instant>,
-    /// What lies between one as-of and the next.
+    /// The interval from one as-of to the next.
     pub every: Duration,
 }
 
-/// The plan of the views that are computed.
+/// The name of the plan that computes the views.
 const VIEWS: &str = "views";
 
-/// As-ofs at most.
+/// The greatest number of as-ofs in one build.
 const MOST: usize = 10_000;
 
-/// Computes all views and writes them to the offline store, as many as-ofs at a time as memory holds.
-/// What is there from the same definitions and inputs is left as it is. Also gives whether all
-/// expectations hold.
+/// Computes all views and writes them to the offline store, as many as-ofs at a time as fit in memory.
+/// Snapshots that already exist from the same definitions and inputs are left unchanged. The exit status says
+/// whether all expectations hold.
 pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result<(Output, Exit)> {
     let as_ofs = as_ofs(project, asked)?;
     let store = project.store()?;
@@ -88,7 +88,7 @@ pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result
     Ok(done.output(project, &as_ofs))
 }
 
-/// What does not change from one group of as-ofs to the next.
+/// The part of a build that is the same for every group of as-ofs.
 struct Run<'a> {
     project: &'a Project,
     references: &'a [Reference],
@@ -97,7 +97,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Computes and publishes the views that are `open` at some as-ofs, the run's `last` perhaps among them.
+    /// Computes and publishes the views that are `open` at some as-ofs. `last` is the last as-of of the whole
+    /// build and may be among them.
     #[expect(clippy::too_many_arguments, reason = "what a run publishes from")]
     fn publish(
         &self,
@@ -221,7 +222,8 @@ fn as_ofs(project: &Project, asked: Build) -> Result<Vec<AsOf>> {
     Ok(list)
 }
 
-/// The views that are not there at an as-of from the same definitions and inputs; all of them if `full`.
+/// Finds the views that have no snapshot at an as-of from the same definitions and inputs; all views if
+/// `full`.
 fn open<'a>(
     project: &'a Project,
     transaction: &Transaction,
@@ -239,8 +241,8 @@ fn open<'a>(
     ViewsAt { as_of, views, inputs }
 }
 
-/// Whether a view is there at an as-of, computed by the same definitions from the same inputs. With a
-/// record that cannot be read it is not.
+/// Whether the store has a snapshot of a view at an as-of from the same definitions and inputs. A snapshot
+/// whose record cannot be read does not count.
 fn is_current(
     project: &Project,
     transaction: &Transaction,
@@ -260,8 +262,8 @@ fn is_current(
     })
 }
 
-/// As-ofs that are computed together: as many as have room for the rows of the shards at hand in half of the
-/// memory.
+/// The number of as-ofs that are computed together: as many as fit in half of the memory budget, with the
+/// rows of the shards that are in flight.
 fn at_a_time(project: &Project, profile: &ProfileShards) -> usize {
     let columns = project.catalog.features.len() as u64 + 4;
     let shards = profile.shards().count().min(rayon::current_num_threads()) as u64;
@@ -270,10 +272,11 @@ fn at_a_time(project: &Project, profile: &ProfileShards) -> usize {
     (project.memory / 2 / bytes.max(1)).clamp(1, 16) as usize
 }
 
-/// Bytes that a value takes while it is computed and written: as bits, in an Arrow array, in a Parquet page.
+/// The number of bytes that a value takes while it is computed and written: as bits, in an Arrow array and in
+/// a Parquet page.
 const BYTES_OF_A_VALUE: u64 = 24;
 
-/// What was done.
+/// The results of a build over all its rounds.
 #[derive(Debug, Default)]
 struct Done {
     snapshots: Vec<SnapshotRecord>,
@@ -286,7 +289,7 @@ struct Done {
 impl Done {
     fn add(&mut self, report: BuildReport, refresh: Refresh) {
         self.report = report;
-        // Later rounds find nothing new.
+        // Later rounds find no new events.
         if self.rounds == 0 {
             self.refresh = refresh;
         }

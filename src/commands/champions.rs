@@ -1,4 +1,4 @@
-//! The versions that score an as-of, and whether they are still those that the project's files describe.
+//! Finds the champions that score an as-of, and checks them against the project's files.
 
 use super::as_of;
 use crate::artifact::Artifact;
@@ -9,10 +9,10 @@ use crate::scoring::champions::{Champion, Champions};
 use crate::store::{Root, Store};
 use crate::time::Instant;
 
-/// The version of each of the project's models that may score `at`.
+/// Finds the version of each of the project's models that may score `as_of`.
 ///
 /// # Errors
-/// [`Error::NotEnough`] that names the models that have none.
+/// Returns [`Error::NotEnough`] with the names of the models that have no such version.
 pub fn champions(project: &Project, store: &Store, root: &Root, as_of: AsOf) -> Result<Champions> {
     let mut champions = Champions::default();
     let mut missing = Vec::new();
@@ -45,8 +45,9 @@ pub fn champions(project: &Project, store: &Store, root: &Root, as_of: AsOf) -> 
     ))
 }
 
-/// Scoring uses the definitions that a version was trained with; says where the files differ by now,
-/// and which versions are older than their specs allow.
+/// Logs a warning for each champion whose definitions or spec differ from the project's files, and for each
+/// classifier that is older than its spec allows. Scoring uses the definitions that a version was trained
+/// with.
 fn warn_of_old_versions(project: &Project, champions: &Champions, as_of: Instant) {
     for Champion { name, version, artifact } in &champions.classifiers {
         let now = project.models.classifiers.iter().find(|model| model.spec.name == *name);
@@ -99,7 +100,7 @@ fn moved_spec(name: &str, version: &str) {
     tracing::warn!("{name} {version} was trained with another spec; train again");
 }
 
-/// Whether every model of the project has a version that can be read and may score its as-of.
+/// Whether every model of the project has a readable version that may score the project's as-of.
 pub fn has_champions(project: &Project, store: &Store) -> Result<bool> {
     let (root, as_of) = (store.root()?, as_of(project)?);
     let usable = |name: &&str| matches!(Artifact::usable(store, &root, name, as_of), Ok(Some(_)));

@@ -1,4 +1,4 @@
-//! `explain`: one customer as a profile has them, with the reasons for their scores.
+//! The command `explain`: one customer's profile, scores with reasons, segments and recommendations.
 
 use std::collections::BTreeMap;
 
@@ -29,11 +29,11 @@ use crate::sources::profile::{Entities, KEY};
 use crate::store::Store;
 use crate::time::Instant;
 
-/// Scores that differ by no more are one.
+/// Scores that differ by at most this much are considered equal.
 const SAME: f64 = 1e-9;
 
-/// Profile, scores with reasons, segments and recommendations of one customer, as of the current profile
-/// or as of an instant that was scored.
+/// Shows the profile, the scores with reasons, the segments and the recommendations of one customer. They are
+/// those of the current profile, or those of `at` if that instant was scored.
 pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Output> {
     let store = project.store()?;
     let root = store.root()?;
@@ -80,8 +80,8 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
     Ok(Output { text, json: Value::Object(json) })
 }
 
-/// A sentence for each segment that the customer is in. Where the project has moved on since it was
-/// scored, the values that counted are not told.
+/// Renders a sentence for each segment of the customer. The values that decided are left out if the rule has
+/// changed since the customer was scored.
 fn memberships(project: &Project, id: &str, at: Instant, rows: &RecordBatch) -> Vec<String> {
     let scored = Scored::open(project, Some(at));
     let seen = scored.and_then(|scored| scored.customer(id)).ok().map(|published| published.frame);
@@ -113,7 +113,7 @@ fn memberships(project: &Project, id: &str, at: Instant, rows: &RecordBatch) -> 
     (0..rows.num_rows()).map(sentence).collect()
 }
 
-/// A sentence on the vector and the interests of a profile row.
+/// Renders a sentence on the recommendation vector and the interests of a profile row.
 fn of_taste(row: &RecordBatch) -> Option<String> {
     let list = |name: &str| {
         let column = row.column_by_name(name).and_then(|column| column.as_list_opt::<i32>())?;
@@ -128,7 +128,7 @@ fn of_taste(row: &RecordBatch) -> Option<String> {
     taste(list("recommendation_vector").map_or(0, |v| v.len()), &texts("interests"), filled)
 }
 
-/// A sentence for each recommendation.
+/// Renders a sentence for each recommendation.
 fn recommended(rows: &RecordBatch) -> Vec<String> {
     let text = |name: &str, row: usize| {
         let column = rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
@@ -149,7 +149,7 @@ fn recommended(rows: &RecordBatch) -> Vec<String> {
     (0..rows.num_rows()).filter_map(sentence).collect()
 }
 
-/// The versions that scored, row by row; None for one that is gone.
+/// Loads the version that computed each row of scores. It is None where the version cannot be loaded.
 fn artifacts(store: &Store, scores: &RecordBatch) -> Vec<Option<Artifact>> {
     let text = |name: &str, row: usize| {
         scores.column_by_name(name).map_or_else(String::new, |column| cell(column, row))
@@ -158,8 +158,8 @@ fn artifacts(store: &Store, scores: &RecordBatch) -> Vec<Option<Artifact>> {
     (0..scores.num_rows()).map(load).collect()
 }
 
-/// By model how the logits of one customer came about: their features are computed anew from the
-/// events, by the versions that scored. A version that is gone has none.
+/// Explains the logits of one customer, by model. The features are computed again from the events by the
+/// versions that scored. A version that cannot be loaded has no explanation.
 fn waterfalls(
     project: &Project,
     store: &Store,
@@ -222,7 +222,7 @@ fn profile_text(row: &RecordBatch) -> String {
     table.render()
 }
 
-/// What a version's score is; None for a model that gives none.
+/// The kind of score that a version gives. It is None for an affinity model, which gives no score.
 fn kind(artifact: &Artifact) -> Option<ScoreKind> {
     Some(match artifact.model {
         Trained::Classifier(_) => ScoreKind::Probability,
@@ -273,7 +273,7 @@ fn scores_text(
     text
 }
 
-/// One row of the scores, as sentences need it.
+/// Converts one row of the scores to the form that sentences need.
 fn score_row(scores: &RecordBatch, row: usize) -> ScoreRow {
     let number = |name: &str| {
         let column = scores.column_by_name(name)?.as_primitive_opt::<Float64Type>()?;

@@ -1,4 +1,5 @@
-//! `export onnx | mlflow | feast`: a version of a classifier, or the offline store, in another program's format.
+//! The commands `export onnx | mlflow | feast`: write a version of a classifier, or the offline store, in the
+//! format of another program.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::store::staged::{Staged, replace};
 use crate::time::Duration;
 use crate::training::metrics::ClassifierMetrics;
 
-/// Writes preprocessing, model and calibration as one graph.
+/// Writes the preprocessing, the model and the calibration of a classifier as one ONNX graph.
 pub fn onnx(project: &Project, name: &str, version: Option<&str>, out: &Path) -> Result<Output> {
     let (artifact, model) = classifier(&project.store()?, name, version)?;
     let rendered = onnx::render(&artifact, &model)?;
@@ -45,7 +46,7 @@ pub fn onnx(project: &Project, name: &str, version: Option<&str>, out: &Path) ->
     Ok(Output { text, json })
 }
 
-/// Makes a version a run of an MLflow server.
+/// Exports a version of a classifier as a run of an MLflow server.
 pub fn mlflow(
     project: &Project,
     name: &str,
@@ -87,7 +88,7 @@ pub fn mlflow(
     Ok(Output { text, json })
 }
 
-/// As MLflow's own client takes them: from the environment alone.
+/// Reads the credentials from the environment only, with the variables of MLflow's own client.
 fn credentials() -> Credentials {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let pair = variable("MLFLOW_TRACKING_USERNAME").zip(variable("MLFLOW_TRACKING_PASSWORD"));
@@ -114,7 +115,8 @@ fn classifier(
     }
 }
 
-/// Writes the snapshots of all views as a Feast repository; its settings only where there are none yet.
+/// Writes the snapshots of all views as a Feast repository. The settings file of Feast is written only if
+/// there is none yet.
 pub fn feast(
     project: &Project,
     out: &Path,
@@ -170,7 +172,7 @@ pub fn feast(
     Ok(Output { text, json: json!({ "path": out, "views": told }) })
 }
 
-/// Writes the snapshots of a view, one after the other, to what is to become `out`; gives their rows.
+/// Stages the file `out` with all snapshots of a view, one after another, and returns the number of rows.
 fn stage_feast(
     catalog: &Catalog,
     view: &str,

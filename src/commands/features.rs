@@ -1,4 +1,4 @@
-//! `features list | describe`.
+//! The commands `features list | describe`.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use crate::features::expectation::Expectation;
 use crate::features::registry;
 use crate::report::{Output, Table, thousands};
 
-/// Every view with its columns.
+/// Lists every view with its columns.
 pub fn list(project: &Project) -> Output {
     let mut table = Table::new(&["view", "feature", "type", "computed as", "writes"]);
     let mut list = Vec::new();
@@ -50,7 +50,7 @@ fn describe_feature(feature: &Feature) -> serde_json::Value {
     })
 }
 
-/// One view or one feature in full.
+/// Describes one view or one feature in full.
 pub fn describe(project: &Project, name: &str) -> Result<Output> {
     let catalog = &project.catalog;
     if let Some(view) = catalog.views.iter().find(|view| view.name == name) {

@@ -1,4 +1,4 @@
-//! `features join`: features at the instants of the user's own rows.
+//! The command `features join`: joins features to the user's own rows, each at its own instant.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,24 +27,24 @@ use crate::store::staged::Staged;
 use crate::store::{Root, Store};
 use crate::time::Duration;
 
-/// What `features join` is asked for.
+/// The arguments of `features join`.
 #[derive(Debug, Clone)]
 pub struct Join<'a> {
-    /// The rows to join to.
+    /// The Parquet file with the rows to join to.
     pub entities: &'a Path,
-    /// The views; all of them where none is named.
+    /// The names of the views to join; all views if there are none.
     pub views: &'a [String],
-    /// The file to write.
+    /// The Parquet file to write.
     pub out: &'a Path,
-    /// Whether features are computed from the events at each row's own instant.
+    /// Whether features are computed from the events before the instant of each row.
     pub exact: bool,
-    /// By view how old a snapshot may be.
+    /// The greatest age of a snapshot, by view.
     pub ttl: &'a [(String, Duration)],
-    /// Whether a snapshot counts only if it had been created by the row's instant.
+    /// Whether a snapshot counts only if it had been created by the instant of the row.
     pub known: bool,
 }
 
-/// Joins features to rows of the user's own, each at its own instant, and writes them.
+/// Joins features to the user's own rows, each at its own instant, and writes the result.
 pub fn join(project: &Project, join: &Join, progress: &mut Progress) -> Result<Output> {
     let views = views(project, join)?;
     progress.stage("reading the entities");
@@ -84,7 +84,7 @@ pub fn join(project: &Project, join: &Join, progress: &mut Progress) -> Result<O
     Ok(Output { text, json: json!({ "rows": rows.num_rows(), "views": told, "file": join.out }) })
 }
 
-/// The views that are asked for, with what each is given.
+/// Checks the arguments and returns the names of the views to join.
 fn views(project: &Project, join: &Join) -> Result<Vec<String>> {
     let known: Vec<&str> = project.catalog.views.iter().map(|view| view.name.as_str()).collect();
     let asked = join.views.iter().map(|view| ("--views", view));
@@ -105,7 +105,7 @@ fn views(project: &Project, join: &Join) -> Result<Vec<String>> {
     })
 }
 
-/// A view's name, where its rows were found, and its columns in the order of the entities.
+/// The name of a view, the places of its rows, and its columns in the order of the entities.
 type JoinedView = (String, Places, Vec<(Field, ArrayRef)>);
 
 fn columns_of(
@@ -124,7 +124,7 @@ fn columns_of(
     Ok(columns.into_iter().map(|(_, field)| field).zip(arrays).collect())
 }
 
-/// From the latest snapshot of each view at or before a row's instant.
+/// Joins the latest snapshot of each view at or before the instant of each row.
 fn from_snapshots(
     project: &Project,
     entities: &EntityRows,
@@ -171,7 +171,8 @@ fn kept(path: &Path, names: &[&str], rows: &[u32]) -> Result<RecordBatch> {
 /// The files of all snapshots of a view.
 ///
 /// # Errors
-/// [`Error::NotEnough`] where there are none, a contract violation where definitions differ.
+/// Returns [`Error::NotEnough`] if there are none, and a contract violation if their definitions differ from
+/// those of the project.
 pub fn snapshots(
     project: &Project,
     store: &Store,
@@ -190,8 +191,8 @@ pub fn snapshots(
     Ok(paths)
 }
 
-/// Refuses snapshots of a view that were computed by other definitions than the project has: joined
-/// together they would be one column of two meanings.
+/// Refuses snapshots of a view that were computed by other definitions than those of the project. Joined
+/// together, they would give one column with two meanings.
 fn same_definitions(project: &Project, store: &Store, root: &Root, view: &str) -> Result<()> {
     let snapshots = registry::snapshots(store, root, view)?;
     let other = |snapshot: &SnapshotRecord| {
@@ -211,10 +212,10 @@ fn same_definitions(project: &Project, store: &Store, root: &Root, view: &str) -
     ))
 }
 
-/// The plan of features at the rows' own instants.
+/// The name of the plan that computes features at the instants of the rows.
 const EXACT: &str = "exact";
 
-/// From the events before each row's instant.
+/// Computes the features from the events before the instant of each row.
 fn exactly(project: &Project, entities: &EntityRows, views: &[String]) -> Result<Vec<JoinedView>> {
     let own = Arc::new(join::own_as_ofs(entities, project.known_at));
     let columns = views.iter().flat_map(|view| project.catalog.of_view(view)).map(Feature::column);

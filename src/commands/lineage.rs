@@ -1,4 +1,4 @@
-//! What a feature comes from, and what comes from it.
+//! The lineage of a feature: its origins and its uses.
 
 use std::collections::BTreeSet;
 
@@ -7,24 +7,24 @@ use serde::Serialize;
 use crate::config::Project;
 use crate::features::catalog::{Definition, Feature};
 
-/// Source columns -> features -> models, segments and profile fields.
+/// The lineage of a feature: source columns -> features -> models, segments and profile fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Lineage {
-    /// Columns of the event files and lookup tables.
+    /// The columns of the event files and the lookup tables that the feature is computed from.
     pub source: BTreeSet<String>,
-    /// Features that it is computed from.
+    /// The features that the feature is computed from.
     pub from: BTreeSet<String>,
-    /// Features that are computed from it, at whatever remove.
+    /// The features that are computed from it, directly or through others.
     pub into: BTreeSet<String>,
-    /// Models that see it or what comes from it.
+    /// The models that use the feature or one computed from it.
     pub models: BTreeSet<String>,
-    /// Segments whose rules name it or what comes from it.
+    /// The segments whose rules use the feature or one computed from it.
     pub segments: BTreeSet<String>,
-    /// Profile fields that it or what comes from it fills, by itself or by a model.
+    /// The profile fields that the feature or one computed from it fills, directly or through a model.
     pub fields: BTreeSet<String>,
 }
 
-/// The lineage of a feature of the project's catalog.
+/// Computes the lineage of a feature of the project's catalog.
 pub fn lineage(project: &Project, feature: &Feature) -> Lineage {
     let catalog = &project.catalog;
     let name = feature.column();
@@ -38,7 +38,7 @@ pub fn lineage(project: &Project, feature: &Feature) -> Lineage {
                 let raw = project.events.raw(expression);
                 lineage.source.extend(raw.columns().into_iter().map(str::to_owned));
             }
-            // When and whose an event is matters to every aggregation.
+            // Every aggregation depends on the time and the customer of an event.
             for column in ["customer360_id", "event_ts"] {
                 let raw = project.events.mapping.get(column).map(|x| x.columns());
                 lineage.source.extend(raw.into_iter().flatten().map(str::to_owned));

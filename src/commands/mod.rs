@@ -1,4 +1,4 @@
-//! The verbs of the command line, one file each; every function reads as its data flow.
+//! The commands of the command line, one file each. Every function follows its data flow.
 
 pub mod build;
 mod champions;
@@ -41,7 +41,7 @@ use crate::sources::profile::Scattering;
 use crate::store::{Root, Transaction};
 use crate::time::Instant;
 
-/// What a run leaves beside its data: the only file that a clock or a host has touched.
+/// The manifest of a run. It is the only written file that depends on the clock or the host.
 #[derive(Debug, Serialize)]
 struct Manifest<'a> {
     format_version: u32,
@@ -58,24 +58,24 @@ struct Manifest<'a> {
     inputs: serde_json::Value,
 }
 
-/// The as-of and known-at of a run.
+/// The as-of and the known-at of a run.
 fn as_of(project: &Project) -> Result<AsOf> {
     let at = project.as_of()?;
     Ok(AsOf { at, known_at: project.known_at.unwrap_or(at) })
 }
 
-/// The shards that a run works by, which the root that it publishes keeps.
+/// The shards of a run. The root that the run publishes keeps their number.
 fn shards(project: &Project, root: &mut Root) -> Shards {
     let (events, customers) = (project.events.table.rows, project.profile.table.rows);
     root.choose_shards(project.settings.project.shards, events, customers)
 }
 
-/// How events are read anew.
+/// The settings for reading event files.
 fn reading<'a>(project: &Project, shards: Shards, folder: &'a Path) -> Reading<'a> {
     Reading { shards, memory: project.memory / EVENTS_SHARE, folder }
 }
 
-/// How the profile is scattered for a run that asks for customers at some instants.
+/// The settings for scattering the profile by shard, for a run that needs the customers at some instants.
 fn scattering<'a>(
     project: &Project,
     shards: Shards,
@@ -126,13 +126,14 @@ fn write_manifest(
     Ok(run)
 }
 
-/// A hash of the bytes of all source files and of the columns that their folders' names give, in
-/// the order of their names.
+/// Computes a hash of the bytes of all source files and of the columns that the names of their folders give,
+/// in the order of the files.
 fn data_fingerprint(project: &Project) -> Result<String> {
     fingerprint(project, hash_of)
 }
 
-/// The same without reading the events: by the length, the time and the footer of each of their files.
+/// Computes a hash as [`data_fingerprint`] does, but without reading the events: an event file contributes
+/// its length, its modification time and its footer.
 fn files_fingerprint(project: &Project) -> Result<String> {
     fingerprint(project, |path| {
         let Fingerprint { bytes, modified, footer } = Fingerprint::of(path)?;

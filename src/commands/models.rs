@@ -1,4 +1,4 @@
-//! `models list | show | compare | promote | rollback`.
+//! The commands `models list | show | compare | promote | rollback`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::training::evaluation::Baseline;
 use crate::training::evaluation::bootstrap::Difference;
 use crate::training::metrics::ClassifierMetrics;
 
-/// Every version of every model.
+/// Lists every version of every model.
 pub fn list(project: &Project) -> Result<Output> {
     let store = project.store()?;
     let root = store.root()?;
@@ -60,7 +60,7 @@ pub fn list(project: &Project) -> Result<Output> {
     Ok(Output { text, json: json!(list) })
 }
 
-/// One version of a model, by default its champion.
+/// Shows one version of a model, by default its champion.
 pub fn show(project: &Project, name: &str, version: Option<&str>) -> Result<Output> {
     let store = project.store()?;
     let root = store.root()?;
@@ -90,12 +90,12 @@ pub fn show(project: &Project, name: &str, version: Option<&str>) -> Result<Outp
     Ok(Output { text, json: json!(artifact) })
 }
 
-/// Puts a version in use.
+/// Promotes a version to champion.
 pub fn promote(project: &Project, name: &str, version: &str) -> Result<Output> {
     let store = project.store()?;
     let mut transaction = store.begin("models promote")?;
     let version = pick(&transaction.root, name, Some(version))?;
-    // One that cannot be read must not come into use.
+    // A version that cannot be read must not become the champion.
     Artifact::load(&store, name, &version)?;
     let before = transaction.root.promote(name, &version);
     if before.as_ref() != Some(&version) {
@@ -104,7 +104,7 @@ pub fn promote(project: &Project, name: &str, version: &str) -> Result<Output> {
     Ok(in_use(name, &version, before))
 }
 
-/// Puts the version in use that was before.
+/// Makes the previous champion the champion again.
 pub fn roll_back(project: &Project, name: &str) -> Result<Output> {
     let store = project.store()?;
     let mut transaction = store.begin("models rollback")?;
@@ -120,7 +120,7 @@ pub fn roll_back(project: &Project, name: &str) -> Result<Output> {
     Ok(in_use(name, &version, Some(before)))
 }
 
-/// Two versions side by side; paired, where both were tested on the same rows.
+/// Compares two versions of a classifier. The comparison is paired if both were tested on the same rows.
 pub fn compare(project: &Project, name: &str, ours: &str, theirs: &str) -> Result<Output> {
     let store = project.store()?;
     let root = store.root()?;
@@ -149,7 +149,7 @@ pub fn compare(project: &Project, name: &str, ours: &str, theirs: &str) -> Resul
     }
     let both = labels.contains(&true) && labels.contains(&false);
     let paired = both.then(|| Baseline::of(theirs, &p, &q, &labels));
-    // Of the same rows, so that the columns differ by the difference.
+    // Both columns use the same rows, so that they differ by exactly the difference shown.
     let paired_metrics = both.then(|| [Metrics::of(&p, &labels), Metrics::of(&q, &labels)]);
     let mut table = Table::new(&["metric", ours, theirs, "difference", "95 % interval"]);
     let mut row = |metric: &str, value: fn(&Metrics) -> f64, change: Option<&Difference>| {
@@ -200,7 +200,7 @@ pub fn compare(project: &Project, name: &str, ours: &str, theirs: &str) -> Resul
     Ok(Output { text, json })
 }
 
-/// Probability and outcome by customer.
+/// The predicted probability and the outcome, by customer.
 type Tested = BTreeMap<String, (f64, bool)>;
 
 fn predictions(path: &Path) -> Result<Tested> {
@@ -233,7 +233,7 @@ fn in_use(name: &str, version: &str, before: Option<String>) -> Output {
     Output { text, json: json!({ "model": name, "version": version, "before": before }) }
 }
 
-/// A version of a model that there is, by default its champion.
+/// Finds a version of a model in the store, by default its champion.
 pub(super) fn pick(root: &Root, name: &str, version: Option<&str>) -> Result<String> {
     let all = root.versions();
     let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();

@@ -1,4 +1,5 @@
-//! What earlier runs have left: the segments that a run continues, and whether it would be the same.
+//! The results of earlier runs: the segments and scores that a run continues, and whether a run would repeat
+//! an earlier one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,7 +18,8 @@ use crate::store::sorted::SortedRuns;
 use crate::store::{Root, Store};
 use crate::time::Instant;
 
-/// What beside data and project decides what is written.
+/// The inputs of a scoring run in addition to its data and its project: the versions of the models and the
+/// previous segments.
 pub fn inputs(root: &Root, context: &ScoringContext) -> serde_json::Value {
     let previous = segments(root, context.as_of.at).map(|(at, files)| {
         let checksums: Vec<&str> = files
@@ -30,8 +32,8 @@ pub fn inputs(root: &Root, context: &ScoringContext) -> serde_json::Value {
     json!({ "models": context.champions.versions(), "previous_segments": previous })
 }
 
-/// The run that has scored this as-of last, if it had the same inputs and what it wrote is live. A
-/// run whose manifest cannot be read is not the same.
+/// Finds the latest scoring run of this as-of, if it had the same inputs and all of its files are still live.
+/// A run whose manifest cannot be read does not count.
 pub fn same_run(
     project: &Project,
     store: &Store,
@@ -64,7 +66,7 @@ pub fn same_run(
     (same && written.all(|path| path.ends_with(&suffix))).then(|| run.to_owned())
 }
 
-/// The latest published as-of that is strictly earlier, and its files of segments.
+/// Finds the latest published as-of that is strictly earlier, with its files of segments.
 pub fn segments(root: &Root, as_of: Instant) -> Option<(Instant, Vec<String>)> {
     let earlier = root.below("segments").filter_map(|path| {
         let folder = path.split('/').nth(1)?.strip_prefix("as_of=")?;
@@ -78,15 +80,16 @@ pub fn segments(root: &Root, as_of: Instant) -> Option<(Instant, Vec<String>)> {
 
 /// The scores of a model at an earlier as-of.
 pub struct EarlierScores {
-    /// All of them.
+    /// All scores in order.
     pub sorted: SortedRuns,
-    /// The least and the greatest.
+    /// The least and the greatest score.
     pub range: [f64; 2],
-    /// Whether all are whole numbers.
+    /// Whether all scores are whole numbers.
     pub are_whole: bool,
 }
 
-/// The scores of an earlier as-of by model, in the order of `models`; none where there is no such as-of.
+/// Reads the scores of an earlier as-of by model, in the order of `models`. They are empty if there is no
+/// such as-of.
 pub fn scores(
     store: &Store,
     root: &Root,

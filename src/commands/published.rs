@@ -1,4 +1,5 @@
-//! What a scoring run has published: the rows of one customer, and what the segment rules saw of all.
+//! Reads what a scoring run has published: the rows of one customer, and the columns that the segment rules
+//! saw for all customers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,23 +26,23 @@ use crate::store::parquet::{concat, sort_by_key, take};
 use crate::store::{Root, Store};
 use crate::time::Instant;
 
-/// What is read of the profile.
+/// The columns that are read from the profile.
 const PROFILE: [&str; 3] = ["customer360_id", Consent::COLUMNS[0], Consent::COLUMNS[1]];
 
-/// An as-of that was scored, ready to be read shard by shard.
+/// A scored as-of, ready to be read shard by shard.
 pub struct Scored<'a> {
     project: &'a Project,
     store: Store,
     root: Root,
-    /// The as-of.
+    /// The scored as-of.
     pub as_of: Instant,
 }
 
 /// Some customers of a scored as-of, in the order of their keys.
 pub struct Published {
-    /// What the rules saw.
+    /// The columns that the segment rules saw.
     pub frame: RecordBatch,
-    /// The segments that were published.
+    /// The published segments of each customer.
     pub segments: Vec<Option<PreviousState>>,
     consent: Consent,
     previous: Vec<Option<PreviousState>>,
@@ -49,10 +50,10 @@ pub struct Published {
 }
 
 impl<'a> Scored<'a> {
-    /// The as-of of the current profile, or another that was scored.
+    /// Opens the as-of of the current profile, or another scored as-of.
     ///
     /// # Errors
-    /// [`Error::NotEnough`] where the as-of was not scored.
+    /// Returns [`Error::NotEnough`] if the as-of was not scored.
     pub fn open(project: &'a Project, at: Option<Instant>) -> Result<Self> {
         let store = project.store()?;
         let root = store.root()?;
@@ -60,12 +61,12 @@ impl<'a> Scored<'a> {
         Ok(Self { project, store, root, as_of })
     }
 
-    /// The shards that the store is written by.
+    /// The shards that the store is written in.
     pub fn shards(&self) -> Shards {
         self.root.shards.unwrap_or(Shards::ONE)
     }
 
-    /// The segments that were published for the customers of a shard, in the order of their keys.
+    /// Reads the published segments of the customers of a shard, in the order of their keys.
     pub fn segments(&self, shard: Shard) -> Result<Vec<Option<PreviousState>>> {
         match self.tables(shard, None).find("profile", Some(&PROFILE[..1]))? {
             Some(profile) => self.states(shard, Some(self.as_of), keys(&profile)?),
@@ -73,21 +74,22 @@ impl<'a> Scored<'a> {
         }
     }
 
-    /// Features, scores and segments of a shard's customers; None where it has none.
+    /// Reads the features, scores and segments of a shard's customers. Returns None if the shard has no
+    /// customers.
     ///
     /// # Errors
-    /// A contract violation where what is there is not of one run, or was computed before a feature or a
-    /// model was declared.
+    /// Returns a contract violation if the tables do not belong to one run, or if they were computed before a
+    /// feature or a model was declared.
     pub fn shard(&self, shard: Shard) -> Result<Option<Published>> {
         let tables = self.tables(shard, None);
         let profile = tables.find("profile", Some(&PROFILE))?;
         profile.map(|profile| self.published(&tables, &profile)).transpose()
     }
 
-    /// Features, scores and segments of one customer.
+    /// Reads the features, scores and segments of one customer.
     ///
     /// # Errors
-    /// As [`Scored::shard`], and a configuration error where there is no such customer.
+    /// Returns the errors of [`Scored::shard`], and a configuration error if there is no such customer.
     pub fn customer(&self, id: &str) -> Result<Published> {
         let shards = self.shards();
         let shard = shards.shard(shards.index(shard::hash(id)));
@@ -133,7 +135,7 @@ impl<'a> Scored<'a> {
 }
 
 impl Published {
-    /// What the rules give for these customers.
+    /// Evaluates the segment rules for these customers.
     pub fn assign(&self, scored: &Scored<'_>, segments: &Segments) -> Result<RuleResults> {
         let state = CustomerState {
             previous: &self.previous,
@@ -145,11 +147,12 @@ impl Published {
     }
 }
 
-/// The current profile's features, and its modeled fields beside them: what an online store serves. Key
-/// first, sorted by it; no raw field, and so nobody's name or address, but whether they have opted out.
+/// Reads the features and the modeled fields of the current profile, which an online store serves. The key is
+/// the first column and the rows are sorted by it. There are no raw fields, and so no names or addresses,
+/// except whether a customer has opted out.
 ///
 /// # Errors
-/// As [`Scored::shard`].
+/// Returns the errors of [`Scored::shard`].
 pub fn served(project: &Project, views: &[String]) -> Result<(Instant, RecordBatch)> {
     let store = &project.store()?;
     let root = &store.root()?;
@@ -189,7 +192,7 @@ pub fn served(project: &Project, views: &[String]) -> Result<(Instant, RecordBat
     Ok((as_of, rows.map_err(Error::engine("what is served"))?))
 }
 
-/// The tables of one as-of, of the customers of a shard or of one of them.
+/// The tables of one as-of, restricted to a shard or to one customer.
 struct Tables<'a> {
     project: &'a Project,
     store: &'a Store,
@@ -200,7 +203,7 @@ struct Tables<'a> {
 }
 
 impl Tables<'_> {
-    /// A table sorted by customer, with these columns, or all; None where it has no rows.
+    /// Reads a table sorted by customer, with these columns or with all. Returns None if it has no rows.
     fn find(&self, name: &str, columns: Option<&[&str]>) -> Result<Option<RecordBatch>> {
         let folder = format!("{name}/as_of={}", self.as_of.folder());
         let rows = match self.id {
@@ -225,7 +228,7 @@ impl Tables<'_> {
         )
     }
 
-    /// The features of some views side by side; of all of them where none is named.
+    /// Reads the features of some views side by side; of all views if none is named.
     fn features(&self, customers: &StringArray, views: &[String]) -> Result<RecordBatch> {
         let key: ArrayRef = Arc::new(customers.clone());
         let mut fields = vec![Field::new("customer360_id", key.data_type().clone(), false)];
@@ -250,8 +253,8 @@ impl Tables<'_> {
             .map_err(Error::engine("features"))
     }
 
-    /// Refuses features that another run has written than the one that wrote the current profile: its scores
-    /// were computed from others.
+    /// Refuses features that another run wrote than the run of the current profile, because the scores of the
+    /// profile were computed from other features.
     fn of_run(&self, features: &RecordBatch) -> Result<()> {
         let run = self.root.profile.as_ref().map_or("", |profile| profile.run.as_str());
         let generation: u64 = run.split('-').next().and_then(|n| n.parse().ok()).unwrap_or(0);
@@ -268,7 +271,7 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// Rows of `scores/` that are of one model, a row per customer.
+    /// Selects the rows of one model from `scores/`, one per customer.
     fn of_model(
         &self,
         scores: Option<&RecordBatch>,
@@ -287,7 +290,7 @@ impl Tables<'_> {
         take(scores, &own.into())
     }
 
-    /// The scores of the project's models as rules see them.
+    /// Reads the scores of the project's models as the columns that segment rules see.
     fn scores(&self, scores: Option<&RecordBatch>, customers: usize) -> Result<Vec<ScoreColumns>> {
         let of_field = |(name, field): (&str, &str)| {
             let rows = self.of_model(scores, name, customers)?;
@@ -313,7 +316,7 @@ impl Tables<'_> {
         self.project.models.fields().into_iter().map(of_field).collect()
     }
 
-    /// The scores of RFM, if the project has it.
+    /// Reads the RFM scores, if the project has an RFM model.
     fn rfm(
         &self,
         scores: Option<&RecordBatch>,
@@ -333,7 +336,7 @@ impl Tables<'_> {
     }
 }
 
-/// There is no such customer.
+/// The error for a customer that the profile does not have.
 pub fn unknown_customer(as_of: Instant, id: &str) -> Error {
     Error::configuration(
         format!("the profile as of {as_of} has no customer {id}"),
@@ -341,7 +344,7 @@ pub fn unknown_customer(as_of: Instant, id: &str) -> Error {
     )
 }
 
-/// The instant that is asked for, if it was scored; without one that of the current profile.
+/// Returns `at` if it was scored. Without `at`, returns the as-of of the current profile.
 pub fn scored_at(root: &Root, at: Option<Instant>) -> Result<Instant> {
     let scored = root.as_ofs("profile");
     match (at, &root.profile) {
@@ -360,7 +363,7 @@ pub fn scored_at(root: &Root, at: Option<Instant>) -> Result<Instant> {
     }
 }
 
-/// The rows of one customer in a table of the store; None where it has none.
+/// Reads the rows of one customer from a table of the store. Returns None if there are none.
 pub fn rows_of(store: &Store, root: &Root, folder: &str, id: &str) -> Result<Option<RecordBatch>> {
     let mut found = Vec::new();
     for file in root.below(folder).filter(|file| Shard::of_file(file).has(id)) {

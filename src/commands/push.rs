@@ -1,4 +1,5 @@
-//! `export redis | postgres`: the current profile's features and scores to an online store.
+//! The commands `export redis | postgres`: send the features and scores of the current profile to an online
+//! store.
 
 use std::time::{Duration, Instant};
 
@@ -13,22 +14,23 @@ use crate::export::online::redis::Redis;
 use crate::export::online::{Changes, OnlineStore, Push, Pushed, Rows};
 use crate::report::{Output, Progress, thousands};
 
-/// Customers that are sent at a time, at most.
+/// The greatest number of customers per batch.
 const BATCH: usize = 500;
 
-/// A Redis database.
+/// Connects to a Redis database.
 pub fn redis(url: &str, prefix: &str) -> Result<Box<dyn OnlineStore>> {
     Ok(Box::new(Redis::connect(url, prefix)?))
 }
 
-/// A table of a PostgreSQL database; the password is that of the address, else of the environment.
+/// Connects to a table of a PostgreSQL database. The password is taken from the URL, or else from the
+/// environment.
 pub fn postgres(url: &str, table: &str) -> Result<Box<dyn OnlineStore>> {
     let password = std::env::var("PGPASSWORD").ok();
     Ok(Box::new(Postgres::connect(url, password.as_deref(), table)?))
 }
 
-/// Sends what has changed since the last push, or everything where nobody knows what the store holds or it is
-/// asked for; `rate` customers per second at most.
+/// Sends the customers that have changed since the last push, at most `rate` customers per second. All
+/// customers are sent if `full` is set or the content of the store is unknown.
 pub fn push(
     project: &Project,
     views: &[String],
@@ -89,7 +91,7 @@ pub fn push(
     Ok(Output { text, json })
 }
 
-/// Holds a push to so many customers per second.
+/// Limits a push to a number of customers per second.
 struct Pace {
     rate: Option<u64>,
     begun: Instant,
@@ -97,7 +99,7 @@ struct Pace {
 }
 
 impl Pace {
-    /// Waits until `customers` more may be on their way.
+    /// Waits until `customers` more customers may be sent.
     fn wait(&mut self, customers: u64) {
         self.sent += customers;
         let Some(rate) = self.rate else { return };

@@ -1,7 +1,8 @@
-//! Whether snapshots hold to the expectations of their views.
+//! Checks snapshots against the expectations of their views.
 //!
-//! A snapshot of which any view breaks an expectation is not published: what was live at its as-of stays,
-//! and what was computed is kept in quarantine until a later run publishes the as-of.
+//! If any view breaks an expectation at an as-of, none of the views is published there. The live snapshots of
+//! the as-of stay as they are, and the computed ones are kept in quarantine until a later run publishes the
+//! as-of.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -29,18 +30,18 @@ use crate::store::parquet::batches;
 use crate::store::{Store, Transaction};
 use crate::time::Instant;
 
-/// Holds snapshots to their expectations, in the order of their as-ofs.
+/// Checks snapshots against their expectations, in the order of their as-ofs.
 pub struct ExpectationCheck<'a> {
     project: &'a Project,
     folder: PathBuf,
-    /// By view, as-of and column the values that are compared with another snapshot's.
+    /// The values that are compared with another snapshot, by view, as-of and column.
     compared: BTreeMap<(&'a str, Instant, &'a str), ComparedColumn>,
-    /// By view the latest as-of that this run has published.
+    /// The latest as-of that this run has published, by view.
     published: BTreeMap<&'a str, Instant>,
 }
 
 impl<'a> ExpectationCheck<'a> {
-    /// For the views that are `open`.
+    /// Creates a check for the views that are `open`.
     pub fn new(
         project: &'a Project,
         transaction: &Transaction,
@@ -60,7 +61,7 @@ impl<'a> ExpectationCheck<'a> {
         Ok(Self { project, folder, compared, published: BTreeMap::new() })
     }
 
-    /// Looks at the rows that a shard has of a view.
+    /// Collects from the rows of a view in one shard what its expectations need.
     pub fn look(
         &self,
         view: &View,
@@ -75,7 +76,8 @@ impl<'a> ExpectationCheck<'a> {
         Tally::of(&view.expectations, rows)
     }
 
-    /// Holds a view to its expectations, all shards of its as-of and of earlier ones having been looked at.
+    /// Judges a view by its expectations. All shards of its as-of and of earlier as-ofs must have been passed
+    /// to [`ExpectationCheck::look`].
     pub fn judge(
         &self,
         transaction: &Transaction,
@@ -95,13 +97,13 @@ impl<'a> ExpectationCheck<'a> {
         Ok(judge((&view.name, &view.expectations), as_of.at, tally, &earlier))
     }
 
-    /// Says that these views are published, so that later as-ofs are compared with them.
+    /// Records that these views are published, so that later as-ofs are compared with them.
     pub fn published(&mut self, as_of: AsOf, views: &[&'a View]) {
         self.published.extend(views.iter().map(|view| (view.name.as_str(), as_of.at)));
     }
 
-    /// By column the distribution in the latest snapshot before `at`, as far as the same definitions have
-    /// computed it, and when that was.
+    /// Returns the distribution of each column in the latest snapshot before `at`, with the as-of of that
+    /// snapshot. Columns that other definitions have computed are left out.
     fn previous(
         &self,
         transaction: &Transaction,
@@ -129,7 +131,7 @@ impl<'a> ExpectationCheck<'a> {
         let Some((then, record)) = record.filter(|(_, path)| root.files.contains_key(path)) else {
             return Ok(BTreeMap::new());
         };
-        // Tonight's features are none the worse for a damaged snapshot of another night.
+        // A damaged snapshot of another as-of is no fault of the features of this run.
         let read = self.read(transaction, view, (then, &record), &columns);
         Ok(read.unwrap_or_else(|error| {
             let date = then.folder();
@@ -138,7 +140,7 @@ impl<'a> ExpectationCheck<'a> {
         }))
     }
 
-    /// Some columns of a stored snapshot, as far as the definitions of now have computed them.
+    /// Reads some columns of a stored snapshot. Columns that other definitions have computed are left out.
     fn read(
         &self,
         transaction: &Transaction,
@@ -167,7 +169,7 @@ impl<'a> ExpectationCheck<'a> {
     }
 }
 
-/// Columns that are compared with the snapshot before.
+/// The columns of a view that are compared with the previous snapshot.
 fn columns(view: &View) -> impl Iterator<Item = &str> {
     let compared = view.expectations.iter().filter_map(|Expectation { column, rule }| match rule {
         Rule::MaxPsi { against: Against::Previous, .. } => Some(column.as_str()),
@@ -185,7 +187,7 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// The versions of all classifiers that expectations name, for some as-ofs.
+    /// Finds the versions of all classifiers that expectations name, for some as-ofs.
     pub fn find(project: &Project, store: &Store, as_ofs: &[AsOf]) -> Result<Vec<Self>> {
         let mut found: BTreeMap<(String, String), Self> = BTreeMap::new();
         let all = project.catalog.views.iter().flat_map(|view| &view.expectations);
@@ -218,43 +220,44 @@ impl Reference {
         Ok(found.into_values().collect())
     }
 
-    /// What must be computed for those of `as_ofs` that are its own.
+    /// The plan of the version's features, for those of `as_ofs` that it would score.
     pub fn plan(&self, as_ofs: &[AsOf]) -> FeaturePlan {
         let own = as_ofs.iter().filter(|as_of| self.as_ofs.contains(as_of)).copied().collect();
         self.artifact.plan(FeaturePlan::new(self.plan_name(), own))
     }
 
-    /// The name of its plan.
+    /// The name of the version's plan.
     pub fn plan_name(&self) -> String {
         format!("{} {}", self.model, self.version)
     }
 
-    /// The index of an as-of among those of [`Reference::plan`]; None for one that another version scores.
+    /// The index of an as-of among those of [`Reference::plan`], or None if another version scores it.
     pub fn place(&self, as_ofs: &[AsOf], as_of: AsOf) -> Option<usize> {
         let mut own = as_ofs.iter().filter(|as_of| self.as_ofs.contains(as_of));
         own.position(|own| *own == as_of)
     }
 
-    /// Nothing counted yet of its inputs.
+    /// Creates empty distributions of the version's inputs.
     pub fn empty(&self) -> Vec<Distribution> {
         empty_bins(&self.artifact)
     }
 
-    /// Counts its inputs in the rows of a shard.
+    /// Counts the version's inputs in the rows of a shard.
     pub fn count(&self, project: &Project, rows: &RecordBatch) -> Result<Vec<Distribution>> {
-        // Only features are compared, no attributes of the profile.
+        // Only features are compared, not attributes of the profile.
         let scale = project.context().scale;
         crate::scoring::classifier::count(&self.artifact, rows, &Attributes::default(), scale)
     }
 
-    /// How far its inputs have moved, by what was counted of all shards.
+    /// Computes the drift of the version's inputs from the counts of all shards.
     pub fn drifts(&self, project: &Project, counted: &[Distribution]) -> (String, Vec<Drift>) {
         let drifts = drifts(&self.artifact, counted);
         (self.model.clone(), comparable(project, &self.artifact, &drifts))
     }
 }
 
-/// The drifts of features that a version computes as the project does now: of others it says nothing.
+/// Selects the drifts of the features that the project still computes by the definitions of the version. The
+/// other drifts say nothing about the project's features.
 pub fn comparable(
     project: &Project,
     artifact: &ClassifierArtifact,
@@ -268,7 +271,7 @@ pub fn comparable(
     drifts.iter().filter(is_same).cloned().collect()
 }
 
-/// What came of the expectations, for people; empty where there are none.
+/// Renders the results of the expectations as text. The text is empty if there are no expectations.
 pub fn text(project: &Project, verdict: &Judgement) -> String {
     let Judgement { held, breaches, unchecked } = verdict;
     if breaches.is_empty() && unchecked.is_empty() && *held == 0 {
@@ -309,7 +312,7 @@ pub fn text(project: &Project, verdict: &Judgement) -> String {
     text
 }
 
-/// What came of the expectations, for the report of a run that keeps them; none where there are none.
+/// The results of the expectations for the report of a run in which all of them hold.
 pub fn checks(verdict: &Judgement) -> Vec<Check> {
     let mut checks = Checks::new("features");
     if verdict.held > 0 {

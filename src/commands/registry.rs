@@ -1,4 +1,5 @@
-//! `features plan | diff`: what a changed definition would do, and what has moved between two snapshots.
+//! The commands `features plan | diff`: show the effect of changed definitions, and the differences between
+//! two snapshots.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,7 @@ use crate::features::registry::{self, SnapshotRecord};
 use crate::report::{Output, Table, thousands};
 use crate::time::Instant;
 
-/// How a column of the catalog differs from what snapshots have.
+/// The way in which a column of the catalog differs from the column of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Change {
     New,
@@ -30,8 +31,8 @@ impl Change {
     }
 }
 
-/// What `features build` would compute again because definitions have changed, and who uses it; computes
-/// and writes nothing.
+/// Lists the features that `features build` would compute again because their definitions have changed, with
+/// their uses. The command computes and writes nothing.
 pub fn plan(project: &Project) -> Result<Output> {
     let store = project.store()?;
     let root = store.root()?;
@@ -123,7 +124,8 @@ fn snapshots(count: usize) -> String {
     format!("{count} snapshot{}", if count == 1 { "" } else { "s" })
 }
 
-/// How the columns of snapshots at two as-ofs differ: definitions, and shares, means, distinct values.
+/// Compares the columns of the snapshots at two as-ofs: definitions, shares of nulls, means, ranges and
+/// numbers of distinct values.
 pub fn diff(project: &Project, at: Instant, against: Instant) -> Result<Output> {
     let store = project.store()?;
     let root = store.root()?;
@@ -193,7 +195,7 @@ pub fn diff(project: &Project, at: Instant, against: Instant) -> Result<Output> 
     Ok(Output { text, json: json!({ "as_of": at, "against": against, "columns": told }) })
 }
 
-/// A number as few digits say it.
+/// Formats a number with few digits.
 fn short(number: f64) -> String {
     let digits = if number.abs() >= 100.0 { 1 } else { 4 };
     let text = format!("{number:.digits$}");

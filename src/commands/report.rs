@@ -1,4 +1,4 @@
-//! `report`: every report rendered anew from its numbers, with a page over all of them.
+//! The command `report`: renders every report again from its numbers, and an index page of all reports.
 
 use std::io::Cursor;
 use std::path::PathBuf;
@@ -18,10 +18,10 @@ use crate::training::affinity::AffinityMetrics;
 use crate::training::lifetime_value::LifetimeValueMetrics;
 use crate::training::metrics::ClassifierMetrics;
 
-/// The page over all reports, in the store's folder.
+/// The path of the index page in the store's folder.
 const INDEX: &str = "reports.html";
 
-/// Renders the reports of all versions and runs, and the page over them.
+/// Renders the reports of all versions and runs, and the index page.
 pub fn report(project: &Project, progress: &mut Progress) -> Result<(Output, PathBuf)> {
     let store = project.store()?;
     let mut transaction = store.begin("report")?;
@@ -99,7 +99,8 @@ fn versions(
     Ok(versions)
 }
 
-/// The runs in the order in which they were published; one from before there were reports has none.
+/// Renders the reports of the runs in the order in which the runs were published. Runs without metrics are
+/// left out.
 fn runs(
     project: &Project,
     store: &Store,
@@ -121,10 +122,10 @@ fn runs(
     Ok(runs)
 }
 
-/// Serves the live HTML files of the store on loopback until the process ends.
+/// Serves the live HTML files of the store on the loopback interface until the process ends.
 ///
 /// # Errors
-/// That the port cannot be had.
+/// Returns an error if the port cannot be opened.
 pub fn serve(project: &Project, port: u16) -> Result<()> {
     let store = project.store()?;
     let fault = |error: Box<dyn std::error::Error + Send + Sync>| {
@@ -136,7 +137,7 @@ pub fn serve(project: &Project, port: u16) -> Result<()> {
     let server = tiny_http::Server::http(("127.0.0.1", port)).map_err(fault)?;
     eprintln!("serving on http://{}/ until interrupted", server.server_addr());
     for request in server.incoming_requests() {
-        // Only what the root names: nothing else of the disk can be asked for.
+        // Only files that the root names are served, and no other file of the disk.
         let path = request.url().split('?').next().unwrap_or_default().trim_start_matches('/');
         let path = if path.is_empty() { INDEX } else { path };
         let root = store.root()?;
@@ -155,7 +156,7 @@ pub fn serve(project: &Project, port: u16) -> Result<()> {
             Some(length),
             None,
         );
-        // A reader that has gone away is no fault of ours.
+        // A client that has closed its connection is not an error.
         let _ = request.respond(response);
     }
     Ok(())

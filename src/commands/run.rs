@@ -1,4 +1,4 @@
-//! `run`: train where a model has no version that may score the as-of, then score.
+//! The command `run`: trains if a model has no version that may score the as-of, and then scores.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::report::{Output, Progress};
 
-/// Trains if needed, scores, and gives both outputs, and how the scoring ended.
+/// Trains if needed and scores. Returns the output of both and the exit status of the scoring.
 pub fn run(project: &Project, force: bool, progress: &mut Progress) -> Result<(Output, Exit)> {
     let mut output = Output { text: String::new(), json: json!({}) };
     if !champions::has_champions(project, &project.store()?)? {

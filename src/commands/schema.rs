@@ -1,4 +1,4 @@
-//! `schema`: the 50 fields, where each comes from and what writes it.
+//! The command `schema`: lists the 50 profile fields, the origin of each and what writes it.
 
 use serde_json::json;
 
@@ -6,8 +6,8 @@ use crate::config::Project;
 use crate::report::{Output, Table};
 use crate::schema::{Origin, PROFILE, ProfileField};
 
-/// Text, JSON, or with `sql` a CREATE TABLE statement as the text. With a project the features that
-/// write derived fields are named.
+/// Renders the fields as a table and as JSON; with `sql` the text is a CREATE TABLE statement. With a
+/// project, the features that write derived fields are named.
 pub fn schema(project: Option<&Project>, sql: bool) -> Output {
     let mut table = Table::new(&["field", "type", "origin", "written by"]);
     let mut list = Vec::new();

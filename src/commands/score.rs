@@ -1,4 +1,4 @@
-//! `score`: every customer at one as-of, written back to the profile.
+//! The command `score`: scores every customer at one as-of and writes the profile.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -46,12 +46,12 @@ use crate::store::spill::Spill;
 use crate::store::{CurrentProfile, FORMAT_VERSION, Root, Staging, Store, Transaction};
 use crate::time::Instant;
 
-/// Days without any event before the as-of from which a run warns.
+/// The number of days without any event before the as-of above which a run warns.
 const STALE_DAYS: f64 = 2.0;
 
-/// Scores all customers with the champions and publishes profile, scores and segments; with the same
-/// inputs as last time only if `force`. Also gives whether all expectations of the features hold; where one
-/// does not, nothing of the as-of is published.
+/// Scores all customers with the champions and publishes the profile, the scores and the segments. A run with
+/// the same inputs as the last one is repeated only if `force`. The exit status says whether all expectations
+/// of the features hold. If one does not, nothing of the as-of is published.
 pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<(Output, Exit)> {
     let as_of = as_of(project)?;
     let store = project.store()?;
@@ -132,18 +132,18 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     Ok((printed(project, as_of, &id, &metrics, &refresh, moves), Exit::Ok))
 }
 
-/// The tables of a run beside the features.
+/// The tables that a run writes in addition to the features.
 const TABLES: [&str; 5] = ["profile", "scores", "segments", "segment_changes", "recommendations"];
 
-/// Where a table of an as-of is.
+/// The folder of a table at an as-of.
 fn folder(table: &str, as_of: AsOf) -> String {
     format!("{table}/as_of={}", as_of.at.folder())
 }
 
-/// All that the stages need of the project, checked.
+/// Collects everything that the stages need from the project, checked.
 ///
 /// # Errors
-/// [`Error::NotEnough`] where a model has no version that may score the as-of.
+/// Returns [`Error::NotEnough`] if a model has no version that may score the as-of.
 pub fn context(
     project: &Project,
     store: &Store,
@@ -172,18 +172,18 @@ pub fn context(
     })
 }
 
-/// A run over the shards. Between its two stages the scores of each shard lie on disk.
+/// A run over all shards. Between its two stages the scores of each shard are kept on disk.
 struct Run<'a> {
     context: &'a ScoringContext,
     profile: &'a ProfileShards,
     scratch: &'a Path,
     staging: Staging,
     scored: Spill,
-    /// By model the scores of all shards in order.
+    /// The scores of all shards in order, by model.
     sorted: Vec<SortedRuns>,
 }
 
-/// What the first stage says of all shards.
+/// The results of the first stage, merged over all shards.
 struct First {
     report: BuildReport,
     summary: ScoreSummary,
@@ -191,16 +191,16 @@ struct First {
     written: Written,
 }
 
-/// What it says of one.
+/// The results of the first stage for one shard.
 type FirstOfShard = (LeftOut, ScoreSummary, ProfileFacts, BTreeMap<String, WrittenView>);
 
-/// What the second stage says of all shards.
+/// The results of the second stage, merged over all shards.
 struct Finished {
     summary: FinishSummary,
     files: Vec<String>,
 }
 
-/// The ranks of a model, and the bars that its scores are shown in.
+/// The ranks of a model, and the histogram bars of its scores.
 type RankedModel = (Ranked, Bars);
 
 impl<'a> Run<'a> {
@@ -209,7 +209,7 @@ impl<'a> Run<'a> {
         transaction: &Transaction,
         profile: &'a ProfileShards,
     ) -> Result<Self> {
-        // The folder is there as long as the transaction is.
+        // The folder exists as long as the transaction.
         let scratch = profile.folder();
         let shards = profile.shards().count();
         let models = context.champions.scored();
@@ -224,7 +224,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// The first stage of all shards.
+    /// Runs the first stage for all shards.
     fn score(&self, events: &KeptEvents, views: &Views) -> Result<First> {
         let mut first = First {
             report: events.report.clone(),
@@ -252,12 +252,12 @@ impl<'a> Run<'a> {
             sorted.put(shard.place(), scores.numbers())?;
         }
         scored.put_aside(self.context, &self.scored, shard.place())?;
-        // Rows without a key of their own would have ended the run.
+        // Rows without a valid key would already have ended the run.
         let facts = ProfileFacts::of(&profile, &KeyFaults::default());
         Ok((rows.left_out(), summary, facts, written))
     }
 
-    /// What is global about the scores of each model.
+    /// Computes the part of each model's scores that needs all customers: ranks and histogram bars.
     fn rank(&self, store: &Store, root: &Root, summary: &ScoreSummary) -> Result<Vec<RankedModel>> {
         let models = self.context.champions.scored();
         let names: Vec<&str> = models.iter().map(|model| model.name).collect();
@@ -275,7 +275,7 @@ impl<'a> Run<'a> {
         (0..models.len()).into_par_iter().map(rank).collect()
     }
 
-    /// The second stage of all shards.
+    /// Runs the second stage for all shards.
     fn finish(&self, store: &Store, root: &Root, ranked: &[RankedModel]) -> Result<Finished> {
         let mut finished = Finished { summary: FinishSummary::default(), files: Vec::new() };
         let stage = |shard| self.finish_one(store, root, ranked, shard);
@@ -328,7 +328,7 @@ impl<'a> Run<'a> {
         Ok((files, summary))
     }
 
-    /// Every number of the run's report.
+    /// Collects all numbers of the run's report.
     fn metrics(
         &self,
         run: &str,
@@ -355,7 +355,7 @@ impl<'a> Run<'a> {
             as_of: self.context.as_of.at,
             previous: self.context.previous,
             customers: scores.customers as usize,
-            // How much memory there was is a matter of the machine; the manifest tells it.
+            // The spilled bytes depend on the memory of the machine; the manifest records them.
             events: BuildReport { spilled_bytes: 0, ..report },
             checks,
             last_event: scores.last_event,
@@ -367,7 +367,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// By classifier how far its inputs have moved since its training, as far as the project computes them so.
+/// The drift of each classifier's inputs since its training, limited to features that the project still
+/// computes by the same definitions.
 fn drifts_by_model(
     project: &Project,
     champions: &Champions,
@@ -391,7 +392,7 @@ fn warn_if_stale(metrics: &RunMetrics) {
     }
 }
 
-/// What every manifest of the run says.
+/// The values that every manifest of the run contains.
 struct Told<'a> {
     project: &'a Project,
     as_of: AsOf,
@@ -411,7 +412,7 @@ impl Told<'_> {
         write_manifest(transaction, project, command, as_of, data, report, inputs, progress)
     }
 
-    /// Publishes what is in quarantine, and what was broken; the profile stays as it is.
+    /// Publishes the quarantined snapshots and the broken expectations. The profile stays unchanged.
     fn quarantined(
         &self,
         mut transaction: Transaction,
@@ -420,7 +421,7 @@ impl Told<'_> {
         progress: &mut Progress,
     ) -> Result<(Output, Exit)> {
         inputs["breaches"] = json!(verdict.breaches);
-        // A run that has scored nothing must not be taken for one that has.
+        // The run has another name, so that it is not mistaken for one that has scored.
         self.manifest(&mut transaction, "quarantine", inputs, progress)?;
         transaction.commit()?;
         let at = self.as_of.at;
@@ -430,7 +431,7 @@ impl Told<'_> {
     }
 }
 
-/// What `validate` would say, without reading anything twice that the run has read.
+/// Runs the checks of `validate` without reading again what the run has already read.
 fn contract(
     project: &Project,
     transaction: &mut Transaction,
@@ -443,7 +444,7 @@ fn contract(
     let files = timelines::facts(project, transaction)?;
     let mut facts = EventFacts::default();
     files.iter().for_each(|file| facts.add(file));
-    // Only files that reach beyond the as-of have events there.
+    // Only files that reach beyond the as-of contain events after it.
     let mut later = project.events.clone();
     let mut reaches = files.iter().map(|file| file.reaches(as_of));
     later.table.files.retain(|_| reaches.next().unwrap_or(false));
@@ -461,7 +462,8 @@ fn nothing_to_do(as_of: AsOf, run: &str) -> Output {
     Output { text, json: json!({ "as_of": as_of.at, "run": run, "unchanged": true }) }
 }
 
-/// Customers, score distributions, segment sizes and where everything is.
+/// Prints the number of customers, the distributions of the scores, the sizes of the segments and the paths
+/// of the written files.
 fn printed(
     project: &Project,
     as_of: AsOf,

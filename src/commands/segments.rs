@@ -1,5 +1,5 @@
-//! `segments`: the rules, whether they do what their author expects, what another threshold would
-//! change, and where one customer has been.
+//! The command `segments`: lists the rules, tests them against the expectations of their author, simulates
+//! other thresholds, and shows the segments that one customer has been in.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,12 +17,12 @@ use crate::segments::{Assigned, PreviousState, Segments};
 use crate::shard::Shard;
 use crate::time::Instant;
 
-/// Flows that are printed.
+/// The greatest number of flows that are printed.
 const FLOWS: usize = 20;
-/// Overlaps that are printed.
+/// The greatest number of overlaps that are printed.
 const OVERLAPS: usize = 25;
 
-/// The rules by priority with their thresholds and, where something was scored, their sizes.
+/// Lists the rules by priority with their thresholds, and with their sizes if an as-of was scored.
 pub fn list(project: &Project, at: Option<Instant>) -> Result<Output> {
     let store = project.store()?;
     let scored = store.root()?.profile.is_some() || at.is_some();
@@ -88,8 +88,8 @@ pub fn list(project: &Project, at: Option<Instant>) -> Result<Output> {
     Ok(Output { text, json })
 }
 
-/// Holds the rules to the examples of their file and, where something was scored, to its customers;
-/// gives whether all is as it must be.
+/// Tests the rules against the examples of their file and, if an as-of was scored, against its customers. The
+/// exit status says whether all tests pass.
 pub fn test(project: &Project, at: Option<Instant>) -> Result<(Output, Exit)> {
     let segments = &project.segments;
     let mut faults: Vec<String> = Vec::new();
@@ -153,7 +153,7 @@ pub fn test(project: &Project, at: Option<Instant>) -> Result<(Output, Exit)> {
     Ok((Output { text, json }, Exit::Contract.unless(faults.is_empty())))
 }
 
-/// What other thresholds, or rules that have changed since, would make of the published as-of.
+/// Simulates other thresholds, or rules that have changed since the run, on the published as-of.
 pub fn simulate(
     project: &Project,
     set: &[(String, Number)],
@@ -234,7 +234,7 @@ pub fn simulate(
     Ok(Output { text, json })
 }
 
-/// When one customer entered and left which segments, and why.
+/// Shows when and why one customer entered and left segments.
 pub fn history(project: &Project, id: &str) -> Result<Output> {
     let store = project.store()?;
     let root = store.root()?;
@@ -271,10 +271,10 @@ fn change(before: u64, after: u64) -> String {
     }
 }
 
-/// By segment its members, and for how many of them it is the primary one.
+/// The number of members of each segment, and the number of customers whose primary segment it is.
 type Sizes = BTreeMap<String, (u64, u64)>;
 
-/// The sizes of the segments that were published.
+/// Counts the sizes of the published segments.
 fn published_sizes(scored: &Scored<'_>) -> Result<Sizes> {
     let mut all = Sizes::new();
     let of_shard = |shard| Ok(sizes(&scored.segments(shard)?));
@@ -305,21 +305,21 @@ fn add_sizes(sizes: &mut Sizes, more: Sizes) {
     }
 }
 
-/// What the rules give beside what was published, counted; tallies of different customers add up.
+/// Counts of what the rules give and of what was published. Tallies of different customers can be added.
 #[derive(Default)]
 struct Tally {
     customers: usize,
-    /// Published customers without a primary segment among their memberships.
+    /// The number of published customers without a primary segment among their memberships.
     without_primary: usize,
-    /// Customers whose segments or primary segment differ.
+    /// The number of customers whose segments or primary segment differ.
     moved: usize,
     published: Sizes,
     now: Sizes,
-    /// By rule for how many `enter` holds.
+    /// The number of customers that satisfy `enter`, by rule.
     enter: Vec<usize>,
-    /// By published and present primary segment.
+    /// The number of customers by published and simulated primary segment.
     flows: BTreeMap<(String, String), usize>,
-    /// By pair of segments, each by its place.
+    /// The number of customers in both segments of a pair, by the positions of the two.
     both: Vec<Vec<usize>>,
 }
 
@@ -380,7 +380,7 @@ impl Tally {
     }
 }
 
-/// Whether a customer's segments or primary segment are others than those that were published.
+/// Whether the segments or the primary segment of a customer differ from those that were published.
 fn differs(state: Option<&PreviousState>, assigned: &Assigned) -> bool {
     let Some(state) = state else { return true };
     let now = assigned.memberships.iter().map(|m| m.segment.as_str());
@@ -388,7 +388,7 @@ fn differs(state: Option<&PreviousState>, assigned: &Assigned) -> bool {
         || !state.memberships.keys().map(String::as_str).eq(now.collect::<BTreeSet<_>>())
 }
 
-/// By rule for whom `enter` holds, and what is odd about that.
+/// Renders for how many customers `enter` of each rule holds, with a note on rules that have no effect.
 fn conditions(segments: &Segments, tally: &Tally) -> (serde_json::Value, String) {
     let mut table = Table::new(&["segment", "enter holds for", "members", "as primary", "note"]);
     let mut json = Vec::new();
@@ -415,7 +415,7 @@ fn conditions(segments: &Segments, tally: &Tally) -> (serde_json::Value, String)
     (json!(json), table.render())
 }
 
-/// The greatest overlaps, by the share of who is in either that is in both.
+/// Renders the greatest overlaps, ordered by the share of customers in both among the customers in either.
 fn overlap_text(overlaps: &[Overlap]) -> String {
     let mut table =
         Table::new(&["segment", "overlaps with", "in both", "of the one", "of the other"]);

@@ -1,4 +1,4 @@
-//! `simulate`: customers with a known truth.
+//! The command `simulate`: generates customers with a known truth.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::report::{Output, Progress, thousands};
 use crate::simulate::{Options, simulate as generate};
 
-/// Writes the simulated tables below `out`.
+/// Writes the simulated tables to the folder `out`.
 pub fn simulate(options: &Options, out: &Path, progress: &mut Progress) -> Result<Output> {
     progress.stage("simulating");
     let simulated = generate(options, out)?;

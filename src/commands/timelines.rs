@@ -1,5 +1,5 @@
-//! What a store keeps of the events for the nights to come: their timelines, and what the contract looks at
-//! in each of their files.
+//! The data on events that a store keeps for later runs: their timelines, and the facts that the contract
+//! needs from each event file.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -19,8 +19,8 @@ use crate::sources::contract::EventFacts;
 use crate::sources::files::Fingerprint;
 use crate::store::{FORMAT_VERSION, Root, Store, Transaction};
 
-/// Reads new event files into the timelines, which keep what `asked` looks at and what any other command
-/// of the project would; `full` reads all of them.
+/// Reads new event files into the timelines. The timelines keep what the plans `asked` need and what any
+/// other command of the project would need. With `full`, all event files are read again.
 pub fn refresh(
     project: &Project,
     transaction: &Transaction,
@@ -33,7 +33,7 @@ pub fn refresh(
     KeptTimelines::refresh(transaction, &project.events, &plans, &keeping)
 }
 
-/// Why the next [`refresh`] would read all events; None where it would not.
+/// Returns the reason why the next [`refresh`] would read all events, or None if it would not.
 pub fn unfit(
     project: &Project,
     store: &Store,
@@ -46,14 +46,14 @@ pub fn unfit(
     KeptTimelines::unfit(store, root, &project.events, &plans, &keeping)
 }
 
-/// All that looks at the events: those of a command, the catalog, and the project's models.
+/// Collects all plans that need events: those of a command, of the catalog and of the project's models.
 fn wanted(project: &Project, asked: &[FeaturePlan]) -> Vec<FeaturePlan> {
     let mut plans = plans_of(&project.catalog, &project.models, &project.events);
     plans.extend(asked.iter().cloned());
     plans
 }
 
-/// What was read, for people.
+/// Renders what was read as text.
 pub fn sentences(refresh: &Refresh) -> String {
     let Refresh { files, files_read, events_read, .. } = *refresh;
     let mut text = format!(
@@ -68,26 +68,26 @@ pub fn sentences(refresh: &Refresh) -> String {
     text
 }
 
-/// The folder of the store that has what is known of event files.
+/// The folder of the store that holds the known facts of event files.
 const FOLDER: &str = "contract";
 
-/// What is known of event files.
+/// The known facts of event files.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeptFacts {
     format_version: u32,
-    /// A hash of what the columns mean.
+    /// A hash of the meaning of the columns.
     reading: String,
     files: Vec<(PathBuf, Fingerprint, EventFacts)>,
 }
 
-/// What the contract looks at in each event file, in the order of the source's; only files that are not
-/// known are read.
+/// Returns the contract's facts of each event file, in the order of the source's files. Only files without
+/// known facts are read.
 pub fn facts(project: &Project, transaction: &mut Transaction) -> Result<Vec<EventFacts>> {
     let source = &project.events;
     let reading = reading(source)?;
     let before = transaction.root.below(FOLDER).next().map(str::to_owned);
-    // What cannot be read is worked out again.
+    // Facts that cannot be read are computed again.
     let known =
         before.as_ref().and_then(|path| transaction.store().read_json::<KeptFacts>(path).ok());
     let known =

@@ -1,4 +1,4 @@
-//! `train`: every model of the project at one as-of, in one pass over the events.
+//! The command `train`: trains every model of the project at one as-of, in one pass over the events.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,8 +37,8 @@ use crate::training::matured;
 use crate::training::metrics::ClassifierMetrics;
 use crate::training::skew::Served;
 
-/// Trains all models, keeps them as new versions and puts in use those that may be; gives whether
-/// every gate was passed.
+/// Trains all models, stores them as new versions and promotes those that pass their gates. The exit status
+/// says whether every gate was passed.
 pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit)> {
     let as_of = as_of(project)?;
     let store = project.store()?;
@@ -134,7 +134,7 @@ fn gather(
     Ok((request.gathered(samples, report), refresh))
 }
 
-/// The levels of attributes over the whole profile.
+/// Counts the levels of attributes over the whole profile.
 fn levels(profile: &ProfileShards, attributes: &[&str]) -> Result<BTreeMap<String, Levels>> {
     let mut counts = LevelCounts::default();
     if attributes.is_empty() {
@@ -148,7 +148,7 @@ fn levels(profile: &ProfileShards, attributes: &[&str]) -> Result<BTreeMap<Strin
     Ok(counts.levels())
 }
 
-/// What has come of a training.
+/// The results of a training run.
 #[derive(Default)]
 struct Summary {
     text: String,
@@ -157,8 +157,8 @@ struct Summary {
     failed: Vec<String>,
 }
 
-/// Stages a version, and puts it in use unless its gate has failed or the version in use was trained
-/// as of a later instant.
+/// Stages a version and promotes it, unless its gate has failed or the champion was trained as of a later
+/// instant.
 fn keep(
     store: &Store,
     transaction: &mut Transaction,
@@ -237,8 +237,8 @@ fn keep(
     Ok(())
 }
 
-/// The metrics that a version has already, where they are these but for what has been scored since: the
-/// files of a version do not change.
+/// Returns the stored metrics of a version if they differ from `metrics` only by later scores, because the
+/// files of a version must not change.
 fn as_it_was(
     store: &Store,
     root: &Root,
@@ -257,9 +257,9 @@ fn as_it_was(
     if same { before } else { metrics }
 }
 
-/// For each classifier the version to compare a new one with: the one in use, or the one before it
-/// where that knew more than is known now, or was trained from the very same inputs, so that training
-/// again gives the same again.
+/// Finds for each classifier the version to compare a new one with. This is the champion, or a former
+/// champion if the champion knew more than is known now, or was trained from exactly the same inputs.
+/// Training again therefore gives the same result.
 fn champions(
     project: &Project,
     store: &Store,
@@ -295,8 +295,9 @@ fn champions(
     project.models.classifiers.iter().map(of_model).collect()
 }
 
-/// The version of taste that a new one is turned to: the one in use, if it was trained as of an earlier
-/// instant, else the latest that was. One of the same as-of is not, so that training again gives the same.
+/// Finds the affinity version that a new version is aligned to. This is the champion if it was trained as of
+/// an earlier instant, and otherwise the latest version that was. A version of the same as-of is not used, so
+/// that training again gives the same result.
 fn earlier_taste(
     project: &Project,
     store: &Store,
@@ -320,7 +321,7 @@ fn moved(artifact: &ClassifierArtifact, catalog: &Catalog) -> bool {
     artifact.moved_definitions(catalog).next().is_some()
 }
 
-/// The profile's attributes that any model reads or is shown by.
+/// Collects the attributes of the profile that any model reads or that its report is sliced by.
 fn attributes<'a>(
     project: &'a Project,
     champions: &'a [Option<ClassifierArtifact>],
@@ -338,7 +339,7 @@ fn attributes<'a>(
     names
 }
 
-/// What is kept beside an artifact.
+/// The numbers that are stored with an artifact.
 enum Numbers {
     None,
     Classifier(Box<ClassifierMetrics>, Vec<Prediction>),
@@ -348,7 +349,7 @@ enum Numbers {
 
 type Fitted = (String, Trained, Numbers);
 
-/// Fits every model on what was gathered.
+/// Fits every model on the gathered samples.
 fn fit(
     project: &Project,
     gathered: Gathered,

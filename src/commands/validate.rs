@@ -1,4 +1,4 @@
-//! `validate`: the contract of both sources, checked on footers and data.
+//! The command `validate`: checks the contract of both sources on footers and data.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ use crate::sources::profile::{Entities, ProfileShards};
 use crate::sources::{Orphans, SourcePlan};
 use crate::time::Instant;
 
-/// The report, and whether the contract is kept.
+/// Checks the contract of both sources. The exit status says whether it is kept.
 pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, Exit)> {
     let now = as_of(project).ok();
     progress.stage("reading the profile");
@@ -65,7 +65,7 @@ pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, E
     ))
 }
 
-/// Duplicates, orphans and unusable rows, as a run would find them.
+/// Counts duplicates, orphans and unusable rows as a run would.
 fn check_keys(
     project: &Project,
     profile: &ProfileShards,

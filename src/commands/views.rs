@@ -1,5 +1,5 @@
-//! Views on their way to the store: written shard by shard, held to their expectations when all shards are
-//! there, and then published or sent to quarantine.
+//! The views on their way to the store. They are written shard by shard, checked against their expectations
+//! when all shards are written, and then published or put in quarantine.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,40 +18,40 @@ use crate::features::snapshot::{ViewColumns, ViewSummary};
 use crate::shard::Shard;
 use crate::store::{Staging, Transaction};
 
-/// Where snapshots are that broke an expectation, before `features/` and `registry/`.
+/// The prefix of quarantined files, in front of `features/` and `registry/`.
 pub const QUARANTINE: &str = "quarantine/";
 
-/// Views of one as-of that are to be written.
+/// The views of one as-of that are to be written.
 #[derive(Debug, Clone)]
 pub struct ViewsAt<'a> {
-    /// When they are true.
+    /// The as-of of the snapshots.
     pub as_of: AsOf,
-    /// Which views.
+    /// The names of the views.
     pub views: BTreeSet<&'a str>,
-    /// What they are computed from.
+    /// The inputs that the views are computed from.
     pub inputs: Inputs,
 }
 
-/// Views of some as-ofs while they are written.
+/// The views of some as-ofs while they are written.
 pub struct Views<'a> {
     project: &'a Project,
     staging: Staging,
-    /// In the order of the as-ofs.
+    /// The views to write, in the order of the as-ofs.
     open: &'a [ViewsAt<'a>],
     columns: BTreeMap<&'a str, ViewColumns>,
     gate: ExpectationCheck<'a>,
 }
 
-/// By as-of and view what was written so far.
+/// The views that have been written, by as-of and view.
 pub struct Written(Vec<BTreeMap<String, WrittenView>>);
 
 impl Written {
-    /// Nothing of so many as-ofs.
+    /// Creates an empty record for a number of as-ofs.
     pub fn new(as_ofs: usize) -> Self {
         Self((0..as_ofs).map(|_| BTreeMap::new()).collect())
     }
 
-    /// Adds what a shard has written at the as-of of index `at`.
+    /// Adds the views that a shard has written at the as-of with index `at`.
     pub fn add(&mut self, at: usize, shard: BTreeMap<String, WrittenView>) {
         for (view, more) in shard {
             match self.0[at].get_mut(&view) {
@@ -65,22 +65,22 @@ impl Written {
         }
     }
 
-    /// The customers at an as-of.
+    /// The number of customers at the as-of with index `at`.
     pub fn rows(&self, at: usize) -> u64 {
         self.0[at].values().next().map_or(0, |view| view.summary.rows)
     }
 }
 
-/// What was written of a view of one as-of.
+/// The written part of a view at one as-of.
 pub struct WrittenView {
     summary: ViewSummary,
     tally: Tally,
-    /// Staged files.
+    /// The paths of the staged files.
     files: Vec<String>,
 }
 
 impl<'a> Views<'a> {
-    /// Nothing written yet of `open`.
+    /// Creates the views that are `open`, with nothing written.
     pub fn new(
         project: &'a Project,
         transaction: &Transaction,
@@ -97,7 +97,7 @@ impl<'a> Views<'a> {
         })
     }
 
-    /// Writes the rows that a shard has at the as-of of index `at`.
+    /// Writes the rows of a shard at the as-of with index `at`.
     pub fn write(
         &self,
         at: usize,
@@ -118,9 +118,10 @@ impl<'a> Views<'a> {
         views.par_iter().map(write).collect()
     }
 
-    /// Holds the views of an as-of to their expectations, all shards of it and of earlier as-ofs being there,
-    /// and stages them where they then belong; `models` says how far the inputs of classifiers have moved.
-    /// No snapshots are given where they went to quarantine.
+    /// Checks the views of an as-of against their expectations and stages them for publication or for
+    /// quarantine. All shards of this as-of and of earlier ones must have been written. `models` holds the
+    /// drift of the inputs of each classifier. The returned snapshots are empty if the views went to
+    /// quarantine.
     pub fn publish(
         &mut self,
         transaction: &mut Transaction,

@@ -1,4 +1,4 @@
-//! The project: `c360.toml`, `features/*.toml` and `models/*.toml`, read and checked as a whole
+//! The project: `c360.toml`, `features/*.toml` and `models/*.toml`, which are read and checked as a whole
 //! before any work starts.
 
 use std::collections::BTreeMap;
@@ -23,23 +23,24 @@ use crate::time::{Instant, Zone};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProjectSpec {
-    /// What the project is called in reports.
+    /// The name of the project in reports.
     pub name: String,
-    /// The zone of calendar days and of timestamps without one.
+    /// The time zone of calendar days, and of timestamps that have no zone.
     #[serde(default)]
     pub timezone: Zone,
-    /// The currency of all amounts, ISO 4217.
+    /// The currency of all amounts as an ISO 4217 code.
     pub currency: String,
-    /// Decimal places of money.
+    /// The number of decimal places of money.
     #[serde(default)]
     pub money_scale: Scale,
-    /// The as-of where the command line names none.
+    /// The as-of that applies if the command line names none.
     #[serde(default)]
     pub as_of: Option<Instant>,
     /// The folder of the store, relative to the project.
     #[serde(default = "default_store")]
     pub store: String,
-    /// Into how many shards customers are split, a power of two; without it the rows decide.
+    /// The number of shards that customers are split into, a power of two. By default it follows the number
+    /// of rows.
     #[serde(default)]
     pub shards: Option<Shards>,
 }
@@ -62,7 +63,7 @@ pub struct SourcesSpec {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineSpec {
-    /// Memory of a run before events and profile rows go to disk, such as `2GB` or `500MB`.
+    /// The memory of a run before events and profile rows spill to disk, such as `2GB` or `500MB`.
     #[serde(default = "default_memory")]
     pub memory: String,
 }
@@ -77,57 +78,57 @@ impl Default for EngineSpec {
     }
 }
 
-/// `c360.toml`.
+/// The content of `c360.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Name, time, money, store.
+    /// The name, time zone, money and store of the project.
     pub project: ProjectSpec,
-    /// Where data come from.
+    /// The sources of the data.
     pub sources: SourcesSpec,
-    /// How the profile is written.
+    /// The settings for writing the profile.
     #[serde(default)]
     pub writeback: Writeback,
-    /// Memory.
+    /// The memory settings.
     #[serde(default)]
     pub engine: EngineSpec,
 }
 
-/// What the command line or the environment may set over `c360.toml`.
+/// The settings of the command line or the environment that override `c360.toml`.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
-    /// The as-of.
+    /// The as-of of the run.
     pub as_of: Option<Instant>,
-    /// The known-at.
+    /// The known-at of the run.
     pub known_at: Option<Instant>,
-    /// The store's folder.
+    /// The folder of the store.
     pub store: Option<PathBuf>,
-    /// Memory for events.
+    /// The memory for events before they spill to disk.
     pub memory: Option<String>,
 }
 
 /// A checked project.
 #[derive(Debug)]
 pub struct Project {
-    /// Its folder.
+    /// The folder of the project.
     pub root: PathBuf,
-    /// `c360.toml` with overrides.
+    /// The content of `c360.toml` with the overrides applied.
     pub settings: Settings,
     /// The event source.
     pub events: SourcePlan,
     /// The profile source.
     pub profile: ProfilePlan,
-    /// All features.
+    /// All features of the project.
     pub catalog: Catalog,
-    /// All models.
+    /// All models of the project.
     pub models: Models,
     /// The segment rules.
     pub segments: Segments,
-    /// Bytes of memory of a run before events and profile rows go to disk.
+    /// The memory of a run in bytes before events and profile rows spill to disk.
     pub memory: u64,
     /// The known-at of the command line.
     pub known_at: Option<Instant>,
-    /// Hash of every spec file of the project.
+    /// A hash of all spec files of the project.
     pub fingerprint: String,
 }
 
@@ -135,7 +136,8 @@ impl Project {
     /// Reads and checks the project in `root`.
     ///
     /// # Errors
-    /// A configuration error that names file and key, or a contract violation of a source's files.
+    /// Returns a configuration error that names the file and the key, or a contract violation of a source's
+    /// files.
     pub fn load(root: &Path, overrides: &Overrides) -> Result<Self> {
         let path = root.join("c360.toml");
         if !path.exists() {
@@ -189,7 +191,7 @@ impl Project {
     /// The as-of of this run.
     ///
     /// # Errors
-    /// Where neither the command line nor the project names one.
+    /// Returns a configuration error if neither the command line nor the project names one.
     pub fn as_of(&self) -> Result<Instant> {
         self.settings.project.as_of.ok_or_else(|| {
             Error::configuration(
@@ -199,12 +201,12 @@ impl Project {
         })
     }
 
-    /// The store.
+    /// Opens the store of the project.
     pub fn store(&self) -> Result<Store> {
         Store::at(self.root.join(&self.settings.project.store))
     }
 
-    /// Zone, scale and currency.
+    /// The time zone, money scale and currency of the project.
     pub fn context(&self) -> &SourceContext {
         &self.events.context
     }
@@ -264,7 +266,7 @@ fn read_folder<T: serde::de::DeserializeOwned>(
     files.map(|file| Ok((relative(root, &file), read_toml(&file, hashed)?))).collect()
 }
 
-/// Reads `2GB`, `500MB`, `64KB` or a number of bytes; units are powers of 1000.
+/// Parses `2GB`, `500MB`, `64KB` or a number of bytes. The units are powers of 1000.
 fn parse_bytes(text: &str) -> Result<u64> {
     let units: BTreeMap<&str, u64> =
         [("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1_000), ("", 1)].into();

@@ -1,8 +1,8 @@
 //! Runs stages over shards.
 //!
-//! A stage is a function of one shard that may write files and returns a small summary. Summaries are
-//! merged in the order of the shards, so that what comes of them depends neither on the number of threads
-//! nor on which shard was done first.
+//! A stage is a function of one shard that may write files and returns a small summary. The summaries are
+//! merged in the order of the shards, so that the result depends neither on the number of threads nor on the
+//! order in which shards finish.
 
 use std::sync::mpsc;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,14 +11,14 @@ use std::thread;
 use crate::error::Result;
 use crate::shard::{Shard, Shards};
 
-/// Shards that may be done, for each thread, before the first of them is merged.
+/// The number of shards per thread that may begin before the first of them is merged.
 const AHEAD: usize = 4;
 
-/// Runs `stage` for every shard on as many threads as there are cores, and gives what it returns to `merge`
-/// in the order of the shards. Memory is that of as many shards as there are threads, and of a few summaries.
+/// Runs `stage` for every shard on as many threads as there are cores, and passes the summaries to `merge` in
+/// the order of the shards. Memory holds as many shards as there are threads, and a few summaries.
 ///
 /// # Errors
-/// The first error of a stage or of `merge`; no stage is begun after it.
+/// Returns the first error of a stage or of `merge`. No stage begins after it.
 pub fn run<Summary: Send>(
     shards: Shards,
     stage: impl Fn(Shard) -> Result<Summary> + Sync,
@@ -31,7 +31,7 @@ pub fn run<Summary: Send>(
         for _ in 0..threads {
             let (send, turn, stage) = (send.clone(), &turn, &stage);
             scope.spawn(move || {
-                // However the thread ends, the others must not wait for it.
+                // The other threads must not wait for this thread if it panics.
                 let _end = turn.end_on_panic();
                 while let Some(shard) = turn.next() {
                     let done = stage(shard);
@@ -68,7 +68,7 @@ pub fn run<Summary: Send>(
     })
 }
 
-/// Which shard is next, and whether it may begin.
+/// The next shard, and whether it may begin.
 struct Turn {
     shards: Shards,
     ahead: usize,
@@ -88,7 +88,8 @@ impl Turn {
         Self { shards, ahead, state: Mutex::default(), moved: Condvar::new() }
     }
 
-    /// The next shard, as soon as not too many wait to be merged; None where there are no more.
+    /// Waits until not too many shards wait to be merged, and returns the next shard, or None if there is
+    /// none left.
     fn next(&self) -> Option<Shard> {
         let is_early = |state: &mut State| {
             !state.is_over
@@ -147,7 +148,7 @@ mod tests {
         let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let stage = |shard: Shard| {
             most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            // The earlier shards of every few are the slower ones.
+            // Among every eight shards, the earlier ones are slower.
             thread::sleep(Duration::from_micros(500 * (7 - shard.place() as u64 % 8)));
             running.fetch_sub(1, Ordering::SeqCst);
             Ok(shard.place() * 10)

@@ -1,7 +1,8 @@
 //! The project as a Feast repository: its settings, its definitions, and the types of its Parquet files.
 //!
-//! Feast's file stores read every column by its Arrow type: large strings as JSON, decimals and dates not at
-//! all. Money therefore leaves as doubles in major units, and a date as the instant of its midnight (UTC).
+//! Feast's file stores read every column by its Arrow type. They read large strings as JSON, and they do not
+//! read decimals and dates at all. Money is therefore written as doubles in major units, and a date as the
+//! instant of its midnight (UTC).
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use crate::features::join::STAMPS;
 use crate::spec::Models;
 use crate::time::Duration;
 
-/// `feature_store.yaml`: files by DuckDB, SQLite online, a registry beside the definitions.
+/// Renders `feature_store.yaml`: an offline store of files that DuckDB reads, an online store in SQLite, and
+/// a registry beside the definitions.
 pub fn settings(project: &str) -> String {
     format!(
         "# Made once by `c360-ml export feast`; yours to change.\n\
@@ -33,7 +35,7 @@ pub fn settings(project: &str) -> String {
     )
 }
 
-/// A name of letters, digits and underscores, as Feast wants a project's to be.
+/// Converts a project's name to letters, digits and underscores, as Feast requires.
 fn name(project: &str) -> String {
     let word = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     let name: String = project.chars().map(word).collect();
@@ -43,8 +45,9 @@ fn name(project: &str) -> String {
     }
 }
 
-/// `definitions.py`: the customer, a feature view per view, and a feature service per classifier with the
-/// features that it reads. `ttl` gives how long the snapshots of a view hold; others hold for ever.
+/// Renders `definitions.py`: the customer, a feature view per view, and a feature service per classifier with
+/// the features that it reads. `ttl` gives how long the snapshots of a view are valid. Snapshots of other
+/// views are valid without limit.
 pub fn definitions(
     project: &str,
     catalog: &Catalog,
@@ -112,7 +115,7 @@ pub fn definitions(
     text
 }
 
-/// The file of a view below `data/`.
+/// The name of a view's file in the folder `data/`.
 pub fn file(view: &str) -> String {
     format!("{view}.parquet")
 }
@@ -138,12 +141,12 @@ fn arrow_type(ty: Type) -> DataType {
     }
 }
 
-/// A column of a snapshot in the type that its file has.
+/// Converts a column of a snapshot to the type of the column in the exported file.
 pub fn cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     let failed = "exporting features";
     let from = array.data_type();
     if *from == DataType::Date32 {
-        // arrow-cast knows no zone by name.
+        // arrow-cast does not convert to a zone that has a name.
         let naive = DataType::Timestamp(TimeUnit::Microsecond, None);
         let midnight = arrow_cast::cast(array, &naive).map_err(Error::engine(failed))?;
         let midnight = midnight.as_primitive::<TimestampMicrosecondType>().clone();
@@ -162,7 +165,7 @@ fn dtype(ty: Type) -> &'static str {
     }
 }
 
-/// A text as a literal; those of JSON are Python's too.
+/// Renders a text as a Python literal. A JSON string is a valid Python literal.
 fn python(text: &str) -> String {
     json!(text).to_string()
 }

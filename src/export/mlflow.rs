@@ -1,6 +1,6 @@
-//! A version of a model as a run of an MLflow tracking server, by MLflow's REST interface
-//! (version 2.0): the spec and what was chosen as params, the report's numbers as metrics, the
-//! version's files as artifacts.
+//! Exports a version of a model as a run of an MLflow tracking server, by MLflow's REST interface (version
+//! 2.0). The spec and the chosen configuration become params, the numbers of the report become metrics, and
+//! the files of the version become artifacts.
 
 use std::time::Duration;
 
@@ -14,64 +14,64 @@ use crate::artifact::{Artifact, ClassifierArtifact};
 use crate::error::{Error, Result};
 use crate::training::metrics::ClassifierMetrics;
 
-/// How long a request may take, the upload of a report among them.
+/// The time limit of a request, which includes the upload of a report.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// Params and metrics of one request at most (MLflow's own bounds).
+/// The greatest numbers of params and of metrics in one request (MLflow's own limits).
 const PARAMS: usize = 100;
 const METRICS: usize = 1000;
-/// Characters of a param at most (MLflow's own bound).
+/// The greatest number of characters in a param (MLflow's own limit).
 const PARAM_LENGTH: usize = 6000;
-/// The tags by which a version is found again.
+/// The tags by which the run of a version is found again.
 const MODEL_TAG: &str = "c360.model";
 const VERSION_TAG: &str = "c360.version";
 
-/// Who asks.
+/// The credentials for a server.
 #[derive(Clone)]
 pub enum Credentials {
-    /// A server that asks nobody's name.
+    /// No credentials, for a server that asks for none.
     None,
-    /// A name and its password.
+    /// A user name and its password.
     Basic(String, String),
     /// A bearer token.
     Token(String),
 }
 
-/// A tracking server.
+/// An MLflow tracking server.
 pub struct Server {
     agent: Agent,
     uri: String,
     credentials: Credentials,
 }
 
-/// What becomes of a version.
+/// The result of an export.
 #[derive(Debug)]
 pub struct Exported {
-    /// MLflow's name of the run.
+    /// MLflow's identifier of the run.
     pub run: String,
-    /// Where a browser finds it.
+    /// The URL of the run for a browser.
     pub page: String,
-    /// Whether it was there already, complete, so that nothing was sent.
+    /// Whether a complete run of the version already existed, so that nothing was sent.
     pub was_there: bool,
-    /// What was sent.
+    /// The number of params of the run.
     pub params: usize,
-    /// What was sent.
+    /// The number of metrics of the run.
     pub metrics: usize,
 }
 
-/// A number at a place and time.
+/// A metric with its time and step.
 struct Metric {
     key: String,
     value: f64,
-    /// Milliseconds since 1970.
+    /// The time in milliseconds since 1970.
     timestamp: i64,
     step: usize,
 }
 
 impl Server {
-    /// The server at an address such as `http://127.0.0.1:5000`.
+    /// Creates a client for the server at a URL such as `http://127.0.0.1:5000`. It does not connect yet.
     ///
     /// # Errors
-    /// That it is no address of a server.
+    /// Returns a configuration error if the URL is not an HTTP or HTTPS address.
     pub fn new(uri: &str, credentials: Credentials) -> Result<Self> {
         let uri = uri.trim_end_matches('/');
         if !(uri.starts_with("http://") || uri.starts_with("https://")) {
@@ -88,12 +88,12 @@ impl Server {
         Ok(Self { agent, uri: uri.to_owned(), credentials })
     }
 
-    /// Makes a version a run of an experiment, which is created where there is none; a version that
-    /// is there already stays as it is. `now` is in milliseconds since 1970.
+    /// Exports a version as a run of an experiment, which is created if it does not exist. A complete run of
+    /// the same version stays as it is. `now` is in milliseconds since 1970.
     ///
     /// # Errors
-    /// That the server cannot be reached, refuses, or keeps artifacts where only its own client
-    /// reaches them.
+    /// Returns an error if the server cannot be reached, refuses a request, or keeps artifacts where only its
+    /// own client can write them.
     pub fn export(
         &self,
         experiment: &str,
@@ -141,7 +141,7 @@ impl Server {
         Ok(exported)
     }
 
-    /// The number of an experiment, which is created where there is none of that name.
+    /// Returns the identifier of an experiment, which is created if there is none of this name.
     fn experiment(&self, name: &str) -> Result<String> {
         let request = self.agent.get(self.endpoint("experiments/get-by-name"));
         let request = self.authorized(request.query("experiment_name", name));
@@ -161,7 +161,7 @@ impl Server {
         id(&found["experiment"]).ok_or_else(|| self.odd("experiments/get-by-name"))
     }
 
-    /// The run of a version, and whether it is complete; None where there is none.
+    /// Finds the run of a version, and whether it is complete. Returns None if there is no run.
     fn find(&self, experiment: &str, artifact: &Artifact) -> Result<Option<(String, bool)>> {
         let (name, version) = (&artifact.name, &artifact.version);
         let filter =
@@ -205,7 +205,7 @@ impl Server {
         id.map(str::to_owned).ok_or_else(|| self.odd("runs/create"))
     }
 
-    /// The folder of a run's artifacts, as the server itself names it.
+    /// Returns the folder of a run's artifacts, as the server itself names it.
     fn artifacts(&self, run: &str) -> Result<String> {
         let request = self.agent.get(self.endpoint("runs/get")).query("run_id", run);
         let answer = self.sent(self.authorized(request).call())?;
@@ -218,7 +218,7 @@ impl Server {
                  --serve-artifacts and --artifacts-destination; params and metrics have been sent",
             )
         })?;
-        // With or without a host, which is the server's own.
+        // The URI may contain a host, which is the server's own.
         let path = match place.strip_prefix("//") {
             Some(with_host) => with_host.split_once('/').map_or("", |(_, path)| path),
             None => place,
@@ -265,10 +265,10 @@ impl Server {
         })
     }
 
-    /// The JSON of an answer.
+    /// Reads the JSON of a response.
     ///
     /// # Errors
-    /// What the server says where it refuses.
+    /// Returns the message of the server if it refused the request.
     fn read(&self, mut answer: Response<Body>) -> Result<Value> {
         let status = answer.status();
         let text = answer.body_mut().read_to_string().unwrap_or_default();
@@ -298,7 +298,7 @@ impl Server {
         }
     }
 
-    /// The address without what it may hold of names and passwords.
+    /// Returns the URL of the server without the user name and the password that it may contain.
     fn shown(&self) -> String {
         match (self.uri.split_once("://"), self.uri.split_once('@')) {
             (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
@@ -307,7 +307,8 @@ impl Server {
     }
 }
 
-/// The spec and what was chosen, each leaf of their JSON by its path.
+/// Collects the params of a run: the spec, the chosen configuration and the schedule, with each leaf of their
+/// JSON under its path.
 fn params(model: &ClassifierArtifact) -> Vec<(String, String)> {
     let mut params = Vec::new();
     let parts = [
@@ -322,7 +323,7 @@ fn params(model: &ClassifierArtifact) -> Vec<(String, String)> {
     params
 }
 
-/// Leaves and lists of leaves by their paths; what is null says nothing.
+/// Collects the leaves and the lists of leaves of a JSON value under their paths. Nulls are left out.
 fn flatten(path: &str, value: &Value, out: &mut Vec<(String, String)>) {
     let text = match value {
         Value::Null => return,
@@ -336,7 +337,8 @@ fn flatten(path: &str, value: &Value, out: &mut Vec<(String, String)>) {
     out.push((path.to_owned(), text.chars().take(PARAM_LENGTH).collect()));
 }
 
-/// The test's metrics with intervals, those of the baselines, and the snapshots one after another.
+/// Collects the metrics of a run: the test's metrics with their intervals, those of the baselines, and those
+/// of the snapshots in their order.
 fn numbers(artifact: &Artifact, metrics: &ClassifierMetrics) -> Vec<Metric> {
     let mut numbers = Vec::new();
     let tested = artifact.as_of.0 / 1000;

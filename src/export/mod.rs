@@ -1,4 +1,4 @@
-//! Trained models and features in the formats of other programs.
+//! Exports of trained models and features in the formats of other programs.
 
 pub mod feast;
 pub mod mlflow;

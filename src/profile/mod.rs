@@ -1,4 +1,5 @@
-//! The written profile: 50 fields in fixed order and type, then the source's extra columns.
+//! The written profile: 50 fields in a fixed order with fixed types, and then the extra columns of the
+//! source.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,16 +23,16 @@ use crate::sources::consent::Consent;
 use crate::sources::profile::{FILLED, align, filled_before};
 use crate::time::{Instant, Zone, completed_years};
 
-/// What is done with derived fields that the source already has.
+/// The treatment of derived fields that the source already has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DerivedFields {
-    /// Computed anew from the events; a guard refuses a loss of history.
+    /// The fields are computed again from the events. A guard refuses a loss of history.
     #[default]
     Recompute,
-    /// The source's values stand.
+    /// The values of the source are kept.
     Keep,
-    /// The source's values stand where it has any.
+    /// The values of the source are kept, and missing values are filled.
     FillMissing,
 }
 
@@ -39,13 +40,13 @@ pub enum DerivedFields {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Writeback {
-    /// What is done with derived fields.
+    /// The treatment of derived fields.
     #[serde(default)]
     pub derived: DerivedFields,
-    /// Contact channel = the feature that counts engagement on it, for `preferred_channel`.
+    /// The feature that counts engagement on each contact channel, for `preferred_channel`.
     #[serde(default)]
     pub preferred_channel: BTreeMap<String, String>,
-    /// How many of the best affinity items fill empty `interests`.
+    /// The number of best affinity items that fill empty `interests`.
     #[serde(default = "default_interests")]
     pub interests: usize,
 }
@@ -65,7 +66,7 @@ impl Default for Writeback {
 }
 
 impl Writeback {
-    /// Checks the features it names.
+    /// Checks the features that the table names.
     pub fn check(&self, catalog: &Catalog) -> Result<()> {
         for (channel, name) in &self.preferred_channel {
             let place = format!("c360.toml [writeback] preferred_channel.{channel}");
@@ -88,38 +89,39 @@ impl Writeback {
     }
 }
 
-/// What the run knows of each customer beside the source's row; all in the order of `keys`.
+/// The computed values of each customer, in addition to the row of the source. All are in the order of
+/// `keys`.
 pub struct Computed<'a> {
-    /// Sorted keys of the customers.
+    /// The sorted keys of the customers.
     pub keys: &'a StringArray,
-    /// Features by column.
+    /// The features by column.
     pub features: &'a RecordBatch,
-    /// Modeled fields by name, in their final types.
+    /// The modeled fields by name, in their final types.
     pub modeled: Vec<(&'static str, ArrayRef)>,
-    /// Categories that each customer likes, best first.
+    /// The categories with the highest affinity of each customer, the best first.
     pub interests: &'a ListArray,
-    /// When the first event of each customer was.
+    /// The instant of each customer's first event.
     pub first_event: &'a ArrayRef,
 }
 
-/// How profiles are merged.
+/// The rules for merging profiles.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MergeRules {
-    /// The as-of.
+    /// The as-of of the profile.
     pub as_of: Instant,
-    /// Whose calendar age is counted on.
+    /// The time zone by whose calendar ages are computed.
     pub zone: Zone,
-    /// How to write.
+    /// The `[writeback]` table.
     pub writeback: Writeback,
-    /// The feature that fills a field, by field.
+    /// The feature that fills each field.
     pub writers: BTreeMap<String, String>,
-    /// Whether the current profile is of a later as-of: then what the source has of it is no
-    /// history of this one.
+    /// Whether the current profile has a later as-of. The source's values from the later profile are then no
+    /// history of this as-of.
     pub is_past: bool,
 }
 
-/// For how many customers recomputing would lose history, field by field; losses of different shards add
-/// up.
+/// The number of customers whose history would be lost by recomputing a field, by field. Losses of different
+/// shards can be added.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Losses {
     by_field: BTreeMap<String, Loss>,
@@ -127,17 +129,17 @@ pub struct Losses {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Loss {
-    /// Customers of whom the source has a value.
+    /// The number of customers that the source has a value for.
     known: u64,
-    /// Those of whom a counter falls or a first time moves later.
+    /// The number of those whose counter decreases or whose first time moves later.
     lost: u64,
 }
 
-/// The share of customers who may lose history.
+/// The greatest share of customers who may lose history.
 const MOST_LOST: f64 = 0.01;
 
 impl Losses {
-    /// Adds another shard.
+    /// Adds the losses of another shard.
     pub fn add(&mut self, other: Self) {
         for (field, more) in other.by_field {
             let own = self.by_field.entry(field).or_default();
@@ -146,13 +148,13 @@ impl Losses {
         }
     }
 
-    /// Refuses to let a lifetime counter fall, or a first time move later, for over 1 % of customers.
+    /// Refuses a decrease of a lifetime counter, or a later first time, for more than 1 % of customers.
     ///
     /// # Errors
-    /// A contract violation that names the field.
+    /// Returns a contract violation that names the field.
     pub fn check(&self) -> Result<()> {
         let is_too_much = |loss: &Loss| loss.lost as f64 > MOST_LOST * loss.known as f64;
-        // In the order in which fields are written.
+        // The fields are checked in the order in which they are written.
         let names = PROFILE.iter().map(|field| field.name);
         let mut losses = names.filter_map(|name| Some((name, self.by_field.get(name)?)));
         match losses.find(|(_, loss)| is_too_much(loss)) {
@@ -169,8 +171,8 @@ impl Losses {
 
 const KEY: &str = "customer360_id";
 
-/// The written profile of some customers, given the source's rows and those of the current profile, each
-/// sorted by key; and what recomputing has lost of their history.
+/// Merges the written profile of some customers from the rows of the source and of the current profile, each
+/// sorted by key. Also returns the history that recomputing would lose.
 pub fn merge(
     source: &RecordBatch,
     computed: &Computed<'_>,
@@ -246,7 +248,7 @@ fn texts<'a>(source: &'a RecordBatch, name: &str) -> Option<&'a StringArray> {
     source.column_by_name(name).and_then(|column| column.as_string_opt::<i32>())
 }
 
-/// Customers whom only events know were created by their first one.
+/// Customers who are known only from events were created by their first event.
 fn created_at(
     source: &RecordBatch,
     raw: &ArrayRef,
@@ -263,7 +265,7 @@ fn created_at(
         if !ours && !orphan {
             return raw;
         }
-        // Without an event any more, what was filled in stands.
+        // If the customer has no event any more, the value that was filled in earlier is kept.
         let value = first.or(raw.filter(|_| ours));
         if value.is_some() {
             filled[row].push("created_at");
@@ -298,7 +300,7 @@ fn full_name(
     Arc::new(names.collect::<StringArray>())
 }
 
-/// The youngest age that a full or partial birth date allows, None outside 0-130.
+/// The youngest age that a full or partial birth date allows. It is None outside 0 to 130.
 fn youngest_age(text: &str, today: NaiveDate) -> Option<i32> {
     let latest = match text.split('-').collect::<Vec<_>>().as_slice() {
         [year] if year.len() == 4 => NaiveDate::from_ymd_opt(year.parse().ok()?, 12, 31),
@@ -337,7 +339,7 @@ fn age(source: &RecordBatch, rows: usize, rules: &MergeRules) -> Result<ArrayRef
     Ok(Arc::new(ages))
 }
 
-/// Null raw values become the consented contact channel that the customer engages with most.
+/// Fills null values with the consented contact channel that the customer engages with most.
 fn preferred_channel(
     source: &RecordBatch,
     computed: &Computed<'_>,
@@ -358,7 +360,7 @@ fn preferred_channel(
         if let Some(raw) = raw.filter(|raw| !ours && !raw.is_null(row)) {
             return Some(raw.value(row).to_owned());
         }
-        // Of equal counts the first by name.
+        // Among equal counts, the first channel by name is chosen.
         let best = counts
             .iter()
             .filter(|(channel, count)| count.value(row) > 0 && consent.allows(row, channel))
@@ -400,7 +402,7 @@ fn interests(
     Arc::new(list.finish())
 }
 
-/// A field that a feature writes, with the guard against a log that has lost its beginning.
+/// Computes a field that a feature writes, with the guard against an event log that has lost its beginning.
 fn derived(
     name: &str,
     ty: &DataType,
@@ -437,7 +439,8 @@ fn derived(
     }
 }
 
-/// For how many customers a lifetime counter falls or a first time moves later; None for other fields.
+/// Counts the customers whose lifetime counter decreases or whose first time moves later. Returns None for
+/// other fields.
 fn loss(name: &str, old: &ArrayRef, fresh: &ArrayRef) -> Option<Loss> {
     let number = |array: &ArrayRef, row: usize| -> Option<i128> {
         if array.is_null(row) {
@@ -447,7 +450,8 @@ fn loss(name: &str, old: &ArrayRef, fresh: &ArrayRef) -> Option<Loss> {
             DataType::Int64 => Some(array.as_primitive::<Int64Type>().value(row).into()),
             DataType::Decimal128(..) => Some(array.as_primitive::<Decimal128Type>().value(row)),
             DataType::Timestamp(..) => {
-                // A first time that moves later is a loss: with the sign turned it falls too.
+                // A first time that moves later is a loss. With the opposite sign it decreases as a counter
+                // does.
                 Some(-i128::from(array.as_primitive::<TimestampMicrosecondType>().value(row)))
             }
             _ => None,
@@ -467,8 +471,9 @@ fn loss(name: &str, old: &ArrayRef, fresh: &ArrayRef) -> Option<Loss> {
     Some(Loss { known: known.len() as u64, lost })
 }
 
-/// The as-of of the last run that changed a field other than age, vector, or a score by less than
-/// 0.01; never earlier than the source's.
+/// Sets `updated_at` to the as-of of the last run that changed a field, but never earlier than the value of
+/// the source. Changes of the age and of the recommendation vector do not count, and neither do changes of a
+/// score by less than 0.01.
 fn updated_at(
     merged: RecordBatch,
     source: &RecordBatch,
@@ -524,7 +529,7 @@ fn updated_at(
     RecordBatch::try_new(merged.schema(), columns).map_err(Error::engine(failed))
 }
 
-/// Marks the rows whose values differ; decimals by at least `tolerance` units.
+/// Marks the rows whose values differ. Decimals differ if they differ by at least `tolerance` units.
 fn differ(new: &ArrayRef, old: &ArrayRef, tolerance: i128, changed: &mut [bool]) {
     let same = equals(new, old);
     for (row, changed) in changed.iter_mut().enumerate().filter(|(_, changed)| !**changed) {
@@ -540,7 +545,7 @@ fn differ(new: &ArrayRef, old: &ArrayRef, tolerance: i128, changed: &mut [bool])
     }
 }
 
-/// Whether the values of a row, which are not null, are the same in two columns of one type.
+/// Returns a function that compares the non-null values of a row in two columns of one type.
 fn equals<'a>(new: &'a ArrayRef, old: &'a ArrayRef) -> Box<dyn Fn(usize) -> bool + 'a> {
     fn primitives<'a, T: ArrowPrimitiveType>(
         new: &'a ArrayRef,
@@ -559,7 +564,7 @@ fn equals<'a>(new: &'a ArrayRef, old: &'a ArrayRef) -> Box<dyn Fn(usize) -> bool
             primitives::<TimestampMicrosecondType>(new, old)
         }
         DataType::Decimal128(..) => primitives::<Decimal128Type>(new, old),
-        // Lists, maps and whatever the source has.
+        // Lists, maps and all other types of the source are compared by their data.
         _ => Box::new(|row| new.slice(row, 1).to_data() == old.slice(row, 1).to_data()),
     }
 }

@@ -1,4 +1,4 @@
-//! What people see: aligned text tables, and the progress of a run on a terminal.
+//! The output for people: aligned text tables, and the progress of a run on a terminal.
 
 pub mod html;
 pub mod rows;
@@ -10,23 +10,23 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-/// What a command prints: one text for people, one value for programs.
+/// The output of a command: a text for people and a value for programs.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// For `--format text`.
+    /// The output for `--format text`.
     pub text: String,
-    /// For `--format json`.
+    /// The output for `--format json`.
     pub json: serde_json::Value,
 }
 
-/// A text table; numbers are right-aligned.
+/// A text table. Columns of numbers are aligned to the right.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// A table with these column heads.
+    /// Creates a table with these column heads.
     pub fn new(head: &[&str]) -> Self {
         Self { rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()] }
     }
@@ -36,7 +36,7 @@ impl Table {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
-    /// The table as lines.
+    /// Renders the table as lines of text.
     pub fn render(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
@@ -71,7 +71,7 @@ fn is_number(cell: &str) -> bool {
     cell.is_empty() || cell == "-" || digits.parse::<f64>().is_ok()
 }
 
-/// A whole number with thousands separated: `1,234,567`.
+/// Formats a whole number with separators between thousands: `1,234,567`.
 pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -84,38 +84,39 @@ pub fn thousands(number: u64) -> String {
     text
 }
 
-/// A stage of a run with its time and memory.
+/// A finished stage of a run, with its time and memory.
 #[derive(Debug, Clone, Serialize)]
 pub struct Stage {
-    /// Its name.
+    /// The name of the stage.
     pub name: &'static str,
-    /// Wall time.
+    /// The wall time in seconds.
     pub seconds: f64,
-    /// The most memory that the process has held by its end; None where the system does not say.
+    /// The peak resident memory of the process by the end of the stage, in bytes. It is None if the system
+    /// does not report it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_bytes: Option<u64>,
 }
 
-/// The stages of a run: a spinner on a terminal, log lines anywhere.
+/// The progress of a run: a spinner on a terminal, and log lines everywhere.
 #[derive(Debug)]
 pub struct Progress {
     quiet: bool,
-    /// Finished stages.
+    /// The finished stages.
     pub stages: Vec<Stage>,
     current: Option<(&'static str, Instant, ProgressBar)>,
     steps: Option<ProgressBar>,
 }
 
 impl Progress {
-    /// No stage yet; `quiet` shows nothing.
+    /// Creates a progress without a stage; `quiet` shows nothing on the terminal.
     pub fn new(quiet: bool) -> Self {
         Self { quiet, stages: Vec::new(), current: None, steps: None }
     }
 
-    /// Ends the current stage and begins the next.
+    /// Ends the current stage and begins the next one.
     pub fn stage(&mut self, name: &'static str) {
         self.finish();
-        // indicatif draws on stderr and only where that is a terminal.
+        // indicatif draws on stderr, and only if stderr is a terminal.
         let bar = if self.quiet || self.steps.is_some() {
             ProgressBar::hidden()
         } else {
@@ -129,7 +130,7 @@ impl Progress {
         self.current = Some((name, Instant::now(), bar));
     }
 
-    /// Announces a run of many steps: a bar with the time that is left instead of spinners.
+    /// Begins a run of many steps, which shows a bar with the remaining time instead of spinners.
     pub fn steps(&mut self, count: u64) {
         if count < 2 || self.quiet {
             return;
@@ -141,7 +142,7 @@ impl Progress {
         self.steps = Some(bar);
     }
 
-    /// Some of the steps are done, `reached` the last of them.
+    /// Records that `count` more steps are done, the last of which is `reached`.
     pub fn advance(&mut self, count: u64, reached: &str) {
         if let Some(bar) = &self.steps {
             bar.inc(count);
@@ -165,7 +166,7 @@ impl Progress {
     }
 }
 
-/// The most resident memory so far, as Linux counts it.
+/// The peak resident memory of the process in bytes, as Linux reports it.
 fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::Table;
 use crate::time::Instant;
 
-/// One value; `-` for null.
+/// Formats one value as text; null is `-`.
 pub fn cell(array: &ArrayRef, row: usize) -> String {
     if let Some(times) = array.as_primitive_opt::<TimestampMicrosecondType>() {
         let instant = (!times.is_null(row)).then(|| Instant(times.value(row)).to_string());
@@ -29,7 +29,7 @@ pub fn cell(array: &ArrayRef, row: usize) -> String {
     }
 }
 
-/// Some columns of all rows as a table.
+/// Renders some columns of all rows as a text table.
 pub fn columns_text(rows: &RecordBatch, names: &[&str]) -> String {
     let mut table = Table::new(names);
     for row in 0..rows.num_rows() {
@@ -42,7 +42,7 @@ pub fn columns_text(rows: &RecordBatch, names: &[&str]) -> String {
     table.render()
 }
 
-/// Rows as JSON objects.
+/// Converts rows to JSON objects.
 pub fn objects(rows: &RecordBatch) -> Vec<Value> {
     let names = || rows.schema().fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
     let object = |row: usize| {
@@ -52,7 +52,7 @@ pub fn objects(rows: &RecordBatch) -> Vec<Value> {
     (0..rows.num_rows()).map(object).collect()
 }
 
-/// One cell as JSON; what JSON has no type for, exact decimals among it, is text.
+/// Converts one cell to JSON. Types that JSON does not have, such as exact decimals, become text.
 fn value(array: &ArrayRef, row: usize) -> Value {
     if array.is_null(row) {
         return Value::Null;

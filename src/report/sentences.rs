@@ -1,41 +1,41 @@
-//! Where a score, a segment or a recommendation comes from, in a sentence for those who use it.
+//! Sentences that explain a score, a segment or a recommendation to its users.
 
 use std::collections::BTreeMap;
 
 use crate::time::Duration;
 
-/// Reasons that are named.
+/// The greatest number of reasons that a sentence names.
 const NAMED: usize = 2;
 
-/// Which kind of model a score is of.
+/// The kind of model that a score comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScoreKind {
-    /// A probability.
+    /// A probability of a classifier.
     Probability,
-    /// Lifetime value.
+    /// The lifetime value.
     LifetimeValue,
     /// The engagement score.
     Engagement,
-    /// The sum of the three scores of RFM.
+    /// The sum of the three RFM scores.
     Rfm,
 }
 
 /// One row of `scores/`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ScoreRow {
-    /// The score, in its own unit.
+    /// The score in its own unit.
     pub score: Option<f64>,
-    /// 0-100 among those whom the model is for.
+    /// The percentile from 0 to 100 among the customers that the model is for.
     pub percentile: Option<f64>,
-    /// `model`, `lapsed` or `none`.
+    /// The basis of the score: `model`, `lapsed` or `none`.
     pub basis: String,
-    /// Named contributions, greatest first.
+    /// The named contributions, the greatest first.
     pub reasons: Vec<(String, f64)>,
-    /// Named numbers that it is made of.
+    /// The named numbers that the score is computed from.
     pub parts: BTreeMap<String, f64>,
 }
 
-/// Where a score of this kind comes from.
+/// Explains a score of this kind.
 pub fn sentence(kind: ScoreKind, row: &ScoreRow) -> String {
     let Some(score) = row.score else {
         let why = row.reasons.first().map_or("nothing is known", |(why, _)| why.as_str());
@@ -124,23 +124,23 @@ fn probability(score: f64, row: &ScoreRow) -> String {
 /// One row of `segments/` with the rule behind it.
 #[derive(Debug, Clone, Default)]
 pub struct Membership<'a> {
-    /// The segment.
+    /// The name of the segment.
     pub name: &'a str,
-    /// What its rule says it is for.
+    /// The description of its rule.
     pub description: &'a str,
-    /// Whether it is the segment of those whom no primary rule holds for.
+    /// Whether it is the segment of the customers that no primary rule holds for.
     pub otherwise: bool,
-    /// The day on which the customer came in.
+    /// The day on which the customer entered the segment.
     pub since: String,
-    /// `enter`, `stay` or `dwell`.
+    /// The reason for the membership: `enter`, `stay` or `dwell`.
     pub reason: &'a str,
-    /// How long a member stays at least.
+    /// The minimum length of a membership.
     pub min_dwell: Option<Duration>,
-    /// What the rule looks at, with the customer's values.
+    /// The columns that the rule uses, with the customer's values.
     pub values: Vec<(String, String)>,
 }
 
-/// Why a customer is in a segment.
+/// Explains why a customer is in a segment.
 pub fn membership(membership: &Membership) -> String {
     let Membership { name, since, .. } = membership;
     if membership.otherwise {
@@ -169,7 +169,8 @@ fn told(name: &str, value: &str) -> String {
     if value == "-" { format!("there is no {name}") } else { format!("{name} is {value}") }
 }
 
-/// What the taste of a customer was worked out from; None for a project without a model of it.
+/// Describes the affinity of a customer: the recommendation vector and the interests. Returns None if the
+/// vector is empty, as in a project without an affinity model.
 pub fn taste(length: usize, interests: &[String], filled: bool) -> Option<String> {
     let vector = format!(
         "The vector of taste has {length} numbers, worked out from what they did: near vectors are near tastes."
@@ -182,7 +183,8 @@ pub fn taste(length: usize, interests: &[String], filled: bool) -> Option<String
     })
 }
 
-/// Why an item is recommended; None for a reason of another version of this program.
+/// Explains why an item is recommended. Returns None for a reason that only another version of this program
+/// knows.
 pub fn recommendation(
     item: &str,
     reason: &str,

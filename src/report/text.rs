@@ -1,4 +1,4 @@
-//! Versions of models, and what one customer's score is made of, as text.
+//! Text about versions of models, and about the contributions to one customer's score.
 
 use super::{Table, thousands};
 use crate::artifact::{ClassifierArtifact, ResolvedEligible};
@@ -8,13 +8,13 @@ use crate::training::evaluation::bootstrap::Interval;
 use crate::training::lifetime_value::LifetimeValueMetrics;
 use crate::training::metrics::ClassifierMetrics;
 
-/// Coefficients shown at most.
+/// The greatest number of coefficients shown.
 const SHOWN: usize = 20;
 
-/// Steps of a waterfall shown at most, and the least contribution of one that is shown.
+/// The greatest number of steps shown of a waterfall, and the least contribution of a step that is shown.
 const STEPS: usize = 25;
 const LEAST_STEP: f64 = 0.005;
-/// Characters of a waterfall's axis, and of the values of one group.
+/// The widths of a waterfall's axis and of the values of one group, in characters.
 const AXIS: usize = 40;
 const VALUES: usize = 60;
 
@@ -22,7 +22,7 @@ fn number(value: f64) -> String {
     format!("{value:.4}")
 }
 
-/// Verdict, funnel, test metrics and baselines of one classifier.
+/// Renders the verdict, the funnel, the test metrics and the baselines of one classifier.
 pub fn describe(name: &str, version: &str, metrics: &ClassifierMetrics) -> String {
     let mut text = format!("{name} {version}: {}\n", metrics.grade.grade);
     for sentence in &metrics.grade.sentences {
@@ -84,7 +84,7 @@ pub fn describe(name: &str, version: &str, metrics: &ClassifierMetrics) -> Strin
     text
 }
 
-/// Fits and the holdout of a model of lifetime value.
+/// Renders the fits and the holdout of a lifetime value model.
 pub fn lifetime_value(name: &str, version: &str, metrics: &LifetimeValueMetrics) -> String {
     let buyers = thousands(metrics.customers as u64);
     let mut text = format!("{name} {version}: {} over {buyers} buyers\n", metrics.method());
@@ -138,7 +138,7 @@ pub fn lifetime_value(name: &str, version: &str, metrics: &LifetimeValueMetrics)
     text
 }
 
-/// What was factorized, and how well it foretells what customers do next.
+/// Renders the size of an affinity model and how well it predicts the next interactions of customers.
 pub fn affinity(name: &str, version: &str, metrics: &AffinityMetrics) -> String {
     let mut text = format!(
         "{name} {version}: {} items of {} customers, own interactions counting {}\n",
@@ -168,7 +168,8 @@ pub fn affinity(name: &str, version: &str, metrics: &AffinityMetrics) -> String 
     text
 }
 
-/// What a version is made of: who is eligible, what was chosen, the greatest coefficients.
+/// Renders the definition of a version: eligibility, chosen configuration, calibration and greatest
+/// coefficients.
 pub fn makeup(model: &ClassifierArtifact, metrics: &ClassifierMetrics) -> String {
     let eligible = match &model.eligible {
         ResolvedEligible::Within(length) => format!("the label's event within {length}"),
@@ -203,8 +204,8 @@ pub fn makeup(model: &ClassifierArtifact, metrics: &ClassifierMetrics) -> String
     text
 }
 
-/// From the mean of the training rows down to one customer's logit, a bar for each step: full where it
-/// raises the score, shaded where it lowers it.
+/// Renders the path from the mean of the training rows to one customer's logit, with a bar for each step. A
+/// full bar raises the score, and a shaded bar lowers it.
 pub fn waterfall(waterfall: &Waterfall) -> String {
     let shown = |contribution: f64| contribution.abs() >= LEAST_STEP;
     let count = waterfall.steps.iter().filter(|step| shown(step.contribution)).count().min(STEPS);

@@ -1,4 +1,4 @@
-//! Who is in which segment, given who was.
+//! Assigns customers to segments, given their previous segments.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,29 +14,30 @@ use crate::money::Scale;
 use crate::sources::consent::Consent;
 use crate::time::{Duration, Instant};
 
-/// One membership as it is kept in `segments/`.
+/// One membership, as a row of `segments/` stores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
-    /// The segment.
+    /// The name of the segment.
     pub segment: String,
-    /// The version of its rule.
+    /// The version of the segment's rule.
     pub rule: String,
-    /// The as-of at which the customer came in.
+    /// The as-of at which the customer entered the segment.
     pub since: Instant,
-    /// Why they are in: `enter`, `stay` or `dwell`.
+    /// The reason for the membership: `enter`, `stay` or `dwell`.
     pub reason: &'static str,
 }
 
 /// A membership that has ended at this as-of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Left {
-    /// The segment.
+    /// The name of the segment.
     pub segment: String,
-    /// The as-of at which the customer had come in.
+    /// The as-of at which the customer had entered the segment.
     pub since: Instant,
-    /// Why they are out: `rule` (it no longer holds), `purchase` (which ended the dwell), `expired`,
-    /// `precedence` (another of its group), `consent`, `changed` (the rule is another and does not
-    /// hold), `removed` (there is no such rule any more) or `gone` (there is no such customer any more).
+    /// The reason for the end: `rule` (the rule no longer holds), `purchase` (a purchase ended the dwell),
+    /// `expired`, `precedence` (another segment of the group), `consent`, `changed` (the rule has changed and
+    /// does not hold), `removed` (the rule does not exist any more) or `gone` (the customer does not exist
+    /// any more).
     pub reason: &'static str,
 }
 
@@ -47,65 +48,65 @@ pub struct Assigned {
     pub memberships: Vec<Membership>,
     /// The primary segment.
     pub primary: String,
-    /// The primary segment of the last as-of, if there was one.
+    /// The primary segment at the previous as-of, if there was one.
     pub previous: Option<String>,
-    /// What has ended since then.
+    /// The memberships that have ended since the previous as-of.
     pub left: Vec<Left>,
-    /// Segments with the versions of their rules that ended by time and whose rules still hold.
+    /// The segments that have expired although their rules still hold, with the versions of the rules.
     pub expired: Vec<(String, String)>,
-    /// Segments of the last as-of that go on.
+    /// The segments of the previous as-of that continue.
     pub kept: Vec<String>,
 }
 
 impl Assigned {
-    /// Memberships that the last as-of did not have.
+    /// The memberships that did not exist at the previous as-of.
     pub fn entered(&self) -> impl Iterator<Item = &Membership> {
         self.memberships.iter().filter(|membership| !self.kept.contains(&membership.segment))
     }
 }
 
-/// The segments of all customers, and of those who are customers no more what they were.
+/// The segments of all customers, and the last segments of former customers.
 #[derive(Debug, Default)]
 pub struct Assignment {
-    /// In the order of the customers.
+    /// The segments of each customer, in the order of the customers.
     pub customers: Vec<Assigned>,
-    /// By key.
+    /// The last segments of former customers, by key.
     pub gone: BTreeMap<String, PreviousState>,
 }
 
-/// What an earlier as-of said of one customer.
+/// The segments of one customer at an earlier as-of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PreviousState {
-    /// Rule version and since, by segment.
+    /// The rule's version and the as-of of entry, by segment.
     pub memberships: BTreeMap<String, (String, Instant)>,
-    /// Rule version by segment that has ended by time.
+    /// The rule's version of each segment that has expired.
     pub expired: BTreeMap<String, String>,
     /// The primary segment.
     pub primary: Option<String>,
 }
 
-/// The state of the customers beside their features and scores, row by row.
+/// The state of the customers in addition to their features and scores, row by row.
 #[derive(Debug, Clone, Copy)]
 pub struct CustomerState<'a> {
-    /// The segments of the latest earlier as-of.
+    /// The segments at the latest earlier as-of.
     pub previous: &'a [Option<PreviousState>],
-    /// When they last bought.
+    /// The instant of each customer's last purchase.
     pub last_purchase: &'a [Option<Instant>],
-    /// What they have consented to.
+    /// The consents of each customer.
     pub consent: &'a Consent,
 }
 
-/// What the rules give.
+/// The results of the rules.
 #[derive(Debug, Default)]
 pub struct RuleResults {
     /// The segments of each customer, in the order of the rows.
     pub assigned: Vec<Assigned>,
-    /// By rule for whom `enter` holds.
+    /// Whether `enter` holds for each customer, by rule.
     pub enter: Vec<Vec<bool>>,
 }
 
-/// Assigns segments at `as_of` to the customers of `rows`, in their order. Rules are evaluated one
-/// after the other, because a rule may name the segments before it.
+/// Assigns segments at `as_of` to the customers of `rows`, in their order. The rules are evaluated one after
+/// another, because a rule may name the segments before it.
 pub fn assign(
     segments: &Segments,
     rows: &RecordBatch,
@@ -147,7 +148,7 @@ pub fn assign(
     Ok(results)
 }
 
-/// One customer while the rules are gone through.
+/// One customer during the evaluation of the rules.
 pub(super) struct RulePass<'a> {
     before: Option<&'a PreviousState>,
     last_purchase: Option<Instant>,
@@ -158,7 +159,7 @@ pub(super) struct RulePass<'a> {
 }
 
 impl<'a> RulePass<'a> {
-    /// Before any rule.
+    /// Creates the state of a customer before the first rule.
     pub fn new(
         before: Option<&'a PreviousState>,
         last_purchase: Option<Instant>,
@@ -168,16 +169,17 @@ impl<'a> RulePass<'a> {
         Self { before, last_purchase, as_of, assigned, groups: Vec::new(), primary: None }
     }
 
-    /// Whether the customer is in a segment by the rules so far.
+    /// Whether the customer is in a segment by the rules evaluated so far.
     pub fn is_in(&self, name: &str) -> bool {
         self.assigned.memberships.iter().any(|membership| membership.segment == name)
     }
 
-    /// Applies one rule, given whether `enter` and `stay` hold and consent is there.
+    /// Applies one rule, given whether `enter` and `stay` hold and whether the required consent is given.
     pub fn apply(&mut self, rule: &'a Rule, [enter, stay]: [bool; 2], allowed: bool) {
         let name = &rule.spec.name;
         let was = self.before.and_then(|state| state.memberships.get(name));
-        // A changed rule starts from `enter`.
+        // A membership by another version of the rule does not count, so that a changed rule starts from
+        // `enter`.
         let since = was.filter(|(version, _)| *version == rule.version).map(|(_, since)| *since);
         let over = self.before.and_then(|state| state.expired.get(name));
         let barred = enter && over.is_some_and(|version| *version == rule.version);
@@ -194,7 +196,7 @@ impl<'a> RulePass<'a> {
             Err("expired")
         } else {
             match since {
-                // Whoever might come in stays as well.
+                // A member stays as well if `enter` holds.
                 Some(since) if stay || enter => Ok((since, "stay")),
                 Some(since) if dwells && !bought => Ok((since, "dwell")),
                 Some(_) if dwells => Err("purchase"),
@@ -221,7 +223,7 @@ impl<'a> RulePass<'a> {
         }
     }
 
-    /// What has come of all rules.
+    /// Returns the segments by all rules.
     pub fn end(self, segments: &Segments) -> Assigned {
         let Self { before, as_of, mut assigned, primary, .. } = self;
         assigned.previous = before.and_then(|state| state.primary.clone());

@@ -1,4 +1,5 @@
-//! Made-up customers with the segments that they must have: what `segments test` holds the rules to.
+//! Examples of customers with the segments that they must have, which `segments test` checks the rules
+//! against.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +13,17 @@ use crate::expression::{Columns, Expression, Node, Type, Value};
 use crate::money::Scale;
 use crate::time::Instant;
 
-/// A value of a made-up customer.
+/// A value of an example's customer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "neither a number, a text, true nor false")]
 pub enum Given {
-    /// True or false.
+    /// A truth value.
     Boolean(bool),
     /// A whole number.
     Integer(i64),
-    /// Another number.
+    /// A number that is not whole.
     Double(f64),
-    /// Text, also an instant or a date.
+    /// A text, which may also be an instant or a date.
     Text(String),
 }
 
@@ -30,21 +31,21 @@ pub enum Given {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExampleSpec {
-    /// For the reader.
+    /// A description for the reader.
     #[serde(default)]
     pub description: String,
-    /// Features and scores; all others are null.
+    /// The features and scores of the customer. All others are null.
     pub given: BTreeMap<String, Given>,
-    /// Segments that they were in for long at the last as-of.
+    /// The segments that the customer had long been in at the previous as-of.
     #[serde(default)]
     pub was: Vec<String>,
-    /// What they have consented to.
+    /// The scopes that the customer has consented to.
     #[serde(default)]
     pub consents: Vec<String>,
-    /// The primary segment that they must have.
+    /// The primary segment that the customer must have.
     #[serde(default)]
     pub primary: Option<String>,
-    /// All segments that they must have, in the order of the rules.
+    /// All segments that the customer must have, in the order of the rules.
     #[serde(default)]
     pub segments: Option<Vec<String>>,
 }
@@ -52,14 +53,14 @@ pub struct ExampleSpec {
 /// A checked example.
 #[derive(Debug, Clone)]
 pub struct Example {
-    /// As the file says.
+    /// The table of the file.
     pub spec: ExampleSpec,
     values: BTreeMap<String, Value>,
     scale: Scale,
 }
 
 impl Example {
-    /// Checks the `number`-th example of `file` against the columns and segments that there are.
+    /// Checks the `number`-th example of `file` against the existing columns and segments.
     pub(super) fn check(
         file: &str,
         number: usize,
@@ -92,9 +93,9 @@ impl Example {
         Ok(Self { spec: spec.clone(), values, scale: columns.scale })
     }
 
-    /// What the rules give for this customer.
+    /// Evaluates the rules for this customer.
     pub fn assign(&self, segments: &Segments) -> Assigned {
-        // Long before: every dwell is over.
+        // The previous memberships began so long ago that every dwell is over.
         let (since, as_of) = (Instant(i64::MIN / 2), Instant(0));
         let version = |name: &String| {
             let rule = segments.rules.iter().find(|rule| rule.spec.name == *name);
@@ -119,7 +120,7 @@ impl Example {
         night.end(segments)
     }
 
-    /// What is other than it must be, in words; None where all is as it must be.
+    /// Describes the first difference from the expected segments. Returns None if there is no difference.
     pub fn fault(&self, segments: &Segments) -> Option<String> {
         let assigned = self.assign(segments);
         let found: Vec<&str> = assigned.memberships.iter().map(|m| m.segment.as_str()).collect();

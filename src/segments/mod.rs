@@ -1,7 +1,9 @@
-//! Segments: ordered rules over features and scores, with hysteresis so that nobody flickers.
+//! Segments: ordered rules over features and scores, with hysteresis so that customers do not flicker between
+//! segments.
 //!
-//! `spec` checks the rules (`reach` refuses those that nobody can meet), `assign` says who is in which
-//! segment given who was, `example` holds the rules to what their author expects of them.
+//! `spec` checks the rules and `reach` refuses those that no customer can meet. `assign` assigns customers to
+//! segments, given their previous segments. `example` checks the rules against the expectations of their
+//! author.
 
 mod assign;
 mod example;
@@ -27,7 +29,7 @@ mod tests {
     use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
     use std::sync::Arc;
 
-    /// A rule of these conditions.
+    /// Creates a rule with these conditions.
     pub fn rule(name: &str, enter: &str, stay: Option<&str>, columns: &Columns) -> Rule {
         let expression = |sql: &str| check(sql, columns, "test").unwrap();
         let spec = RuleSpec {
@@ -53,7 +55,8 @@ mod tests {
         Segments { rules: vec![risky], otherwise: "calm".into(), ..Segments::default() }
     }
 
-    /// What a night gives for a customer of this score, who was risky since a day, or was not.
+    /// The inputs of a run on one customer: the score, the day, the previous state, the last purchase and the
+    /// opt-in status.
     struct Night {
         score: f64,
         day: i64,
@@ -111,7 +114,7 @@ mod tests {
         assert_eq!(left.entered().map(|m| m.segment.as_str()).collect::<Vec<_>>(), ["calm"]);
     }
 
-    /// A `stay` that is narrower than `enter` loses nobody whom `enter` holds for.
+    /// A `stay` that is narrower than `enter` removes no member that satisfies `enter`.
     #[test]
     fn who_might_come_in_stays() {
         let columns = Columns::new(Scale::default(), [("score".to_owned(), Type::Double)]);
@@ -126,7 +129,7 @@ mod tests {
         let segments = segments(|spec| spec.min_dwell = Some(Duration::days(14)));
         let kept = Night::new(0.1, 10).since(0).assign(&segments);
         assert_eq!(kept.memberships[0].reason, "dwell");
-        // A purchase since they came in ends it, on whichever night.
+        // A purchase after the entry ends the dwell, in whichever run.
         let bought = |day: i64| {
             let night = Night { last_purchase: Some(day), ..Night::new(0.1, 10).since(2) };
             night.assign(&segments)

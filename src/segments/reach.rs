@@ -1,10 +1,10 @@
-//! Rules that nobody can ever meet, or that others before them always forestall.
+//! Refuses rules that no customer can ever meet, or that rules before them always preempt.
 //!
-//! A condition over columns compared with constants is constant between those constants, so a value
-//! from each interval, the constants themselves and null stand for all there are: what holds for none
-//! of their combinations never holds. Conditions that compute with columns are not judged, nor are
-//! those with too many combinations; columns are taken as independent, so that a rule is refused only
-//! where no data at all could meet it.
+//! A condition that compares columns with constants does not change between those constants. A value from
+//! each interval, the constants themselves and null therefore represent all values: a condition that holds
+//! for none of their combinations never holds. Conditions that compute with columns are not judged, and
+//! neither are conditions with too many combinations. Columns are assumed to be independent, so that a rule
+//! is refused only if no data at all could meet it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,10 +14,10 @@ use crate::expression::reference::evaluate;
 use crate::expression::{Columns, Expression, Node, Operator, Type, Value};
 use crate::money::Scale;
 
-/// Combinations of values that are tried of one rule at most.
+/// The greatest number of combinations of values that are tried for one rule.
 const MOST: usize = 50_000;
 
-/// Refuses rules that can have no members, or never be what they are declared as.
+/// Refuses rules that cannot have members, and primary rules that can never give the primary segment.
 pub fn check(file: &str, rules: &[Rule], columns: &Columns) -> Result<()> {
     for (i, rule) in rules.iter().enumerate() {
         let place = format!("{file}: segment \"{}\"", rule.spec.name);
@@ -30,7 +30,8 @@ pub fn check(file: &str, rules: &[Rule], columns: &Columns) -> Result<()> {
         let own = columns_of(&[&rule.enter, &rule.stay]);
         let before = |shares: &dyn Fn(&Rule) -> bool| -> Vec<&Rule> {
             let rivals = rules[..i].iter().filter(|rival| {
-                // Who is put out of these, or never let in, leaves the way free.
+                // A rule that can expire or that requires consent may release or reject a customer, so that
+                // it cannot preempt.
                 rival.spec.expires.is_none()
                     && rival.spec.requires_consent.is_empty()
                     && shares(rival)
@@ -69,7 +70,7 @@ fn columns_of<'a>(conditions: &[&'a Expression]) -> BTreeSet<&'a str> {
     conditions.iter().flat_map(|condition| condition.columns()).collect()
 }
 
-/// Whether it is certain that none of `conditions` holds where all `rivals` do not.
+/// Whether it is certain that none of `conditions` holds where all `rivals` do not hold.
 fn never(conditions: &[&Expression], rivals: &[&Rule], columns: &Columns) -> bool {
     let mut constants = BTreeMap::new();
     let all = conditions.iter().copied().chain(rivals.iter().map(|rival| &rival.enter));
@@ -103,7 +104,8 @@ fn never(conditions: &[&Expression], rivals: &[&Rule], columns: &Columns) -> boo
     })
 }
 
-/// The constants that each column is compared with; false where a column is computed with.
+/// Collects the constants that each column is compared with. Returns false if the condition computes with a
+/// column.
 fn collect<'a>(
     condition: &'a Expression,
     constants: &mut BTreeMap<&'a str, Vec<&'a Value>>,
@@ -143,7 +145,7 @@ fn compared<'a>(
     })
 }
 
-/// The column that is compared, itself or as another kind of number.
+/// The column that is compared, either as it is or cast to another numeric type.
 fn subject<'a>(
     x: &'a Expression,
     constants: &mut BTreeMap<&'a str, Vec<&'a Value>>,
@@ -160,7 +162,7 @@ fn subject<'a>(
     Some(name)
 }
 
-/// Values of a column that stand for all others, given what it is compared with.
+/// Values of a column that represent all others, given the constants that it is compared with.
 fn domain(ty: Type, constants: &[&Value], scale: Scale) -> Vec<Value> {
     let units = |value: &Value| match value {
         Value::Integer(v) | Value::Timestamp(v) => Some(*v as f64),
@@ -188,7 +190,7 @@ fn domain(ty: Type, constants: &[&Value], scale: Scale) -> Vec<Value> {
             });
             let texts: BTreeSet<String> = texts.collect();
             let other = format!("{}\u{1}", texts.iter().next_back().map_or("", String::as_str));
-            // Comparisons of text by order have a text before, between and after these as well.
+            // Comparisons by order also need a text before, between and after these texts.
             let after = texts.iter().map(|text| format!("{text}\u{1}")).collect::<Vec<_>>();
             let all = texts.into_iter().chain(after).chain([other, String::new()]);
             all.collect::<BTreeSet<_>>().into_iter().map(Value::Text).collect()
@@ -274,14 +276,14 @@ mod tests {
             "{error}"
         );
         assert_eq!(message(&[high.clone(), any.clone(), low.clone()]), "");
-        // Whose members stay where the others do not hold.
+        // Members of this rule stay where the others do not hold.
         let stays = primary("any", "score > 0.1", Some("score is null"));
         assert_eq!(message(&[high.clone(), low.clone(), stays]), "");
-        // What ends by time, or not for everyone, leaves the way free.
+        // A rule that can expire does not preempt others.
         let mut ends = high.clone();
         ends.spec.expires = Some(crate::time::Duration::days(1));
         assert_eq!(message(&[ends, low.clone(), any.clone()]), "");
-        // Of a group who is not let in cannot stay either.
+        // In a group, a customer who cannot enter cannot stay either.
         let group = |rule: Rule| {
             let spec = crate::segments::RuleSpec { group: Some("g".into()), ..rule.spec };
             Rule { spec, ..rule }
@@ -291,7 +293,7 @@ mod tests {
         assert!(message(&[group(high), stays]).contains("of its group"));
     }
 
-    /// What is refused holds for no random row either.
+    /// A condition that is refused does not hold for any random row either.
     #[test]
     fn nothing_that_can_be_met_is_refused() {
         let seed: u64 = rand::rng().random();

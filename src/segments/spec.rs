@@ -1,4 +1,4 @@
-//! `models/segments.toml`, unchecked and checked.
+//! The file `models/segments.toml`, before and after the check.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,47 +20,47 @@ use crate::time::Duration;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleSpec {
-    /// The segment's name.
+    /// The name of the segment.
     pub name: String,
-    /// For the reader.
+    /// A description for the reader.
     #[serde(default)]
     pub description: String,
-    /// Who comes in: a predicate over features, scores, percentiles and thresholds.
+    /// The condition of entry, a predicate over features, scores, percentiles and thresholds.
     pub enter: String,
-    /// Who else stays in, beside those whom `enter` holds for.
+    /// A further condition by which members stay, in addition to `enter`.
     #[serde(default)]
     pub stay: Option<String>,
-    /// How long a member stays at least, unless they buy.
+    /// The minimum length of a membership, unless the customer makes a purchase.
     #[serde(default)]
     pub min_dwell: Option<Duration>,
-    /// How long a member stays at most; who was put out so comes in again only after `enter` has once
-    /// ceased to hold.
+    /// The maximum length of a membership. A customer whose membership has expired enters again only after
+    /// `enter` has stopped holding at least once.
     #[serde(default)]
     pub expires: Option<Duration>,
-    /// Of the rules of one group a customer is in the first that holds, and in no other.
+    /// The group of the rule. A customer is only in the first segment of a group whose rule holds.
     #[serde(default)]
     pub group: Option<String>,
-    /// What a member must have consented to.
+    /// The scopes that a member must have consented to.
     #[serde(default)]
     pub requires_consent: Vec<String>,
-    /// Whether it can be the primary segment; the first in the file that holds is.
+    /// Whether it can be the primary segment, which is the first one in the file whose rule holds.
     #[serde(default)]
     pub primary: bool,
 }
 
-/// `models/segments.toml`.
+/// The content of `models/segments.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SegmentsSpec {
-    /// The primary segment of those whom no primary rule holds for.
+    /// The primary segment of the customers that no primary rule holds for.
     pub otherwise: String,
-    /// Numbers that rules may name, so that one can be tried before it is live.
+    /// Numbers that rules may name, so that another value can be simulated before it is live.
     #[serde(default)]
     pub thresholds: BTreeMap<String, Number>,
     /// The rules by priority.
     #[serde(default, rename = "segment")]
     pub rules: Vec<RuleSpec>,
-    /// Made-up customers with the segments that they must have.
+    /// Examples of customers with the segments that they must have.
     #[serde(default, rename = "example")]
     pub examples: Vec<ExampleSpec>,
 }
@@ -68,29 +68,29 @@ pub struct SegmentsSpec {
 /// A checked rule.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rule {
-    /// As the file says.
+    /// The table of the file.
     pub spec: RuleSpec,
-    /// Who comes in.
+    /// The condition of entry.
     pub enter: Expression,
-    /// Who stays in.
+    /// The condition by which members stay.
     pub stay: Expression,
-    /// Hash of the checked rule: another version starts from `enter`.
+    /// A hash of the checked rule. Memberships by another version start again from `enter`.
     pub version: String,
 }
 
 /// The checked rules of a project.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Segments {
-    /// By priority.
+    /// The rules by priority.
     pub rules: Vec<Rule>,
-    /// The primary segment where no primary rule holds.
+    /// The primary segment of the customers that no primary rule holds for.
     pub otherwise: String,
-    /// The file's thresholds.
+    /// The thresholds of the file.
     pub thresholds: BTreeMap<String, Number>,
-    /// What the rules must give; scoring does not need them.
+    /// The checked examples, which scoring does not need.
     #[serde(skip)]
     pub examples: Vec<Example>,
-    /// What a check was made of; None in a project without the file. Scoring does not need it.
+    /// The name and the content of the file; None in a project without the file. Scoring does not need it.
     #[serde(skip)]
     pub(super) source: Option<(String, SegmentsSpec)>,
 }
@@ -122,11 +122,12 @@ pub fn score_columns(models: &Models) -> Vec<(String, Type)> {
 }
 
 impl Segments {
-    /// Checks the rules against features, scores and the profile; a project without the file has none.
+    /// Checks the rules against the features, the scores and the profile. A project without the file has no
+    /// rules.
     ///
     /// # Errors
-    /// A configuration error for a rule that cannot be checked, that nobody can ever meet, or that
-    /// others before it always forestall; and for a threshold that nothing uses.
+    /// Returns a configuration error for a rule that cannot be checked, that no customer can ever meet, or
+    /// that rules before it always preempt, and for a threshold that no rule uses.
     pub fn check(
         source: Option<(String, SegmentsSpec)>,
         catalog: &Catalog,
@@ -183,10 +184,10 @@ impl Segments {
         })
     }
 
-    /// The same rules with other thresholds.
+    /// Checks the same rules with other thresholds.
     ///
     /// # Errors
-    /// As [`Segments::check`], and for a threshold that the file does not have.
+    /// Returns the errors of [`Segments::check`], and an error for a threshold that the file does not have.
     pub fn with_thresholds(
         &self,
         changed: &[(String, Number)],
@@ -207,14 +208,14 @@ impl Segments {
         Self::check(source, catalog, models, profile, scale)
     }
 
-    /// The names of all segments by priority, the one for all others last.
+    /// The names of all segments by priority. The segment of all other customers is the last one.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.rules.iter().map(|rule| rule.spec.name.as_str()).chain([self.otherwise.as_str()])
     }
 }
 
 impl Rule {
-    /// Whether the rule names a segment, or a column.
+    /// Whether the rule names this segment or column.
     pub fn names(&self, name: &str) -> bool {
         self.enter.columns().contains(name) || self.stay.columns().contains(name)
     }
@@ -227,7 +228,7 @@ impl Rule {
             None => enter.clone(),
         };
         let mut rule = Self { spec: spec.clone(), enter, stay, version: String::new() };
-        // A rule is another one where a segment that it names is.
+        // A rule that names another segment has a new version whenever that segment has one.
         let named = before.iter().filter(|other| rule.names(&other.spec.name));
         let versions: Vec<String> = named.map(|other| other.version.clone()).collect();
         let definition = (&rule.enter, &rule.stay, spec.min_dwell, spec.expires);
@@ -236,7 +237,7 @@ impl Rule {
     }
 }
 
-/// What rules may name.
+/// The columns that rules may name.
 fn columns(
     file: &str,
     spec: &SegmentsSpec,
@@ -269,14 +270,14 @@ fn columns(
     Ok(columns)
 }
 
-/// Whether a rule's text has the name as a word.
+/// Whether the text of a rule contains the name as a word.
 fn is_used(name: &str, spec: &SegmentsSpec) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let has = |text: &String| text.split(|c| !is_word(c)).any(|word| word == name);
     spec.rules.iter().any(|rule| has(&rule.enter) || rule.stay.as_ref().is_some_and(has))
 }
 
-/// What of a rule does not depend on columns.
+/// Checks the part of a rule that does not depend on columns.
 fn check_spec(file: &str, rule: &RuleSpec, profile: &ProfilePlan) -> Result<()> {
     let place = format!("{file}: segment \"{}\"", rule.name);
     if let (Some(expires), Some(dwell)) = (rule.expires, rule.min_dwell)

@@ -1,4 +1,4 @@
-//! What an earlier as-of said of segments, read back from its table.
+//! Reads the segments of an earlier as-of from their table.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,20 +11,20 @@ use crate::error::{Error, Result};
 use crate::sources::profile::keys;
 use crate::time::Instant;
 
-/// What an earlier as-of said of the segments of some customers.
+/// The segments of some customers at an earlier as-of.
 #[derive(Debug, Default)]
 pub struct States {
-    /// In the order of the customers.
+    /// The segments of each customer, in the order of the customers.
     pub customers: Vec<Option<PreviousState>>,
-    /// Of those who are customers no more, by key.
+    /// The segments of former customers, by key.
     pub gone: BTreeMap<String, PreviousState>,
 }
 
 impl States {
-    /// Of `customers`, by rows of a table of segments that have all of them.
+    /// Reads the segments of `customers` from rows of a table of segments that contain all of them.
     ///
     /// # Errors
-    /// A contract violation where these are not rows of such a table.
+    /// Returns a contract violation if these are not rows of such a table.
     pub fn of(rows: &[RecordBatch], customers: &StringArray) -> Result<Self> {
         let mut by_key = by_key(rows)?;
         let customers = customers.iter().flatten().map(|key| by_key.remove(key)).collect();
@@ -48,7 +48,7 @@ fn by_key(rows: &[RecordBatch]) -> Result<HashMap<String, PreviousState>> {
                 "it was changed after it was written; score that as-of again",
             ));
         };
-        // Runs before there was this column have put nobody out.
+        // Tables from before this column existed contain no expired memberships.
         let expired = rows.column_by_name("expired").and_then(|c| c.as_list_opt::<i32>());
         for (i, key) in keys(rows)?.iter().flatten().enumerate() {
             let state = by_key.entry(key.to_owned()).or_default();

@@ -1,4 +1,4 @@
-//! One customer: what they are, and what they do.
+//! One simulated customer: latent traits and events.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -7,67 +7,67 @@ use rand_distr::{Distribution, Exp, Gamma, LogNormal};
 use super::Options;
 use crate::time::{DAY, Instant};
 
-/// Product categories.
+/// The product categories.
 pub const CATEGORIES: [&str; 12] = [
     "shoes", "shirts", "dresses", "coats", "bags", "sport", "kids", "home", "garden", "beauty",
     "books", "toys",
 ];
-/// Products per category.
+/// The number of products per category.
 const PRODUCTS: u32 = 25;
 
 /// The latent truth of one customer.
 #[derive(Debug, Clone)]
 pub struct Latent {
-    /// Their number.
+    /// The number of the customer.
     pub number: u64,
-    /// Their key.
+    /// The key of the customer.
     pub key: String,
-    /// Whether the profile source has forgotten them.
+    /// Whether the profile source has no row of the customer.
     pub orphan: bool,
-    /// Purchases per day while alive.
+    /// The purchases per day while alive.
     pub purchase_rate: f64,
-    /// Drop-outs per day while alive.
+    /// The rate of dropping out per day while alive.
     pub dropout_rate: f64,
-    /// When they come.
+    /// The time at which the customer arrives, in UTC microseconds.
     pub start: i64,
-    /// When they drop out.
+    /// The time at which the customer drops out, in UTC microseconds.
     pub death: i64,
-    /// Their two categories; most of what they look at is of these.
+    /// The indices of the two categories that most of the customer's products belong to.
     pub tastes: [usize; 2],
-    /// The median price they pay.
+    /// The median price that the customer pays.
     pub price: f64,
-    /// Whether they get email.
+    /// Whether the customer receives emails.
     pub opted_in: bool,
-    /// A number for the profile's fields.
+    /// Random bits for the fields of the profile.
     pub traits: u64,
 }
 
 /// One event as it is written.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// event_id.
+    /// The value of `event_id`.
     pub id: String,
-    /// customer360_id.
+    /// The value of `customer360_id`.
     pub customer: String,
-    /// event_type.
+    /// The value of `event_type`.
     pub kind: &'static str,
-    /// event_ts.
+    /// The value of `event_ts`, in UTC microseconds.
     pub time: i64,
-    /// ingested_at.
+    /// The value of `ingested_at`, in UTC microseconds.
     pub ingested: i64,
-    /// channel.
+    /// The value of `channel`.
     pub channel: Option<&'static str>,
-    /// session_id.
+    /// The value of `session_id`.
     pub session: Option<String>,
-    /// order_id.
+    /// The value of `order_id`.
     pub order: Option<String>,
-    /// product_id.
+    /// The value of `product_id`.
     pub product: Option<String>,
-    /// category.
+    /// The value of `category`.
     pub category: Option<&'static str>,
-    /// quantity.
+    /// The value of `quantity`.
     pub quantity: Option<i64>,
-    /// amount in cents.
+    /// The value of `amount`, in cents.
     pub amount: Option<i64>,
 }
 
@@ -108,13 +108,14 @@ impl Latent {
         }
     }
 
-    /// Whether they are alive at `at`.
+    /// Whether the customer is alive at `at`.
     pub fn alive(&self, at: Instant) -> bool {
         self.start <= at.0 && at.0 < self.death
     }
 
-    /// The exact probability of no purchase in `[at + gap, at + gap + horizon)`, given rates and
-    /// state at `at`: 1 - e^(-mu g) lambda / (lambda + mu) (1 - e^(-(lambda + mu) H)) while alive.
+    /// The exact probability of no purchase in `[at + gap, at + gap + horizon)`, given the rates and the
+    /// state at `at`. It is 1 - e^(-mu g) lambda / (lambda + mu) (1 - e^(-(lambda + mu) H)) while the
+    /// customer is alive, with gap g and horizon H.
     pub fn no_purchase(&self, at: Instant, options: &Options) -> f64 {
         if !self.alive(at) {
             return 1.0;
@@ -125,11 +126,11 @@ impl Latent {
         1.0 - (-mu * gap).exp() * lambda / both * (1.0 - (-both * horizon).exp())
     }
 
-    /// Draws what the customer does until the end of the history.
+    /// Draws the events of the customer until the end of the history.
     pub fn live(&self, options: &Options, random: &mut ChaCha8Rng, events: &mut Vec<Event>) {
         let mut life = Life { latent: self, events, random, count: 0, sessions: 0, orders: 0 };
         let end = options.end.0.min(self.death);
-        // The first purchase is what makes them a customer for most.
+        // Most customers arrive with their first purchase.
         let mut time = self.start;
         if life.random.random::<f64>() < 0.6 {
             life.shop(time, true, options.end.0);
@@ -141,7 +142,7 @@ impl Latent {
             }
             life.shop(time, true, options.end.0);
         }
-        // Visits without a purchase, as often as with one.
+        // Visits without a purchase are as frequent as visits with one.
         let mut time = self.start;
         loop {
             time = time.saturating_add(days(exponential(life.random, self.purchase_rate)));
@@ -166,7 +167,7 @@ struct Life<'a> {
 impl Life<'_> {
     fn event(&mut self, kind: &'static str, time: i64) -> Event {
         self.count += 1;
-        // Most events are there within minutes, some days later.
+        // Most events are ingested within minutes, and some days later.
         let lag = if self.random.random::<f64>() < 0.02 {
             days(self.random.random::<f64>() * 10.0)
         } else {
@@ -211,7 +212,7 @@ impl Life<'_> {
         (CATEGORIES[category], format!("{}-{:02}", CATEGORIES[category], rank as u32))
     }
 
-    /// A visit: a session of page and product views, perhaps a cart, perhaps an order.
+    /// Adds a visit: a session with page and product views, possibly a cart, and possibly an order.
     fn shop(&mut self, time: i64, buys: bool, end: i64) {
         self.sessions += 1;
         let session = format!("s{:07}-{:04}", self.latent.number, self.sessions);
@@ -297,7 +298,8 @@ impl Life<'_> {
         }
     }
 
-    /// Newsletters every three weeks or so, opened by those who are still interested.
+    /// Adds a newsletter or push message about every four weeks. Customers who are still alive open it more
+    /// often.
     fn marketing(&mut self, end: i64) {
         if !self.latent.opted_in {
             return;
@@ -339,7 +341,7 @@ mod tests {
     use crate::time::Duration;
     use rand::SeedableRng;
 
-    /// The closed form against the share of a hundred thousand simulated lives.
+    /// Compares the closed form with the share among a hundred thousand simulated lives.
     #[test]
     fn the_exact_probability_is_what_happens() {
         let options = Options {

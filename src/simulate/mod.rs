@@ -1,9 +1,9 @@
-//! A generator with a known truth: customers who buy until they die, and everything around it.
+//! A generator of customers with a known truth.
 //!
-//! Purchases follow the Pareto/NBD process (Schmittlein, Morrison and Colombo 1987): each customer
-//! buys at a rate of their own while alive and drops out at a rate of their own. Sessions, emails
-//! and support follow interest, which ends with the drop-out. Each customer is drawn from a stream
-//! of their own, block after block, so that memory does not grow with their number.
+//! Purchases follow the Pareto/NBD process (Schmittlein, Morrison and Colombo 1987): each customer buys at a
+//! rate of their own while alive and drops out at a rate of their own. Sessions, emails and support follow
+//! interest, which ends with the drop-out. Each customer is drawn from a random stream of their own, block by
+//! block, so that memory does not grow with the number of customers.
 
 pub mod customers;
 pub mod tables;
@@ -18,38 +18,38 @@ use crate::store::parquet::Writer;
 use crate::time::{Duration, Instant};
 use customers::{Event, Latent};
 
-/// Customers drawn, sorted and written at a time.
+/// The number of customers that are drawn, sorted and written at a time.
 const BLOCK: u64 = 20_000;
 
-/// What to simulate.
+/// The settings of a simulation.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Customers, orphans included.
+    /// The number of customers, including orphans.
     pub customers: u64,
-    /// Days of history.
+    /// The days of history.
     pub days: u32,
-    /// The same seed gives the same bytes.
+    /// The seed. The same seed gives the same bytes.
     pub seed: u64,
-    /// When the history ends.
+    /// The end of the history.
     pub end: Instant,
-    /// Gap of the outcome whose exact probability the truth file has.
+    /// The gap of the outcome whose exact probability the truth file contains.
     pub gap: Duration,
-    /// Horizon of that outcome.
+    /// The horizon of that outcome.
     pub horizon: Duration,
-    /// The instants at which the truth file tells state and probability.
+    /// The instants for which the truth file contains state and probability.
     pub truth_at: Vec<Instant>,
 }
 
-/// What was simulated.
+/// The size of a simulation.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
 pub struct Simulated {
-    /// Customers in the profile.
+    /// The number of customers in the profile.
     pub profiles: u64,
-    /// Events, duplicates included.
+    /// The number of events, including duplicates.
     pub events: u64,
 }
 
-/// Writes `profile/`, `events/` and `truth/` below `out`, which must not have them yet.
+/// Writes the folders `profile/`, `events/` and `truth/` in `out`, which must not contain them yet.
 pub fn simulate(options: &Options, out: &Path) -> Result<Simulated> {
     for name in ["profile", "events", "truth"] {
         let folder = out.join(name);

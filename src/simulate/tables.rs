@@ -1,4 +1,4 @@
-//! Simulated customers and events as Parquet rows.
+//! Converts simulated customers and events to rows for Parquet.
 
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     .map_err(Error::engine("simulated rows"))
 }
 
-/// The event rows.
+/// Converts events to rows.
 pub fn events(events: &[Event]) -> Result<RecordBatch> {
     let text = |f: &dyn Fn(&Event) -> Option<String>| strings(events.iter().map(f));
     batch(vec![
@@ -72,10 +72,10 @@ pub fn events(events: &[Event]) -> Result<RecordBatch> {
     ])
 }
 
-/// The profile rows of those who are no orphans, with extra columns of every awkward type.
+/// Converts customers that are not orphans to profile rows, with extra columns of every unusual type.
 pub fn profile(latents: &[Latent], options: &Options) -> Result<RecordBatch> {
     let latents: Vec<&Latent> = latents.iter().filter(|latent| !latent.orphan).collect();
-    // A different slice of the customer's random bits for each field.
+    // Each field uses another part of the customer's random bits.
     let pick = |latent: &Latent, field: u32, of: usize| {
         (latent.traits.rotate_right(field * 5) % of as u64) as usize
     };
@@ -178,7 +178,7 @@ pub fn profile(latents: &[Latent], options: &Options) -> Result<RecordBatch> {
     ])
 }
 
-/// The truth: one row per customer and instant; no command reads it.
+/// Converts customers to rows of the truth, one per customer and instant. No command reads the truth.
 pub fn truth(latents: &[Latent], options: &Options) -> Result<RecordBatch> {
     let rows = || latents.iter().flat_map(|l| options.truth_at.iter().map(move |at| (l, *at)));
     let number = |f: &dyn Fn(&Latent) -> f64| -> ArrayRef {

@@ -1,7 +1,8 @@
-//! The store: immutable data files under one root that names what is live.
+//! The store: immutable data files under one root, which names the live files.
 //!
 //! A run stages its files beside the live ones, syncs them, moves them into place and then replaces
-//! `current.json`, the one root. Whoever reads through the root sees the old run or the new one.
+//! `current.json`, the only root. Every reader that goes through the root sees either the old state or the
+//! new one.
 
 pub mod parquet;
 pub mod sorted;
@@ -23,11 +24,11 @@ use crate::error::{Error, Result};
 use crate::shard::{Shard, Shards};
 use crate::time::Instant;
 
-/// The version of every file this binary writes; it reads this one and the one before.
+/// The version of every file that this binary writes. It reads files of this version and of the previous one.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// So many times as many shards as there are must be worth their while before their number is changed,
-/// since that reads all events again.
+/// The number of shards is changed only when at least this many times as many shards would suit the data,
+/// because a change requires all events to be read again.
 const OUTGROWN: usize = 4;
 
 const ROOT: &str = "current.json";
@@ -37,18 +38,18 @@ const STAGING: &str = ".staging";
 /// A live data file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveFile {
-    /// Its length.
+    /// The length in bytes.
     pub bytes: u64,
-    /// XXH3-64 of its bytes, in hexadecimal.
+    /// The XXH3-64 of the bytes, in hexadecimal.
     pub xxh3: String,
 }
 
-/// The profile that is current.
+/// The current profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CurrentProfile {
-    /// The as-of it is true for.
+    /// The as-of of the profile.
     pub as_of: Instant,
-    /// The run that wrote it.
+    /// The name of the run that wrote the profile.
     pub run: String,
 }
 
@@ -56,27 +57,27 @@ pub struct CurrentProfile {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Root {
-    /// Of this file.
+    /// The format version of the root.
     pub format_version: u32,
-    /// Grows by one with every publish.
+    /// The generation, which grows by one with every publication.
     pub generation: u64,
-    /// The version in use of each model.
+    /// The champion of each model.
     pub champions: BTreeMap<String, String>,
-    /// The versions of each model in the order in which they were last trained.
+    /// The versions of each model in the order of their latest training.
     #[serde(default)]
     pub trained: BTreeMap<String, Vec<String>>,
-    /// The versions of each model that were in use before, the latest last.
+    /// The former champions of each model, the latest last.
     #[serde(default)]
     pub former: BTreeMap<String, Vec<String>>,
-    /// The versions of each model that did not pass their gate and that nobody has put in use since.
+    /// The versions of each model that did not pass their gate and have not been promoted since.
     #[serde(default)]
     pub held_back: BTreeMap<String, Vec<String>>,
     /// The current profile.
     pub profile: Option<CurrentProfile>,
-    /// The shards that customers are split into; None before a run has chosen them.
+    /// The shards of the store; None before a run has chosen their number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<Shards>,
-    /// Every live file by its path in the store.
+    /// All live files by their path in the store.
     pub files: BTreeMap<String, LiveFile>,
 }
 
@@ -97,7 +98,7 @@ impl Default for Root {
 }
 
 impl Root {
-    /// Live files below a folder of the store.
+    /// The live files in a folder of the store.
     pub fn below<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = &'a str> {
         self.files
             .keys()
@@ -105,7 +106,7 @@ impl Root {
             .filter(move |path| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/')))
     }
 
-    /// The versions of all models by name and version.
+    /// The versions of all models, sorted by model and version.
     pub fn versions(&self) -> Vec<(&str, &str)> {
         let paths = self.below("models").filter(|path| path.ends_with("/model.json"));
         let mut list: Vec<(&str, &str)> = paths
@@ -118,7 +119,7 @@ impl Root {
         list
     }
 
-    /// Puts a version of a model in use and gives the one that was.
+    /// Promotes a version of a model to champion and returns the previous champion.
     pub fn promote(&mut self, name: &str, version: &str) -> Option<String> {
         self.release(name, version);
         let before = self.champions.insert(name.to_owned(), version.to_owned());
@@ -127,13 +128,13 @@ impl Root {
         before
     }
 
-    /// Keeps a version from scoring until it is put in use by hand or passes its gate.
+    /// Keeps a version from scoring until it is promoted or passes its gate.
     pub fn hold_back(&mut self, name: &str, version: &str) {
         self.release(name, version);
         self.held_back.entry(name.to_owned()).or_default().push(version.to_owned());
     }
 
-    /// Lets a version score.
+    /// Allows a version to score.
     pub fn release(&mut self, name: &str, version: &str) {
         if let Some(held) = self.held_back.get_mut(name) {
             held.retain(|other| other != version);
@@ -145,16 +146,16 @@ impl Root {
         self.held_back.get(name).is_some_and(|held| held.iter().any(|other| other == version))
     }
 
-    /// Puts the version of a model in use that was before the present one; gives the one that was in
-    /// use and the one that is. None where there was no other.
+    /// Makes the former champion of a model the champion again. Returns the replaced champion and the new
+    /// one, or None if there is no former champion.
     pub fn roll_back(&mut self, name: &str) -> Option<(String, String)> {
         let earlier = self.former.get_mut(name)?.pop()?;
         let before = self.champions.insert(name.to_owned(), earlier.clone())?;
         Some((before, earlier))
     }
 
-    /// The shards that a run over so many event rows and customers works by: those that are `wanted`, else
-    /// those of the store as long as the rows have not outgrown them by far.
+    /// Chooses the shards of a run over this many event rows and customers: those that are `wanted`, or else
+    /// those of the store unless the rows have far outgrown them.
     pub fn choose_shards(&mut self, wanted: Option<Shards>, events: u64, customers: u64) -> Shards {
         let fit = Shards::for_rows(events, customers);
         let kept = self.shards.filter(|kept| fit.count() < OUTGROWN * kept.count());
@@ -163,7 +164,7 @@ impl Root {
         chosen
     }
 
-    /// The as-ofs that a table of the store has, by folder name.
+    /// The as-ofs that a table of the store has, as folder names.
     pub fn as_ofs<'a>(&'a self, table: &'a str) -> std::collections::BTreeSet<&'a str> {
         self.below(table)
             .filter_map(|path| path.split('/').find_map(|part| part.strip_prefix("as_of=")))
@@ -178,7 +179,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// The store at `path`, which need not exist yet.
+    /// Opens the store at `path`, which need not exist yet.
     pub fn at(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         if path.to_string_lossy().contains("://") {
@@ -190,7 +191,7 @@ impl Store {
         Ok(Self { path })
     }
 
-    /// Its folder.
+    /// The folder of the store.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -200,7 +201,7 @@ impl Store {
         self.path.join(relative)
     }
 
-    /// The root as it is now; an empty one for a new store.
+    /// Reads the present root. A new store has an empty root.
     pub fn root(&self) -> Result<Root> {
         let path = self.path.join(ROOT);
         let text = match std::fs::read_to_string(&path) {
@@ -213,10 +214,10 @@ impl Store {
         parse_json(&text, &path)
     }
 
-    /// Takes the store's lock and starts a run.
+    /// Takes the lock of the store and begins a transaction.
     ///
     /// # Errors
-    /// [`Error::Locked`] while another process holds it.
+    /// Returns [`Error::Locked`] while another process holds the lock.
     pub fn begin(&self, command: &str) -> Result<Transaction> {
         std::fs::create_dir_all(&self.path).map_err(Error::io("create", &self.path))?;
         let path = self.path.join(LOCK);
@@ -228,7 +229,7 @@ impl Store {
             .write(true)
             .open(&path)
             .map_err(Error::io("open", &path))?;
-        // The lock belongs to the open file: it ends with the process, however that ends.
+        // The lock belongs to the open file, so that it ends with the process in any case.
         if FileExt::try_lock(&lock).is_err() {
             let mut holder = String::new();
             let _ = lock.read_to_string(&mut holder);
@@ -243,7 +244,7 @@ impl Store {
 
         let staging = self.path.join(STAGING);
         if staging.exists() {
-            // What a run that died has left; nothing refers to it.
+            // A run that died left these files. Nothing refers to them.
             std::fs::remove_dir_all(&staging).map_err(Error::io("remove", &staging))?;
         }
         std::fs::create_dir_all(&staging).map_err(Error::io("create", &staging))?;
@@ -259,8 +260,8 @@ impl Store {
         })
     }
 
-    /// The rows that a shard has in a table of the store, whatever the number of shards that the table was
-    /// written by; some columns, the key among them, or all.
+    /// Reads the rows of a shard from a table of the store, regardless of the number of shards that the table
+    /// was written in. `columns` selects some columns, which must include the key; None selects all.
     pub fn read_shard(
         &self,
         root: &Root,
@@ -322,8 +323,8 @@ fn parse_json<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result
     })
 }
 
-/// Where a run writes files before they are live. A file that no [`Transaction::adopt`] takes in is gone
-/// with the run.
+/// The folder in which a run writes files before they are live. A file that is not passed to
+/// [`Transaction::adopt`] is removed at the end of the run.
 #[derive(Debug, Clone)]
 pub struct Staging {
     folder: PathBuf,
@@ -331,7 +332,7 @@ pub struct Staging {
 }
 
 impl Staging {
-    /// The path at which to write a file, in a folder that is there.
+    /// Returns the path at which to write a file, and creates its folder.
     pub fn path(&self, relative: &str) -> Result<PathBuf> {
         let path = self.folder.join(relative);
         let folder = path.parent().unwrap_or(&self.folder);
@@ -345,11 +346,11 @@ impl Staging {
     }
 }
 
-/// One run's writes: all of them become live, or none.
+/// The writes of one run, which become live together or not at all.
 #[derive(Debug)]
 pub struct Transaction {
     store: Store,
-    /// The root as it will be published; change champions and profile here.
+    /// The root as it will be published. Champions and profile are changed here.
     pub root: Root,
     staging: PathBuf,
     staged: Vec<String>,
@@ -359,27 +360,27 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// The generation that this run will publish.
+    /// The generation that the run will publish.
     pub fn generation(&self) -> u64 {
         self.root.generation + 1
     }
 
-    /// The store that it writes to.
+    /// The store that the transaction writes to.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// A folder for what must be on disk only during the run.
+    /// A folder for files that are needed only during the run.
     pub fn scratch(&self) -> &Path {
         &self.staging
     }
 
-    /// Where stages write their files, from whatever thread.
+    /// The staging folder, which stages may use from any thread.
     pub fn staging(&self) -> Staging {
         Staging { folder: self.staging.clone(), generation: self.generation() }
     }
 
-    /// Takes in a file that was written as `written` in the [`Staging`], to be live as `relative`.
+    /// Adopts a file that was written as `written` in the [`Staging`] folder, to become live as `relative`.
     pub fn adopt(&mut self, written: &str, relative: &str) -> Result<()> {
         if written != relative {
             let to = self.staging().path(relative)?;
@@ -389,30 +390,30 @@ impl Transaction {
         Ok(())
     }
 
-    /// The path at which to write the file that will be live as `relative`.
+    /// Returns the path at which to write the file that will become live as `relative`.
     pub fn stage(&mut self, relative: &str) -> Result<PathBuf> {
         self.staged.push(relative.to_owned());
         self.staging().path(relative)
     }
 
-    /// Writes a JSON file, indented for people.
+    /// Stages a JSON file with indentation.
     pub fn write_json(&mut self, relative: &str, value: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string_pretty(value).map_err(Error::engine("writing JSON"))?;
         self.write_text(relative, &format!("{text}\n"))
     }
 
-    /// Writes a text file.
+    /// Stages a text file.
     pub fn write_text(&mut self, relative: &str, text: &str) -> Result<()> {
         let path = self.stage(relative)?;
         std::fs::write(&path, text).map_err(Error::io("write", &path))
     }
 
-    /// Declares that a live file is live no more once this run is published.
+    /// Removes a live file when the transaction is committed.
     pub fn remove(&mut self, relative: &str) {
         self.removed.push(relative.to_owned());
     }
 
-    /// Declares that what this run stages in `folder` stands for all that was live there.
+    /// Replaces all live files in `folder` by the files that this transaction stages there.
     pub fn replace(&mut self, folder: &str) {
         self.replaced.push(folder.to_owned());
     }
@@ -451,7 +452,7 @@ impl Transaction {
         std::fs::rename(&staged, &root).map_err(Error::io("publish", &root))?;
         sync_folder(&self.store.path)?;
         for relative in superseded.iter().filter(|path| !self.root.files.contains_key(*path)) {
-            // Published already: a file that cannot be removed is only untidy.
+            // The root is already published, so that a file that cannot be removed does no harm.
             let _ = std::fs::remove_file(self.store.file(relative));
         }
         Ok(std::mem::take(&mut self.root))
@@ -468,7 +469,7 @@ fn sync_folder(folder: &Path) -> Result<()> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))
 }
 
-/// Syncs a file and gives its length and checksum.
+/// Syncs a file and returns its length and checksum.
 fn checksum(path: &Path) -> Result<LiveFile> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     file.sync_all().map_err(Error::io("sync", path))?;
@@ -476,7 +477,7 @@ fn checksum(path: &Path) -> Result<LiveFile> {
     Ok(LiveFile { bytes, xxh3 })
 }
 
-/// Length and XXH3-64 of a file's bytes.
+/// Computes the length and the XXH3-64 of a file's bytes.
 pub fn hash(mut file: File) -> std::io::Result<(u64, String)> {
     let mut hasher = Xxh3::new();
     let mut buffer = vec![0; 1 << 20];

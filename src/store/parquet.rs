@@ -1,4 +1,4 @@
-//! Parquet files in and out through arrow-rs, with one set of writer properties.
+//! Reads and writes Parquet files through arrow-rs, with one set of writer properties.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,13 +16,13 @@ use parquet::schema::types::ColumnPath;
 use crate::error::{Error, Result};
 use crate::shard::Shard;
 
-/// Rows per row group of what this job writes.
+/// The number of rows per row group of written files.
 const ROW_GROUP: usize = 1 << 18;
 
 /// Writes batches of one schema to a file.
 ///
 /// # Errors
-/// An I/O error that names the file; a full disk is one.
+/// Returns an I/O error that names the file, for example if the disk is full.
 pub fn write<'a>(
     path: &Path,
     schema: &SchemaRef,
@@ -35,14 +35,14 @@ pub fn write<'a>(
     writer.finish()
 }
 
-/// A Parquet file being written batch by batch.
+/// A Parquet file that is written batch by batch.
 pub struct Writer {
     inner: ArrowWriter<File>,
     path: std::path::PathBuf,
 }
 
 impl Writer {
-    /// Starts a file of `schema`.
+    /// Creates a file with this schema.
     pub fn create(path: &Path, schema: &SchemaRef) -> Result<Self> {
         let file = File::create(path).map_err(Error::io("create", path))?;
         let level = ZstdLevel::try_new(1).map_err(Error::engine("the zstd level"))?;
@@ -50,7 +50,7 @@ impl Writer {
             .set_compression(Compression::ZSTD(level))
             .set_max_row_group_row_count(Some(ROW_GROUP))
             .set_created_by("c360-ml".into());
-        // Doubles rarely repeat: a dictionary of them is built to be thrown away.
+        // Doubles rarely repeat, so that a dictionary of them would be built and then discarded.
         for field in schema.fields().iter().filter(|f| *f.data_type() == DataType::Float64) {
             let column = ColumnPath::from(field.name().as_str());
             properties = properties.set_column_dictionary_enabled(column, false);
@@ -61,7 +61,7 @@ impl Writer {
         Ok(Self { inner, path: path.to_owned() })
     }
 
-    /// Adds a batch.
+    /// Writes a batch.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.inner.write(batch).map_err(|source| written(source, &self.path))
     }
@@ -82,19 +82,19 @@ fn written(error: ParquetError, path: &Path) -> Error {
     }
 }
 
-/// Reads a file, only the top-level columns named, or all.
+/// Reads a file, either the named top-level columns or all columns.
 ///
 /// # Errors
-/// [`Error::Parquet`] where it cannot be decoded.
+/// Returns [`Error::Parquet`] if the file cannot be decoded.
 pub fn read(path: &Path, columns: Option<&[&str]>) -> Result<Vec<RecordBatch>> {
     batches(path, columns, None)?.collect()
 }
 
-/// The record batches of a file one after the other, only the top-level columns named, or all; of one row
-/// group only where it is named.
+/// Reads the record batches of a file one after another, either the named top-level columns or all columns,
+/// of one row group or of all.
 ///
 /// # Errors
-/// [`Error::Parquet`] where it cannot be decoded.
+/// Returns [`Error::Parquet`] if the file cannot be decoded.
 pub fn batches(
     path: &Path,
     columns: Option<&[&str]>,
@@ -132,10 +132,10 @@ pub fn batches(
     }))
 }
 
-/// The rows of each row group of a file.
+/// The number of rows in each row group of a file.
 ///
 /// # Errors
-/// [`Error::Parquet`] where its footer cannot be decoded.
+/// Returns [`Error::Parquet`] if the footer cannot be decoded.
 pub fn row_groups(path: &Path) -> Result<Vec<usize>> {
     let failed = |source| Error::Parquet { path: path.to_owned(), source };
     let file = File::open(path).map_err(Error::io("open", path))?;
@@ -143,7 +143,7 @@ pub fn row_groups(path: &Path) -> Result<Vec<usize>> {
     Ok(builder.metadata().row_groups().iter().map(|group| group.num_rows() as usize).collect())
 }
 
-/// What a file says of itself beside its columns.
+/// Reads the key-value metadata of a file's schema.
 pub fn metadata(path: &Path) -> Result<HashMap<String, String>> {
     let failed = |source| Error::Parquet { path: path.to_owned(), source };
     let file = File::open(path).map_err(Error::io("open", path))?;
@@ -152,7 +152,7 @@ pub fn metadata(path: &Path) -> Result<HashMap<String, String>> {
     Ok(metadata.map(|(key, value)| (key.clone(), value.clone())).collect())
 }
 
-/// Reads files of one schema into one batch; None where there are no rows.
+/// Reads files of one schema into one batch. Returns None if there are no batches.
 pub fn read_all<'a>(
     paths: impl IntoIterator<Item = &'a Path>,
     columns: Option<&[&str]>,
@@ -164,7 +164,7 @@ pub fn read_all<'a>(
     concat(&batches)
 }
 
-/// Batches of one schema as one; None where there are none.
+/// Concatenates batches of one schema. Returns None if there are no batches.
 pub fn concat(batches: &[RecordBatch]) -> Result<Option<RecordBatch>> {
     let Some(first) = batches.first() else { return Ok(None) };
     let schema = first.schema();
@@ -173,7 +173,7 @@ pub fn concat(batches: &[RecordBatch]) -> Result<Option<RecordBatch>> {
         .map_err(Error::engine("joining record batches"))
 }
 
-/// The rows of `batch` by index; an index that is null makes a null row.
+/// Selects rows of `batch` by index. A null index gives a row of nulls.
 pub fn take(batch: &RecordBatch, rows: &arrow_array::UInt32Array) -> Result<RecordBatch> {
     let context = "taking rows";
     let columns: std::result::Result<Vec<_>, _> =
@@ -182,7 +182,7 @@ pub fn take(batch: &RecordBatch, rows: &arrow_array::UInt32Array) -> Result<Reco
         .map_err(Error::engine(context))
 }
 
-/// The rows of a batch whose customers are in a shard.
+/// Selects the rows of a batch whose customers are in a shard.
 pub fn of_shard(batch: &RecordBatch, shard: Shard) -> Result<RecordBatch> {
     use arrow_array::cast::AsArray;
     let keys = batch.column_by_name("customer360_id").and_then(|keys| keys.as_string_opt::<i32>());
@@ -195,7 +195,7 @@ pub fn of_shard(batch: &RecordBatch, shard: Shard) -> Result<RecordBatch> {
     arrow_select::filter::filter_record_batch(batch, &own).map_err(Error::engine("reading a shard"))
 }
 
-/// `batch` sorted by its text column `key`, bytewise.
+/// Sorts `batch` by its text column `key`, bytewise.
 pub fn sort_by_key(batch: &RecordBatch, key: &str) -> Result<RecordBatch> {
     use arrow_array::cast::AsArray;
     let keys = batch.column_by_name(key).ok_or_else(|| Error::Engine {

@@ -1,5 +1,5 @@
-//! Numbers in order that are too many for memory: every shard sorts its own and puts them on disk, and
-//! all of them are merged without ever being held at once.
+//! Sorted numbers that do not fit in memory. Every shard sorts its own numbers and writes them to disk, and a
+//! merge reads all of them in order without holding them at once.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -10,37 +10,37 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::spill::{Spill, numbers};
 use crate::error::Result;
 
-/// Bytes of all runs that a merge holds at most.
+/// The greatest number of bytes that a merge buffers over all runs.
 const BUFFERED: usize = 64 << 20;
 
-/// Sorted runs of numbers, each with a mark.
+/// Sorted runs of numbers, each number with a mark.
 #[derive(Debug)]
 pub struct SortedRuns {
-    /// By run at twice its place the numbers, and after it the marks.
+    /// The numbers of run r at place 2 r, and their marks at place 2 r + 1.
     spill: Spill,
     runs: usize,
     marked: AtomicUsize,
 }
 
-/// A number of a run.
+/// A number of a merge.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Numbered {
-    /// The number.
+    /// The value of the number.
     pub value: f64,
-    /// Whether it is marked.
+    /// Whether the number is marked.
     pub is_marked: bool,
-    /// Its run.
+    /// The index of the number's run.
     pub run: usize,
 }
 
 impl SortedRuns {
-    /// No numbers yet, in so many runs.
+    /// Creates this many runs, with no numbers yet.
     pub fn create(folder: &Path, runs: usize) -> Result<Self> {
         let spill = Spill::create(folder, 2 * runs)?;
         Ok(Self { spill, runs, marked: AtomicUsize::new(0) })
     }
 
-    /// Puts the numbers of a run aside; called once for each run. None of them may be NaN.
+    /// Writes the numbers of a run to disk. It is called once for each run. None of the numbers may be NaN.
     pub fn put(&self, run: usize, mut numbers: Vec<(f64, bool)>) -> Result<()> {
         numbers.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         let values: Vec<f64> = numbers.iter().map(|(value, _)| *value).collect();
@@ -51,22 +51,22 @@ impl SortedRuns {
         self.spill.add(2 * run + 1, &marks)
     }
 
-    /// How many numbers there are.
+    /// The total length of all runs.
     pub fn len(&self) -> usize {
         (0..self.runs).map(|run| self.spill.length(2 * run + 1)).sum()
     }
 
-    /// How many of them are marked.
+    /// The count of marked numbers in all runs.
     pub fn marked(&self) -> usize {
         self.marked.load(Relaxed)
     }
 
-    /// Whether there are none.
+    /// Whether there are no numbers.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All numbers in ascending order, equal ones in the order of their runs.
+    /// Merges all runs in ascending order. Equal numbers are in the order of their runs.
     pub fn merge(&self) -> Result<Merge<'_>> {
         let buffer = (BUFFERED / self.runs.max(1) / 8).clamp(512, 1 << 16);
         let mut merge =
@@ -80,26 +80,26 @@ impl SortedRuns {
     }
 }
 
-/// The numbers of all runs, one after the other.
+/// An iterator over the numbers of all runs, in ascending order.
 pub struct Merge<'a> {
     spill: &'a Spill,
-    /// Numbers that are read of a run at a time.
+    /// The count of numbers that are read from a run at a time.
     buffer: usize,
     cursors: Vec<Cursor>,
     heap: BinaryHeap<Reverse<Next>>,
 }
 
-/// Where in a run a merge is.
+/// The position of a merge in a run.
 struct Cursor {
-    /// Numbers of those read that were taken.
+    /// The count of buffered numbers that have been taken.
     taken: usize,
-    /// Numbers of the run that were read before these.
+    /// The count of numbers of the run that precede the buffered ones.
     read: usize,
     values: Vec<f64>,
     marks: Vec<u8>,
 }
 
-/// The least number of a run that was not taken yet.
+/// The least number of a run that has not been taken.
 #[derive(PartialEq)]
 struct Next(f64, usize, bool);
 
@@ -118,7 +118,7 @@ impl PartialOrd for Next {
 }
 
 impl Merge<'_> {
-    /// Puts the next number of a run among those to choose from.
+    /// Adds the next number of a run to the heap.
     fn push(&mut self, run: usize) -> Result<()> {
         let cursor = &mut self.cursors[run];
         if cursor.taken == cursor.values.len() {
@@ -166,7 +166,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let runs = SortedRuns::create(folder.path(), 5).unwrap();
         let mut all: Vec<(f64, usize, bool)> = Vec::new();
-        // One run longer than what is read at a time, one empty, many ties.
+        // One run is longer than the buffer, one is empty, and there are many ties.
         for (run, count) in [100_000, 0, 7, 3_000, 1].into_iter().enumerate() {
             let number = |random: &mut ChaCha8Rng| {
                 (f64::from(random.random_range(-500..500)) / 8.0, random.random_bool(0.5))

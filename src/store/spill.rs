@@ -1,5 +1,5 @@
-//! What must lie on disk during a run: bytes put aside by place, such as that of a shard, in one file
-//! without a name.
+//! Spilled data, which are on disk during a run: chunks of bytes by place, such as the place of a shard, in
+//! one file without a name.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -13,8 +13,8 @@ use arrow_ipc::writer::StreamWriter;
 
 use crate::error::{Error, Result};
 
-/// Chunks of bytes by place. The file has no name: it is gone when the process ends, however that ends.
-/// Many threads may add chunks and read them at once.
+/// Chunks of bytes by place. The file has no name, so that it disappears when the process ends in any way.
+/// Many threads may add and read chunks at once.
 #[derive(Debug)]
 pub struct Spill {
     file: File,
@@ -23,7 +23,7 @@ pub struct Spill {
     chunks: Vec<Mutex<Vec<Chunk>>>,
 }
 
-/// Where a chunk is in the file.
+/// The position of a chunk in the file.
 #[derive(Debug, Clone, Copy)]
 struct Chunk {
     start: u64,
@@ -31,17 +31,17 @@ struct Chunk {
 }
 
 impl Spill {
-    /// An empty file in `folder` for so many places.
+    /// Creates an empty file in `folder` for this many places.
     pub fn create(folder: &Path, places: usize) -> Result<Self> {
         let file = tempfile::tempfile_in(folder).map_err(Error::io("create a file in", folder))?;
         let chunks = (0..places).map(|_| Mutex::default()).collect();
         Ok(Self { file, folder: folder.to_owned(), end: AtomicU64::new(0), chunks })
     }
 
-    /// Adds a chunk to those of a place.
+    /// Adds a chunk to a place.
     ///
     /// # Errors
-    /// An I/O error that names the folder; a full disk is one.
+    /// Returns an I/O error that names the folder, for example if the disk is full.
     pub fn add(&self, place: usize, bytes: &[u8]) -> Result<()> {
         let start = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.file
@@ -51,7 +51,7 @@ impl Spill {
         Ok(())
     }
 
-    /// The chunks of a place in the order in which they were added.
+    /// Reads the chunks of a place in the order in which they were added.
     pub fn read(&self, place: usize) -> Result<Vec<Vec<u8>>> {
         let chunks = self.own(place).clone();
         let read = |chunk: Chunk| {
@@ -62,7 +62,7 @@ impl Spill {
         chunks.into_iter().map(read).collect()
     }
 
-    /// Adds record batches of one schema to a place, as one chunk; none at all adds nothing.
+    /// Adds record batches of one schema to a place, as one chunk. Nothing is added if there are no batches.
     pub fn add_rows(&self, place: usize, batches: &[RecordBatch]) -> Result<()> {
         let Some(first) = batches.first() else { return Ok(()) };
         let context = "putting rows aside";
@@ -74,7 +74,7 @@ impl Spill {
         self.add(place, &writer.into_inner().map_err(Error::engine(context))?)
     }
 
-    /// The record batches of a place in the order in which they were added, chunk by chunk.
+    /// Reads the record batches of a place in the order in which they were added, chunk by chunk.
     pub fn read_rows(&self, place: usize) -> Result<Vec<Vec<RecordBatch>>> {
         let context = "taking up rows that were put aside";
         let decode = |bytes: Vec<u8>| {
@@ -91,17 +91,18 @@ impl Spill {
         self.add(place, &bytes)
     }
 
-    /// The doubles of a place in the order in which they were added.
+    /// Reads the doubles of a place in the order in which they were added.
     pub fn read_numbers(&self, place: usize) -> Result<Vec<f64>> {
         Ok(self.read(place)?.iter().flat_map(|bytes| numbers(bytes)).collect())
     }
 
-    /// How many bytes a place has.
+    /// The number of bytes of a place.
     pub fn length(&self, place: usize) -> usize {
         self.own(place).iter().map(|chunk| chunk.length).sum()
     }
 
-    /// The next bytes of a place from the `from`th on, at most `most`; none at its end.
+    /// Reads at most `most` bytes of a place, beginning at byte `from`. There are none at the end of the
+    /// place.
     pub fn read_from(&self, place: usize, from: usize, most: usize) -> Result<Vec<u8>> {
         let mut before = 0;
         let found = self.own(place).iter().find_map(|chunk| {
@@ -115,7 +116,7 @@ impl Spill {
         Ok(bytes)
     }
 
-    /// Bytes added so far.
+    /// The number of bytes in all places.
     pub fn bytes(&self) -> u64 {
         self.end.load(Ordering::Relaxed)
     }
@@ -131,7 +132,7 @@ impl Spill {
     }
 }
 
-/// Doubles out of their bytes.
+/// Decodes doubles from their little-endian bytes.
 pub fn numbers(bytes: &[u8]) -> impl Iterator<Item = f64> + '_ {
     bytes.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes))
 }

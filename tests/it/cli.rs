@@ -1,4 +1,4 @@
-//! The command line as a user sees it: filtered snapshots of what it prints, and exit codes.
+//! Tests of the command line as a user sees it: filtered snapshots of its output, and exit codes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use assert_cmd::Command;
 
 use crate::support::{EVENTS_FILE, edit, project, with_column, write};
 
-/// The binary in a project's folder, without what the environment could set.
+/// The binary in a project's folder, without the settings of the environment.
 pub fn c360(project: &Path) -> Command {
     let mut command = Command::cargo_bin("c360-ml").unwrap();
     command.current_dir(project);
@@ -20,7 +20,7 @@ pub fn c360(project: &Path) -> Command {
     command
 }
 
-/// stdout, stderr and exit code of one call.
+/// The stdout, stderr and exit code of one call.
 pub fn output(project: &Path, arguments: &[&str]) -> (String, String, i32) {
     let output = c360(project).args(arguments).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
@@ -29,7 +29,7 @@ pub fn output(project: &Path, arguments: &[&str]) -> (String, String, i32) {
 
 fn snapshot(arguments: &[&str], stdout: &str) {
     let mut settings = insta::Settings::clone_current();
-    // A version ends in a hash of fitted doubles, whose last bits may differ by CPU.
+    // A version ends in a hash of fitted doubles, whose last bits may depend on the CPU.
     settings.add_filter(r"2024-07-01-[0-9a-f]{8}", "2024-07-01-[version]");
     settings.set_description(format!("c360-ml {}", arguments.join(" ")));
     settings.set_omit_expression(true);
@@ -56,14 +56,14 @@ fn the_commands_that_only_read_print_what_they_should() {
     assert!(!project.join("store").exists(), "reading commands write nothing");
 }
 
-/// Train and score once, then everything that reads the store.
+/// Trains and scores once, and then runs every command that reads the store.
 #[test]
 fn run_trains_scores_and_publishes() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
     let (stdout, stderr, code) = output(&project, &["run"]);
     assert_eq!(code, 0, "{stderr}");
-    // Metrics may move in the fourth place by CPU; the funnel and the counts may not.
+    // Metrics may depend on the CPU in the fourth decimal place. The funnel and the counts may not.
     let funnel: String = stdout
         .lines()
         .filter(|line| {
@@ -88,7 +88,7 @@ fn run_trains_scores_and_publishes() {
     assert_eq!(code, 2);
     assert!(stderr.contains("has no customer nobody"), "{stderr}");
 
-    // The same inputs: nothing to do. A change that changes nothing gives the same data files.
+    // With the same inputs there is nothing to do. A change of a comment gives the same data files.
     let files = data_files(&project);
     let (stdout, stderr, code) = output(&project, &["run"]);
     assert_eq!(code, 0, "{stderr}");
@@ -104,17 +104,18 @@ fn run_trains_scores_and_publishes() {
     assert!(stdout.contains("1,996 customers scored"), "{stdout}");
     assert_eq!(data_files(&project), files);
 
-    // What another command has written over is written again, and so is all by force.
+    // Files that another command has overwritten are written again, and `--force` writes all files again.
     let (_, stderr, code) = output(&project, &["features", "build", "--known-at", "2024-06-01"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(output(&project, &["score"]).0.contains("1,996 customers scored"));
     assert_eq!(data_files(&project), files);
     assert!(output(&project, &["score"]).0.starts_with("nothing to do"));
     assert!(output(&project, &["score", "--force"]).0.contains("1,996 customers scored"));
-    // A manifest that is gone is no reason to fail.
+    // A manifest that is missing must not cause a failure.
     std::fs::remove_dir_all(project.join("store/runs/000002-score")).unwrap();
 
-    // An earlier as-of is scored by what was known then, writes history and moves nothing.
+    // An earlier as-of is scored by what was known at that time. It adds history and does not move the
+    // current profile.
     let (_, stderr, code) = output(&project, &["score", "--as-of", "2024-06-01"]);
     assert_eq!(code, 4, "{stderr}");
     assert!(stderr.contains("no version of churn, propensity"), "{stderr}");
@@ -132,7 +133,7 @@ fn run_trains_scores_and_publishes() {
     assert!(manifest.contains("\"churn\": \"2024-06-01-"), "{manifest}");
 }
 
-/// Of the versions of one earlier as-of the one that was trained last scores it.
+/// Among several versions of one earlier as-of, the one that was trained last scores it.
 #[test]
 fn the_last_trained_of_an_as_of_scores_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -162,14 +163,14 @@ fn the_last_trained_of_an_as_of_scores_it() {
     edit(&project, "models/churn.toml", "fit = { l2 = [500.0], ", "fit = { ");
     assert_eq!(versions(&june), first);
     assert_eq!(scored_with(), first);
-    // One that cannot be read is passed over.
+    // A version that cannot be read is skipped.
     std::fs::remove_dir_all(project.join(format!("store/models/churn/{first}"))).unwrap();
     edit(&project, "c360.toml", "[writeback]", "# Again.\n[writeback]");
     assert_eq!(scored_with(), second);
     assert_eq!(root(&project)["champions"]["churn"], champion);
 }
 
-/// Promotion and its way back, as far as it goes; nothing is published for what cannot be.
+/// Versions are promoted and rolled back as far as there are former ones. A refused change publishes nothing.
 #[test]
 fn versions_are_promoted_and_rolled_back() {
     let folder = tempfile::tempdir().unwrap();
@@ -216,7 +217,7 @@ fn versions_are_promoted_and_rolled_back() {
     assert_eq!(root(&project), published);
 }
 
-/// Events of after the as-of change no version, whatever they do to the partitions.
+/// Events after the as-of change no version, whatever they do to the partitions.
 #[test]
 fn the_future_does_not_leak_into_training() {
     let folder = tempfile::tempdir().unwrap();
@@ -230,7 +231,8 @@ fn the_future_does_not_leak_into_training() {
         let text =
             std::fs::read_to_string(project.join(format!("store/models/churn/{path}/model.json")));
         let mut model: serde_json::Value = serde_json::from_str(&text.unwrap()).unwrap();
-        // The name of the version and the fingerprint are of the files, not of what they say.
+        // The version's name and the fingerprint depend on the bytes of the files, so that they are not
+        // compared.
         model.as_object_mut().unwrap().retain(|key, _| key == "model");
         model
     };
@@ -243,7 +245,7 @@ fn the_future_does_not_leak_into_training() {
     let late: Vec<u32> =
         (0..rows.num_rows() as u32).filter(|row| times.value(*row as usize) >= at.0).collect();
     let late = c360_ml::store::parquet::take(&rows, &late.into()).unwrap();
-    // Enough of them for more partitions, and one of long ago that was ingested after the as-of.
+    // There are enough of them for more partitions, and one old event was ingested after the as-of.
     let copies: Vec<RecordBatch> = std::iter::repeat_n(late.clone(), 12).collect();
     let many = c360_ml::store::parquet::concat(&copies).unwrap().unwrap();
     assert!(many.num_rows() > 110_000, "{}", many.num_rows());
@@ -260,7 +262,7 @@ pub fn root(project: &Path) -> serde_json::Value {
     serde_json::from_str(&root).unwrap()
 }
 
-/// Table folder and checksum of every published data file.
+/// The folder and the checksum of every published data file.
 pub fn data_files(project: &Path) -> Vec<(String, String)> {
     let root = root(project);
     let files = root["files"].as_object().unwrap().iter();
@@ -273,7 +275,7 @@ pub fn data_files(project: &Path) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Outcomes count only as far as they were known.
+/// Outcomes count only as far as they were known at the known-at.
 #[test]
 fn known_at_moves_the_snapshots() {
     let folder = tempfile::tempdir().unwrap();
@@ -286,7 +288,7 @@ fn known_at_moves_the_snapshots() {
         let test = funnel.iter().find(|row| row["used_for"] == "test").unwrap();
         test["as_of"].as_str().unwrap().to_owned()
     };
-    // Gap and horizon are 97 days.
+    // Gap and horizon are 97 days together.
     let arguments = ["train", "--format", "json"];
     assert_eq!(test_snapshot(&arguments), "2024-03-26T00:00:00Z");
     let arguments = ["train", "--format", "json", "--known-at", "2024-06-01"];

@@ -1,4 +1,4 @@
-//! The offline store in the format of another program; `tests/outside` has that program read it.
+//! Tests of the exports of the offline store. `tests/outside` reads them with the other programs.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Decimal128Type, Float64Type, TimestampMicrosecondType};
@@ -43,7 +43,7 @@ fn snapshots_are_a_feast_repository_of_plain_types() {
         ];
         assert!(plain.contains(field.data_type()), "{field}");
     }
-    // Both snapshots, one after the other, money as doubles of major units.
+    // The file has both snapshots one after the other, with money as doubles in major units.
     let spend = rows.column_by_name("spend_90d").unwrap().as_primitive::<Float64Type>().clone();
     let mut from = 0;
     for as_of in ["2024-05-01", "2024-06-30"] {
@@ -80,12 +80,12 @@ fn snapshots_are_a_feast_repository_of_plain_types() {
     assert_eq!(std::fs::read_to_string(&settings).unwrap(), "mine");
 }
 
-/// What can be told without a server; `tests/outside` has servers.
+/// The checks that need no server. `tests/outside` runs the others with servers.
 #[test]
 fn a_push_says_what_is_missing_and_no_secret() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    // Nobody listens there.
+    // No server listens on this port.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let redis = format!("redis://:planted@127.0.0.1:{port}");
     let postgres = format!("postgres://ann:planted@127.0.0.1:{port}/shop");
@@ -114,7 +114,7 @@ fn a_push_says_what_is_missing_and_no_secret() {
     assert!(!stderr.contains("nted") && stderr.contains("%40"), "{stderr}");
     let (_, stderr, code) = output(&project, &["export", "redis", "--url", &redis, "--prefix", ""]);
     assert_eq!(code, 2, "{stderr}");
-    // The features of another run than the one that wrote the profile.
+    // The features belong to another run than the one that wrote the profile.
     assert_eq!(output(&project, &["features", "build", "--full"]).2, 0);
     let (_, stderr, code) = output(&project, &["export", "redis", "--url", &redis]);
     assert_eq!(code, 3, "{stderr}");

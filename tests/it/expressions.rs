@@ -1,5 +1,5 @@
-//! The semantics of expressions: each row of the table in docs/expressions.md, by Polars and by the
-//! naive reference; then random expressions on both.
+//! Tests of the semantics of expressions: each row of the tables in docs/expressions.md by Polars and by the
+//! naive reference, and then random expressions by both.
 
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ fn value(array: &ArrayRef, ty: Type) -> Value {
     }
 }
 
-/// Both engines' value of an expression, as the text that the documentation uses.
+/// The value of an expression by both engines, as the text that the documentation uses.
 fn both(sql: &str) -> (String, String) {
     let (columns, batch) = columns();
     let scale = Scale::default();
@@ -130,7 +130,7 @@ fn what_is_outside_the_subset_is_refused_with_a_reason() {
     }
 }
 
-/// Random numeric and logical trees as SQL.
+/// Creates random numeric and logical expressions as SQL.
 fn random_sql(random: &mut impl Rng, depth: u32, boolean: bool) -> String {
     let leaf = depth == 0;
     if boolean {
@@ -192,7 +192,7 @@ fn random_expressions_agree_in_both_engines() {
     while compared < 400 {
         let boolean = random.random();
         let sql = random_sql(&mut random, 3, boolean);
-        // Mixed branches of money and doubles may be refused; that is the checker's business.
+        // The checker may refuse branches that mix money and doubles, which is not the subject of this test.
         if check(&sql, &columns, "test").is_err() {
             continue;
         }

@@ -1,12 +1,12 @@
-//! Who imports whom among the folders of `src/`: the order that ARCHITECTURE.md promises, without a circle.
+//! Tests that the imports among the folders of `src/` follow the order in ARCHITECTURE.md, without a circle.
 //!
-//! `C360_DRAW=1 cargo test imports` draws the folders into ARCHITECTURE.md anew.
+//! `C360_DRAW=1 cargo test imports` updates the drawing in ARCHITECTURE.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Folders and single files of `src/` from the top to the bottom: each line may import those of later lines,
-/// and of its own as long as there is no circle.
+/// The folders and single files of `src/` from the top to the bottom. Each line may import those of later
+/// lines, and those of its own line as long as there is no circle.
 const ORDER: [&[&str]; 12] = [
     &["main", "lib"],
     &["cli"],
@@ -36,7 +36,8 @@ fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// By folder the folders that it names after `crate::`, and a file that does. Unit tests may name any.
+/// The folders that each folder names after `crate::`, each with a file that does so. Unit tests may name any
+/// folder.
 fn imports() -> BTreeMap<String, BTreeMap<String, String>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
@@ -77,7 +78,8 @@ fn imports_run_one_way() {
             assert!(!REFUSED.contains(&pair), "src/{file}: {from} may not know {to}");
         }
     }
-    // Folders of one rank without others to come before them, again and again, are all of them.
+    // Folders that import no remaining folder are removed until none is left. If none can be removed, there
+    // is a circle.
     let mut left: BTreeSet<&str> = imports.keys().map(String::as_str).collect();
     while !left.is_empty() {
         let is_free =
@@ -88,7 +90,7 @@ fn imports_run_one_way() {
     }
 }
 
-/// The folders from the top to the bottom, each with what it imports.
+/// Renders the folders from the top to the bottom, each with the folders that it imports.
 fn drawing() -> String {
     let imports = imports();
     let mut text = String::new();

@@ -1,5 +1,5 @@
-//! Bad input: each case gets a message that names what is wrong and where, its exit code, and
-//! nothing written.
+//! Tests of bad input. Each case gives a message that names the fault and its place, has its exit code, and
+//! writes nothing.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::support::{
     EVENTS_FILE, PROFILE_FILE, edit, project, rewrite, with_column, without_column, write,
 };
 
-/// Runs `arguments` and expects exit code and message, and no store.
+/// Runs `arguments` and expects an exit code, messages and no published store.
 fn refused(project: &Path, arguments: &[&str], code: i32, messages: &[&str]) {
     let (stdout, stderr, found) = output(project, arguments);
     assert_eq!(found, code, "{arguments:?}: {stdout}{stderr}");
@@ -130,7 +130,7 @@ fn a_null_key_is_named_with_its_row() {
     refused(&project, &["run"], 3, &["column customer360_id: row 10 is null"]);
 }
 
-/// `validate` lists what `run` stops at.
+/// `validate` lists the faults at which `run` stops.
 #[test]
 fn validate_lists_null_and_duplicate_keys() {
     let folder = tempfile::tempdir().unwrap();
@@ -180,7 +180,7 @@ fn unusable_events_are_counted_by_reason() {
     });
     let messages = ["events cannot be used", "event_type is null: 3", "the currency is another: "];
     refused(&project, &["features", "build"], 3, &messages);
-    // Up to a share that the project sets they are left out instead.
+    // Up to a share that the project sets, such rows are left out instead.
     edit(
         &project,
         "c360.toml",
@@ -277,7 +277,7 @@ fn specs_are_checked_before_any_work() {
             &["another model writes churn_risk_score"],
         ),
         ("models/engagement.toml", "activity = 0.5", "activity = 0.6", 2, &["not 1 in all"]),
-        // Each of these four was once accepted.
+        // Regression cases: these four were once accepted.
         (
             "features/browsing.toml",
             "\"cart_rate\"",
@@ -299,7 +299,7 @@ fn specs_are_checked_before_any_work() {
         let folder = tempfile::tempdir().unwrap();
         let project = project(folder.path());
         if to == "order_trend" {
-            // A circle: each of two derived features waits for the other.
+            // The two derived features use each other in a circle.
             edit(&project, file, from, to);
             edit(&project, file, "orders_30d / (orders_90d / 3)", "spend_trend");
             refused(&project, &["run"], 2, &["use each other in a circle", "order_trend"]);
@@ -379,7 +379,7 @@ fn an_edited_artifact_is_refused() {
     let path = version.join("model.json");
     let text = std::fs::read_to_string(&path).unwrap();
     let mut model: serde_json::Value = serde_json::from_str(&text).unwrap();
-    // One coefficient less than there are columns: linfa would panic on it.
+    // There is one coefficient fewer than there are columns, on which linfa would panic.
     let weights = &mut model["model"]["classifier"]["estimator"]["logistic"]["coefficients"];
     weights.as_array_mut().unwrap().pop();
     std::fs::write(&path, model.to_string()).unwrap();
@@ -390,7 +390,7 @@ fn an_edited_artifact_is_refused() {
     let (_, stderr, code) = output(&project, &["score"]);
     assert_eq!(code, 2, "{stderr}");
     assert!(stderr.contains("model.json is not valid"), "{stderr}");
-    // As it was it round-trips: loading and writing it again gives the same JSON.
+    // The unchanged artifact round-trips: loading and writing it again gives the same JSON.
     let artifact: c360_ml::artifact::Artifact = serde_json::from_str(&text).unwrap();
     assert_eq!(serde_json::to_string_pretty(&artifact).unwrap() + "\n", text);
 }
@@ -411,13 +411,13 @@ fn scoring_says_where_definitions_have_moved_on() {
     assert!(stderr.contains("scores with older definitions of spend_trend"), "{stderr}");
 }
 
-/// Hive folders, nested types and dictionaries beside the columns that are used, and schemas that
-/// differ between files.
+/// Hive folders, nested types and dictionaries beside the columns that are used, and schemas that differ
+/// between files.
 #[test]
 fn event_files_of_many_shapes() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    // What was computed, and how many events were found; other files are other inputs.
+    // The computed snapshots and the numbers of events. The inputs are left out because the files differ.
     let built = |stdout: &str| {
         let told: serde_json::Value = serde_json::from_str(stdout).unwrap();
         let snapshots = told["snapshots"].as_array().unwrap().iter();
@@ -429,7 +429,7 @@ fn event_files_of_many_shapes() {
     let (expected, _, _) = output(&project, &["features", "build", "--format", "json"]);
     let rows = concat(&read(&project.join(EVENTS_FILE), None).unwrap()).unwrap().unwrap();
     let profile = concat(&read(&project.join(PROFILE_FILE), None).unwrap()).unwrap().unwrap();
-    // A map column from the profile, repeated to the events' length.
+    // A map column from the profile is repeated to the number of events.
     let count = rows.num_rows();
     let repeat: Vec<u32> = (0..count as u32).map(|i| i % profile.num_rows() as u32).collect();
     let profile = c360_ml::store::parquet::take(&profile, &repeat.into()).unwrap();
@@ -459,7 +459,7 @@ fn event_files_of_many_shapes() {
     assert_eq!(code, 0, "{stderr}");
     assert!(built(&found) == built(&expected));
 
-    // A folder's value is a column, and a glob is a path.
+    // The value in a folder's name is a column, and a path may be a glob.
     edit(&project, "c360.toml", "fixtures/events", "fixtures/events/*/*.parquet");
     let feature =
         "[[feature]]\nname = \"of_2024\"\nop = \"count\"\nwhere = \"year = '2024'\"\n\n[[derived]]";
@@ -480,7 +480,7 @@ fn event_files_of_many_shapes() {
     assert!(stderr.contains("b.parquet: the column channel is missing"), "{stderr}");
 }
 
-/// Two rows of one lookup key would make two events of one.
+/// Two rows with the same lookup key would turn one event into two.
 #[test]
 fn a_duplicate_lookup_key_is_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -498,7 +498,7 @@ fn a_duplicate_lookup_key_is_named() {
     );
 }
 
-/// A number that is not finite is refused wherever a mapping takes it from.
+/// A number that is not finite is refused in every place that a mapping takes it from.
 #[test]
 fn a_lookup_number_that_is_not_finite_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -531,7 +531,7 @@ fn a_lookup_number_that_is_not_finite_is_refused() {
     assert_eq!(code, 0, "{stderr}");
 }
 
-/// A champion whose file is gone is not usable: `score` says so, `run` trains again.
+/// A champion whose file is missing is not usable: `score` reports it, and `run` trains again.
 #[test]
 fn a_missing_artifact_is_trained_again() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Point-in-time joins: every boundary, and random rows against naive references.
+//! Tests of point-in-time joins: every boundary, and random rows against naive references.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ fn entities(rows: &[(&str, i64)]) -> EntityRows {
     }
 }
 
-/// Customer, event and created timestamps, and a value.
+/// The customer, the event timestamp, the created timestamp and a value.
 type Stored = (&'static str, i64, i64, i64);
 
 fn snapshots(rows: &[Stored]) -> RecordBatch {
@@ -96,7 +96,7 @@ fn a_snapshot_counts_from_its_instant_to_its_time_to_live() {
     for (name, rows, time, validity, expected) in cases {
         let found = values(&entities(&[("a", time)]), &[snapshots(rows)], validity);
         assert_eq!(found, [expected], "{name}");
-        // In whatever files, in whatever order.
+        // The result does not depend on the files or on their order.
         let apart: Vec<RecordBatch> = rows.iter().rev().map(|row| snapshots(&[*row])).collect();
         assert_eq!(values(&entities(&[("a", time)]), &apart, validity), [expected], "{name}");
     }
@@ -113,7 +113,7 @@ fn random_rows_have_what_a_search_through_all_snapshots_finds() {
             (key, random.random_range(0..12), random.random_range(0..12), value)
         };
         let rows: Vec<Stored> = (0..40).map(&mut row).collect();
-        // Two of one customer, instant and creation cannot be told apart.
+        // Two snapshots with the same customer, instant and creation cannot be distinguished.
         let mut unique = rows.clone();
         unique.sort_by_key(|(key, at, created, _)| (*key, *at, *created));
         unique.dedup_by_key(|(key, at, created, _)| (*key, *at, *created));
@@ -146,8 +146,8 @@ fn an_event_counts_from_the_window_s_start_until_just_before_the_instant() {
     let folder = tempfile::tempdir().unwrap();
     const AT: i64 = 20_000 * DAY;
     const WEEK: i64 = 7 * DAY;
-    // When the event happened, when it was ingested, and how many it is in 7 days and ever; None where
-    // nothing of the customer is known.
+    // The instant of the event, the instant of its ingestion, and its counts over 7 days and over the
+    // lifetime. The counts are None if nothing is known of the customer.
     type Case = (&'static str, i64, i64, Option<(i64, i64)>);
     let cases: [Case; 9] = [
         ("a microsecond before the instant", AT - 1, AT - 1, Some((1, 1))),
@@ -193,8 +193,8 @@ fn an_event_counts_from_the_window_s_start_until_just_before_the_instant() {
     }
 }
 
-/// Every op at instants of each row's own, at window edges to the microsecond, late and repeated
-/// events among them, against the naive reference.
+/// Compares every op at the instants of the rows with the naive reference. Events lie at window edges to the
+/// microsecond, and some are late or repeated.
 #[test]
 fn exact_values_equal_the_naive_reference() {
     let mut random = random();
@@ -237,7 +237,7 @@ fn exact_values_equal_the_naive_reference() {
                         place.map(|(batch, row)| value(parts[batch].column(column + 1), row));
                     let found = found.unwrap_or(c360_ml::expression::Value::Null);
                     let expected = match seen.is_empty() {
-                        // No history, no value; not even a count of nothing.
+                        // Without history there is no value, not even a count of zero.
                         true => c360_ml::expression::Value::Null,
                         false => aggregate(aggregation, &seen, as_of, zone, scale),
                     };
@@ -256,7 +256,7 @@ fn table(path: &std::path::Path) -> RecordBatch {
     concat(&read(path, None).unwrap()).unwrap().unwrap()
 }
 
-/// The command keeps rows, their order and their own columns, and agrees with what was built.
+/// The command keeps the rows, their order and their own columns, and agrees with the built snapshots.
 #[test]
 fn rows_come_back_as_they_went_with_features_beside_them() {
     let folder = tempfile::tempdir().unwrap();
@@ -273,7 +273,8 @@ fn rows_come_back_as_they_went_with_features_beside_them() {
         ("c360_0000122", day("2024-05-01") - 1),
         ("c360_0000122", day("2024-05-01")),
     ];
-    // In nanoseconds, as pandas writes them, and with a column that nothing of ours can read.
+    // The timestamps are in nanoseconds, as pandas writes them, and one column has a type that this program
+    // cannot read.
     let times = rows.iter().map(|(_, at)| at * 1000);
     let columns: [(&str, ArrayRef); 3] = [
         ("weight", Arc::new(arrow_array::Float16Array::from_iter_values([half(); 6]))),

@@ -1,4 +1,4 @@
-//! The integration tests, in one binary: each more would link Polars again.
+//! The integration tests in one binary, because each further binary would link Polars again.
 
 mod cli;
 mod exports;

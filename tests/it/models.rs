@@ -1,4 +1,4 @@
-//! Classifiers end to end: what a spec asks for, what the gate lets through, what is kept.
+//! End-to-end tests of classifiers: their specs, their gates and the stored versions.
 
 use c360_ml::artifact::{Artifact, Trained};
 use c360_ml::training::metrics::ClassifierMetrics;
@@ -15,7 +15,7 @@ fn read<T: serde::de::DeserializeOwned>(project: &std::path::Path, path: &str) -
     serde_json::from_str(&text).unwrap()
 }
 
-/// Training twice from the same inputs gives the same bytes, also once there is a champion.
+/// Training twice from the same inputs gives the same bytes, even if there is a champion.
 #[test]
 fn training_again_gives_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
@@ -33,7 +33,7 @@ fn training_again_gives_the_same_bytes() {
     let before = files();
     train("2024-07-01");
     assert_eq!(files(), before);
-    // Nor does what has been scored since change the files of a version.
+    // Later scores do not change the files of a version either.
     assert_eq!(output(&project, &["score"]).2, 0);
     train("2024-07-01");
     assert_eq!(files(), before);
@@ -43,15 +43,15 @@ fn training_again_gives_the_same_bytes() {
     assert!(names[2].starts_with("2024-06-01-"), "compared with the one before: {names:?}");
 }
 
-/// A version that is worse than the one in use is kept, not promoted, and train says so with exit
-/// code 4; the other models come into use.
+/// A version that is worse than the champion is stored but not promoted, and `train` ends with exit code 4.
+/// The other models are promoted.
 #[test]
 fn a_failed_gate_keeps_the_champion() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
     assert_eq!(output(&project, &["train", "--as-of", "2024-06-01"]).2, 0);
     let champion = version(&project, "churn");
-    // From recency and a constant one model can hardly rank as well as from everything.
+    // A model with only recency and a constant can hardly rank as well as a model with all inputs.
     let only = "inputs = { views = [\"support\"], ";
     edit(&project, "models/churn.toml", "inputs = { ", only);
     let (stdout, stderr, code) = output(&project, &["train"]);
@@ -64,13 +64,13 @@ fn a_failed_gate_keeps_the_champion() {
     assert_eq!(trained, 2, "the version is there to be looked at and promoted by hand");
 }
 
-/// Where the only version there is fails its gate, run ends with exit code 4 and scores nobody; by hand
-/// the version can be put in use.
+/// If the only version fails its gate, `run` ends with exit code 4 and scores no customer. The version can be
+/// promoted by hand.
 #[test]
 fn without_a_champion_a_failed_gate_stops_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
-    // Tickets of a month, which few have, rank nobody as recency does.
+    // The tickets of a month, which few customers have, do not rank customers as recency does.
     let only = "inputs = { views = [\"support\"], exclude = [\"days_since_last_support\", \
         \"support_contacts_90d\", \"support_contacts_365d\", \"support_tickets\", \
         \"tickets_90d\", \"tickets_365d\"], ";
@@ -83,15 +83,15 @@ fn without_a_champion_a_failed_gate_stops_the_run() {
     let version = root(&project)["trained"]["churn"][0].as_str().unwrap().to_owned();
     assert_eq!(output(&project, &["models", "promote", "churn", &version]).2, 0);
     assert_eq!(output(&project, &["score"]).2, 0);
-    // Promoted again by nobody, it grows old: scoring half a year later says so, and that the orders have
-    // ended breaks an expectation.
+    // The version is not replaced and grows old. Scoring half a year later reports its age, and the lack of
+    // orders breaks an expectation.
     let (stdout, stderr, code) = output(&project, &["score", "--as-of", "2025-01-01"]);
     assert_eq!(code, 3, "{stderr}");
     assert!(stdout.contains("orders_30d  max_psi 0.25 against previous"), "{stdout}");
     assert!(stderr.contains("days ago, more than 90; train again"), "{stderr}");
 }
 
-/// Reports need no network, have every chart's data and alternative, and can be rendered again.
+/// Reports need no network, have the data and the text alternative of every chart, and can be rendered again.
 #[test]
 fn reports_stand_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -127,8 +127,8 @@ fn reports_stand_alone() {
     assert!(index.contains("href=\"runs/000003-score/report.html\""));
 }
 
-/// A version that predicts something else than the one in use takes its place by hand alone, and past
-/// scores are held against what they predicted. A retrained version that was put in use by hand stays.
+/// A version that predicts another label replaces the champion only by hand, and past scores are compared
+/// with the label that they predicted. A retrained version that was promoted by hand stays the champion.
 #[test]
 fn another_label_does_not_slip_into_use() {
     let folder = tempfile::tempdir().unwrap();
@@ -153,7 +153,7 @@ fn another_label_does_not_slip_into_use() {
     assert!(!held.iter().any(|held| held == in_use), "{root:#}");
 }
 
-/// Outcomes that the events do not reach are not taken for silence.
+/// Outcomes beyond the last event are not mistaken for silence.
 #[test]
 fn outcomes_after_the_last_event_are_not_known() {
     let folder = tempfile::tempdir().unwrap();
@@ -167,7 +167,7 @@ fn outcomes_after_the_last_event_are_not_known() {
     assert!(!project.join("store/current.json").exists(), "something was written");
 }
 
-/// A bound on the rows that leaves too few of a class says so, and which setting it was.
+/// If a limit on the rows leaves too few rows of a class, the error says so and names the setting.
 #[test]
 fn a_sample_without_enough_of_a_class_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -181,7 +181,7 @@ fn a_sample_without_enough_of_a_class_is_refused() {
     assert!(stderr.contains("hint: raise fit.max_rows"), "{stderr}");
 }
 
-/// Two versions side by side: paired where they were tested on the same rows, else not.
+/// Two versions are compared, paired if they were tested on the same rows.
 #[test]
 fn versions_are_compared() {
     let folder = tempfile::tempdir().unwrap();
@@ -202,7 +202,8 @@ fn versions_are_compared() {
     assert_eq!(code, 0);
     assert!(stdout.contains("not paired: "), "{stdout}");
     assert_eq!(compare(&july, "nothing").2, 2);
-    // Another eligibility: the columns are of the rows that both have, so they differ as they say.
+    // With another eligibility, both columns use the rows that both versions have, so that they differ by the
+    // difference shown.
     edit(&project, "models/churn.toml", "within = \"auto\"", "within = \"45d\"");
     let narrow = train("2024-07-01");
     let arguments = ["models", "compare", "churn", &july, &narrow, "--format", "json"];
@@ -219,8 +220,8 @@ fn versions_are_compared() {
     assert_eq!(output(&project, &["models", "compare", "rfm", &july, &july]).2, 2);
 }
 
-/// Boosted trees, class weights, an isotonic curve, bins, an interaction and an attribute with levels,
-/// trained, scored and explained.
+/// Trains, scores and explains boosted trees, class weights, an isotonic curve, bins, an interaction and an
+/// attribute with levels.
 #[test]
 fn every_kind_of_spec_scores() {
     let folder = tempfile::tempdir().unwrap();
@@ -249,7 +250,7 @@ fn every_kind_of_spec_scores() {
         assert!(churn.terms.iter().any(|found| found == term), "{term}: {:?}", churn.terms);
     }
     assert!(churn.shipped.calibration.describe().starts_with("isotonic"));
-    // Half of the classes' weight is of either, and the calibration takes it back.
+    // Balanced class weights give each class a half of the weight, and the calibration corrects for it.
     let observed = metrics.test.metrics.positives as f64 / metrics.test.metrics.rows as f64;
     assert!((metrics.test.metrics.mean_predicted - observed).abs() < 0.06, "{observed}");
     assert!(metrics.test.thresholds.iter().any(|row| row.probability == 0.1));
@@ -261,7 +262,7 @@ fn every_kind_of_spec_scores() {
     let Trained::Classifier(propensity) = propensity.model else { panic!("a classifier") };
     assert!(propensity.configuration.describe().contains(" trees of "));
     assert!(metrics.coefficients.is_empty() && !metrics.importance.is_empty());
-    // Both are explained step by step, by the versions that scored.
+    // Both scores are explained step by step by the versions that computed them.
     let (stdout, _, code) = output(&project, &["explain", "c360_0000122", "--format", "json"]);
     assert_eq!(code, 0);
     let explained: serde_json::Value = serde_json::from_str(&stdout).unwrap();
@@ -284,13 +285,13 @@ fn every_kind_of_spec_scores() {
     let (stdout, _, _) = output(&project, &["explain", "c360_0000122"]);
     assert!(stdout.contains("mean of the training rows, probability 0."), "{stdout}");
     assert!(!stdout.contains("have changed"), "{stdout}");
-    // Events that have gone since make another sum, and that is said.
+    // If events have been removed since, the sum differs and the explanation says so.
     rewrite(&project, EVENTS_FILE, |rows| rows.slice(0, rows.num_rows() / 2));
     let (stdout, _, _) = output(&project, &["explain", "c360_0000122"]);
     assert!(stdout.contains("have changed since they were scored"), "{stdout}");
 }
 
-/// A version of a classifier, and nothing else, becomes an ONNX file; what is there is replaced whole.
+/// Only versions of classifiers can be exported as ONNX. An existing file is replaced as a whole.
 #[test]
 fn versions_are_exported() {
     let folder = tempfile::tempdir().unwrap();
@@ -310,7 +311,7 @@ fn versions_are_exported() {
         (["onnx", "churm", "--out", out], 2, "did you mean `churn`"),
         (["onnx", "churn", "--out", nowhere.to_str().unwrap()], 1, "no/such/folder.onnx"),
         (["mlflow", "churn", "--tracking-uri", "runs"], 2, "`runs` is no address"),
-        // Nobody listens on the port of the discard service.
+        // No server listens on the port of the discard service.
         (
             ["mlflow", "churn", "--tracking-uri", "http://u:s3cret@127.0.0.1:9"],
             1,
@@ -324,7 +325,7 @@ fn versions_are_exported() {
     }
 }
 
-/// What a spec must not ask for is named, with what to do instead.
+/// Errors about a spec name the fault and a remedy.
 #[test]
 fn specs_of_inputs_are_checked() {
     let folder = tempfile::tempdir().unwrap();
@@ -366,8 +367,8 @@ fn specs_of_inputs_are_checked() {
     }
 }
 
-/// What scoring had is compared with what the events say of the same day now: the same as long as
-/// nothing is rewritten, and named where something was.
+/// The inputs at scoring time are compared with the present events of the same day. They are equal as long as
+/// nothing is rewritten, and a difference is named.
 #[test]
 fn skew_between_scoring_and_training_is_told() {
     let folder = tempfile::tempdir().unwrap();

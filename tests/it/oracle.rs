@@ -1,4 +1,4 @@
-//! The timeline kernel against the naive reference, on random events; and the leak test.
+//! Tests of the timeline kernel against the naive reference on random events, and the leak test.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use rand::seq::SliceRandom;
 
 use crate::support::{event_source, instant, random, random_events, scanned};
 
-/// Every op with every input it takes, over several windows, with and without a condition.
+/// Every op with every input that it accepts, over several windows, with and without a condition.
 pub fn all_aggregations(source: &SourcePlan) -> Vec<Aggregation> {
     let windows: Vec<Window> = ["1d", "7d", "30d", "90d", "lifetime"]
         .map(|text| Window::try_from(text.to_owned()).unwrap())
@@ -97,12 +97,12 @@ pub fn same(a: &Value, b: &Value) -> bool {
 
 type Rows = BTreeMap<String, Vec<Value>>;
 
-/// By as-of: the rows by customer.
+/// The rows by customer, for each as-of.
 fn build(source: &SourcePlan, plan: &FeaturePlan, memory: u64) -> Vec<Rows> {
     build_in_shards(source, plan, memory, 1)
 }
 
-/// The same in so many shards; it spills if `memory` is 0.
+/// The rows by customer, computed in this many shards. The events spill if `memory` is 0.
 fn build_in_shards(source: &SourcePlan, plan: &FeaturePlan, memory: u64, shards: u32) -> Vec<Rows> {
     let plans = std::slice::from_ref(plan);
     let (rows, report) = scanned(source, &Entities::default(), plans, memory, shards).unwrap();
@@ -165,7 +165,7 @@ fn every_op_equals_the_naive_reference() {
     for round in 0..12 {
         let instants = ["2024-03-01", "2024-04-01", "2024-05-31T12:30:00Z"].map(instant);
         let mut as_ofs: Vec<AsOf> = instants.iter().map(|at| AsOf::at(*at)).collect();
-        // Known later than true, and less known than true.
+        // One as-of has a later known-at, and one has an earlier known-at.
         as_ofs.push(AsOf { at: instants[1], known_at: instant("2024-06-30") });
         as_ofs.push(AsOf { at: instants[2], known_at: instant("2024-05-01") });
         let count = random.random_range(1..400);
@@ -183,7 +183,8 @@ fn every_op_equals_the_naive_reference() {
     }
 }
 
-/// A profile's customers are rows from their creation on, others from their first event on if at all.
+/// Customers of the profile are rows from their creation on. Others are rows from their first event on, if at
+/// all.
 #[test]
 fn the_profile_and_the_events_say_who_is_a_row() {
     let mut random = random();
@@ -238,7 +239,7 @@ fn the_profile_and_the_events_say_who_is_a_row() {
     }
 }
 
-/// More conditions than one word of flags has bits.
+/// There are more conditions than one word of flags has bits.
 #[test]
 fn a_hundred_conditions_are_kept_apart() {
     let mut random = random();
@@ -272,14 +273,14 @@ fn ignored_ingestion_makes_every_event_known() {
     let folder = tempfile::tempdir().unwrap();
     let instants = ["2024-03-01", "2024-04-01"].map(instant);
     let mut events = random_events(&mut random, &instants, 300);
-    // Without ingestion the least event_ts of copies counts; the reference sees no ingestion either.
+    // Without ingestion, the copy with the least event_ts counts. The reference sees no ingestion either.
     let source = event_source(folder.path(), &events, "UTC", Ingestion::Ignore);
     events.iter_mut().for_each(|event| event.ingested = None);
     let plan = plan(&source, instants.map(AsOf::at).to_vec());
     check(&events, &source, &plan, &build(&source, &plan, 1 << 30));
 }
 
-/// Which as-ofs are computed together, and the order of rows in the files, change no bit.
+/// Neither the set of as-ofs that are computed together nor the order of rows in the files changes a bit.
 #[test]
 fn as_ofs_and_row_order_do_not_matter() {
     let mut random = random();
@@ -296,8 +297,7 @@ fn as_ofs_and_row_order_do_not_matter() {
     }
 }
 
-/// DESIGN's one test: events at or after the as-of, or ingested at or after the known-at, change
-/// nothing.
+/// Events at or after the as-of, or ingested at or after the known-at, change nothing.
 #[test]
 fn the_future_does_not_leak() {
     let mut random = random();
@@ -319,7 +319,7 @@ fn the_future_does_not_leak() {
             } else {
                 event.ingested = Some(as_of.known_at.0 + random.random_range(0..3));
             }
-            // Half of them pretend to be events that are known already.
+            // Half of them have the identifiers of events that are already known.
             if i % 4 < 2 {
                 event.id = past[i % past.len()].id.clone();
                 event.customer = past[i % past.len()].customer.clone();

@@ -1,4 +1,4 @@
-//! Lifetime value, engagement and taste as they are written: what a score is made of.
+//! Tests of lifetime value, engagement and affinity as they are written: the parts of a score.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::cli::{output, root};
 use crate::support::{edit, project, write};
 use crate::written::table;
 
-/// A project without classifiers, which take long and which this is not about.
+/// A project without classifiers, which take long and are not the subject of these tests.
 fn small(folder: &Path) -> PathBuf {
     let project = project(folder);
     for name in ["churn", "propensity", "segments"] {
@@ -27,7 +27,7 @@ fn ran(project: &Path, arguments: &[&str]) {
     assert_eq!(code, 0, "{arguments:?}: {stderr}");
 }
 
-/// By customer the score of a model with its parts.
+/// The score of a model and its parts, by customer.
 fn parts(
     project: &Path,
     date: &str,
@@ -69,12 +69,12 @@ fn lifetime_value_is_what_came_and_what_is_expected() {
         assert!((score - value[row]).abs() <= 0.005 + 1e-9, "{key}: {score} {}", value[row]);
         assert!((parts["historic"] - (revenue[row] - refunds[row])).abs() < 1e-6, "{key}");
         let Some(predicted) = parts.get("predicted") else {
-            // Never bought: nothing came, and nothing is known of what may come.
+            // A customer who never bought has no revenue, and nothing is expected.
             assert_eq!((*score, revenue[row], parts.len()), (0.0, 0.0, 1), "{key}");
             continue;
         };
         assert!((parts["historic"] + predicted - score).abs() < 1e-9, "{key}");
-        // Refunds and the discount only take off.
+        // Refunds and the discount only reduce the prediction.
         let most = parts["expected_purchases"] * parts["expected_spend"];
         assert!(*predicted >= 0.0 && *predicted <= most, "{key}: {predicted} of {most}");
         assert!((0.0..=1.0).contains(&parts["p_alive"]), "{key}");
@@ -84,7 +84,7 @@ fn lifetime_value_is_what_came_and_what_is_expected() {
     assert!(alive > 100 && expected > 10_000.0, "{alive} {expected}");
 }
 
-/// Interests are categories whatever the items are.
+/// Interests are categories, whatever the items are.
 #[test]
 fn interests_are_categories() {
     let folder = tempfile::tempdir().unwrap();
@@ -106,7 +106,7 @@ fn interests_are_categories() {
     assert!(before.iter().filter(|list| !list.is_empty()).count() > 1000);
 }
 
-/// With too few who bought again, means of customers of the same age stand in, and it is said.
+/// With too few repeat buyers, means of customers of the same age replace the fit, and the report says so.
 #[test]
 fn too_few_repeat_buyers_are_expected_to_do_what_others_did() {
     let folder = tempfile::tempdir().unwrap();
@@ -116,7 +116,7 @@ fn too_few_repeat_buyers_are_expected_to_do_what_others_did() {
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("fewer than 5000: means of customers of the same age"), "{stdout}");
     assert!(stdout.contains(": means of customers of the same age over 1,768 buyers"), "{stdout}");
-    // They are those of the time before the holdout, so they do not hit it.
+    // The means are from the time before the holdout, so that they do not match it exactly.
     assert!(!stdout.contains("(+0.0 %)"), "{stdout}");
     let scores = parts(&project, "2024-07-01", "lifetime_value");
     let bought = scores.values().filter(|(_, parts)| parts.contains_key("predicted"));
@@ -128,11 +128,11 @@ fn too_few_repeat_buyers_are_expected_to_do_what_others_did() {
         .collect();
     predicted.sort_by(f64::total_cmp);
     predicted.dedup();
-    // One mean for each class of age.
+    // There is one mean for each class of age.
     assert!((2..=5).contains(&predicted.len()), "{predicted:?}");
 }
 
-/// The trend is the score less the one that the same version gives 28 days before.
+/// The trend is the score minus the score of the same version 28 days before.
 #[test]
 fn the_trend_of_engagement_is_the_difference_of_two_scores() {
     let folder = tempfile::tempdir().unwrap();
@@ -151,7 +151,7 @@ fn the_trend_of_engagement_is_the_difference_of_two_scores() {
     assert!(moved > 100, "{moved}");
 }
 
-/// By customer the recommended items, best first, each with its row in the table.
+/// The recommended items by customer, the best first, each with its row in the table.
 fn recommended(rows: &RecordBatch) -> BTreeMap<String, Vec<(String, usize)>> {
     let text = |name: &str| rows.column_by_name(name).unwrap().as_string::<i32>().clone();
     let (keys, items) = (text("customer360_id"), text("item"));
@@ -163,7 +163,7 @@ fn recommended(rows: &RecordBatch) -> BTreeMap<String, Vec<(String, usize)>> {
     recommended
 }
 
-/// What may be recommended is read when customers are scored, from a table of items and by predicate.
+/// The offer is read when customers are scored, from a table of items and by a predicate.
 #[test]
 fn an_offer_is_read_at_every_scoring() {
     let folder = tempfile::tempdir().unwrap();
@@ -177,7 +177,7 @@ fn an_offer_is_read_at_every_scoring() {
         first.values().flatten().map(|(item, _)| item).collect();
     assert!(all.len() > 5, "{all:?}");
 
-    // A reason names what the customer has, and a percentile is one.
+    // A reason names an item that the customer has, and a percentile is between 0 and 100.
     let text = |name: &str| rows.column_by_name(name).unwrap().as_string::<i32>().clone();
     let (reasons, because) = (text("reason"), text("because"));
     let percentiles = rows.column_by_name("percentile").unwrap().as_primitive::<Float64Type>();
@@ -189,7 +189,8 @@ fn an_offer_is_read_at_every_scoring() {
                 of_taste += 1;
                 assert!((0.0..=100.0).contains(&percentiles.value(*row)));
                 assert_ne!(because.value(*row), item, "{key}");
-                // What speaks for it is the customer's own, and so not recommended itself.
+                // The item that supports a recommendation is the customer's own, and so it is not recommended
+                // itself.
                 assert!(items.iter().all(|(other, _)| other != because.value(*row)), "{key}");
             }
         }
@@ -215,7 +216,7 @@ fn an_offer_is_read_at_every_scoring() {
     assert_eq!(root(&project)["champions"]["affinity"], version, "nothing was trained");
     assert!(output(&project, &["score"]).0.starts_with("nothing to do"));
     let then = recommended(&table(&project, "recommendations/as_of=2024-07-01"));
-    // Two have everything that is left.
+    // Two customers already have every item that is left.
     assert!(then.len() + 5 > first.len(), "{} of {}", then.len(), first.len());
     let place = |item: &String| items.iter().position(|known| known == item).unwrap();
     for (key, list) in &then {
@@ -254,7 +255,7 @@ fn an_offer_is_read_at_every_scoring() {
     }
 }
 
-/// The percentile within an item is the share of customers whose score of it is below.
+/// The percentile within an item is the share of customers whose score of the item is lower.
 #[test]
 fn a_recommendation_has_a_percentile_within_its_item() {
     let folder = tempfile::tempdir().unwrap();
@@ -279,14 +280,14 @@ fn a_recommendation_has_a_percentile_within_its_item() {
                     / pairs.len() as f64
             };
             let (below, up_to) = (share(&|other| other < *score), share(&|other| other <= *score));
-            // Twentieths are frozen, and what lies between is a straight line.
+            // The quantiles at each twentieth are stored, and the curve between them is linear.
             let near = below - 5.0..=up_to + 5.0;
             assert!(near.contains(percentile), "{item} {score}: {percentile}, {below} to {up_to}");
         }
     }
 }
 
-/// A retrain is turned towards the version before it; training again gives the same.
+/// A retrained version is aligned to the previous version. Training again gives the same result.
 #[test]
 fn vectors_of_different_weeks_compare() {
     let folder = tempfile::tempdir().unwrap();
@@ -327,7 +328,7 @@ fn vectors_of_different_weeks_compare() {
     assert_eq!(root(&project)["champions"]["affinity"], version.as_str());
 }
 
-/// Each cohort with enough repeat buyers has a fit of its own, and its customers are scored by it.
+/// Each cohort with enough repeat buyers has its own fit, which scores its customers.
 #[test]
 fn cohorts_are_fitted_apart() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! Expectations of features as a gate: what breaks one is neither published nor scored, and is kept for a look.
+//! Tests of expectations as a gate: features that break one are neither published nor scored, but kept in
+//! quarantine.
 
 use std::path::Path;
 
@@ -13,7 +14,7 @@ fn expect(project: &Path, view: &str, table: &str) {
     std::fs::write(&path, format!("{text}{table}")).unwrap();
 }
 
-/// Folders of live files, without the names of files.
+/// The folders of live files of a table.
 fn folders(project: &Path, table: &str) -> Vec<String> {
     let root = root(project);
     let files = root["files"].as_object().unwrap().keys();
@@ -39,7 +40,7 @@ fn a_snapshot_that_breaks_an_expectation_is_kept_in_quarantine() {
     assert_eq!((code, stderr.as_str()), (3, ""));
     insta::assert_snapshot!("a broken expectation", stdout);
     assert!(folders(&project, "features/").is_empty() && folders(&project, "registry/").is_empty());
-    // All views of the as-of: derived features of one read others.
+    // All views of the as-of are kept back, because derived features of one view read others.
     assert_eq!(folders(&project, "quarantine/features/").len(), 6);
 
     let (stdout, _, code) = output(&project, &["features", "describe", "commerce"]);
@@ -62,7 +63,7 @@ fn a_snapshot_that_breaks_an_expectation_is_kept_in_quarantine() {
     );
 }
 
-/// What was published before stays, and the as-ofs beside a broken one are published.
+/// Earlier snapshots stay published, and the other as-ofs of a range are published.
 #[test]
 fn a_broken_as_of_of_many_holds_up_no_other() {
     let folder = tempfile::tempdir().unwrap();
@@ -104,7 +105,7 @@ fn a_broken_as_of_of_many_holds_up_no_other() {
     assert_eq!(path(&live), path(&now), "what is live stays where what would replace it is broken");
 }
 
-/// Both compare the same rows with the same training, by the version's own definitions.
+/// Both expectations compare the same rows with the same training, by the definitions of the version.
 #[test]
 fn features_are_compared_with_the_training_and_with_the_snapshot_before() {
     let folder = tempfile::tempdir().unwrap();
@@ -125,7 +126,7 @@ fn features_are_compared_with_the_training_and_with_the_snapshot_before() {
 
     let (_, stderr, code) = output(&project, &["train", "--as-of", "2024-06-30"]);
     assert_eq!(code, 0, "{stderr}");
-    // Half of the latest orders are lost on the way.
+    // The purchases from 2024-06-01 on are removed from the events.
     crate::support::rewrite(&project, crate::support::EVENTS_FILE, |rows| {
         use arrow_array::cast::AsArray;
         use arrow_array::types::TimestampMicrosecondType;
@@ -175,7 +176,8 @@ fn features_are_compared_with_the_training_and_with_the_snapshot_before() {
     assert_eq!(folders(&project, "profile/"), ["profile/as_of=2024-07-01"]);
     assert!(folders(&project, "quarantine/").is_empty());
 
-    // A version says nothing of what it computes in another way, and a damaged record nothing of tonight.
+    // A version says nothing about features with another definition, and a damaged record of another as-of
+    // does not affect this one.
     expect(&project, "commerce", "columns = [\"orders\"]\nmax_psi = 1e-9\nagainst = \"churn\"");
     let orders = "input = \"order_id\"\nwhere = \"event_type = 'purchase' and amount > 0";
     edit(&project, "features/commerce.toml", orders, &format!("{orders}.01"));

@@ -1,4 +1,4 @@
-//! Many snapshots, what the store says of them, and what happens when definitions or files change.
+//! Tests of many snapshots, of their records in the store, and of changed definitions and files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ fn json(project: &Path, arguments: &[&str]) -> Value {
 const RANGE: [&str; 8] =
     ["features", "build", "--from", "2024-05-01", "--to", "2024-06-30", "--every", "30d"];
 
-/// View and as-of of the snapshots that a build has computed.
+/// The view and the as-of of the snapshots that a build has computed.
 fn computed(built: &Value) -> Vec<(String, String)> {
     let snapshots = built["snapshots"].as_array().unwrap().iter();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -52,7 +52,7 @@ fn many_snapshots_are_those_of_one_build_each_and_are_not_computed_twice() {
     assert_eq!(again["refresh"]["files_read"], 0);
     assert_eq!(root(&project)["generation"], generation, "nothing changed, nothing is published");
 
-    // One by one, from all events, in a store of its own.
+    // The same snapshots are built one by one, from all events, in a store of their own.
     std::fs::remove_dir_all(project.join("store")).unwrap();
     for as_of in ["2024-05-01", "2024-05-31", "2024-06-30"] {
         json(&project, &["features", "build", "--full", "--as-of", as_of]);
@@ -162,14 +162,14 @@ fn damaged_timelines_are_said_to_be_and_written_anew() {
         bytes[place] ^= 0x10;
         std::fs::write(&segment, &bytes).unwrap();
         let (_, stderr, code) = output(&project, &["features", "build", "--as-of", "2024-06-01"]);
-        // A flipped byte of what this build does not look at is not seen by it.
+        // A flipped byte in a part that this build does not read goes unnoticed.
         assert!(code == 0 || code == 2, "{stderr}");
         if code == 2 {
             assert!(stderr.contains("is not what was written"), "{stderr}");
             assert!(stderr.contains("--full"), "{stderr}");
         }
     }
-    // The keys of the first customers are always looked at.
+    // The keys of the first customers are always read.
     let mut flipped = whole.clone();
     flipped[40] ^= 0x10;
     std::fs::write(&segment, &flipped).unwrap();

@@ -1,4 +1,4 @@
-//! Segments as they are written and as `c360-ml segments` tells of them.
+//! Tests of segments as they are written, and of the commands `c360-ml segments`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -38,8 +38,8 @@ fn members(project: &Path, date: &str) -> BTreeMap<String, BTreeSet<String>> {
     members
 }
 
-/// What a dry run foretells is what the next run with these thresholds gives, and the rules as they
-/// are give what was published.
+/// The next run with other thresholds gives what their simulation predicted, and the unchanged rules give
+/// what was published.
 #[test]
 fn a_dry_run_tells_what_would_come() {
     let folder = tempfile::tempdir().unwrap();
@@ -64,7 +64,7 @@ fn a_dry_run_tells_what_would_come() {
     assert_eq!(data_files(&project), before, "nothing is written");
     edit(&project, "models/segments.toml", "churn_high = 0.6 ", "churn_high = 0.7 ");
     assert_eq!(json(&project, &["segments", "test"])["faults"], serde_json::json!([]));
-    // Edited rules are tried out as well.
+    // Edited rules can be simulated as well.
     assert_eq!(json(&project, &["segments", "simulate"])["flows"], foretold["flows"]);
     ran(&project, &["score", "--known-at", "2024-07-01"]);
     let of = members(&project, "2024-07-01");
@@ -76,21 +76,22 @@ fn a_dry_run_tells_what_would_come() {
     assert_eq!(code, 2);
     assert!(stderr.contains("unknown threshold `churn_low`"), "{stderr}");
 
-    // An example that the rules do not give.
+    // This example expects a segment that the rules do not give.
     edit(&project, "models/segments.toml", "primary = \"Prospect\"", "primary = \"New\"");
     let (stdout, _, code) = output(&project, &["segments", "test"]);
     assert_eq!(code, 3, "{stdout}");
     assert!(stdout.contains("primary is \"Prospect\", not \"New\""), "{stdout}");
 }
 
-/// Changes lead from the segments of one night to those of the next; who was put out by time stays out,
-/// and who does not want to be contacted is flagged and in no segment that needs consent.
+/// The changes lead from the segments of one run to those of the next. An expired membership does not begin
+/// again, and a customer who does not want to be contacted is flagged and is in no segment that needs
+/// consent.
 #[test]
 fn nights_follow_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
     let nights = ["2024-07-01", "2024-07-08", "2024-07-30", "2024-07-31", "2024-08-01"];
-    // There are no events beyond the first of these nights, which is what the expectation is to find.
+    // There are no events beyond the first of these as-ofs, and the expectation would find that.
     edit(&project, "features/commerce.toml", "max_psi = 0.25", "max_psi = 99");
     ran(&project, &["run"]);
     let mut before = BTreeMap::new();
@@ -147,7 +148,7 @@ fn nights_follow_each_other() {
     assert!(stderr.contains("no run has put nobody in a segment"), "{stderr}");
 }
 
-/// Whoever is a customer no more leaves every segment, and whoever comes back enters them.
+/// A customer who is removed from the profile leaves every segment, and a customer who returns enters them.
 #[test]
 fn customers_who_are_gone_have_left() {
     let folder = tempfile::tempdir().unwrap();
@@ -253,7 +254,7 @@ fn rules_that_cannot_be_are_refused() {
         ),
     ];
     for (more, message) in cases {
-        // Examples come last in the file, rules before them.
+        // Examples come last in the file, and rules come before them.
         std::fs::write(
             &path,
             text.replace("# What the rules must give", &format!("{rule}{more}\n# What")),
@@ -277,7 +278,7 @@ fn rules_that_cannot_be_are_refused() {
     }
 }
 
-/// Rows in another order are the same rows: not a byte of what is published moves.
+/// Rows in another order are the same rows, so that no published byte changes.
 #[test]
 fn the_order_of_rows_changes_no_byte() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];

@@ -1,4 +1,4 @@
-//! The number of shards changes no value: whatever a run writes has the same rows.
+//! Tests that the number of shards changes no value: every table has the same rows.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +20,7 @@ use c360_ml::store::parquet::{concat, read, sort_by_key};
 use crate::cli::output;
 use crate::support::{edit, project};
 
-/// Every table of every as-of sorted by customer, without what tells of files.
+/// Every table of every as-of, sorted by customer and independent of its files.
 fn tables(project: &Path) -> BTreeMap<String, RecordBatch> {
     let store = Store::at(project.join("store")).unwrap();
     let root = store.root().unwrap();
@@ -34,7 +34,7 @@ fn tables(project: &Path) -> BTreeMap<String, RecordBatch> {
     }
     let sorted = |rows: &Vec<RecordBatch>| {
         let rows = sort_by_key(&concat(rows).unwrap().unwrap(), "customer360_id").unwrap();
-        // Which dictionary a column has is a matter of the file.
+        // The dictionary of a column depends on the file.
         let schema = rows.schema();
         let columns = schema.fields().iter().zip(rows.columns()).map(|(field, column)| {
             let plain = match column.data_type() {
@@ -48,7 +48,7 @@ fn tables(project: &Path) -> BTreeMap<String, RecordBatch> {
     batches.iter().map(|(folder, rows)| (folder.clone(), sorted(rows))).collect()
 }
 
-/// Two nights of a project that trains everything on the first.
+/// Two runs of a project, of which the first trains all models.
 fn nights(
     folder: &Path,
     shards: u32,
@@ -89,7 +89,7 @@ fn the_number_of_shards_and_the_memory_change_no_value() {
     assert_eq!(reports, of_many);
 }
 
-/// What the stages need goes to another process as text, and scores there as it does here.
+/// The context of the stages can be sent to another process as text, and gives the same scores there.
 #[test]
 fn a_context_that_was_sent_scores_the_same() {
     let folder = tempfile::tempdir().unwrap();

@@ -36,8 +36,8 @@ pub fn instant(text: &str) -> Instant {
     text.parse().unwrap()
 }
 
-/// Events of a few customers around `as_ofs`: at window edges to the microsecond, tied, repeated
-/// with other times of ingestion, and late.
+/// Random events of a few customers around `as_ofs`: at window edges to the microsecond, tied, repeated with
+/// another time of ingestion, and late.
 pub fn random_events(random: &mut ChaCha8Rng, as_ofs: &[Instant], count: usize) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     for number in 0..count {
@@ -54,7 +54,7 @@ pub fn random_events(random: &mut ChaCha8Rng, as_ofs: &[Instant], count: usize) 
         let maybe = |random: &mut ChaCha8Rng| random.random::<f64>() < 0.8;
         set("event_type", Some(Value::Text(kind.into())));
         set("event_ts", Some(Value::Timestamp(time)));
-        // One longer than a byte can say.
+        // One value is longer than a length of one byte can express.
         let long = "kiosk ".repeat(30);
         let channel = *["web", "app", "store", &long].choose(random).unwrap();
         set("channel", maybe(random).then(|| Value::Text(channel.into())));
@@ -89,7 +89,7 @@ pub fn random_events(random: &mut ChaCha8Rng, as_ofs: &[Instant], count: usize) 
     events
 }
 
-/// The events as a record batch of canonical columns.
+/// Converts the events to a record batch of canonical columns.
 pub fn event_rows(events: &[Event]) -> RecordBatch {
     let column =
         |name: &str| events.iter().map(move |e| e.columns[name].clone()).collect::<Vec<_>>();
@@ -134,7 +134,7 @@ pub fn write(path: &Path, rows: &RecordBatch) {
     c360_ml::store::parquet::write(path, &rows.schema(), [rows]).unwrap();
 }
 
-/// The events as a source of two files below `folder`.
+/// Writes the events as a source of two files in `folder`.
 pub fn event_source(
     folder: &Path,
     events: &[Event],
@@ -149,7 +149,7 @@ pub fn event_source(
     open_events(folder, zone, ingestion).unwrap()
 }
 
-/// The event files below `folder` as a source.
+/// Opens the event files in `folder` as a source.
 pub fn open_events(
     folder: &Path,
     zone: &str,
@@ -174,7 +174,7 @@ pub fn open_events(
 }
 
 /// A copy of this repository's project in a temporary folder, fitted without the search for shapes and
-/// without the other algorithm: most tests are about neither, and the search is what takes long.
+/// without the other algorithm. Most tests need neither, and the search takes long.
 pub fn project(folder: &Path) -> PathBuf {
     let project = whole_project(folder);
     for model in ["churn", "propensity"] {
@@ -205,7 +205,7 @@ pub fn whole_project(folder: &Path) -> PathBuf {
 pub const EVENTS_FILE: &str = "fixtures/events/part-000.parquet";
 pub const PROFILE_FILE: &str = "fixtures/profile/part-000.parquet";
 
-/// Replaces text of a project's file, which must have it.
+/// Replaces text in a file of the project. The file must contain the text.
 pub fn edit(project: &Path, file: &str, from: &str, to: &str) {
     let path = project.join(file);
     let text = std::fs::read_to_string(&path).unwrap();
@@ -235,10 +235,10 @@ pub fn without_column(rows: &RecordBatch, name: &str) -> RecordBatch {
     rows
 }
 
-/// By plan and as-of the rows of each shard.
+/// The rows of each shard, by plan and as-of.
 pub type RowsByShard = Vec<Vec<Vec<RecordBatch>>>;
 
-/// The rows of all shards, one shard after the other, and what was left out.
+/// Computes the rows of all shards one after another, and adds to the report what was left out.
 pub fn all_shards(
     events: &dyn Events,
     entities: &Entities,
@@ -265,7 +265,7 @@ pub fn all_shards(
     Ok(found)
 }
 
-/// Reads all events of a source into so many shards and computes plans; with a `memory` of 0 it spills.
+/// Reads all events of a source into this many shards and computes plans. The events spill if `memory` is 0.
 pub fn scanned(
     source: &SourcePlan,
     entities: &Entities,

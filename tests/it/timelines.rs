@@ -1,4 +1,4 @@
-//! Timelines that a store keeps: what is built from them is, byte for byte, what reading all events gives.
+//! Tests of stored timelines: builds from them equal builds from all events byte for byte.
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ use crate::support::{
     random_events, scanned, write,
 };
 
-/// By plan and as-of: all rows in the order of their keys.
+/// All rows in the order of their keys, by plan and as-of.
 type Rows = Vec<Vec<Option<RecordBatch>>>;
 
 fn in_order(rows: RowsByShard) -> Rows {
@@ -39,7 +39,7 @@ fn in_order(rows: RowsByShard) -> Rows {
     rows.iter().map(of_plan).collect()
 }
 
-/// What the timelines of a store give in so many shards, and what was read for it.
+/// Computes the rows from the stored timelines in this many shards, and returns what was read.
 fn from_store(
     store: &Store,
     source: &SourcePlan,
@@ -57,12 +57,12 @@ fn from_store(
     (in_order(rows), refresh)
 }
 
-/// What reading all events gives.
+/// Computes the rows from all events.
 fn from_events(source: &SourcePlan, entities: &Entities, plans: &[FeaturePlan]) -> Rows {
     in_order(scanned(source, entities, plans, 1 << 30, 2).unwrap().0)
 }
 
-/// Event files that come, go and change.
+/// Event files that are added, removed and changed.
 struct Arrivals {
     folder: PathBuf,
     files: Vec<(String, Vec<Event>)>,
@@ -79,7 +79,7 @@ impl Arrivals {
         self.files.push((name.to_owned(), events));
     }
 
-    /// One random thing happens to the files; says how many are to be read for it.
+    /// Makes one random change to the files and returns the number of files that have to be read.
     fn change(&mut self, random: &mut ChaCha8Rng, day: usize, new: Vec<Event>) -> usize {
         let any = self.files.choose(random).cloned();
         match (random.random_range(0..10), any) {
@@ -89,7 +89,7 @@ impl Arrivals {
                 0
             }
             (1, Some((name, mut events))) => {
-                // Rows are lost from it and late ones come in.
+                // The file loses rows and gains late ones.
                 events.truncate(events.len() / 2);
                 events.extend(new);
                 self.put(&name, events);
@@ -113,7 +113,7 @@ impl Arrivals {
     }
 }
 
-/// A plan of what each customer has to do with the values of a column.
+/// A plan of each customer's interactions with the values of a column.
 fn interactions(source: &SourcePlan, item: &str) -> FeaturePlan {
     let columns = source.columns();
     let weight = "case event_type when 'purchase' then 5.0 when 'page_view' then 1.0 end";
@@ -136,7 +136,7 @@ fn days(folder: &Path, ingestion: Ingestion, count: usize, random: &mut ChaCha8R
         let number = random.random_range(1..25);
         let mut new = random_events(random, &[today], number);
         for event in &mut new {
-            // Most ids are new, some are those of other days.
+            // Most identifiers are new, and some are those of other days.
             if random.random::<f64>() < 0.8 {
                 event.id = format!("{day}-{}", event.id);
             }
@@ -156,7 +156,7 @@ fn days(folder: &Path, ingestion: Ingestion, count: usize, random: &mut ChaCha8R
         as_ofs.sort();
         as_ofs.dedup();
         if random.random::<f64>() < 0.2 {
-            // What became known later may be used.
+            // Events that became known later may be used.
             as_ofs.iter_mut().for_each(|as_of| as_of.known_at.0 += 3 * DAY);
         }
         let aggregations = all_aggregations(&source);
@@ -169,7 +169,7 @@ fn days(folder: &Path, ingestion: Ingestion, count: usize, random: &mut ChaCha8R
             (0..7).filter(|_| random.random::<f64>() < 0.8).map(|i| format!("c{i}")).collect();
         let entities = Entities { created_at: vec![Some(begin); keys.len()], keys };
 
-        // The number of shards grows once, and what is kept is made anew for it.
+        // The number of shards grows once, and the timelines are built again for it.
         let shards = if day < count / 2 { 4 } else { 16 };
         let (kept, refresh) = from_store(&store, &source, &entities, &plans, (false, shards));
         match refresh.all_because.as_deref() {
@@ -209,7 +209,7 @@ fn arrivals_without_ingestion_give_what_reading_everything_gives() {
     days(folder.path(), Ingestion::Ignore, 20, &mut random);
 }
 
-/// The events of the project in two files, of which the second has the last days.
+/// Splits the events of the project into two files, the second of which has the last days.
 fn in_two_files(project: &Path) {
     let path = project.join(EVENTS_FILE);
     let rows = concat(&read(&path, None).unwrap()).unwrap().unwrap();
@@ -252,7 +252,7 @@ fn a_night_of_scoring_reads_new_files_only_and_writes_what_reading_all_would() {
     let late_rows: usize = late_rows.iter().map(RecordBatch::num_rows).sum();
     assert_eq!(night["refresh"]["events_read"], late_rows);
 
-    // Another command finds all that it looks at, too.
+    // Another command finds all the columns that it needs, too.
     let build = run_json(&project, &["features", "build"]);
     assert_eq!(build["refresh"]["files_read"], 0, "{build}");
     assert_eq!(build["snapshots"], serde_json::json!([]), "score has written the same snapshots");

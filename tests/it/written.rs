@@ -1,4 +1,5 @@
-//! What is written: types, order and nulls of the profile, extra columns unharmed, write-back rules.
+//! Tests of the written tables: types, order and nulls of the profile, unchanged extra columns, and
+//! write-back rules.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::*;
@@ -49,7 +50,7 @@ fn the_profile_has_fifty_fields_of_their_types_and_the_sources_own() {
     let keys: Vec<&str> = profile.column(0).as_string::<i32>().iter().flatten().collect();
     assert!(keys.is_sorted(), "sorted by key");
 
-    // The simulator writes customers in key order, so rows can be compared as they are.
+    // The simulator writes customers in the order of their keys, so that rows can be compared directly.
     let carried = ["source_ids", "device", "embedding", "household", "signup_day", "emails"];
     for name in carried.iter().copied() {
         let (new, old) =
@@ -92,8 +93,8 @@ fn the_profile_has_fifty_fields_of_their_types_and_the_sources_own() {
     assert_eq!(primary.true_count(), profile.num_rows(), "everyone has one primary segment");
 }
 
-/// Our own output read back as the source: what a rule filled in is worked out again, not taken for
-/// raw, and nothing else changes.
+/// The program's own output is read as the source. Values that a rule filled in are computed again, not taken
+/// for raw values, and nothing else changes.
 #[test]
 fn our_own_output_can_be_the_source() {
     let folder = tempfile::tempdir().unwrap();
@@ -112,7 +113,7 @@ fn our_own_output_can_be_the_source() {
         assert_eq!(a.to_data(), b.to_data(), "{}", field.name());
     }
 
-    // A past as-of has the counters of then: today's are no history that it could lose.
+    // A past as-of has the counters of that time. The present counters are no history that it could lose.
     let (_, stderr, code) = output(&project, &["run", "--as-of", "2024-06-01"]);
     assert_eq!(code, 0, "{stderr}");
     let past = table(&project, "profile/as_of=2024-06-01");
@@ -123,8 +124,8 @@ fn our_own_output_can_be_the_source() {
     assert!(total(&past) < total(&second), "{} {}", total(&past), total(&second));
 }
 
-/// A customer made from events exists from their first event, also where our own output is read
-/// back, and stays when the log has lost their events.
+/// A customer created from events exists from their first event on, even if the program's own output is the
+/// source, and stays when the log has lost their events.
 #[test]
 fn a_customer_made_from_events_keeps_their_creation() {
     let folder = tempfile::tempdir().unwrap();
@@ -138,7 +139,7 @@ fn a_customer_made_from_events_keeps_their_creation() {
         table(project, "features/commerce/as_of=2024-03-01").num_rows()
     };
     let expected = rows_in_march(&project);
-    // As another tool would write it.
+    // The column has the type that another tool would write.
     let index = first.schema().index_of("filled_fields").unwrap();
     let large = arrow_schema::Field::new("item", DataType::LargeUtf8, true);
     let large = DataType::LargeList(std::sync::Arc::new(large));
@@ -181,7 +182,7 @@ fn a_customer_made_from_events_keeps_their_creation() {
     assert_eq!(created(&table(&project, "profile/as_of=2024-07-01")), before);
 }
 
-/// Without scopes only an explicit opt-in is consent, and a channel is filled in for nobody else.
+/// Without scopes, only an explicit opt-in is consent, and a channel is filled in for no other customer.
 #[test]
 fn consent_without_scopes_is_an_opt_in() {
     let folder = tempfile::tempdir().unwrap();
@@ -204,7 +205,7 @@ fn consent_without_scopes_is_an_opt_in() {
     assert!(status.iter().flatten().any(|status| status != "opted_in"));
 }
 
-/// The guard: an event log that has lost its beginning must not make counters fall.
+/// The guard: an event log that has lost its beginning must not make counters decrease.
 #[test]
 fn recomputing_from_a_shortened_log_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -264,7 +265,7 @@ fn shards_split_customers_by_hash() {
     assert_eq!(rows, 1996);
 }
 
-/// A profile partitioned by a column has that column all the same.
+/// A profile that is partitioned by a column still has that column.
 #[test]
 fn a_hive_partitioned_profile_keeps_its_column() {
     let folder = tempfile::tempdir().unwrap();
@@ -290,8 +291,8 @@ fn a_hive_partitioned_profile_keeps_its_column() {
     assert!(found.iter().eq(countries.iter()));
 }
 
-/// Derived fields of the source in another type than ours: kept where the project says so, and never
-/// dropped in silence.
+/// Derived fields of the source may have another type than the profile. They are kept if the project says so,
+/// and never dropped silently.
 #[test]
 fn derived_fields_of_the_source_are_typed() {
     let folder = tempfile::tempdir().unwrap();
@@ -310,7 +311,7 @@ fn derived_fields_of_the_source_are_typed() {
         RecordBatch::try_from_iter_with_nullable(columns).unwrap()
     };
     let start: c360_ml::time::Instant = "2020-01-01".parse().unwrap();
-    // Nanoseconds where ours are microseconds.
+    // The source has nanoseconds, and the profile has microseconds.
     let early =
         arrow_array::TimestampNanosecondArray::from_value(start.0 * 1000, source.num_rows());
     let rows = with("first_seen_at", std::sync::Arc::new(early.with_timezone("UTC")));
@@ -335,8 +336,8 @@ fn derived_fields_of_the_source_are_typed() {
     assert!(stderr.contains("column orders_count has type utf8, not int64"), "{stderr}");
 }
 
-/// The series of events end where the training's instant is, not where the last event is: an outage
-/// of the last days is a row of zeros, and no half-filled point at the end looks like a fall.
+/// The series of events end at the as-of of the training, not at the last event. An outage of the last days
+/// is a row of zeros, and no partial point at the end looks like a decrease.
 #[test]
 fn the_history_of_events_reaches_up_to_the_as_of() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,10 +1,11 @@
-//! Features and scores on their way to an online store: one row per customer, as text, and only those that
-//! have changed since the last push.
+//! Pushes of features and scores to an online store. A push sends one row per customer, as text, and only the
+//! rows that have changed since the last push.
 //!
-//! What a store holds has a name, a hash of all its rows. The store keeps the name of what it was given last,
-//! and the project the hash of every row under that name: where the two names are the same, a push sends what
-//! has changed, otherwise everything. So a store that was emptied, restored or written by another project
-//! is never taken for what it is not, and a push that was cut short leaves no name.
+//! The content of a store has a name, which is a hash of all its rows. The store keeps the name of its last
+//! push, and the project keeps the hash of every row under that name. If the two names are the same, a push
+//! sends the changes, and otherwise all rows. A store that was emptied, restored or written by another
+//! project is therefore never mistaken for the store of the last push. A push that was interrupted leaves no
+//! name.
 
 pub mod postgres;
 pub mod redis;
@@ -28,80 +29,81 @@ use crate::store::parquet::{metadata, read, write};
 use crate::store::staged::Staged;
 use crate::time::Instant;
 
-/// Rows that are rendered at a time.
+/// The number of rows that are rendered at a time.
 const ROWS: usize = 1 << 12;
 
 /// A database that serves features and scores.
 pub trait OnlineStore {
-    /// What it is, without credentials; one store has one name.
+    /// The name of the store, without credentials. The same store always has the same name.
     fn target(&self) -> &str;
 
-    /// What it was told that it holds, and whether it can be so.
+    /// Returns what the store recorded at the last push, and whether it can still be true.
     fn holds(&mut self) -> Result<Held>;
 
-    /// Makes it hold what `push` says; `sent` is told of every few customers that are on their way. Gives how
-    /// many customers were removed.
+    /// Brings the store to the content of `push` and returns the number of customers that were removed.
+    /// `sent` is called with the number of customers of each batch that was sent.
     ///
     /// # Errors
-    /// [`Error::Locked`] where another push is under way, or has ended since the store was asked what it
-    /// holds; a configuration error where the rows there are nobody's push; [`Error::Service`] where it does
-    /// not answer.
+    /// Returns [`Error::Locked`] if another push is under way, or has ended after [`OnlineStore::holds`] was
+    /// called; a configuration error if the store has rows that no push has written; and [`Error::Service`]
+    /// if the store does not answer.
     fn push(&mut self, push: &Push, sent: &mut dyn FnMut(u64)) -> Result<u64>;
 }
 
-/// What a store was told that it holds.
+/// The record of the last push in a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Held {
-    /// The name that the last push has left.
+    /// The name of the content that the last push left.
     pub name: Option<String>,
-    /// Whether it still has as many customers as that push.
+    /// Whether the store still has as many customers as that push.
     pub is_whole: bool,
 }
 
-/// What an online store is to hold.
+/// The content that a push brings to an online store.
 pub struct Push<'a> {
-    /// All rows.
+    /// All rows of the content.
     pub rows: &'a Rows,
-    /// The instant that they are true for.
+    /// The as-of of the rows.
     pub as_of: Instant,
-    /// The name that the store had when it was asked what it holds.
+    /// The name that [`OnlineStore::holds`] returned.
     pub held: Option<String>,
-    /// What differs from what the store holds.
+    /// The differences from the present content of the store.
     pub changes: Changes,
-    /// Whether nobody knows what the store holds: the changes are all rows, and any other is to go.
+    /// Whether the present content of the store is unknown. The changes are then all rows, and all other rows
+    /// of the store are removed.
     pub everything: bool,
-    /// How many customers to send at a time.
+    /// The number of customers per batch.
     pub batch: usize,
-    /// A word that no other push has.
+    /// A text that no other push has.
     pub token: &'a str,
 }
 
-/// What has changed since a push.
+/// The differences between two contents of a store.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Rows that are new or have changed.
+    /// The indices of the rows that are new or have changed.
     pub rows: Vec<usize>,
-    /// Customers who are gone.
+    /// The keys of the customers that are not among the rows any more.
     pub gone: Vec<String>,
 }
 
-/// How the lists of a row are written.
+/// The syntax of lists in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lists {
-    /// `[0.5,"a"]`.
+    /// A JSON array: `[0.5,"a"]`.
     Json,
-    /// `{0.5,"a"}`.
+    /// A PostgreSQL array: `{0.5,"a"}`.
     Postgres,
 }
 
-/// The rows that a store is to hold, sorted by key, with a hash of each.
+/// The rows of a content, sorted by key, with a hash of each.
 pub struct Rows {
     batch: RecordBatch,
     hashes: Vec<u64>,
 }
 
 impl Rows {
-    /// Hashes rows whose first column is their key.
+    /// Computes the hashes of rows whose first column is their key.
     pub fn new(batch: RecordBatch) -> Result<Self> {
         let starts: Vec<usize> = (0..batch.num_rows()).step_by(ROWS).collect();
         let hash = |start: usize| {
@@ -110,7 +112,8 @@ impl Rows {
             for column in rows.columns() {
                 let cells = cells(column, Lists::Json)?;
                 for (hasher, cell) in hashers.iter_mut().zip(&cells) {
-                    // What no text begins with, so that neighbours cannot be taken for each other.
+                    // No UTF-8 text contains these bytes, so that the values of neighbouring columns cannot
+                    // be confused.
                     hasher.update(if cell.is_some() { &[0xff] } else { &[0xfe] });
                     hasher.update(cell.as_deref().unwrap_or_default().as_bytes());
                 }
@@ -121,34 +124,34 @@ impl Rows {
         Ok(Self { batch, hashes: hashes.concat() })
     }
 
-    /// How many.
+    /// The number of rows.
     pub fn len(&self) -> usize {
         self.hashes.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.hashes.is_empty()
     }
 
-    /// The columns, key first.
+    /// The schema of the rows, with the key as the first column.
     pub fn schema(&self) -> &Schema {
         self.batch.schema_ref()
     }
 
-    /// Their keys.
+    /// The keys of the rows.
     pub fn keys(&self) -> Result<&StringArray> {
         keys(&self.batch)
     }
 
-    /// A hash of the names and types of the columns.
+    /// Computes a hash of the names and types of the columns.
     pub fn columns(&self) -> String {
         let column = |field: &Arc<Field>| format!("{} {}\n", field.name(), field.data_type());
         let columns: String = self.schema().fields().iter().map(column).collect();
         format!("{:016x}", xxh3_64(columns.as_bytes()))
     }
 
-    /// The name of a store that holds these rows and no others.
+    /// Computes the name of a content that has exactly these rows.
     pub fn name(&self) -> String {
         let mut hasher = Xxh3::new();
         hasher.update(self.columns().as_bytes());
@@ -156,7 +159,7 @@ impl Rows {
         format!("{:032x}", hasher.digest128())
     }
 
-    /// What differs from rows that were pushed before.
+    /// Computes the differences from the rows of an earlier push.
     pub fn changes(&self, before: &Pushed) -> Result<Changes> {
         let own = self.keys()?;
         let mut changes = Changes::default();
@@ -179,7 +182,7 @@ impl Rows {
         Ok(changes)
     }
 
-    /// Some rows as text, column by column.
+    /// Renders some rows as text, column by column.
     pub fn render(&self, rows: &[usize], lists: Lists) -> Result<Vec<Vec<Option<String>>>> {
         let rows: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
         let rows = crate::store::parquet::take(&self.batch, &rows.into())?;
@@ -187,24 +190,24 @@ impl Rows {
     }
 }
 
-/// The hashes of what a store was given.
+/// The hashes of the rows of a push.
 #[derive(Debug, Default)]
 pub struct Pushed {
-    /// The name of all of it.
+    /// The name of the content.
     pub name: String,
-    /// As [`Rows::columns`].
+    /// The hash of the columns, as [`Rows::columns`] computes it.
     pub columns: String,
-    /// By key, ascending.
+    /// The hash of each row by key, in ascending order.
     rows: Vec<(String, u64)>,
 }
 
-/// The metadata of a file of hashes: their name, and of which columns they are.
+/// The metadata keys of a file of hashes: the name of the content, and the hash of its columns.
 const NAME: &str = "c360.push";
 const COLUMNS: &str = "c360.columns";
 
 impl Pushed {
-    /// What the last push to a target has left in a project's store; None where there was none, or where
-    /// its file cannot be read.
+    /// Reads the file that the last push to a target has left in a project's store. Returns None if there is
+    /// no such file or it cannot be read.
     pub fn read(path: &Path) -> Option<Self> {
         let batches = read(path, None).ok()?;
         let metadata = metadata(path).ok()?;
@@ -221,7 +224,7 @@ impl Pushed {
         Some(pushed)
     }
 
-    /// Keeps what a store was given.
+    /// Writes the hashes of the rows that a store was given.
     pub fn write(path: &Path, rows: &Rows) -> Result<()> {
         let hashes: Int64Array = rows.hashes.iter().map(|hash| *hash as i64).collect();
         let fields = vec![
@@ -241,14 +244,14 @@ impl Pushed {
         staged.publish()
     }
 
-    /// The file of a target below `pushes/`.
+    /// The path of a target's file, in the folder `pushes/`.
     pub fn file(target: &str) -> String {
         format!("pushes/{:016x}.parquet", xxh3_64(target.as_bytes()))
     }
 }
 
-/// The values of a column as text: instants by RFC 3339, money in major units, numbers as short as they are
-/// read back the same.
+/// Renders the values of a column as text: instants by RFC 3339, money in major units, and numbers in the
+/// shortest form that gives the same value when it is read.
 fn cells(column: &ArrayRef, lists: Lists) -> Result<Vec<Option<String>>> {
     let present = |row: &usize| column.is_valid(*row);
     let rows = 0..column.len();
@@ -330,7 +333,7 @@ mod tests {
         let pushed = Pushed::read(&path).unwrap();
         assert_eq!((&pushed.name, &pushed.columns), (&before.name(), &before.columns()));
         assert_eq!(before.changes(&pushed).unwrap(), Changes::default());
-        // c has its value in the other column now, d is gone, b and e are new.
+        // The value of c is now in the other column, d is gone, and b and e are new.
         let now = rows(&[
             ("a", Some(1.0), None),
             ("b", Some(0.1), None),

@@ -1,8 +1,8 @@
-//! PostgreSQL: a row per customer.
+//! PostgreSQL as an online store: a row per customer.
 //!
-//! The table has a column per value in the type that it has here, and the as-of of the push that changed the
-//! row last; `<table>_push` has the name of what the table holds. A push is one transaction: others see what
-//! was before, or all of it.
+//! The table has a column per value, in the type that corresponds to the Arrow type, and the as-of of the
+//! push that last changed the row. The table `<table>_push` has the name of the table's content. A push is
+//! one transaction, so that other connections see either the state before it or the whole push.
 
 use std::io::Write;
 
@@ -20,7 +20,7 @@ pub struct Postgres {
     table: Table,
 }
 
-/// A table's name, with its schema or without.
+/// The name of a table, with or without its schema.
 #[derive(Debug, Clone)]
 struct Table {
     schema: Option<String>,
@@ -32,7 +32,7 @@ impl Table {
         self.beside("")
     }
 
-    /// The table whose name has `suffix` at its end.
+    /// The quoted name of the table whose name has `suffix` at its end.
     fn beside(&self, suffix: &str) -> String {
         let name = quoted(&format!("{}{suffix}", self.name));
         self.schema.as_ref().map_or(name.clone(), |schema| format!("{}.{name}", quoted(schema)))
@@ -44,10 +44,11 @@ fn quoted(name: &str) -> String {
 }
 
 impl Postgres {
-    /// Connects to `postgres://user@host[:port]/database`; `password` where the address has none.
+    /// Connects to `postgres://user@host[:port]/database`. `password` is used if the URL has none.
     ///
     /// # Errors
-    /// A configuration error for what is no such address, [`Error::Service`] where nobody answers.
+    /// Returns a configuration error if the URL is not such an address, and [`Error::Service`] if the server
+    /// does not answer.
     pub fn connect(url: &str, password: Option<&str>, table: &str) -> Result<Self> {
         let named = Table::named(table)?;
         let mut config = address(url)?;
@@ -60,11 +61,11 @@ impl Postgres {
     }
 }
 
-/// Reads an address; what is wrong with it is not told, since there may be a password in what was read.
+/// Parses the URL of a database. The error does not repeat the URL, because it may contain a password.
 fn address(url: &str) -> Result<Config> {
     let is_url = ["postgres://", "postgresql://"].iter().any(|start| url.starts_with(start));
     let config: Option<Config> = if is_url { url.parse().ok() } else { None };
-    // A host with an @ is the end of a password that has one.
+    // A host that contains an @ is the end of a password that contains one.
     let is_host = |host: &Host| !matches!(host, Host::Tcp(name) if name.contains('@'));
     config.filter(|config| config.get_hosts().iter().all(is_host)).ok_or_else(|| {
         Error::configuration(
@@ -74,7 +75,7 @@ fn address(url: &str) -> Result<Config> {
     })
 }
 
-/// Hosts, ports and database, without user and password.
+/// The hosts, ports and database of a connection, without the user and the password.
 fn place(config: &Config) -> String {
     let hosts = config.get_hosts().iter().enumerate().map(|(at, host)| {
         let ports = config.get_ports();
@@ -90,7 +91,7 @@ fn place(config: &Config) -> String {
 }
 
 impl Table {
-    /// Reads `name` or `schema.name`.
+    /// Parses `name` or `schema.name`.
     fn named(text: &str) -> Result<Self> {
         let table = match text.split_once('.') {
             Some((schema, name)) => Self { schema: Some(schema.into()), name: name.into() },
@@ -108,10 +109,10 @@ impl Table {
     }
 }
 
-/// Bytes of a name, at most: PostgreSQL cuts off what is beyond without a word.
+/// The greatest length of a name in bytes. PostgreSQL truncates longer names silently.
 const LONGEST: usize = 63;
 
-/// Refuses what can be no columns of the table.
+/// Checks that all names are valid columns of the table.
 fn check_columns(schema: &Schema) -> Result<()> {
     let names = || schema.fields().iter().map(|field| field.name().as_str());
     match names().find(|name| name.len() > LONGEST || *name == "as_of") {
@@ -123,7 +124,8 @@ fn check_columns(schema: &Schema) -> Result<()> {
     }
 }
 
-/// As PostgreSQL's own clients read `sslmode=prefer`, the default: by TLS if that succeeds, else without.
+/// Connects as PostgreSQL's own clients do for `sslmode=prefer`, the default: by TLS if that succeeds, and
+/// otherwise without it.
 fn connect(config: &Config) -> std::result::Result<Client, ::postgres::Error> {
     if config.get_ssl_mode() == SslMode::Disable {
         return config.connect(NoTls);
@@ -163,7 +165,7 @@ impl OnlineStore for Postgres {
         check_columns(schema)?;
         let mut transaction = self.client.transaction().map_err(failed)?;
         make(&mut transaction, &table).map_err(failed)?;
-        // By the table itself: it has more than one name.
+        // The lock is on the table's identifier, because the table has more than one name.
         let lock = "select pg_try_advisory_xact_lock(to_regclass($1)::oid::bigint)";
         let own: bool = transaction.query_one(lock, &[&table.quoted()]).map_err(failed)?.get(0);
         let now = if own { Some(held(&mut transaction, &table).map_err(failed)?) } else { None };
@@ -194,7 +196,7 @@ impl OnlineStore for Postgres {
     }
 }
 
-/// What the table was told that it holds.
+/// Reads the record of the last push to the table.
 fn held(
     transaction: &mut Transaction,
     table: &Table,
@@ -210,7 +212,7 @@ fn held(
     Ok(row.map_or_else(Held::default, told))
 }
 
-/// Makes the tables where they are not there.
+/// Creates the tables that do not exist.
 fn make(
     transaction: &mut Transaction,
     table: &Table,
@@ -225,11 +227,11 @@ fn make(
     ))
 }
 
-/// A column with the type that it has and the one that it would need.
+/// The name of a column, the type that it has and the type that it would need.
 type Mismatch = (String, String, String);
 
-/// Adds the columns that the table does not have; gives those that an earlier push has filled and this one has
-/// no values for.
+/// Adds the columns that the table does not have. Returns the columns that an earlier push has filled and
+/// that this push has no values for.
 fn prepare(
     transaction: &mut Transaction,
     table: &Table,
@@ -262,7 +264,7 @@ fn prepare(
     Ok(Ok(there.into_iter().map(|(column, _)| column).collect()))
 }
 
-/// Sends the changes to a table of this transaction's own.
+/// Sends the changes to a temporary table of this transaction.
 fn stage(
     transaction: &mut Transaction,
     push: &Push,
@@ -313,7 +315,7 @@ fn stage(
     Ok(())
 }
 
-/// A value in the text format of COPY.
+/// Escapes a value for the text format of COPY.
 fn escape(value: &str, text: &mut String) {
     for c in value.chars() {
         match c {
@@ -326,7 +328,7 @@ fn escape(value: &str, text: &mut String) {
     }
 }
 
-/// Puts what was staged into the table; gives how many customers are gone from it.
+/// Merges the staged rows into the table and returns the number of customers that were removed.
 fn replace(
     transaction: &mut Transaction,
     push: &Push,
@@ -359,7 +361,7 @@ fn replace(
         );
         transaction.execute("create index on c360_staged (customer360_id)", &[])?;
         let removed = transaction.execute(&others, &[])?;
-        // What is not computed any more has no value any more.
+        // A column that is not computed any more has no values.
         for column in gone.iter().map(|column| quoted(column)) {
             let clear = format!("update {name} set {column} = null where {column} is not null");
             transaction.execute(&clear, &[])?;
@@ -380,7 +382,7 @@ fn replace(
     Ok(removed)
 }
 
-/// PostgreSQL's own name of the type that a column gets.
+/// PostgreSQL's own name of the type of a column.
 fn column_type(ty: &DataType) -> String {
     match ty {
         DataType::Boolean => "boolean".into(),
@@ -410,7 +412,7 @@ fn told(target: &str, message: String, hint: &str) -> Error {
     Error::Service { service: target.to_owned(), message, hint: hint.into() }
 }
 
-/// An error with its causes.
+/// Formats an error with its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,9 +1,9 @@
-//! Redis, and what speaks its protocol: a hash per customer.
+//! Redis, or a server that speaks its protocol, as an online store: a hash per customer.
 //!
-//! `<prefix>customer:<id>` has a field per value; what is null has none. `<prefix>push` has the name of what
-//! the last finished push left, its as-of and its customers. While a push is under way, its token stands in
-//! place of the name, and every few customers are written only if it still does: of two pushes the one that
-//! began first ends with an error.
+//! The hash `<prefix>customer:<id>` has a field per value and no field for a null. The hash `<prefix>push`
+//! has the name of the content that the last finished push left, its as-of and its number of customers. While
+//! a push is under way, its token replaces the name, and each batch is written only if the token is still
+//! there. Of two simultaneous pushes, the one that began first therefore ends with an error.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use redis::{Commands, Connection, ErrorKind, Pipeline, RedisError, RedisResult};
 use super::{Held, Lists, OnlineStore, Push};
 use crate::error::{Error, Result};
 
-/// How long to wait for a connection, and for an answer.
+/// The time limits for a connection and for a response.
 const PATIENCE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
 
 /// A Redis database.
@@ -24,10 +24,11 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Connects to `redis://[user:password@]host[:port][/database]`, or `rediss://` by TLS.
+    /// Connects to `redis://[user:password@]host[:port][/database]`, or to `rediss://` by TLS.
     ///
     /// # Errors
-    /// A configuration error for what is no such address, [`Error::Service`] where nobody answers.
+    /// Returns a configuration error if the URL is not such an address, and [`Error::Service`] if the server
+    /// does not answer.
     pub fn connect(url: &str, prefix: &str) -> Result<Self> {
         if prefix.is_empty() {
             return Err(Error::configuration(
@@ -64,7 +65,7 @@ impl Redis {
         format!("{}push", self.prefix)
     }
 
-    /// Runs what `fill` puts into a transaction, if the marker still says `name`.
+    /// Runs the commands that `fill` adds as a transaction, if the name in the marker is still `name`.
     fn write(&mut self, name: Option<&str>, fill: impl Fn(&mut Pipeline)) -> Result<()> {
         let marker = self.marker();
         let run = |connection: &mut Connection| -> RedisResult<bool> {
@@ -76,7 +77,7 @@ impl Redis {
             }
             let mut transaction = redis::pipe();
             fill(transaction.atomic());
-            // Null where the marker has changed meanwhile.
+            // The reply is null if the marker has changed in the meantime.
             let done: Option<redis::Value> = transaction.query(connection)?;
             Ok(done.is_some())
         };
@@ -89,11 +90,11 @@ impl Redis {
         }
     }
 
-    /// Every customer that the database has, by id.
+    /// Lists the identifiers of all customers that the database has.
     fn customers(&mut self) -> Result<Vec<String>> {
         let failed = self.failed();
         let start = self.customer("");
-        // What a pattern would read as a wildcard stands for itself.
+        // Characters that would be wildcards in a pattern are escaped.
         let special = |c: char| matches!(c, '*' | '?' | '[' | ']' | '\\' | '^').then_some('\\');
         let pattern: String =
             start.chars().flat_map(|c| special(c).into_iter().chain([c])).collect();
@@ -146,7 +147,7 @@ impl OnlineStore for Redis {
                     let fields: Vec<(&str, &str)> = values
                         .filter_map(|(name, column)| Some((*name, column[row].as_deref()?)))
                         .collect();
-                    // A field that has become null goes with the old hash.
+                    // A field that has become null is removed with the old hash.
                     transaction.unlink(key).ignore();
                     if !fields.is_empty() {
                         transaction.hset_multiple(key, &fields).ignore();

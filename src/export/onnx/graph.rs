@@ -1,53 +1,53 @@
-//! Graphs of ONNX operators, as far as models here need them, and their bytes by `onnx-rs`.
+//! Graphs of the ONNX operators that the models need, and their encoding by `onnx-rs`.
 
 use onnx_rs::ast;
 
-/// The version of ONNX's own operators that graphs are written for, that of its operators for machine
-/// learning, and that of the format; ONNX Runtime reads them since 1.17.
+/// The versions that graphs are written for: of ONNX's own operators, of its operators for machine learning,
+/// and of the file format. ONNX Runtime reads them since version 1.17.
 const OPERATORS: i64 = 20;
 const ML_OPERATORS: i64 = 3;
 const FORMAT: i64 = 9;
 const ML: &str = "ai.onnx.ml";
 
-/// The name of a table of numbers in a graph; one row a customer, but for constants.
+/// The name of a table of numbers in a graph. Except for constants, a table has one row per customer.
 pub type Value = String;
 
-/// A setting of an operator.
+/// An attribute of an operator.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Attribute {
-    /// One integer.
+    /// An integer.
     Integer(i64),
-    /// Integers.
+    /// A list of integers.
     Integers(Vec<i64>),
-    /// Texts.
+    /// A list of texts.
     Texts(Vec<String>),
-    /// A tensor of doubles of one dimension.
+    /// A one-dimensional tensor of doubles.
     Doubles(Vec<f64>),
 }
 
-/// A constant.
+/// A constant of a graph.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Constant {
-    /// Doubles of this many columns, row after row.
+    /// A table of doubles with this many columns, in row-major order.
     Table(usize, Vec<f64>),
     /// A list of integers.
     Integers(Vec<i64>),
-    /// One row of truth values, a byte each.
+    /// A row of truth values, one byte each.
     Booleans(Vec<u8>),
-    /// One text, which must not be empty: `onnx-rs` leaves out empty ones.
+    /// A text. It must not be empty, because `onnx-rs` leaves out empty texts.
     Text(String),
 }
 
-/// An operator applied.
+/// An application of an operator.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// The operator's name.
+    /// The name of the operator.
     pub op: &'static str,
-    /// What it is given.
+    /// The names of its inputs.
     pub inputs: Vec<Value>,
-    /// What it makes.
+    /// The name of its output.
     pub output: Value,
-    /// Its settings.
+    /// The attributes of the operator.
     pub attributes: Vec<(&'static str, Attribute)>,
 }
 
@@ -58,24 +58,24 @@ struct Given {
     about: &'static str,
 }
 
-/// A graph that is being built, in the order in which it will be computed.
+/// A graph under construction, in the order of its computation.
 #[derive(Debug, Default)]
 pub struct Graph {
     given: Vec<Given>,
     outputs: Vec<Value>,
-    /// Constants by name.
+    /// The constants by name.
     pub constants: Vec<(Value, Constant)>,
-    /// Operators.
+    /// The nodes in the order of their computation.
     pub nodes: Vec<Node>,
 }
 
 impl Graph {
-    /// A column of doubles that is given; asked for twice, it is one.
+    /// Adds an input column of doubles. The same name always gives the same column.
     pub fn number_input(&mut self, name: &str, about: &'static str) -> Value {
         self.input(name, false, about)
     }
 
-    /// A column of texts that is given.
+    /// Adds an input column of texts. The same name always gives the same column.
     pub fn text_input(&mut self, name: &str, about: &'static str) -> Value {
         self.input(name, true, about)
     }
@@ -87,14 +87,14 @@ impl Graph {
         name.to_owned()
     }
 
-    /// What must be given, and what each is.
+    /// The names of the inputs, with a description of each.
     pub fn inputs(&self) -> Vec<(String, String)> {
         let kind = |given: &Given| if given.text { "string" } else { "double" };
         let about = |given: &Given| format!("{}: {}", kind(given), given.about);
         self.given.iter().map(|given| (given.name.clone(), about(given))).collect()
     }
 
-    /// Makes a value known by a name outside.
+    /// Makes a value an output of the graph under this name.
     pub fn output(&mut self, name: &str, value: &Value) {
         let node = Node {
             op: "Identity",
@@ -107,38 +107,38 @@ impl Graph {
     }
 
     fn constant(&mut self, constant: Constant) -> Value {
-        // Names of columns have no blank, so none of these is one of them.
+        // The names of columns have no blank, so that no constant has the name of a column.
         let name = format!("constant {}", self.constants.len());
         self.constants.push((name.clone(), constant));
         name
     }
 
-    /// A constant row.
+    /// Adds a constant row.
     pub fn row(&mut self, values: Vec<f64>) -> Value {
         self.table(values.len(), values)
     }
 
-    /// A constant column.
+    /// Adds a constant column.
     pub fn column(&mut self, values: Vec<f64>) -> Value {
         self.table(1, values)
     }
 
-    /// A constant table, row after row.
+    /// Adds a constant table in row-major order.
     pub fn table(&mut self, columns: usize, values: Vec<f64>) -> Value {
         self.constant(Constant::Table(columns, values))
     }
 
-    /// A constant list of integers.
+    /// Adds a constant list of integers.
     pub fn integers(&mut self, values: Vec<i64>) -> Value {
         self.constant(Constant::Integers(values))
     }
 
-    /// A constant row of truth values.
+    /// Adds a constant row of truth values.
     pub fn booleans(&mut self, values: Vec<bool>) -> Value {
         self.constant(Constant::Booleans(values.into_iter().map(u8::from).collect()))
     }
 
-    /// A constant text.
+    /// Adds a constant text.
     pub fn text(&mut self, value: &str) -> Value {
         self.constant(Constant::Text(value.to_owned()))
     }
@@ -148,7 +148,7 @@ impl Graph {
         self.add_with(op, inputs, Vec::new())
     }
 
-    /// Applies an operator with settings.
+    /// Applies an operator with attributes.
     pub fn add_with(
         &mut self,
         op: &'static str,
@@ -161,31 +161,31 @@ impl Graph {
         output
     }
 
-    /// A value times a number.
+    /// Multiplies a value by a number.
     pub fn by(&mut self, value: &Value, factor: f64) -> Value {
         let factor = self.row(vec![factor]);
         self.add("Mul", &[value, &factor])
     }
 
-    /// A value plus a number.
+    /// Adds a number to a value.
     pub fn plus(&mut self, value: &Value, addend: f64) -> Value {
         let addend = self.row(vec![addend]);
         self.add("Add", &[value, &addend])
     }
 
-    /// Flags or floats as doubles.
+    /// Converts truth values or floats to doubles.
     pub fn doubles(&mut self, value: &Value) -> Value {
         let double = Attribute::Integer(ast::DataType::Double as i64);
         self.add_with("Cast", &[value], vec![("to", double)])
     }
 
-    /// Some columns of a table, in this order.
+    /// Selects some columns of a table, in this order.
     pub fn pick(&mut self, table: &Value, columns: &[usize]) -> Value {
         let columns = self.integers(columns.iter().map(|column| *column as i64).collect());
         self.add_with("Gather", &[table, &columns], vec![("axis", Attribute::Integer(1))])
     }
 
-    /// Tables side by side; None of none.
+    /// Concatenates the columns of tables. Returns None if there are no tables.
     pub fn beside(&mut self, tables: Vec<Value>) -> Option<Value> {
         if tables.len() < 2 {
             return tables.into_iter().next();
@@ -194,7 +194,7 @@ impl Graph {
         Some(self.add_with("Concat", &tables, vec![("axis", Attribute::Integer(1))]))
     }
 
-    /// The bytes of an ONNX file.
+    /// Encodes the graph as the bytes of an ONNX file.
     pub fn encode(&self, name: &str, about: &str, facts: &[(&str, String)]) -> Vec<u8> {
         let graph = ast::Graph {
             name,
@@ -277,7 +277,7 @@ fn tensor<'a>(name: &'a str, constant: &'a Constant) -> ast::TensorProto<'a> {
     }
 }
 
-/// A column of as many rows as there are customers.
+/// Describes a column with one row per customer.
 fn column<'a>(name: &'a str, text: bool, about: &'a str) -> ast::ValueInfo<'a> {
     let dimension = |value| ast::TensorShapeDimension { value, denotation: "" };
     let dimensions = [ast::Dimension::Param("N"), ast::Dimension::Value(1)].map(dimension);

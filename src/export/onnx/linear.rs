@@ -1,6 +1,6 @@
-//! A linear model as a graph. Everything that a shape makes of a value is a sum of a few kinds of
-//! columns (the value, cubes, steps, flags), so that all inputs together are a few wide operations and
-//! the standardization is folded into the weights.
+//! Renders a linear model as a graph. The columns of every shape are sums of a few kinds of basis columns
+//! (the value, cubes, steps, flags). All inputs together therefore need only a few wide operations, and the
+//! standardization is folded into the weights.
 
 use super::graph::{Graph, Value};
 use super::{feature, one_hot, own};
@@ -8,20 +8,20 @@ use crate::models::logistic::Logistic;
 use crate::models::preprocessing::shape::Shape;
 use crate::models::preprocessing::{Input, Preprocessing, Scaling};
 
-/// A column that shapes are sums of; the number is that of its input.
+/// A basis column, of which the columns of shapes are sums. The first number is the index of the input.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Basis {
-    /// The value or the median, ln(1 + it) where the shape says so.
+    /// The value, or the median where the value is missing; its ln(1 + x) if the shape uses the logarithm.
     Value(usize),
-    /// The cube of what that is above a knot, up to the last knot.
+    /// The cube of the distance above a knot, limited at the last knot.
     Cube(usize, f64),
-    /// What that is beyond the last knot.
+    /// The distance beyond the last knot.
     Beyond(usize),
-    /// 1 where the value itself is not below an edge.
+    /// 1 where the raw value is at or above an edge.
     Step(usize, f64),
     /// 1 where a number is missing.
     Missing(usize),
-    /// 1 at a level, by its place.
+    /// 1 at a level, given by its position.
     Level(usize, usize),
     /// 1 where an attribute is missing.
     NoLevel(usize),
@@ -41,7 +41,7 @@ impl Basis {
     }
 }
 
-/// A weighted sum of such columns.
+/// A weighted sum of basis columns.
 #[derive(Debug, Clone, Default)]
 struct Sum {
     parts: Vec<(Basis, f64)>,
@@ -64,7 +64,7 @@ impl Sum {
         self.constant += other.constant * times;
     }
 
-    /// A weight for each of the columns there are.
+    /// The weight of each column in `columns`.
     fn weights(&self, columns: &[Basis]) -> Vec<f64> {
         let mut weights = vec![0.0; columns.len()];
         for (basis, weight) in &self.parts {
@@ -76,7 +76,7 @@ impl Sum {
     }
 }
 
-/// The columns of an input before they are standardized, that for a missing value last.
+/// The columns of an input before they are standardized. The last one is the column for a missing value.
 fn columns(number: usize, input: &Input) -> Vec<Sum> {
     let (mut columns, missing) = match &input.shape {
         Shape::Linear | Shape::Log1p => {
@@ -115,7 +115,7 @@ fn columns(number: usize, input: &Input) -> Vec<Sum> {
     columns
 }
 
-/// The logit of a linear model; None where it looks at no input.
+/// Adds the logit of a linear model. Returns None if the model uses no input.
 pub fn logit(graph: &mut Graph, fitted: &Preprocessing, model: &Logistic) -> Option<Value> {
     let mut coefficients = model.coefficients.iter().copied();
     let mut sum = Sum { parts: Vec::new(), constant: model.intercept };
@@ -127,7 +127,7 @@ pub fn logit(graph: &mut Graph, fitted: &Preprocessing, model: &Logistic) -> Opt
             }
         }
     }
-    // The factors of each product, and what it adds to the logit.
+    // Each element holds the two factors of a product and its weight in the logit.
     let mut products: Vec<([Sum; 2], f64)> = Vec::new();
     for interaction in &fitted.interactions {
         let Some(scaling) = interaction.scaling else { continue };
@@ -169,7 +169,7 @@ pub fn logit(graph: &mut Graph, fitted: &Preprocessing, model: &Logistic) -> Opt
     Some(graph.plus(&logit, sum.constant))
 }
 
-/// A table of all columns that are used, and their order in it.
+/// Adds a table of all basis columns that are used, and returns the table with the order of its columns.
 fn basis(graph: &mut Graph, fitted: &Preprocessing, used: &[Basis]) -> Option<(Value, Vec<Basis>)> {
     let mut blocks: Vec<Value> = Vec::new();
     let mut order: Vec<Basis> = Vec::new();

@@ -1,10 +1,10 @@
-//! A classifier as one ONNX graph: preprocessing, model and calibration, in doubles throughout (but for
-//! the sum over trees, which ONNX gives as a float).
+//! Renders a classifier as one ONNX graph with preprocessing, model and calibration. All computations are in
+//! doubles, except the sum over trees, which ONNX returns as a float.
 //!
-//! Every input of the model is an input of the graph, a column of N rows: a feature is a double, NaN
-//! where it is missing; a profile attribute is a string, empty where it is missing. Outputs are
-//! `logit`, before calibration, and `probability`, that of the version as it ships. Who is eligible is
-//! not part of the graph.
+//! Every input of the model is an input of the graph, a column of N rows. A feature is a double, and NaN
+//! where it is missing. A profile attribute is a string, and empty where it is missing. The outputs are
+//! `logit`, which is before calibration, and `probability`, which is that of the version as it is shipped.
+//! Eligibility is not part of the graph.
 
 mod graph;
 mod linear;
@@ -18,22 +18,22 @@ use crate::models::estimator::Estimator;
 use crate::models::preprocessing::Preprocessing;
 use crate::models::preprocessing::shape::{Levels, Shape};
 
-/// Before every text that is compared.
+/// The prefix of every text that is compared.
 const MARK: &str = "=";
 
-/// A graph in ONNX's own format, with the columns that it must be given.
+/// A graph in the ONNX format, with the columns that it needs.
 #[derive(Debug)]
 pub struct Onnx {
     /// The bytes of the file.
     pub bytes: Vec<u8>,
-    /// Its inputs by name, with what each is.
+    /// The names of the inputs, with a description of each.
     pub inputs: Vec<(String, String)>,
 }
 
 /// Renders a classifier.
 ///
 /// # Errors
-/// That the model looks at nothing, which ONNX has no graph for.
+/// Returns a configuration error if the model uses no input, because ONNX has no graph for it.
 pub fn render(artifact: &Artifact, model: &ClassifierArtifact) -> Result<Onnx> {
     let graph = build(&model.preprocessing, &model.estimator, &model.shipped);
     let graph = graph.ok_or_else(|| {
@@ -57,7 +57,7 @@ pub fn render(artifact: &Artifact, model: &ClassifierArtifact) -> Result<Onnx> {
     Ok(Onnx { bytes: graph.encode(&artifact.name, &text, &facts), inputs: graph.inputs() })
 }
 
-/// The graph from raw inputs to `logit` and `probability`; None where there is no input.
+/// Builds the graph from raw inputs to `logit` and `probability`. Returns None if there is no input.
 fn build(
     preprocessing: &Preprocessing,
     estimator: &Estimator,
@@ -75,7 +75,7 @@ fn build(
     Some(graph)
 }
 
-/// The calibrated logit, moved by the offset.
+/// Adds the calibrated logit with its offset.
 fn calibrate(graph: &mut Graph, logit: &Value, shipped: &Calibrated) -> Value {
     let curve = match &shipped.calibration {
         Calibration::Platt(platt) => {
@@ -89,7 +89,8 @@ fn calibrate(graph: &mut Graph, logit: &Value, shipped: &Calibrated) -> Value {
     else {
         return graph.plus(logit, shipped.offset);
     };
-    // The line below the first block, ramps from block to block, the line above the last.
+    // The curve is the sum of the line below the first block, ramps between blocks, and the line above the
+    // last block.
     let zero = graph.row(vec![0.0]);
     let below = graph.plus(logit, -first);
     let below = graph.add("Min", &[&below, &zero]);
@@ -113,10 +114,11 @@ fn calibrate(graph: &mut Graph, logit: &Value, shipped: &Calibrated) -> Value {
     graph.plus(&sum, at_first + shipped.offset)
 }
 
-/// What a text input is in every row: a column per own level, and one that says whether it is missing.
+/// Adds the one-hot encoding of a text input: a column for each level of its own, and one for a missing
+/// value.
 fn one_hot(graph: &mut Graph, column: &str, levels: &Levels) -> Value {
     let text = graph.text_input(column, "a profile attribute, empty where it is missing");
-    // Nothing in the file may be an empty text, so all of them are compared behind a mark.
+    // The file must not contain an empty text, so that all texts are compared with a prefix.
     let mark = graph.text(MARK);
     let text = graph.add("StringConcat", &[&mark, &text]);
     let names = own(levels).map(|(_, name)| name).chain([""]);
@@ -129,7 +131,7 @@ fn one_hot(graph: &mut Graph, column: &str, levels: &Levels) -> Value {
     graph.doubles(&flags)
 }
 
-/// The levels that have a column of their own, with their places.
+/// The levels that have a column of their own, with their positions.
 fn own(levels: &Levels) -> impl Iterator<Item = (usize, &str)> {
     let named = levels.names.iter().zip(&levels.own).enumerate();
     named.filter(|(_, (_, own))| **own).map(|(place, (name, _))| (place, name.as_str()))
@@ -139,14 +141,15 @@ fn feature(graph: &mut Graph, column: &str) -> Value {
     graph.number_input(column, "a feature, NaN where it is missing")
 }
 
-/// The sum of the trees over plain inputs.
+/// Adds the sum of the trees over plain inputs.
 fn trees(graph: &mut Graph, preprocessing: &Preprocessing, model: &Boosted) -> Option<Value> {
     let mut blocks: Vec<Value> = Vec::new();
     for input in &preprocessing.inputs {
         let block = match &input.shape {
             Shape::Levels(levels) => {
                 let flags = one_hot(graph, &input.column, levels);
-                // Own levels as they are; another level is what is none of them and not missing.
+                // Own levels keep their column. The last column becomes 1 for any other level, which is
+                // neither an own level nor missing.
                 let count = own(levels).count();
                 let mut weights = vec![0.0; (count + 1) * (count + 1)];
                 (0..count).for_each(|i| weights[i * (count + 1) + i] = 1.0);

@@ -1,5 +1,6 @@
-//! Graphs against what they were made of, evaluated operator by operator as ONNX's own text defines
-//! them. `tests/outside/onnx.py` asks ONNX Runtime the same of whole stores.
+//! Compares graphs with the models that they were built from. The operators are evaluated as the ONNX
+//! specification defines them. `tests/outside/onnx.py` runs the same comparison with ONNX Runtime on whole
+//! stores.
 
 use std::collections::HashMap;
 
@@ -16,7 +17,7 @@ use crate::models::newton::Objective;
 use crate::models::preprocessing::Candidate;
 use crate::models::preprocessing::shape::ShapeChoice;
 
-/// A table of one kind of cells, row after row; truth values are 0 and 1.
+/// A table with cells of one kind, in row-major order. Truth values are 0 and 1.
 #[derive(Debug, Clone)]
 enum Cells {
     Numbers(Vec<f64>),
@@ -56,7 +57,7 @@ impl Table {
     }
 }
 
-/// Cell by cell, a single row or column standing for all.
+/// Applies a function cell by cell. A single row or column is repeated for all rows or columns.
 fn broadcast(tables: &[&Table], of: impl Fn(&[f64]) -> f64) -> Table {
     let rows = tables.iter().map(|t| t.rows()).max().unwrap();
     let columns = tables.iter().map(|t| t.columns).max().unwrap();
@@ -195,7 +196,7 @@ fn evaluate(graph: &Graph, given: HashMap<String, Table>) -> HashMap<String, Tab
 
 const COUNTRIES: [&str; 4] = ["de", "fr", "li", "nl"];
 
-/// Numbers with gaps and tails, and a country that is often missing.
+/// Random rows: numbers with missing values and long tails, and a country that is often missing.
 fn data(random: &mut ChaCha8Rng, rows: usize) -> (Matrix, Vec<bool>) {
     let (mut matrix, mut labels) = (Matrix::new(4), Vec::new());
     for _ in 0..rows {
@@ -267,7 +268,7 @@ fn a_graph_computes_what_its_model_computes() {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let (rows, labels) = data(&mut random, 3000);
     let (mut others, _) = data(&mut random, 500);
-    // Values that training has not seen.
+    // These values do not occur in training.
     others.push([-50.0, 1e9, -7.0, 7.0]);
     others.push([f64::NAN, f64::NAN, f64::NAN, f64::NAN]);
     others.push([1e6, -3.0, 4e5, 0.0]);
@@ -290,7 +291,7 @@ fn a_graph_computes_what_its_model_computes() {
     check(&fitted, &Estimator::Gbdt(model), &shipped, &others);
 }
 
-/// What other programs read is what was built: names, shapes and constants survive the bytes.
+/// An encoded graph reads back with the same names, shapes and constants.
 #[test]
 fn the_bytes_are_the_graph() {
     let (rows, labels) = data(&mut ChaCha8Rng::seed_from_u64(3), 500);

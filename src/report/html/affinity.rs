@@ -1,4 +1,4 @@
-//! The report of one version of a model of taste.
+//! The report of one version of an affinity model.
 
 use maud::{Markup, html};
 use plotly::Scatter;
@@ -11,12 +11,12 @@ use crate::models::affinity::ItemFactors;
 use crate::report::thousands;
 use crate::training::affinity::{AffinityMetrics, Setting};
 
-/// The room of a name on the map, as shares of its width and height.
+/// The space that a name needs on the map, as shares of its width and height.
 const ROOM: [f64; 2] = [0.16, 0.045];
-/// Items shown on the map.
+/// The greatest number of items shown on the map.
 const SHOWN: usize = 500;
 
-/// The whole file.
+/// Renders the whole file.
 pub fn render(
     project: &str,
     artifact: &Artifact,
@@ -94,7 +94,8 @@ fn setting(id: &str, caption: &str, setting: &Setting) -> Markup {
     }
 }
 
-/// The most popular items whose names have room beside each other, and the others.
+/// Splits items, in the order of their popularity, into those whose names fit beside each other on the map
+/// and the others.
 fn apart(order: &[usize], places: &[[f64; 2]]) -> (Vec<usize>, Vec<usize>) {
     let range = |axis: usize| {
         let values = || order.iter().map(|item| places[*item][axis]);

@@ -1,4 +1,4 @@
-//! Charts: a figure with a caption, a text alternative, and its numbers as a table on demand.
+//! Charts: a figure with a caption, a text alternative, and its numbers in a table that can be opened.
 
 use maud::{Markup, PreEscaped, html};
 use plotly::common::{DashType, ErrorData, ErrorType, Line, Marker, Mode, Orientation};
@@ -7,29 +7,29 @@ use plotly::{Bar, Layout, Plot, Scatter, Trace};
 
 use super::page::{Cell, table};
 
-/// Colours that tell from each other for most eyes, on white and on black.
+/// The first colour. The colours can be distinguished by most people, on white and on black.
 pub const BLUE: &str = "#3f83c9";
-/// The second.
+/// The second colour.
 pub const ORANGE: &str = "#d9772b";
-/// What is only there to compare with.
+/// The colour of series that serve only as a comparison.
 pub const GREY: &str = "#8a8f98";
 
-/// How tall a chart is.
+/// The height of a chart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Height {
-    /// As most are.
+    /// The height of most charts.
     Usual,
-    /// For many rows.
+    /// The height of charts with many rows.
     Tall,
 }
 
-/// Everything a chart shows.
+/// A chart with its texts and numbers.
 pub struct Chart {
-    /// Its anchor, once in a page.
+    /// The anchor of the chart, unique in its page.
     pub id: String,
-    /// What it shows, above it.
+    /// The caption above the chart.
     pub caption: String,
-    /// What a reader who cannot see it must know.
+    /// The text alternative for readers who cannot see the chart.
     pub alternative: String,
     traces: Vec<Box<dyn Trace>>,
     layout: Layout,
@@ -39,7 +39,7 @@ pub struct Chart {
 }
 
 impl Chart {
-    /// A chart with titled axes.
+    /// Creates a chart with titles on its axes.
     pub fn new(id: &str, caption: &str, x: &str, y: &str) -> Self {
         let layout = Layout::new()
             .x_axis(Axis::new().title(x.to_owned()))
@@ -58,31 +58,31 @@ impl Chart {
         }
     }
 
-    /// Says in words what it shows.
+    /// Sets the text alternative.
     pub fn says(mut self, alternative: String) -> Self {
         self.alternative = alternative;
         self
     }
 
-    /// Gives its numbers too.
+    /// Adds a table with the numbers of the chart.
     pub fn numbers(mut self, head: &[&'static str], rows: Vec<Vec<Cell>>) -> Self {
         (self.head, self.rows) = (head.to_vec(), rows);
         self
     }
 
-    /// More room.
+    /// Makes the chart taller.
     pub fn tall(mut self) -> Self {
         self.height = Height::Tall;
         self
     }
 
-    /// Names of the series above the chart.
+    /// Shows a legend with the names of the series above the chart.
     pub fn legend(mut self) -> Self {
         self.layout = self.layout.show_legend(true);
         self
     }
 
-    /// Bounds of the axes.
+    /// Sets the ranges of the axes.
     pub fn within(mut self, x: Option<[f64; 2]>, y: Option<[f64; 2]>) -> Self {
         let axis = |title: &str, range: Option<[f64; 2]>| {
             let axis = Axis::new().title(title.to_owned());
@@ -96,7 +96,7 @@ impl Chart {
         self
     }
 
-    /// Names along the horizontal axis, even where they look like numbers.
+    /// Treats the horizontal axis as names, even if they look like numbers.
     pub fn categories(mut self) -> Self {
         let (x_title, _) = self.titles();
         self.layout = self.layout.x_axis(Axis::new().title(x_title).type_(AxisType::Category));
@@ -112,13 +112,13 @@ impl Chart {
         (title("xaxis"), title("yaxis"))
     }
 
-    /// Bars on top of each other.
+    /// Stacks the bars on top of each other.
     pub fn stacked(mut self) -> Self {
         self.layout = self.layout.bar_mode(BarMode::Stack);
         self
     }
 
-    /// Adds a series of any kind.
+    /// Adds a trace of any kind.
     pub fn with(mut self, trace: Box<dyn Trace>) -> Self {
         self.traces.push(trace);
         self
@@ -131,35 +131,35 @@ impl Chart {
         self.with(Scatter::new(x, y).name(name).mode(Mode::Lines).line(line))
     }
 
-    /// Adds a dashed line to compare with.
+    /// Adds a dashed line as a comparison.
     pub fn reference(self, name: &str, points: &[[f64; 2]]) -> Self {
         let (x, y): (Vec<f64>, Vec<f64>) = points.iter().map(|point| (point[0], point[1])).unzip();
         let line = Line::new().color(GREY).dash(DashType::Dash).width(1.5);
         self.with(Scatter::new(x, y).name(name).mode(Mode::Lines).line(line))
     }
 
-    /// Adds a line with points along categories or dates.
+    /// Adds a line with points at categories or dates.
     pub fn series(self, name: &str, colour: &'static str, x: Vec<String>, y: Vec<f64>) -> Self {
         let line = Line::new().color(colour).width(2.0);
-        // An axis of dates around a single one would tell its microseconds.
+        // Around a single date, an axis of dates would have ticks at microseconds.
         let chart = if x.len() < 2 { self.categories() } else { self };
         let points = Scatter::new(x, y).name(name).mode(Mode::LinesMarkers);
         chart.with(points.line(line).marker(Marker::new().color(colour).size(7)))
     }
 
-    /// Adds upright bars.
+    /// Adds vertical bars.
     pub fn bars(self, name: &str, colour: &'static str, x: Vec<String>, y: Vec<f64>) -> Self {
         self.with(Bar::new(x, y).name(name).marker(Marker::new().color(colour)))
     }
 
-    /// Adds bars that lie, the first on top.
+    /// Adds horizontal bars, with the first on top.
     pub fn lying(self, name: &str, colour: &'static str, labels: Vec<String>, x: Vec<f64>) -> Self {
         let (labels, x) = (reversed(labels), reversed(x));
         let bars = Bar::new(x, labels).name(name).orientation(Orientation::Horizontal);
         self.with(bars.marker(Marker::new().color(colour)))
     }
 
-    /// Adds points with intervals, the first on top.
+    /// Adds points with intervals, with the first on top.
     pub fn dots(
         self,
         name: &str,
@@ -176,12 +176,12 @@ impl Chart {
         self.with(dots.error_x(error).marker(Marker::new().color(colour).size(8)))
     }
 
-    /// The figure.
+    /// Renders the figure.
     pub fn render(self) -> Markup {
         let mut plot = Plot::new();
         plot.set_layout(self.layout);
         plot.add_traces(self.traces);
-        // The JSON stands in a script element, which ends at the first closing tag in it.
+        // The JSON is inside a script element, which would end at the first closing tag in it.
         let json = plot.to_json().replace("</", "<\\/");
         let class = if self.height == Height::Tall { "chart tall" } else { "chart" };
         html! {

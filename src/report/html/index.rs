@@ -1,4 +1,4 @@
-//! The page over all versions and scoring runs of a store.
+//! The index page of all versions and scoring runs of a store.
 
 use std::collections::BTreeMap;
 
@@ -14,37 +14,37 @@ use crate::training::affinity::{AffinityMetrics, Setting};
 use crate::training::lifetime_value::LifetimeValueMetrics;
 use crate::training::lifetime_value::holdout::Errors;
 
-/// One version of a model.
+/// One version of a model, as a row of the index page.
 #[derive(Debug, Clone)]
 pub struct Version {
-    /// The model.
+    /// The name of the model.
     pub model: String,
-    /// The version.
+    /// The name of the version.
     pub version: String,
     /// The as-of of its training.
     pub as_of: Instant,
-    /// Whether it is in use.
+    /// Whether the version is the champion.
     pub champion: bool,
-    /// Whether it has a report.
+    /// Whether the version has a report.
     pub report: bool,
-    /// In a word.
+    /// The grade of the version, in a word.
     pub grade: String,
-    /// What it was tested by.
+    /// The results of the version's test.
     pub numbers: Vec<Number>,
 }
 
 /// A number that versions are compared by.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Number {
-    /// What it is.
+    /// The name of the number.
     pub name: &'static str,
-    /// None where it could not be told.
+    /// The value; None if it could not be computed.
     pub value: Option<f64>,
-    /// Whether it is drawn over time.
+    /// Whether the number is drawn over time.
     pub drawn: bool,
 }
 
-/// Drawn numbers, then others.
+/// Creates the list of the drawn numbers followed by the others.
 fn numbers<const D: usize, const N: usize>(
     drawn: [(&'static str, Option<f64>); D],
     others: [(&'static str, Option<f64>); N],
@@ -53,7 +53,7 @@ fn numbers<const D: usize, const N: usize>(
     drawn.into_iter().map(number(true)).chain(others.into_iter().map(number(false))).collect()
 }
 
-/// A classifier on its own test snapshot.
+/// The numbers of a classifier on its own test snapshot.
 pub fn of_classifier(metrics: &Metrics) -> Vec<Number> {
     numbers(
         [
@@ -65,7 +65,7 @@ pub fn of_classifier(metrics: &Metrics) -> Vec<Number> {
     )
 }
 
-/// Lifetime value on its holdout.
+/// The numbers of a lifetime value model on its holdout.
 pub fn of_lifetime_value(metrics: &LifetimeValueMetrics) -> Vec<Number> {
     let holdout = metrics.holdout.as_ref();
     let model = |value: fn(&Errors) -> f64| holdout.map(|holdout| value(&holdout.model));
@@ -85,7 +85,7 @@ pub fn of_lifetime_value(metrics: &LifetimeValueMetrics) -> Vec<Number> {
     )
 }
 
-/// Taste on what followed.
+/// The numbers of an affinity model on the interactions that followed its test instant.
 pub fn of_affinity(metrics: &AffinityMetrics) -> Vec<Number> {
     let tested = metrics.tested.as_ref();
     let own = |setting: &Setting| setting.rankings.first().map(|ranking| ranking.ndcg);
@@ -102,7 +102,7 @@ pub fn of_affinity(metrics: &AffinityMetrics) -> Vec<Number> {
     )
 }
 
-/// The whole file; links are relative to the store's folder.
+/// Renders the whole file. Links are relative to the store's folder.
 pub fn render(project: &str, versions: &[Version], runs: &[RunMetrics]) -> String {
     let mut by_model: BTreeMap<&str, Vec<&Version>> = BTreeMap::new();
     for version in versions {

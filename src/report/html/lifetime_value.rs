@@ -1,4 +1,4 @@
-//! The report of one version of a model of lifetime value.
+//! The report of one version of a lifetime value model.
 
 use maud::{Markup, html};
 
@@ -10,7 +10,7 @@ use crate::report::thousands;
 use crate::training::lifetime_value::LifetimeValueMetrics;
 use crate::training::lifetime_value::holdout::{Class, Errors, Holdout};
 
-/// The whole file.
+/// Renders the whole file.
 pub fn render(
     project: &str,
     artifact: &Artifact,

@@ -1,4 +1,4 @@
-//! Reports as single HTML files.
+//! Reports, each a single HTML file.
 
 pub mod affinity;
 pub mod chart;

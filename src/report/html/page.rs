@@ -1,5 +1,5 @@
-//! The frame of every report: one file without any link to a network, light and dark, readable on a
-//! phone and on paper.
+//! The frame of every report: one file without any link to a network, for light and dark displays, phones and
+//! paper.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use plotly::Plot;
@@ -9,17 +9,17 @@ use crate::time::Instant;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// A section of a page with a place in its table of contents.
+/// A section of a page, with an entry in the table of contents.
 pub struct Section {
-    /// Its anchor.
+    /// The anchor of the section.
     pub id: &'static str,
-    /// Its heading.
+    /// The heading of the section.
     pub title: &'static str,
-    /// What it shows.
+    /// The content of the section.
     pub body: Markup,
 }
 
-/// A whole page. Charts need `plots`, which is the plotting library itself.
+/// Renders a whole page. The page contains the plotting library, which charts need.
 pub fn page(title: &str, subtitle: &str, sections: &[Section]) -> String {
     let markup = html! {
         (DOCTYPE)
@@ -58,7 +58,7 @@ pub fn page(title: &str, subtitle: &str, sections: &[Section]) -> String {
     markup.into_string()
 }
 
-/// The script element of the plotting library alone; the crate gives MathJax after it.
+/// Returns the script element of the plotting library without MathJax, which the crate adds after it.
 fn library() -> String {
     let sources = Plot::offline_js_sources();
     match sources.split_once("</script>") {
@@ -67,7 +67,7 @@ fn library() -> String {
     }
 }
 
-/// A table whose columns sort; cells of numbers are right-aligned by the style.
+/// Renders a table whose columns can be sorted. The style aligns cells with numbers to the right.
 pub fn table(caption: &str, head: &[&str], rows: &[Vec<Cell>]) -> Markup {
     html! {
         div.scroll tabindex="0" role="region" aria-label=(caption) {
@@ -85,23 +85,24 @@ pub fn table(caption: &str, head: &[&str], rows: &[Vec<Cell>]) -> Markup {
 /// A cell of a table.
 #[derive(Debug, Clone)]
 pub enum Cell {
-    /// Text.
+    /// A cell with text.
     Text(String),
-    /// A number by which the column sorts, as it is shown.
+    /// A number by which the column is sorted, and the number as it is shown.
     Number(f64, String),
-    /// A number with a note below it.
+    /// A number, the number as it is shown, and a note below it.
     Noted(f64, String, String),
-    /// Nothing to tell.
+    /// A cell without a value.
     Empty,
 }
 
 impl Cell {
-    /// Text.
+    /// Creates a cell with text.
     pub fn text(text: impl Into<String>) -> Self {
         Self::Text(text.into())
     }
 
-    /// A number with so many decimals.
+    /// Creates a cell with a number that has this many decimals. The cell is empty if the number is not
+    /// finite.
     pub fn number(value: f64, decimals: usize) -> Self {
         if value.is_finite() {
             Self::Number(value, format!("{value:.decimals$}"))
@@ -110,12 +111,12 @@ impl Cell {
         }
     }
 
-    /// A count, thousands separated.
+    /// Creates a cell with a count, with separators between thousands.
     pub fn count(value: usize) -> Self {
         Self::Number(value as f64, crate::report::thousands(value as u64))
     }
 
-    /// A share as a percentage.
+    /// Creates a cell with a share as a percentage. The cell is empty if the share is not finite.
     pub fn percent(value: f64) -> Self {
         if value.is_finite() {
             Self::Number(value, format!("{:.1} %", 100.0 * value))
@@ -124,7 +125,7 @@ impl Cell {
         }
     }
 
-    /// A number with its interval.
+    /// Creates a cell with a number and its interval.
     pub fn interval(value: f64, low: f64, high: f64) -> Self {
         Self::Noted(value, format!("{value:.4}"), format!("{low:.4} to {high:.4}"))
     }
@@ -143,12 +144,12 @@ impl Cell {
     }
 }
 
-/// The calendar day of an instant, UTC.
+/// Formats the calendar day of an instant in UTC.
 pub fn day(at: Instant) -> String {
     at.to_string().chars().take(10).collect()
 }
 
-/// Pairs of a name and a value.
+/// Renders a list of names with their values.
 pub fn facts(pairs: &[(&str, String)]) -> Markup {
     html! { dl.facts { @for (name, value) in pairs { div { dt { (name) } dd { (value) } } } } }
 }

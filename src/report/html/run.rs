@@ -1,4 +1,4 @@
-//! The report of one scoring run: what has changed since the last one.
+//! The report of one scoring run, which shows the changes since the previous run.
 
 use maud::{Markup, html};
 use plotly::Sankey;
@@ -11,12 +11,12 @@ use crate::report::thousands;
 use crate::scoring::summary::{ModelSummary, RunMetrics};
 use crate::sources::contract::Status;
 
-/// Of flows, on white and on black.
+/// The colour of flows, on white and on black.
 const LINK: &str = "rgba(130, 145, 160, 0.4)";
-/// Moved inputs shown of each model.
+/// The greatest number of moved inputs shown for each model.
 const SHOWN: usize = 15;
 
-/// The whole file.
+/// Renders the whole file.
 pub fn render(project: &str, metrics: &RunMetrics) -> String {
     let section = |id, title, body| Section { id, title, body };
     let sections = [
@@ -174,7 +174,7 @@ fn segments(metrics: &RunMetrics) -> Markup {
     }
 }
 
-/// Every pair of segments that shares customers.
+/// Renders every pair of segments that shares customers.
 fn overlaps(metrics: &RunMetrics) -> Markup {
     let head = ["segment", "overlaps with", "in both", "of the one", "of the other"];
     let rows: Vec<Vec<Cell>> = metrics
@@ -199,7 +199,8 @@ fn overlaps(metrics: &RunMetrics) -> Markup {
     }
 }
 
-/// The flows as a Sankey diagram: before on the left, now on the right.
+/// Creates a Sankey diagram of the flows, from the previous segments on the left to the present ones on the
+/// right.
 fn flows(metrics: &RunMetrics) -> Chart {
     let mut left: Vec<&str> = metrics.flows.iter().map(|flow| flow.from.as_str()).collect();
     let mut right: Vec<&str> = metrics.flows.iter().map(|flow| flow.to.as_str()).collect();

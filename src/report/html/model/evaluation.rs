@@ -1,4 +1,4 @@
-//! How good a version is: the sections on ranking, calibration, thresholds, slices and time.
+//! The quality of a version: the sections on ranking, calibration, thresholds, slices and time.
 
 use maud::{Markup, html};
 
@@ -10,7 +10,7 @@ use crate::training::evaluation::bootstrap::Interval;
 use crate::training::evaluation::tables::Gain;
 use crate::training::metrics::ClassifierMetrics;
 
-/// ROC, precision and recall, lift and gains.
+/// Renders the ROC curve, precision and recall, lift and gains.
 pub fn ranking(metrics: &ClassifierMetrics) -> Markup {
     let test = &metrics.test;
     let base = test.metrics.positives as f64 / test.metrics.rows as f64;
@@ -66,7 +66,7 @@ pub fn ranking(metrics: &ClassifierMetrics) -> Markup {
     html! { div.grid { (roc.render()) (precision.render()) (lift.render()) (gains.render()) } }
 }
 
-/// Reliability, histogram, slope and intercept.
+/// Renders the reliability curve, the histogram, the slope and the intercept.
 pub fn calibration(report: &ModelReport) -> Markup {
     let (metrics, model) = (report.metrics, report.model);
     let test = &metrics.test;
@@ -152,7 +152,7 @@ pub fn calibration(report: &ModelReport) -> Markup {
     }
 }
 
-/// What taking everyone from a probability on gives.
+/// Renders the results of selecting every customer from a probability upwards.
 pub fn thresholds(report: &ModelReport) -> Markup {
     let rows = &report.metrics.test.thresholds;
     let spec = &report.model.spec.evaluation;
@@ -183,7 +183,7 @@ pub fn thresholds(report: &ModelReport) -> Markup {
     }
 }
 
-/// Metrics of test rows that share something.
+/// Renders the metrics of slices, which are test rows with a level in common.
 pub fn slices(metrics: &ClassifierMetrics) -> Markup {
     let known: Vec<_> = metrics
         .slices
@@ -238,7 +238,7 @@ pub fn slices(metrics: &ClassifierMetrics) -> Markup {
     }
 }
 
-/// Metrics snapshot by snapshot.
+/// Renders the metrics of each snapshot of the backtest.
 pub fn stability(metrics: &ClassifierMetrics) -> Markup {
     let rows = &metrics.stability;
     let at: Vec<String> = rows.iter().map(|row| day(row.as_of)).collect();
@@ -300,7 +300,7 @@ pub fn stability(metrics: &ClassifierMetrics) -> Markup {
     }
 }
 
-/// Past scores beside what happened.
+/// Renders past predictions beside the outcomes.
 pub fn matured(metrics: &ClassifierMetrics) -> Markup {
     if metrics.matured.is_empty() {
         return html! { p.soft {

@@ -1,4 +1,4 @@
-//! What a version looks at: the sections on inputs, drift, leaks and events.
+//! The inputs of a version: the sections on inputs, drift, leaks and events.
 
 use maud::{Markup, html};
 
@@ -10,7 +10,7 @@ use crate::time::Duration;
 use crate::training::metrics::{ClassifierMetrics, InputCurve};
 use crate::training::skew::SUSPECT;
 
-/// Importance, coefficients and curves.
+/// Renders the importance, the coefficients and the curves of the inputs.
 pub fn inputs(report: &ModelReport) -> Markup {
     let metrics = report.metrics;
     let shown = || metrics.importance.iter().take(SHOWN);
@@ -128,7 +128,7 @@ fn input_curve(number: usize, curve: &InputCurve) -> Chart {
     }
 }
 
-/// How far inputs have moved, and leak suspects.
+/// Renders the drift of the inputs and the leak suspects.
 pub fn drift(metrics: &ClassifierMetrics) -> Markup {
     let moved = metrics.drift.iter().filter(|drift| drift.verdict != Verdict::Stable).count();
     let shown = || metrics.drift.iter().take(SHOWN);
@@ -187,7 +187,7 @@ pub fn drift(metrics: &ClassifierMetrics) -> Markup {
     }
 }
 
-/// Inputs that are others today than when customers were scored.
+/// Renders the inputs whose values differ now from those at scoring time.
 fn skew(metrics: &ClassifierMetrics) -> Markup {
     let Some(skew) = &metrics.skew else {
         return html! {
@@ -220,7 +220,7 @@ fn skew(metrics: &ClassifierMetrics) -> Markup {
     }
 }
 
-/// Events over time by type.
+/// Renders the number of events over time, by type.
 pub fn events(metrics: &ClassifierMetrics) -> Markup {
     const COLOURS: [&str; 9] =
         [BLUE, ORANGE, GREY, "#2e9e6b", "#b05bb5", "#c9a227", "#4aa3a2", "#c2544f", "#7a6fd0"];

@@ -1,4 +1,4 @@
-//! The report of one version of a classifier: the verdict first, then what it rests on.
+//! The report of one version of a classifier: the verdict first, and then the evidence for it.
 
 mod evaluation;
 mod inputs;
@@ -16,23 +16,23 @@ use crate::time::{Duration, Window};
 use crate::training::evaluation::bootstrap::Interval;
 use crate::training::metrics::ClassifierMetrics;
 
-/// Rows shown of long lists of terms, importance and drift.
+/// The greatest number of rows shown of long lists of terms, importance and drift.
 const SHOWN: usize = 25;
 
-/// What a report is made from; nothing of it knows a clock, so the same version gives the same file.
+/// The contents of a report. They do not depend on the clock, so that the same version gives the same file.
 #[derive(Debug, Clone, Copy)]
 pub struct ModelReport<'a> {
-    /// The project's name.
+    /// The name of the project.
     pub project: &'a str,
-    /// Version, fingerprints.
+    /// The artifact with its version and fingerprints.
     pub artifact: &'a Artifact,
-    /// The classifier in it.
+    /// The classifier of the artifact.
     pub model: &'a ClassifierArtifact,
-    /// Its numbers.
+    /// The metrics of the version.
     pub metrics: &'a ClassifierMetrics,
 }
 
-/// The whole file.
+/// Renders the whole file.
 pub fn render(report: &ModelReport) -> String {
     let ModelReport { project, artifact, metrics, .. } = *report;
     let sections = [
@@ -190,7 +190,7 @@ fn windows(report: &ModelReport) -> Markup {
     let parts = [(seen.as_str(), GREY), ("gap", ORANGE), ("outcome", BLUE)];
     let mut rows = Vec::new();
     for (number, (name, colour)) in parts.into_iter().enumerate() {
-        // One series with breaks between the snapshots.
+        // Each part is one series with breaks between the snapshots.
         let (mut x, mut y) = (Vec::new(), Vec::new());
         for funnel in &metrics.funnel {
             let t = funnel.as_of;
