@@ -9,7 +9,6 @@ use std::path::PathBuf;
 
 use arrow_array::{ArrayRef, RecordBatch};
 
-use super::views::{QUARANTINE, ViewsAt};
 use crate::artifact::{Artifact, ClassifierArtifact, Trained};
 use crate::config::Project;
 use crate::error::Result;
@@ -30,6 +29,9 @@ use crate::store::parquet::batches;
 use crate::store::{Store, Transaction};
 use crate::time::Instant;
 
+/// The prefix of quarantined files, in front of `features/` and `registry/`.
+pub const QUARANTINE: &str = "quarantine/";
+
 /// Checks snapshots against their expectations, in the order of their as-ofs.
 pub struct ExpectationCheck<'a> {
     project: &'a Project,
@@ -42,19 +44,22 @@ pub struct ExpectationCheck<'a> {
 
 impl<'a> ExpectationCheck<'a> {
     /// Creates a check for the views that are `open`.
-    pub fn new(
+    pub fn new<'b>(
         project: &'a Project,
         transaction: &Transaction,
-        open: &[ViewsAt<'a>],
-    ) -> Result<Self> {
+        open: impl Iterator<Item = (Instant, &'b BTreeSet<&'a str>)>,
+    ) -> Result<Self>
+    where
+        'a: 'b,
+    {
         let folder = transaction.scratch().to_owned();
         let shards = transaction.root.shards.map_or(1, |shards| shards.count());
         let mut compared = BTreeMap::new();
-        for ViewsAt { as_of, views, .. } in open {
+        for (at, views) in open {
             for view in project.catalog.views.iter().filter(|v| views.contains(v.name.as_str())) {
                 for column in columns(view) {
                     let values = ComparedColumn::create(&folder, shards)?;
-                    compared.insert((view.name.as_str(), as_of.at, column), values);
+                    compared.insert((view.name.as_str(), at, column), values);
                 }
             }
         }

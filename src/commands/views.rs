@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow_array::RecordBatch;
 use rayon::prelude::*;
 
-use super::quality::ExpectationCheck;
+use super::quality::{ExpectationCheck, QUARANTINE};
 use crate::config::Project;
 use crate::error::Result;
 use crate::features::catalog::View;
@@ -17,9 +17,6 @@ use crate::features::registry::{self, Inputs, SnapshotRecord};
 use crate::features::snapshot::{ViewColumns, ViewSummary};
 use crate::shard::Shard;
 use crate::store::{Staging, Transaction};
-
-/// The prefix of quarantined files, in front of `features/` and `registry/`.
-pub const QUARANTINE: &str = "quarantine/";
 
 /// The views of one as-of that are to be written.
 #[derive(Debug, Clone)]
@@ -88,12 +85,13 @@ impl<'a> Views<'a> {
     ) -> Result<Self> {
         let names = open.iter().flat_map(|open| open.views.iter().copied());
         let columns = names.map(|view| (view, ViewColumns::of(&project.catalog, view)));
+        let names_by_as_of = open.iter().map(|open| (open.as_of.at, &open.views));
         Ok(Self {
             project,
             staging: transaction.staging(),
             open,
             columns: columns.collect(),
-            gate: ExpectationCheck::new(project, transaction, open)?,
+            gate: ExpectationCheck::new(project, transaction, names_by_as_of)?,
         })
     }
 

@@ -7,7 +7,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_schema::{DataType, Field, Schema};
 
-use super::spec::{Rule, Segments};
+use super::rule::Rule;
+use super::spec::Segments;
 use crate::error::{Error, Result};
 use crate::expression::polars::evaluate;
 use crate::money::Scale;

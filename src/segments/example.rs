@@ -5,13 +5,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::assign::{Assigned, PreviousState, RulePass};
-use super::spec::Segments;
 use crate::error::{Error, Result};
 use crate::expression::reference::evaluate;
 use crate::expression::{Columns, Expression, Node, Type, Value};
 use crate::money::Scale;
-use crate::time::Instant;
 
 /// A value of an example's customer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,8 +52,8 @@ pub struct ExampleSpec {
 pub struct Example {
     /// The table of the file.
     pub spec: ExampleSpec,
-    values: BTreeMap<String, Value>,
-    scale: Scale,
+    pub(super) values: BTreeMap<String, Value>,
+    pub(super) scale: Scale,
 }
 
 impl Example {
@@ -91,44 +88,6 @@ impl Example {
             ));
         }
         Ok(Self { spec: spec.clone(), values, scale: columns.scale })
-    }
-
-    /// Evaluates the rules for this customer.
-    pub fn assign(&self, segments: &Segments) -> Assigned {
-        // The previous memberships began so long ago that every dwell is over.
-        let (since, as_of) = (Instant(i64::MIN / 2), Instant(0));
-        let version = |name: &String| {
-            let rule = segments.rules.iter().find(|rule| rule.spec.name == *name);
-            rule.map_or(String::new(), |rule| rule.version.clone())
-        };
-        let was = self.spec.was.iter().map(|name| (name.clone(), (version(name), since)));
-        let before = PreviousState { memberships: was.collect(), ..PreviousState::default() };
-        let mut night = RulePass::new(Some(&before), None, as_of);
-        let mut values = self.values.clone();
-        for rule in &segments.rules {
-            let column = |name: &str| values.get(name).cloned().unwrap_or(Value::Null);
-            let holds = |condition: &Expression| {
-                evaluate(condition, self.scale, &column) == Value::Boolean(true)
-            };
-            let holds = [holds(&rule.enter), holds(&rule.stay)];
-            let consents = rule.spec.requires_consent.iter();
-            let allowed = consents.clone().all(|scope| self.spec.consents.contains(scope));
-            night.apply(rule, holds, allowed);
-            let is_in = night.is_in(&rule.spec.name);
-            values.insert(rule.spec.name.clone(), Value::Boolean(is_in));
-        }
-        night.end(segments)
-    }
-
-    /// Describes the first difference from the expected segments. Returns None if there is no difference.
-    pub fn fault(&self, segments: &Segments) -> Option<String> {
-        let assigned = self.assign(segments);
-        let found: Vec<&str> = assigned.memberships.iter().map(|m| m.segment.as_str()).collect();
-        if let Some(wanted) = self.spec.primary.as_ref().filter(|name| **name != assigned.primary) {
-            return Some(format!("primary is \"{}\", not \"{wanted}\"", assigned.primary));
-        }
-        let wanted = self.spec.segments.as_ref().filter(|wanted| **wanted != found)?;
-        Some(format!("segments are {found:?}, not {wanted:?}"))
     }
 }
 

@@ -8,14 +8,17 @@
 mod assign;
 mod example;
 mod reach;
+mod rule;
 mod spec;
 mod state;
+mod trial;
 
 pub use assign::{
     Assigned, Assignment, CustomerState, Left, Membership, PreviousState, RuleResults, assign,
 };
 pub use example::{Example, ExampleSpec};
-pub use spec::{Rule, RuleSpec, Segments, SegmentsSpec, score_columns};
+pub use rule::{Rule, RuleSpec};
+pub use spec::{Segments, SegmentsSpec, score_columns};
 pub use state::States;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::spec::Rule;
+use super::rule::Rule;
 use crate::error::{Error, Result};
 use crate::expression::reference::evaluate;
 use crate::expression::{Columns, Expression, Node, Operator, Type, Value};

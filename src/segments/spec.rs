@@ -1,52 +1,18 @@
 //! The file `models/segments.toml`, before and after the check.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::example::{Example, ExampleSpec};
 use super::reach;
+use super::rule::{Rule, RuleSpec, check_spec};
 use crate::error::{Error, Result};
-use crate::expression::check::check_as;
-use crate::expression::{Columns, Expression, Number, Type};
-use crate::features::catalog::{Catalog, fingerprint};
+use crate::expression::{Columns, Number, Type};
+use crate::features::catalog::Catalog;
 use crate::money::Scale;
-use crate::sources::consent::Consent;
 use crate::sources::profile::ProfilePlan;
 use crate::spec::Models;
-use crate::time::Duration;
-
-/// One `[[segment]]` table.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RuleSpec {
-    /// The name of the segment.
-    pub name: String,
-    /// A description for the reader.
-    #[serde(default)]
-    pub description: String,
-    /// The condition of entry, a predicate over features, scores, percentiles and thresholds.
-    pub enter: String,
-    /// A further condition by which members stay, in addition to `enter`.
-    #[serde(default)]
-    pub stay: Option<String>,
-    /// The minimum length of a membership, unless the customer makes a purchase.
-    #[serde(default)]
-    pub min_dwell: Option<Duration>,
-    /// The maximum length of a membership. A customer whose membership has expired enters again only after
-    /// `enter` has stopped holding at least once.
-    #[serde(default)]
-    pub expires: Option<Duration>,
-    /// The group of the rule. A customer is only in the first segment of a group whose rule holds.
-    #[serde(default)]
-    pub group: Option<String>,
-    /// The scopes that a member must have consented to.
-    #[serde(default)]
-    pub requires_consent: Vec<String>,
-    /// Whether it can be the primary segment, which is the first one in the file whose rule holds.
-    #[serde(default)]
-    pub primary: bool,
-}
 
 /// The content of `models/segments.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -63,19 +29,6 @@ pub struct SegmentsSpec {
     /// Examples of customers with the segments that they must have.
     #[serde(default, rename = "example")]
     pub examples: Vec<ExampleSpec>,
-}
-
-/// A checked rule.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Rule {
-    /// The table of the file.
-    pub spec: RuleSpec,
-    /// The condition of entry.
-    pub enter: Expression,
-    /// The condition by which members stay.
-    pub stay: Expression,
-    /// A hash of the checked rule. Memberships by another version start again from `enter`.
-    pub version: String,
 }
 
 /// The checked rules of a project.
@@ -214,29 +167,6 @@ impl Segments {
     }
 }
 
-impl Rule {
-    /// Whether the rule names this segment or column.
-    pub fn names(&self, name: &str) -> bool {
-        self.enter.columns().contains(name) || self.stay.columns().contains(name)
-    }
-
-    fn check(file: &str, spec: &RuleSpec, columns: &Columns, before: &[Rule]) -> Result<Self> {
-        let place = |key: &str| format!("{file}: segment \"{}\" {key}", spec.name);
-        let enter = check_as(&spec.enter, Type::Boolean, columns, &place("enter"))?;
-        let stay = match &spec.stay {
-            Some(stay) => check_as(stay, Type::Boolean, columns, &place("stay"))?,
-            None => enter.clone(),
-        };
-        let mut rule = Self { spec: spec.clone(), enter, stay, version: String::new() };
-        // A rule that names another segment has a new version whenever that segment has one.
-        let named = before.iter().filter(|other| rule.names(&other.spec.name));
-        let versions: Vec<String> = named.map(|other| other.version.clone()).collect();
-        let definition = (&rule.enter, &rule.stay, spec.min_dwell, spec.expires);
-        rule.version = fingerprint(&definition, &versions);
-        Ok(rule)
-    }
-}
-
 /// The columns that rules may name.
 fn columns(
     file: &str,
@@ -275,38 +205,4 @@ fn is_used(name: &str, spec: &SegmentsSpec) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let has = |text: &String| text.split(|c| !is_word(c)).any(|word| word == name);
     spec.rules.iter().any(|rule| has(&rule.enter) || rule.stay.as_ref().is_some_and(has))
-}
-
-/// Checks the part of a rule that does not depend on columns.
-fn check_spec(file: &str, rule: &RuleSpec, profile: &ProfilePlan) -> Result<()> {
-    let place = format!("{file}: segment \"{}\"", rule.name);
-    if let (Some(expires), Some(dwell)) = (rule.expires, rule.min_dwell)
-        && expires < dwell
-    {
-        return Err(Error::configuration(
-            format!("{place} expires after {expires}, before its min_dwell of {dwell} has ended"),
-            "make min_dwell shorter, or expires longer",
-        ));
-    }
-    if rule.expires.is_some_and(|expires| expires.0 == 0) {
-        let message = format!("{place} expires at once");
-        return Err(Error::configuration(message, "expires = \"30d\""));
-    }
-    let known = Consent::COLUMNS.iter().any(|name| profile.type_of(name).is_some());
-    if !rule.requires_consent.is_empty() && !known {
-        return Err(Error::configuration(
-            format!(
-                "{place} requires consent, but the profile has neither {}",
-                Consent::COLUMNS.join(" nor ")
-            ),
-            "nobody could be in it; map one of these columns in c360.toml",
-        ));
-    }
-    let scopes: BTreeSet<&String> = rule.requires_consent.iter().collect();
-    if scopes.len() < rule.requires_consent.len() || scopes.iter().any(|scope| scope.is_empty()) {
-        let message =
-            format!("{place} requires_consent names a scope twice, or one without a name");
-        return Err(Error::configuration(message, "requires_consent = [\"email\"]"));
-    }
-    Ok(())
 }

@@ -57,7 +57,7 @@ impl fmt::Display for Rule {
 pub struct Limit {
     pub(super) value: f64,
     #[serde(skip)]
-    ty: Type,
+    pub(super) ty: Type,
 }
 
 impl fmt::Display for Limit {

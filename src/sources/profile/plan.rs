@@ -315,4 +315,3 @@ pub(in crate::sources) fn normalize(
         _ => arrow_cast::cast(array, &wanted).map_err(Error::engine(failed)),
     }
 }
-
