@@ -88,15 +88,15 @@ pub struct Drawable<'a> {
 /// The metrics of one draw.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Drawn {
-    /// Area under the ROC curve.
+    /// The area under the ROC curve.
     pub roc_auc: f64,
-    /// Average precision.
+    /// The average precision.
     pub average_precision: f64,
-    /// Mean log loss.
+    /// The mean log loss.
     pub log_loss: f64,
-    /// Brier score.
+    /// The Brier score.
     pub brier: f64,
-    /// Expected calibration error.
+    /// The expected calibration error.
     pub ece: f64,
 }
 

@@ -17,7 +17,7 @@ use crate::spec::EvaluationSpec;
 /// The factor that widens a 95 % interval to 99 %. Slope and intercept are two more questions beside the
 /// calibration error, so each of them needs stronger evidence.
 const SURER: f64 = 2.576 / 1.960;
-/// A mean calibration error below this, one percentage point, changes no decision.
+/// The calibration error below which no decision changes: one percentage point.
 const NOTICEABLE: f64 = 0.01;
 
 /// Calibration as a line on the logit scale (Cox 1958). A slope of 1 and an intercept of 0 are perfect.
@@ -89,15 +89,15 @@ pub struct Evaluation {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Intervals {
-    /// Area under the ROC curve.
+    /// The area under the ROC curve.
     pub roc_auc: Interval,
-    /// Average precision.
+    /// The average precision.
     pub average_precision: Interval,
-    /// Mean log loss.
+    /// The mean log loss.
     pub log_loss: Interval,
-    /// Brier score.
+    /// The Brier score.
     pub brier: Interval,
-    /// Expected calibration error.
+    /// The expected calibration error.
     pub ece: Interval,
 }
 
