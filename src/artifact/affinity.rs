@@ -1,4 +1,4 @@
-//! Trained affinity.
+//! The artifact of an affinity model.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,22 +6,22 @@ use crate::features::plan::Interactions;
 use crate::models::affinity::{ItemFactors, Ranks};
 use crate::spec::AffinitySpec;
 
-/// Trained affinity: factors of items, into whose space customers are folded.
+/// A trained affinity model: the factors of items, with which customers are folded in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AffinityArtifact {
-    /// The spec it was trained with.
+    /// The spec that the model was trained with.
     pub spec: AffinitySpec,
-    /// What it needs of the events.
+    /// The interactions that the model reads from the events.
     pub interactions: Interactions,
     /// The share of a customer's own interactions in the score of an item.
     pub own: f64,
-    /// Item factors.
+    /// The factors of the items.
     pub model: ItemFactors,
-    /// How customers' scores of each item were distributed.
+    /// The distribution of customers' scores for each item.
     #[serde(default)]
     pub ranks: Ranks,
-    /// The version whose space the factors were turned to.
+    /// The version towards which the factors were rotated; `None` if they were not.
     #[serde(default)]
     pub aligned_to: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! A trained classifier, applied to computed rows.
+//! The artifact of a classifier, and its inputs from computed rows.
 
 use arrow_array::RecordBatch;
 use serde::{Deserialize, Serialize};
@@ -21,50 +21,51 @@ use crate::sources::profile::keys;
 use crate::spec::ClassifierSpec;
 use crate::time::{Duration, Instant};
 
-/// Who is eligible, with nothing left to choose.
+/// The rule for who is eligible, after training has chosen the length of `auto`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResolvedEligible {
-    /// A predicate over the artifact's features.
+    /// A predicate over the features of the artifact.
     Where(Expression),
-    /// An event of the label's kind within this time.
+    /// At least one event of the label's kind within this length of time.
     Within(Duration),
 }
 
-/// The snapshots of one training run.
+/// The snapshots of one training.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
-    /// Ascending; their outcomes end by the calibration snapshot. Every choice is made on them.
+    /// The training snapshots, ascending. Their outcomes end at the calibration snapshot at the latest.
+    /// Every choice is made on them.
     pub training: Vec<Instant>,
-    /// Ascending; after the training snapshots and before the calibration snapshot. Their outcomes end
-    /// by the test snapshot, so that what is tested may learn from them.
+    /// The snapshots between the training snapshots and the calibration snapshot, ascending. Their
+    /// outcomes end at the test snapshot at the latest, so that the tested model may be fitted on them.
     #[serde(default)]
     pub later: Vec<Instant>,
-    /// The base rate is that of this snapshot, and with the folds' snapshots it fits the calibration,
-    /// predicted by a model that has not seen it.
+    /// The calibration snapshot. It gives the base rate, and together with the snapshots of the folds it
+    /// fits the calibration. It is predicted by a model that has not seen it.
     pub calibration: Instant,
-    /// Scored once, for the report.
+    /// The test snapshot, which is scored once for the report.
     pub test: Instant,
 }
 
 impl Schedule {
-    /// All snapshots in time order.
+    /// Lists all snapshots in time order.
     pub fn all(&self) -> Vec<Instant> {
         let before = self.training.iter().chain(&self.later).copied();
         before.chain([self.calibration, self.test]).collect()
     }
 }
 
-/// A way to fit a classifier.
+/// The algorithm of a classifier with its options.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "algorithm")]
 pub enum Configuration {
     /// Logistic regression.
     Logistic {
-        /// `simple`, `chosen`, or what the spec asks for everywhere.
+        /// The shapes of the inputs: `simple`, `chosen`, or what the spec sets for all inputs.
         shapes: String,
-        /// The L2 penalty, scikit-learn's 1 / C.
+        /// The L2 penalty, which is scikit-learn's 1 / C.
         l2: f64,
     },
     /// Boosted trees.
@@ -72,7 +73,7 @@ pub enum Configuration {
 }
 
 impl Configuration {
-    /// In a few words.
+    /// Describes the configuration in a few words.
     pub fn describe(&self) -> String {
         match self {
             Self::Logistic { shapes, l2 } => format!("logistic, {shapes} shapes, L2 {l2}"),
@@ -84,18 +85,18 @@ impl Configuration {
     }
 }
 
-/// A calibration with the offset that moves it to a base rate.
+/// A calibration with the offset that adjusts it to a base rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibrated {
-    /// Of the raw logit.
+    /// The calibration of the raw logit.
     pub calibration: Calibration,
-    /// Added to the calibrated logit.
+    /// The offset that is added to the calibrated logit.
     pub offset: f64,
 }
 
 impl Calibrated {
-    /// The probability of a raw logit.
+    /// Computes the probability of a raw logit.
     pub fn probability(&self, raw: f64) -> f64 {
         self.calibration.probability(raw, self.offset)
     }
@@ -105,41 +106,43 @@ impl Calibrated {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifierArtifact {
-    /// The spec it was trained with.
+    /// The spec that the classifier was trained with.
     pub spec: ClassifierSpec,
-    /// The class whose probability is given.
+    /// The class whose probability the classifier predicts.
     pub positive_class: String,
-    /// For whom it is defined.
+    /// The rule for which customers are eligible.
     pub eligible: ResolvedEligible,
-    /// Snapshots used.
+    /// The snapshots that were used.
     pub schedule: Schedule,
-    /// Days since the last event of the label's kind.
+    /// The aggregation that computes the days since the last event of the label's kind.
     pub recency: Aggregation,
-    /// Features and all they depend on, in computing order.
+    /// The features and everything that they depend on, in the order of computation.
     pub definitions: Vec<Definition>,
-    /// Inputs in the order of the matrix columns, with their transformation.
+    /// The inputs in the order of the matrix columns, with their transformation.
     pub preprocessing: Preprocessing,
-    /// Names of the columns that the coefficients belong to.
+    /// The names of the columns that the coefficients belong to.
     pub terms: Vec<String>,
-    /// Columns to logits.
+    /// The estimator, which turns columns into logits.
     pub estimator: Estimator,
-    /// What was chosen.
+    /// The configuration that was chosen.
     pub configuration: Configuration,
-    /// What ships: fitted on every snapshot predicted out of time, the test snapshot among them.
+    /// The calibration that ships. It is fitted on every snapshot that was predicted out of time,
+    /// including the test snapshot.
     pub shipped: Calibrated,
-    /// What was tested: fitted on the folds' snapshots and the calibration snapshot.
+    /// The calibration that was tested. It is fitted on the snapshots of the folds and the calibration
+    /// snapshot.
     pub tested: Calibrated,
-    /// For those with a past event outside eligibility: the observed rate of y = 1 by recency (in
-    /// days, negative where the label is presence); None where training saw none.
+    /// The observed rate of y = 1 by recency, for customers who have a past event but are not eligible.
+    /// Recency is in days, negative if the label is a presence. `None` if training saw no such customers.
     pub lapsed: Option<Isotonic>,
-    /// How each raw input is distributed over the training rows: what drift is measured against.
+    /// The distribution of each raw input over the training rows, from which drift is measured.
     pub reference: Vec<Distribution>,
-    /// On the test snapshot, as tested.
+    /// The metrics on the test snapshot, with the tested calibration.
     pub metrics: Metrics,
 }
 
 impl ClassifierArtifact {
-    /// Adds to a plan what the model reads of the events.
+    /// Adds the features that the model reads from the events to a plan.
     pub fn plan(&self, mut plan: FeaturePlan) -> FeaturePlan {
         self.definitions.iter().for_each(|definition| plan.define(definition));
         plan.outputs = self.columns().map(str::to_owned).collect();
@@ -154,7 +157,7 @@ impl ClassifierArtifact {
         plan
     }
 
-    /// The features whose definitions are others by now.
+    /// Lists the features whose definitions have changed or are gone since training.
     pub fn moved_definitions<'a>(&'a self, catalog: &'a Catalog) -> impl Iterator<Item = &'a str> {
         let moved = self.definitions.iter().filter(|definition| {
             let now = catalog.get(definition.column());
@@ -163,20 +166,20 @@ impl ClassifierArtifact {
         moved.map(Definition::column)
     }
 
-    /// The feature columns among its inputs.
+    /// The features among the inputs.
     fn columns(&self) -> impl Iterator<Item = &str> {
         let inputs = self.preprocessing.inputs.iter();
         inputs.filter(|input| !matches!(input.shape, Shape::Levels(_))).map(|i| i.column.as_str())
     }
 
-    /// The profile attributes among its inputs.
+    /// The profile attributes among the inputs.
     pub fn attributes(&self) -> impl Iterator<Item = &str> {
         let inputs = self.preprocessing.inputs.iter();
         inputs.filter(|input| matches!(input.shape, Shape::Levels(_))).map(|i| i.column.as_str())
     }
 
-    /// The raw inputs of computed rows, levels as this artifact numbers them; an attribute that the
-    /// profile no longer has is missing.
+    /// Builds the raw inputs from computed rows, with levels numbered as in this artifact. An attribute
+    /// that the profile no longer has is missing.
     pub fn inputs(&self, rows: &RecordBatch, attributes: &Attributes) -> Result<Matrix> {
         let keys = keys(rows)?;
         let customers: Vec<Option<usize>> = match self.attributes().next() {
@@ -201,7 +204,7 @@ impl ClassifierArtifact {
     }
 }
 
-/// The drift of each input of a preprocessing, furthest first.
+/// Computes the drift of each input of a preprocessing. The input that has moved most comes first.
 pub fn drifts(
     preprocessing: &Preprocessing,
     earlier: &[Distribution],

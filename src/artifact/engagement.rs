@@ -1,4 +1,4 @@
-//! A trained engagement score.
+//! The artifact of the engagement score.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,10 +10,10 @@ use crate::spec::EngagementSpec;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngagementArtifact {
-    /// The spec it was trained with.
+    /// The spec that the score was trained with.
     pub spec: EngagementSpec,
-    /// Decayed activity, active days, channels.
+    /// The aggregations for decayed activity, active days and channels.
     pub aggregations: Vec<Aggregation>,
-    /// Of the activity of customers who have any.
+    /// The distribution of the activity of customers who have any.
     pub ecdf: Ecdf,
 }

@@ -1,4 +1,4 @@
-//! A trained model of lifetime value: what customers have brought, and what predicts purchases to come.
+//! The artifact of a lifetime value model: revenue to date, and the prediction of future purchases.
 
 use std::collections::BTreeMap;
 
@@ -19,39 +19,39 @@ use crate::money::Scale;
 use crate::spec::{LifetimeValueSpec, read_by};
 use crate::time::Duration;
 
-/// A month of a year of 365 days.
+/// The length of a month in days, as a twelfth of 365 days.
 const MONTH: f64 = 365.0 / 12.0;
 /// A trained model of lifetime value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LifetimeValueArtifact {
-    /// The spec it was trained with.
+    /// The spec that the model was trained with.
     pub spec: LifetimeValueSpec,
-    /// Money to date, over features.
+    /// The revenue to date, as an expression over features.
     pub revenue: Expression,
-    /// Money to date, over features.
+    /// The refunds to date, as an expression over features.
     pub refunds: Expression,
-    /// All that is read, in computing order.
+    /// The features and aggregations that the model reads, in the order of computation.
     pub definitions: Vec<Definition>,
     /// The share of revenue that is refunded.
     pub refund_rate: f64,
-    /// Of purchases to come; None where the spec wants none.
+    /// The predictor of future purchases; `None` if the spec predicts none.
     pub predictor: Option<Predictor>,
 }
 
 impl LifetimeValueArtifact {
-    /// Adds to a plan what the model reads.
+    /// Adds the features that the model reads to a plan.
     pub fn plan(&self, plan: FeaturePlan) -> FeaturePlan {
         read_by(&self.definitions, [&self.revenue, &self.refunds], plan)
     }
 
-    /// How purchases to come are counted.
+    /// The discounting of future purchases.
     pub fn discounting(&self) -> Discounting {
         discounting(self.spec.horizon, self.spec.discount_rate)
     }
 }
 
-/// Money to date in major units, row by row; nothing is 0.
+/// Computes revenue and refunds to date in major units, for each row. A missing value is 0.
 pub fn to_date(
     expressions: [&Expression; 2],
     rows: &RecordBatch,
@@ -70,42 +70,42 @@ pub fn to_date(
     Ok([known(0)?, known(1)?])
 }
 
-/// How purchases within `length` are counted at a yearly rate.
+/// The discounting of purchases within `length` at a yearly rate.
 pub fn discounting(length: Duration, yearly_rate: f64) -> Discounting {
     Discounting { horizon: length.as_days(), month: MONTH, yearly_rate }
 }
 
-/// What is expected of a buyer.
+/// The prediction for one buyer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Prediction {
-    /// The probability that they have not left for good; None where no model could be fitted.
+    /// The probability that the buyer has not left for good; `None` if no model could be fitted.
     pub p_alive: Option<f64>,
-    /// Days with a purchase within the horizon.
+    /// The expected days with a purchase within the horizon.
     pub purchases: f64,
-    /// What such a day brings.
+    /// The expected spend on such a day.
     pub spend: f64,
-    /// What they bring within the horizon, discounted.
+    /// The expected discounted spend within the horizon.
     pub value: f64,
 }
 
-/// What predicts purchases to come.
+/// The fitted models that predict future purchases.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Predictor {
-    /// Of all buyers; None where it could not be fitted.
+    /// The model over all buyers; `None` if it could not be fitted.
     pub purchasing: Option<Purchasing>,
-    /// Of cohorts of their own.
+    /// The models of the cohorts that were fitted separately, by the name of the cohort.
     pub cohorts: BTreeMap<String, Purchasing>,
-    /// What a purchase brings; None where it could not be fitted.
+    /// The model of spend per purchase; `None` if it could not be fitted.
     pub spend: Option<GammaGamma>,
-    /// What a day with a purchase brought, on average: where `spend` has no value.
+    /// The mean spend on a day with a purchase, used if `spend` has no value.
     pub mean_spend: f64,
-    /// What customers of that age did: where `purchasing` has no value.
+    /// The means of customers by age, used if there is no model of purchases.
     pub tenure: Vec<TenureMean>,
 }
 
 impl Predictor {
-    /// What is expected of each customer, in their order.
+    /// Predicts each customer, in the order of the customers.
     pub fn predict(&self, customers: &[Customer], discounting: &Discounting) -> Vec<Prediction> {
         let model_of = |customer: &Customer| {
             let own = customer.cohort.as_deref().and_then(|name| self.cohorts.get(name));
@@ -149,21 +149,22 @@ impl Predictor {
     }
 }
 
-/// What customers of an age did.
+/// The means of what customers of an age class did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TenureMean {
-    /// Days since the first purchase, up to; None for the oldest.
+    /// The upper end of the class in days since the first purchase; `None` for the oldest class.
     pub up_to: Option<f64>,
-    /// Customers.
+    /// The number of customers.
     pub customers: usize,
     /// Days with a purchase, per customer and day.
     pub purchases: f64,
-    /// What they brought, per customer and day.
+    /// The spend, per customer and day.
     pub spend: f64,
 }
 
-/// Purchases and spend per day of customers of that age; of all where there was nobody of it.
+/// The purchases and the spend per day of customers of that age. If the class has no customers, the mean
+/// over all classes is returned.
 pub fn tenure_mean(means: &[TenureMean], age: f64) -> [f64; 2] {
     let own = means.iter().find(|mean| mean.up_to.is_none_or(|up_to| age <= up_to));
     if let Some(own) = own.filter(|mean| mean.customers > 0) {

@@ -1,7 +1,8 @@
-//! Artifacts: what training leaves behind and scoring reads, as JSON that a person can read too.
+//! Artifacts: the output of training that scoring reads, as JSON that is also readable by people.
 //!
-//! An artifact embeds the checked definitions of the features it was trained with; scoring computes
-//! those, whatever the project's files say by then. A file a kind of model.
+//! An artifact embeds the checked definitions of the features that it was trained with. Scoring computes
+//! these, even if the files of the project have changed since. There is one module for each kind of
+//! model.
 
 mod affinity;
 mod classifier;
@@ -24,47 +25,47 @@ use crate::features::plan::AsOf;
 use crate::store::{FORMAT_VERSION, Root, Store};
 use crate::time::Instant;
 
-/// What was trained.
+/// The trained model of an artifact, by kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trained {
-    /// Churn, propensity and others.
+    /// A classifier, such as churn or propensity.
     Classifier(Box<ClassifierArtifact>),
     /// The engagement score.
     Engagement(EngagementArtifact),
-    /// RFM.
+    /// The RFM scores.
     Rfm(RfmArtifact),
-    /// Affinity.
+    /// The affinity model.
     Affinity(Box<AffinityArtifact>),
-    /// Lifetime value.
+    /// The lifetime value model.
     LifetimeValue(Box<LifetimeValueArtifact>),
 }
 
-/// `model.json`.
+/// The content of `model.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Artifact {
-    /// Of this file.
+    /// The format version of this file.
     pub format_version: u32,
-    /// The model's name.
+    /// The name of the model.
     pub name: String,
-    /// As-of and hash of the model: what is no other model, such as rows in another order, gives no
-    /// other version.
+    /// The version: the as-of and a hash of the model. Training that gives the same model, such as on
+    /// rows in another order, gives the same version.
     pub version: String,
     /// The as-of of the training.
     pub as_of: Instant,
-    /// Up to when what had been ingested was used.
+    /// The known-at of the training: only data that was ingested before it was used.
     pub known_at: Instant,
-    /// Hash of the event and profile files.
+    /// The hash of the event and profile files.
     pub data_fingerprint: String,
-    /// Hash of the spec.
+    /// The hash of the spec.
     pub spec_fingerprint: String,
-    /// The model.
+    /// The trained model.
     pub model: Trained,
 }
 
 impl Artifact {
-    /// Names and versions a trained model.
+    /// Names a trained model and computes its version.
     pub fn new(name: &str, as_of: AsOf, data: &str, model: Trained) -> Self {
         let spec = match &model {
             Trained::Classifier(model) => serde_json::to_string(&model.spec),
@@ -109,12 +110,15 @@ impl Artifact {
         Ok(artifact)
     }
 
-    /// The version to score `as_of` with: the champion if it was trained by then and with no more
-    /// than was known then, else the latest version that was and is not held back. A later one knows
+    /// Finds the version to score `as_of` with.
+    ///
+    /// It is the champion if the champion was trained at or before the as-of, and with no more than was
+    /// known then. Otherwise it is the latest such version that is not held back. A later version knows
     /// outcomes from after the as-of.
     ///
     /// # Errors
-    /// That the champion, if it is the one, cannot be read; another version is passed over.
+    /// Returns an error if the champion qualifies by its as-of but cannot be read. Other versions that
+    /// cannot be read are skipped.
     pub fn usable(store: &Store, root: &Root, name: &str, as_of: AsOf) -> Result<Option<Self>> {
         let by_then = |version: &&String| {
             Self::trained_at(version).is_some_and(|trained| trained <= as_of.at)
@@ -129,13 +133,13 @@ impl Artifact {
         let mut versions: Vec<&String> =
             root.trained.get(name).into_iter().flatten().filter(by_then).collect();
         versions.retain(|version| !root.is_held_back(name, version));
-        // Of one as-of the last one trained, because sorting keeps its place.
+        // Sorting is stable, so of several versions with one as-of the last trained one is taken.
         versions.sort_by_key(|version| Self::trained_at(version));
         let mut others = versions.into_iter().rev().filter_map(|v| Self::load(store, name, v).ok());
         Ok(others.find(known))
     }
 
-    /// The as-of of the training, as the version's name has it.
+    /// Reads the as-of of the training from the name of the version.
     pub fn trained_at(version: &str) -> Option<Instant> {
         version.rsplit_once('-').and_then(|(folder, _)| Instant::from_folder(folder))
     }

@@ -1,4 +1,4 @@
-//! Computed rows to purchase histories, in calendar days of the project's zone.
+//! Reads purchase histories from computed rows, in calendar days of the project's time zone.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
@@ -14,29 +14,29 @@ use crate::spec::{
 };
 use crate::time::{Instant, Zone};
 
-/// What a customer has bought so far.
+/// The purchase history of a customer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Customer {
-    /// Of the key.
+    /// The hash of the customer's key.
     pub hash: u64,
-    /// Days with a purchase after the first, and when; in days.
+    /// The number of days with a purchase after the first one, and their times in days.
     pub buyer: Buyer,
-    /// What all purchases brought, in major units.
+    /// The spend of all purchases, in major units.
     pub spend: f64,
-    /// What those of the first day brought.
+    /// The spend of the purchases on the first day, in major units.
     pub first_day_spend: f64,
-    /// The cohort, where the spec has some.
+    /// The cohort; `None` if the spec has no cohorts.
     pub cohort: Option<Box<str>>,
 }
 
 impl Customer {
-    /// Days with a purchase.
+    /// The number of days with a purchase.
     pub fn purchases(&self) -> f64 {
         self.buyer.frequency + 1.0
     }
 
-    /// What a day with a purchase brought, the first left out; None without another, or where they
-    /// brought nothing.
+    /// The mean spend on a day with a purchase, without the first day. `None` if there is no other day,
+    /// or if the spend on the other days is not above 0.
     pub fn repeat_spend(&self) -> Option<Spend> {
         let frequency = self.buyer.frequency;
         let mean = (self.spend - self.first_day_spend) / frequency;
@@ -44,7 +44,7 @@ impl Customer {
     }
 }
 
-/// The purchases of each row before `at`; None for who never bought.
+/// Reads the purchases of each row before `at`; `None` for a customer who has never bought.
 pub fn read(
     rows: &RecordBatch,
     cohort: Option<Cohort>,

@@ -1,5 +1,5 @@
-//! Trained RFM scores, and recency, frequency and monetary value out of computed rows, in calendar days of the
-//! project's zone.
+//! The artifact of RFM scores, and the recency, frequency and monetary value of computed rows, in
+//! calendar days of the project's time zone.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
@@ -17,18 +17,18 @@ use crate::time::{Instant, Zone};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RfmArtifact {
-    /// The spec it was trained with.
+    /// The spec that the scores were trained with.
     pub spec: RfmSpec,
-    /// Recency, frequency, spend, refunds.
+    /// The aggregations for recency, frequency, spend and refunds.
     pub aggregations: Vec<Aggregation>,
-    /// Cut points over buyers.
+    /// The cut points over buyers.
     pub rfm: Rfm,
-    /// How many buyers.
+    /// The number of buyers.
     pub buyers: usize,
 }
 
-/// Days since the last purchase, days with a purchase, and spend net of refunds of each row before `at`;
-/// None for who never bought.
+/// Reads the days since the last purchase, the days with a purchase and the spend net of refunds of each
+/// row before `at`; `None` for a customer who has never bought.
 pub fn read(rows: &RecordBatch, zone: Zone, at: Instant) -> Result<Vec<Option<[f64; 3]>>> {
     let [last, days, spend, refunds] = RFM_COLUMNS;
     let last = rows.column_by_name(last);
@@ -53,7 +53,7 @@ mod tests {
     use arrow_array::{ArrayRef, Float64Array, Int64Array, TimestampMicrosecondArray};
     use std::sync::Arc;
 
-    /// Whoever bought on one calendar day bought equally lately, whatever the hour.
+    /// Customers who bought on the same calendar day have the same recency, whatever the hour.
     #[test]
     fn recency_counts_calendar_days() {
         let at = |text: &str| text.parse::<Instant>().unwrap();
@@ -73,7 +73,7 @@ mod tests {
             rows.iter().map(|row| row.map(|[since, ..]| since)).collect()
         };
         assert_eq!(recency("UTC"), [Some(2.0), Some(1.0), Some(1.0), None]);
-        // In Berlin it is two hours later: all three are of the 29th, and the as-of of July.
+        // Berlin is two hours ahead: all three purchases are on 29 June, and the as-of is on 1 July.
         assert_eq!(recency("Europe/Berlin"), [Some(2.0), Some(2.0), Some(2.0), None]);
         let all = read(&rows, Zone::default(), at("2024-07-01T00:00:00Z")).unwrap();
         assert_eq!(all[0], Some([2.0, 1.0, 7.5]));

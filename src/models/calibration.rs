@@ -1,4 +1,4 @@
-//! Calibration: logits to probabilities that mean what they say.
+//! Calibration: functions that turn logits into probabilities that agree with observed rates.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,16 +8,17 @@ use super::logistic::{logit, sigmoid};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Platt {
-    /// Below 1 where the model is too sure of itself.
+    /// The factor of the logit. It is below 1 if the model is overconfident.
     pub slope: f64,
-    /// Added to the logit.
+    /// The constant that is added on the logit scale.
     pub intercept: f64,
 }
 
 impl Platt {
-    /// Fits slope and intercept by maximum likelihood (Platt 1999, with the numerically safe Newton
-    /// iteration of Lin, Lin and Weng 2007) on rows that the model has not seen, with Platt's
-    /// smoothed targets so that separable rows do not send the slope to infinity.
+    /// Fits slope and intercept by maximum likelihood, on rows that the model was not fitted on.
+    ///
+    /// The method is that of Platt (1999), with the numerically safe Newton iteration of Lin, Lin and
+    /// Weng (2007). Platt's smoothed targets keep the slope finite if the classes are separable.
     pub fn fit(logits: &[f64], labels: &[bool]) -> Self {
         let positives = labels.iter().filter(|label| **label).count() as f64;
         let negatives = labels.len() as f64 - positives;
@@ -82,58 +83,60 @@ impl Platt {
     }
 }
 
-/// How a spec asks for the calibration.
+/// The calibration that a spec asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CalibrationChoice {
-    /// Isotonic where there are a thousand rows and it is better than Platt's by more than one
-    /// standard error, on rows that it has not seen; else Platt's.
+    /// An isotonic curve if there are at least a thousand rows and its log loss on rows that it has not
+    /// seen is lower than that of Platt scaling by more than one standard error; otherwise Platt scaling.
     #[default]
     Auto,
     /// A line on the logit scale.
     Platt,
-    /// A rising curve.
+    /// An isotonic curve, which never falls.
     Isotonic,
 }
 
-/// The least rows for which `auto` considers an isotonic curve.
+/// The minimum number of rows for which `auto` considers an isotonic curve.
 const ISOTONIC_ROWS: usize = 1000;
-/// Parts of the rows, each of which is predicted by a calibration of the others.
+/// The number of parts of the rows. Each part is predicted by a calibration that was fitted on the other
+/// parts.
 const PARTS: usize = 5;
-/// An offset is looked for within so much of zero.
+/// The greatest absolute offset that is searched.
 const FARTHEST_OFFSET: f64 = 20.0;
-/// Logits nearer than this are one.
+/// The difference up to which two logits count as equal.
 const SAME_LOGIT: f64 = 1e-9;
 
-/// A fitted calibration: a rising function of the raw logit.
+/// A fitted calibration, which is a rising function of the raw logit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Calibration {
     /// A line on the logit scale.
     Platt(Platt),
-    /// Through the blocks of an isotonic fit.
+    /// A curve through the blocks of an isotonic fit.
     Isotonic(Curve),
 }
 
-/// An isotonic fit without its steps, so that it leaves the order of customers as it is: on the logit
-/// scale straight lines join the centres of its blocks (centered isotonic regression, Oron and
-/// Flournoy 2017), and beyond the outer ones it goes on with Platt's slope.
+/// An isotonic fit without its steps, so that it keeps the order of customers.
+///
+/// On the logit scale, straight lines join the centres of its blocks (centered isotonic regression, Oron
+/// and Flournoy 2017). Beyond the outer blocks the curve continues with the slope of Platt scaling.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Curve {
-    /// Mean raw logit of each block, ascending.
+    /// The mean raw logit of each block, ascending.
     pub raw: Vec<f64>,
-    /// Logit of the rate of each block, ascending.
+    /// The logit of the rate of each block, ascending.
     pub logit: Vec<f64>,
-    /// Beyond the outer blocks.
+    /// The slope beyond the outer blocks.
     pub slope: f64,
 }
 
 impl Curve {
     fn fit(logits: &[f64], labels: &[bool]) -> Self {
         let steps = Isotonic::fit(logits, labels, (labels.len() / 100).max(20), 0.5);
-        // Sum of raw logits, rows and logit of each block; rates that rounding alone tells apart
-        // are one block.
+        // Each block has the sum of raw logits, the number of rows and the logit of the rate. Rates that
+        // differ only by rounding belong to one block.
         let mut blocks: Vec<(f64, f64, f64)> = Vec::new();
         let mut place = Vec::with_capacity(steps.from.len());
         for rate in &steps.value {
@@ -169,7 +172,7 @@ impl Curve {
 }
 
 impl Calibration {
-    /// Fits what `choice` asks for on rows that the model has not seen.
+    /// Fits the calibration that `choice` asks for, on rows that the model was not fitted on.
     pub fn fit(choice: CalibrationChoice, logits: &[f64], labels: &[bool]) -> Self {
         let isotonic = match choice {
             CalibrationChoice::Platt => false,
@@ -191,12 +194,12 @@ impl Calibration {
         }
     }
 
-    /// The calibrated probability of a raw logit, moved by `offset` on the logit scale.
+    /// Computes the calibrated probability of a raw logit, with `offset` added on the logit scale.
     pub fn probability(&self, raw: f64, offset: f64) -> f64 {
         sigmoid(self.logit(raw) + offset)
     }
 
-    /// The calibrated logit of a raw one.
+    /// Computes the calibrated logit of a raw logit.
     pub fn logit(&self, raw: f64) -> f64 {
         match self {
             Self::Platt(platt) => platt.logit(raw),
@@ -204,7 +207,7 @@ impl Calibration {
         }
     }
 
-    /// In a few words.
+    /// Describes the calibration in a few words.
     pub fn describe(&self) -> String {
         match self {
             Self::Platt(platt) => {
@@ -215,8 +218,8 @@ impl Calibration {
     }
 }
 
-/// Whether an isotonic curve loses less than Platt's line by more than one standard error on parts of
-/// the rows that neither has seen.
+/// Whether the log loss of an isotonic curve is lower than that of Platt scaling by more than one
+/// standard error, on parts of the rows that neither was fitted on.
 fn isotonic_is_better(logits: &[f64], labels: &[bool]) -> bool {
     if labels.len() < ISOTONIC_ROWS {
         return false;
@@ -246,8 +249,10 @@ fn isotonic_is_better(logits: &[f64], labels: &[bool]) -> bool {
     mean > (variance / count).sqrt()
 }
 
-/// What must be added to logits for their mean probability to be the observed rate, by halving: the mean
-/// only rises with it. Within 20 of zero, where all outcomes are the same.
+/// Finds the offset to logits at which the mean probability equals the observed rate, by bisection.
+///
+/// The mean rises with the offset, so the solution is unique. The search is limited to -20 to 20, which
+/// matters if all outcomes are the same.
 pub fn base_rate_offset(logits: &[f64], labels: &[bool]) -> f64 {
     let positives = labels.iter().filter(|label| **label).count() as f64;
     let (mut low, mut high) = (-FARTHEST_OFFSET, FARTHEST_OFFSET);
@@ -263,16 +268,18 @@ pub fn base_rate_offset(logits: &[f64], labels: &[bool]) -> f64 {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Isotonic {
-    /// Where each step begins, ascending.
+    /// The value of x at which each step begins, ascending.
     pub from: Vec<f64>,
-    /// The value from there on.
+    /// The value of each step.
     pub value: Vec<f64>,
 }
 
 impl Isotonic {
-    /// The non-decreasing function of `x` nearest in least squares (Ayer et al. 1955) to the rates of
-    /// groups of at least `rows` neighbours, each with `prior` more rows of either class (Jeffreys:
-    /// one half), so that no rate is exactly 0 or 1. Equal `x` share one value.
+    /// Fits the non-decreasing function of `x` that is nearest in least squares (Ayer et al. 1955) to the
+    /// rates of groups of at least `rows` neighbouring rows.
+    ///
+    /// Each group gets `prior` additional rows of either class (one half is Jeffreys' prior), so that no
+    /// rate is exactly 0 or 1. Equal values of `x` share one value.
     pub fn fit(x: &[f64], labels: &[bool], rows: usize, prior: f64) -> Self {
         let mut order: Vec<usize> = (0..x.len()).collect();
         order.sort_by(|a, b| x[*a].total_cmp(&x[*b]));
@@ -280,7 +287,7 @@ impl Isotonic {
         for i in order {
             let label = f64::from(u8::from(labels[i]));
             match groups.last_mut() {
-                // A group also takes all rows of its last x.
+                // A group also takes all rows with the same x as its last row.
                 Some(group) if group.rows < rows as f64 || group.last == x[i] => {
                     group.last = x[i];
                     group.positives += label;
@@ -310,7 +317,7 @@ impl Isotonic {
         }
     }
 
-    /// The value at `x`; before the first step the first value.
+    /// The value at `x`. Before the first step it is the value of the first step.
     pub fn at(&self, x: f64) -> f64 {
         self.value.get(self.step(x)).copied().unwrap_or(0.5)
     }
@@ -320,7 +327,7 @@ impl Isotonic {
     }
 }
 
-/// Neighbouring rows of an isotonic fit.
+/// A group of neighbouring rows of an isotonic fit.
 struct Group {
     from: f64,
     last: f64,
@@ -358,7 +365,7 @@ mod tests {
 
     #[test]
     fn platt_recovers_a_known_distortion() {
-        // Labels in exact proportion to sigmoid(0.5 x - 1) at each of nine points.
+        // Labels are in exact proportion to sigmoid(0.5 x - 1) at each of nine points.
         let (mut logits, mut labels) = (Vec::new(), Vec::new());
         for step in -4..=4 {
             let x = f64::from(step);
@@ -373,7 +380,7 @@ mod tests {
         assert!((platt.intercept + 1.0).abs() < 1e-3, "{platt:?}");
         let calibrated: Vec<f64> = logits.iter().map(|x| platt.logit(*x)).collect();
         assert!(base_rate_offset(&calibrated, &labels).abs() < 1e-3);
-        // With half of the slope the mean is another, and the offset makes it that of the outcomes.
+        // With half of the slope the mean changes, and the offset makes it equal to the observed rate.
         let flat: Vec<f64> = logits.iter().map(|x| 0.25 * x).collect();
         let offset = base_rate_offset(&flat, &labels);
         let mean = flat.iter().map(|z| sigmoid(z + offset)).sum::<f64>() / flat.len() as f64;
@@ -381,8 +388,8 @@ mod tests {
         assert!((mean - observed).abs() < 1e-9, "{mean} {observed}");
     }
 
-    /// Outcomes of a line on the logit scale choose Platt's; those of a bent curve choose isotonic,
-    /// which then follows the bend and never puts two customers in another order.
+    /// Outcomes from a line on the logit scale choose Platt scaling, and those from a bent curve choose
+    /// isotonic. The isotonic curve then follows the bend and never changes the order of two customers.
     #[test]
     fn the_rule_follows_the_shape() {
         let mut random = ChaCha8Rng::seed_from_u64(8);

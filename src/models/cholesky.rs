@@ -1,20 +1,20 @@
-//! Dense symmetric systems of some hundred unknowns, as least squares and Newton steps need them.
+//! Solves dense symmetric systems of up to some hundred unknowns, for least squares and Newton steps.
 
-/// Solves a x = b in place for a symmetric positive definite `a` of `f` rows, of which the lower
-/// half is read.
+/// Solves a x = b in place for a symmetric positive definite `a` of `f` rows. Only its lower half is
+/// read.
 pub fn solve(a: &mut [f64], b: &mut [f64], f: usize) {
     factor(a, f);
     substitute(a, b, f);
 }
 
-/// Puts L of a = L L' in place of the lower half of a symmetric positive definite `a` of `f` rows.
+/// Replaces the lower half of a symmetric positive definite `a` of `f` rows by L, where a = L L'.
 pub fn factor(a: &mut [f64], f: usize) {
     for j in 0..f {
         let mut diagonal = a[j * f + j];
         for k in 0..j {
             diagonal -= a[j * f + k] * a[j * f + k];
         }
-        // The penalty keeps the matrix positive definite; the floor is for rounding.
+        // The penalty keeps the matrix positive definite. The floor protects against rounding.
         let diagonal = diagonal.max(1e-12).sqrt();
         a[j * f + j] = diagonal;
         for i in j + 1..f {
@@ -27,7 +27,7 @@ pub fn factor(a: &mut [f64], f: usize) {
     }
 }
 
-/// Solves L L' x = b in place, given L as [`factor`] leaves it.
+/// Solves L L' x = b in place, given the L that [`factor`] computes.
 pub fn substitute(l: &[f64], b: &mut [f64], f: usize) {
     for i in 0..f {
         let known: f64 = (0..i).map(|k| l[i * f + k] * b[k]).sum();
@@ -43,7 +43,7 @@ pub fn substitute(l: &[f64], b: &mut [f64], f: usize) {
 mod tests {
     use super::*;
 
-    /// The matrix is L L' with L = [[2, 0, 0], [6, 1, 0], [-8, 5, 3]]; its upper half is not read.
+    /// The matrix is L L' with L = [[2, 0, 0], [6, 1, 0], [-8, 5, 3]]. Its upper half is not read.
     #[test]
     fn solves_a_known_system() {
         let nan = f64::NAN;

@@ -1,16 +1,17 @@
-//! The engagement score: how much, how often and on how many channels a customer is active now.
+//! The engagement score: how much, how often and on how many channels a customer is active.
 
 use serde::{Deserialize, Serialize};
 
-/// An empirical distribution function frozen at training, as its values at evenly spaced ranks.
+/// An empirical distribution function, frozen at training as its values at evenly spaced ranks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ecdf {
-    /// Ascending; the i-th of n has i / (n - 1) of the distribution at or below it.
+    /// The values, ascending. The share of the distribution at or below the i-th of n values is i / (n -
+    /// 1).
     pub knots: Vec<f64>,
 }
 
-/// Knots kept of a distribution: a resolution of a tenth of a per cent.
+/// The maximum number of values that are kept, which gives a resolution of 0.1 %.
 const KNOTS: usize = 1001;
 
 impl Ecdf {
@@ -25,8 +26,8 @@ impl Ecdf {
         Self { knots: (0..KNOTS).map(|i| values[rank(i)]).collect() }
     }
 
-    /// The share of the distribution below `value`, with ties counted half; between 0 and 1, and
-    /// never falling in `value`.
+    /// The share of the distribution below `value`, with ties counted half. It is between 0 and 1 and
+    /// never falls when `value` rises.
     pub fn at(&self, value: f64) -> f64 {
         let below = self.knots.partition_point(|knot| *knot < value);
         let up_to = self.knots.partition_point(|knot| *knot <= value);
@@ -37,15 +38,15 @@ impl Ecdf {
     }
 }
 
-/// How much each part counts; 1 in all.
+/// The weights of the parts, which sum to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Composite {
     /// The rank of the decayed, weighted activity.
     pub activity: f64,
-    /// Active days of the last 28.
+    /// The active days among the last 28.
     pub active_days: f64,
-    /// Channels of the last 28 days.
+    /// The channels used in the last 28 days.
     pub channels: f64,
 }
 
@@ -60,14 +61,14 @@ impl Default for Composite {
 pub struct Parts {
     /// The rank of the decayed, weighted activity.
     pub activity: f64,
-    /// Active days of the last 28.
+    /// The share of active days among the last 28.
     pub frequency: f64,
-    /// Channels of the last 28 days, at most four.
+    /// The channels used in the last 28 days, at most four, divided by four.
     pub breadth: f64,
 }
 
 impl Parts {
-    /// The parts from decayed activity, active days in 28 days and channels in 28 days.
+    /// Computes the parts from decayed activity, active days in 28 days and channels in 28 days.
     pub fn new(ecdf: &Ecdf, activity: f64, active_days: f64, channels: f64) -> Self {
         Self {
             activity: if activity > 0.0 { ecdf.at(activity) } else { 0.0 },
@@ -76,7 +77,7 @@ impl Parts {
         }
     }
 
-    /// What each part gives of 100, activity, frequency, breadth.
+    /// The points of each part out of 100, in the order activity, frequency, breadth.
     pub fn points(self, composite: &Composite) -> [f64; 3] {
         [
             100.0 * composite.activity * self.activity,
@@ -85,7 +86,7 @@ impl Parts {
         ]
     }
 
-    /// 0 to 100.
+    /// The score, from 0 to 100.
     pub fn score(self, composite: &Composite) -> f64 {
         let [activity, frequency, breadth] = [self.activity, self.frequency, self.breadth];
         let Composite { activity: a, active_days: b, channels: c } = composite;
@@ -109,7 +110,7 @@ mod tests {
         assert_eq!(most.points(&composite), [50.0, 30.0, 20.0]);
     }
 
-    /// More activity, days or channels never lower the score, whatever the distribution.
+    /// More activity, days or channels never lower the score, for any distribution.
     #[test]
     fn more_never_lowers() {
         let seed: u64 = rand::rng().random();
@@ -118,7 +119,7 @@ mod tests {
         for _ in 0..2000 {
             let count = random.random_range(0..2500);
             let some = |random: &mut rand_chacha::ChaCha8Rng| {
-                // Often one of few values, so that there are ties.
+                // Values are often among a few, so that there are ties.
                 f64::from(random.random_range(0..20)) * random.random_range(0.0..1.0_f64).round()
             };
             let ecdf = Ecdf::fit((0..count).map(|_| some(&mut random)).collect());

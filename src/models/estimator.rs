@@ -1,4 +1,4 @@
-//! What a classifier was fitted as, behind one face.
+//! The fitted estimator of a classifier, which is linear or consists of trees.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,14 +10,14 @@ use super::matrix::Matrix;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Estimator {
-    /// Linear in its columns.
+    /// A logistic regression, which is linear in its columns.
     Logistic(Logistic),
-    /// Trees.
+    /// Gradient-boosted trees.
     Gbdt(Boosted),
 }
 
 impl Estimator {
-    /// The logits of transformed rows.
+    /// Computes the logits of transformed rows.
     pub fn logits(&self, rows: &Matrix) -> Vec<f64> {
         match self {
             Self::Logistic(model) => model.logits(rows),
@@ -25,8 +25,8 @@ impl Estimator {
         }
     }
 
-    /// Row after row what each column adds to the logit, against the training mean. A linear model's
-    /// columns are standardized, so that their mean adds nothing.
+    /// Computes what each column adds to the logit of each row, relative to the training mean. The
+    /// columns of a linear model are standardized, so that their mean adds nothing.
     pub fn contributions(&self, rows: &Matrix) -> Matrix {
         match self {
             Self::Logistic(model) => {
@@ -40,7 +40,7 @@ impl Estimator {
         }
     }
 
-    /// Whether it can be given rows of so many columns.
+    /// Whether the estimator can be applied to rows of `width` columns.
     pub fn fits(&self, width: usize) -> bool {
         match self {
             Self::Logistic(model) => model.coefficients.len() == width,

@@ -1,10 +1,11 @@
-//! L2-penalized logistic regression by Newton's method, and where that does not converge by
-//! linfa-logistic, guarded against what it leaves to callers.
+//! L2-penalized logistic regression by Newton's method. If that does not converge, linfa-logistic is used
+//! with additional checks.
 //!
-//! linfa takes the majority class for positive, returns Ok where it has not converged, panics on a
-//! wrong column count, and stops at an absolute gradient of a summed loss. Here the positive class
-//! is named, convergence is checked, widths are checked, and the tolerance grows with the rows.
-//! linfa's L-BFGS begins where Newton's method ended; both are tested to end in the same place.
+//! linfa takes the majority class as positive, returns `Ok` if it has not converged, panics if the number
+//! of columns is wrong, and stops at an absolute gradient of a summed loss. This module names the
+//! positive class, checks convergence and the number of columns, and lets the tolerance grow with the
+//! number of rows. linfa's L-BFGS starts where Newton's method ended. Tests check that both end at the
+//! same solution.
 
 use linfa::prelude::{DatasetBase, Fit};
 use linfa_logistic::LogisticRegression;
@@ -15,9 +16,9 @@ use super::matrix::Matrix;
 use super::newton::Objective;
 use crate::error::{Error, Result};
 
-/// Iterations of L-BFGS before a fit counts as failed.
+/// The maximum number of L-BFGS iterations, after which a fit fails.
 const ITERATIONS: u64 = 500;
-/// The greatest gradient component per row at which a fit counts as converged.
+/// The greatest gradient component per row at which a fit has converged.
 const TOLERANCE: f64 = 1e-5;
 
 const CONTEXT: &str = "fitting a logistic model";
@@ -32,11 +33,11 @@ fn fault(message: String) -> Error {
 pub struct Logistic {
     /// The logit of a row of zeros.
     pub intercept: f64,
-    /// One per column.
+    /// One coefficient per column.
     pub coefficients: Vec<f64>,
 }
 
-/// The logistic function, without overflow for any argument.
+/// The logistic function, which does not overflow for any argument.
 pub fn sigmoid(logit: f64) -> f64 {
     if logit >= 0.0 {
         1.0 / (1.0 + (-logit).exp())
@@ -46,29 +47,31 @@ pub fn sigmoid(logit: f64) -> f64 {
     }
 }
 
-/// ln(p / (1 - p)), with p kept 1e-12 away from 0 and 1.
+/// The log-odds ln(p / (1 - p)), with p kept at least 1e-12 away from 0 and 1.
 pub fn logit(probability: f64) -> f64 {
     let p = probability.clamp(1e-12, 1.0 - 1e-12);
     (p / (1.0 - p)).ln()
 }
 
 impl Logistic {
-    /// Fits P(y = true) by minimizing the mean log loss + l2 / 2 x |coefficients|^2; the intercept
-    /// is not penalized. A `start` near the solution, such as that of a neighbouring penalty, saves
-    /// most of the iterations. linfa, which knows no class weights, is asked only where Newton's
-    /// method has not converged.
+    /// Fits P(y = true) by minimizing the mean log loss + l2 / 2 x |coefficients|^2. The intercept is not
+    /// penalized.
+    ///
+    /// A `start` near the solution, such as the fit with a neighbouring penalty, saves most of the
+    /// iterations. linfa is used only if Newton's method has not converged and the class weights are
+    /// equal, because linfa does not support class weights.
     ///
     /// # Errors
-    /// [`Error::NotEnough`] for labels of one class; an engine error for widths that differ, values
-    /// that are not finite, or a fit that does not converge.
+    /// Returns [`Error::NotEnough`] if all labels are of one class. Returns an engine error if there are
+    /// not as many labels as rows, if a value is not finite, or if the fit does not converge.
     pub fn fit(objective: Objective, start: Option<&Self>) -> Result<Self> {
         Self::fit_to(objective, start, None)
     }
 
-    /// A fit that is good enough to be compared with others: no further than convergence asks for.
+    /// Fits to the accuracy that convergence requires and no further, which is enough to compare fits.
     ///
     /// # Errors
-    /// As [`Logistic::fit`].
+    /// Returns the errors of [`Logistic::fit`].
     pub fn roughly(objective: Objective, start: Option<&Self>) -> Result<Self> {
         Self::fit_to(objective, start, Some(TOLERANCE))
     }
@@ -113,7 +116,7 @@ impl Logistic {
         Self::by_linfa(ITERATIONS, rows, labels, l2, Some(least.weights))
     }
 
-    /// The fit by linfa from `start`, coefficients and then the intercept.
+    /// Fits with linfa from `start`, which has the coefficients followed by the intercept.
     fn by_linfa(
         iterations: u64,
         rows: &Matrix,
@@ -131,7 +134,8 @@ impl Logistic {
             .max_iterations(iterations)
             .gradient_tolerance(TOLERANCE * 0.5 * count as f64);
         if let Some(start) = start {
-            // linfa solves for its own positive class: the majority, or the first row's in a tie.
+            // linfa solves for its own positive class: the majority, or the class of the first row in a
+            // tie.
             let positives = labels.iter().filter(|label| **label).count();
             let negatives = count - positives;
             let ours = positives > negatives || positives == negatives && labels[0];
@@ -139,7 +143,7 @@ impl Logistic {
             parameters = parameters.initial_params(start.iter().map(|w| sign * w).collect());
         }
         let fitted = parameters.fit(&dataset).map_err(|error| fault(error.to_string()))?;
-        // linfa calls the class with more rows positive; ours is `true`, whatever its share.
+        // linfa calls the class with more rows positive. Here it is always `true`.
         let sign = if fitted.labels().pos.class { 1.0 } else { -1.0 };
         let model = Self {
             intercept: sign * fitted.intercept(),
@@ -156,16 +160,17 @@ impl Logistic {
         Ok(model)
     }
 
-    /// The logit of one row.
+    /// Computes the logit of one row.
     ///
     /// # Panics
-    /// Where the row has another number of columns than the model; callers check artifacts on load.
+    /// Panics if the number of columns of the row differs from that of the model. Callers check artifacts
+    /// when they load them.
     pub fn logit(&self, row: &[f64]) -> f64 {
         assert_eq!(row.len(), self.coefficients.len(), "columns of a row and of its model");
         self.intercept + row.iter().zip(&self.coefficients).map(|(x, w)| x * w).sum::<f64>()
     }
 
-    /// The logits of all rows.
+    /// Computes the logits of all rows.
     pub fn logits(&self, rows: &Matrix) -> Vec<f64> {
         if rows.width == 0 {
             return vec![self.intercept; rows.len()];
@@ -196,8 +201,8 @@ mod tests {
         matrix
     }
 
-    /// scikit-learn 1.x: LogisticRegression(C=1/(l2*n), tol=1e-10, max_iter=10000) on these eight
-    /// rows with l2 = 0.1.
+    /// The expected values are from scikit-learn 1.x: LogisticRegression(C=1/(l2*n), tol=1e-10,
+    /// max_iter=10000) on these eight rows with l2 = 0.1.
     #[test]
     fn equals_scikit_learn() {
         let rows = matrix(&[
@@ -219,9 +224,9 @@ mod tests {
         }
     }
 
-    /// scikit-learn 1.9.1: LogisticRegression(C=1/l2, tol=1e-12, solver="newton-cholesky") on a
-    /// thousand rows of eight columns of unequal scale that a formula gives, without and with
-    /// class_weight="balanced"; the intercept comes first.
+    /// The expected values are from scikit-learn 1.9.1: LogisticRegression(C=1/l2, tol=1e-12,
+    /// solver="newton-cholesky") on a thousand rows of eight columns with unequal scales, which a formula
+    /// gives, without and with class_weight="balanced". The intercept comes first.
     #[test]
     fn equals_scikit_learn_on_many_rows() {
         const BETA: [f64; 8] = [0.8, -0.5, 0.3, 0.0, -0.2, 0.1, 0.05, -0.15];
@@ -296,7 +301,7 @@ mod tests {
         }
     }
 
-    /// linfa's positive class is the majority; ours is `true` in either case.
+    /// linfa takes the majority as the positive class. Here it is `true` in either case.
     #[test]
     fn the_positive_class_is_true_whatever_its_share() {
         let rows = matrix(&[[1.0, 0.0], [2.0, 0.1], [3.0, 0.0], [-1.0, 0.2], [0.5, 0.0]]);
@@ -306,7 +311,7 @@ mod tests {
         }
     }
 
-    /// A start changes the way, not the solution, whichever class linfa takes for positive.
+    /// A start changes the number of iterations but not the solution, for either positive class of linfa.
     #[test]
     fn a_start_does_not_move_the_solution() {
         let rows =
@@ -322,7 +327,7 @@ mod tests {
         }
     }
 
-    /// Newton's start changes linfa's way, not its solution, with columns that are nearly the same.
+    /// Newton's method and linfa without a start find the same solution, even with nearly equal columns.
     #[test]
     fn equals_linfa_from_nowhere() {
         let mut random = ChaCha8Rng::seed_from_u64(20);
@@ -345,8 +350,8 @@ mod tests {
         }
     }
 
-    /// linfa's tolerance is of a summed gradient: on many rows it would never be reached, on few too
-    /// soon. Ours is per row, so repeating the rows changes nothing.
+    /// linfa's tolerance applies to a summed gradient, so it would never be reached on many rows, and too
+    /// early on few rows. Here it is per row, so repeating the rows changes nothing.
     #[test]
     fn the_tolerance_is_per_row() {
         let few = [[0.5, 1.2], [-1.0, 0.3], [1.5, -0.7], [0.2, 0.1], [-0.4, -1.5], [2.0, 0.9]];
@@ -361,7 +366,7 @@ mod tests {
         }
     }
 
-    /// linfa returns Ok where it stops early; ours is an error.
+    /// linfa returns `Ok` if it stops early. Here that is an error.
     #[test]
     fn a_fit_that_does_not_converge_is_an_error() {
         let rows = matrix(&[[3.0, 0.1], [-2.0, 5.0], [0.5, -7.0], [1.0, 1.0]]);
@@ -371,7 +376,7 @@ mod tests {
         assert!(error.to_string().contains("no convergence in 1 iterations"), "{error}");
     }
 
-    /// Where every input is constant, the prior is the model.
+    /// If every input is constant, the prior is the model.
     #[test]
     fn without_columns_the_prior_is_left() {
         let mut rows = Matrix::new(0);
@@ -383,7 +388,7 @@ mod tests {
         assert_eq!(model.logits(&rows).len(), 4);
     }
 
-    /// linfa panics on a wrong number of rows or columns; ours says so.
+    /// linfa panics if the number of rows or columns is wrong. Here that is an error.
     #[test]
     fn wrong_shapes_and_single_classes_are_errors() {
         let rows = matrix(&[[1.0, 0.0], [-1.0, 0.0]]);

@@ -1,22 +1,23 @@
-//! Rows of numbers: what is gathered, and what a model sees.
+//! A matrix of numbers, for gathered inputs and for the columns that a model uses.
 
-/// Values of some inputs for some rows, row after row; NaN is a missing value.
+/// A matrix of input values in row-major order. NaN is a missing value.
 #[derive(Debug, Clone, Default)]
 pub struct Matrix {
-    /// Columns.
+    /// The number of columns.
     pub width: usize,
-    /// `width` values per row.
+    /// The values, `width` for each row.
     pub values: Vec<f64>,
     rows: usize,
 }
 
 impl Matrix {
-    /// An empty matrix of `width` columns.
+    /// Creates an empty matrix of `width` columns.
     pub fn new(width: usize) -> Self {
         Self { width, values: Vec::new(), rows: 0 }
     }
 
-    /// An empty matrix with room for `rows` rows, which costs nothing until they come.
+    /// Creates an empty matrix with space for `rows` rows. Reserved space uses no memory until rows are
+    /// written to it.
     pub fn with_capacity(width: usize, rows: usize) -> Self {
         Self { width, values: Vec::with_capacity(width * rows), rows: 0 }
     }
@@ -28,14 +29,14 @@ impl Matrix {
         debug_assert_eq!(self.values.len(), self.rows * self.width);
     }
 
-    /// Adds the rows of another matrix of as many columns.
+    /// Appends the rows of another matrix with the same number of columns.
     pub fn append(&mut self, other: Self) {
         debug_assert_eq!(self.width, other.width);
         self.values.extend(other.values);
         self.rows += other.rows;
     }
 
-    /// Rows, of which there may be some even without columns.
+    /// The number of rows. It may be above 0 even if there are no columns.
     pub fn len(&self) -> usize {
         self.rows
     }
@@ -45,12 +46,12 @@ impl Matrix {
         self.rows == 0
     }
 
-    /// One row.
+    /// The values of one row.
     pub fn row(&self, row: usize) -> &[f64] {
         &self.values[row * self.width..(row + 1) * self.width]
     }
 
-    /// The rows with these numbers.
+    /// Copies the rows with these indices, in this order.
     pub fn select(&self, rows: &[usize]) -> Self {
         let mut values = Vec::with_capacity(rows.len() * self.width);
         for row in rows {
@@ -59,13 +60,13 @@ impl Matrix {
         Self { width: self.width, values, rows: rows.len() }
     }
 
-    /// A matrix of `values`, row after row; `rows` is told because there may be no column.
+    /// Creates a matrix from values in row-major order. `rows` is given because `width` may be 0.
     pub fn of(width: usize, values: Vec<f64>, rows: usize) -> Self {
         debug_assert_eq!(values.len(), rows * width);
         Self { width, values, rows }
     }
 
-    /// The columns with these numbers.
+    /// Copies the columns with these indices, in this order.
     pub fn columns(&self, columns: &[usize]) -> Self {
         let mut values = Vec::with_capacity(self.rows * columns.len());
         for row in 0..self.rows {
@@ -82,8 +83,11 @@ impl Matrix {
 }
 
 impl Matrix {
-    /// The products of all pairs of columns over the rows, divided by the rows; of standardized
-    /// columns their correlations. Row after row, `width` squared. Summed in fixed blocks of rows.
+    /// Computes the products of all pairs of columns, summed over the rows and divided by the number of
+    /// rows. For standardized columns these are the correlations.
+    ///
+    /// The result is in row-major order and has `width` squared values. Sums are over fixed blocks of
+    /// rows, so that the result does not depend on the number of threads.
     pub fn correlations(&self) -> Vec<f64> {
         use rayon::prelude::*;
         let width = self.width;

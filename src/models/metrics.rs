@@ -1,36 +1,37 @@
-//! Metrics of probabilities against outcomes, defined as scikit-learn defines them.
+//! Metrics of probabilities compared with outcomes, defined as in scikit-learn.
 
 use serde::{Deserialize, Serialize};
 
-/// Bins of a reliability table.
+/// The number of bins of a reliability table.
 const BINS: usize = 10;
 
-/// How good probabilities (or any scores) are on some rows.
+/// The metrics of probabilities, or of any scores, on some rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
-    /// Rows.
+    /// The number of rows.
     pub rows: usize,
-    /// Rows with y = 1.
+    /// The number of rows with y = 1.
     pub positives: usize,
-    /// Area under the ROC curve, ties counted half.
+    /// The area under the ROC curve, with ties counted half.
     pub roc_auc: f64,
-    /// Average precision: the sum of precision x gain in recall over distinct scores.
+    /// The average precision: the sum of precision x gain in recall over distinct scores.
     pub average_precision: f64,
-    /// Mean negative log likelihood, probabilities kept 1e-15 from 0 and 1.
+    /// The mean log loss, with probabilities kept at least 1e-15 away from 0 and 1.
     pub log_loss: f64,
-    /// Mean squared error of the probabilities.
+    /// The Brier score: the mean squared error of the probabilities.
     pub brier: f64,
-    /// Expected calibration error over ten bins of equal count.
+    /// The expected calibration error over ten bins of equal count.
     pub ece: f64,
-    /// Positives among the tenth with the highest scores, as a multiple of the base rate.
+    /// The share of positives in the tenth of the rows with the highest scores, as a multiple of the base
+    /// rate.
     pub lift_10: f64,
-    /// Mean probability.
+    /// The mean probability.
     pub mean_predicted: f64,
 }
 
 impl Metrics {
-    /// All metrics of `probabilities` against `labels`.
+    /// Computes all metrics of `probabilities` against `labels`.
     pub fn of(probabilities: &[f64], labels: &[bool]) -> Self {
         let ranking = Ranking::of(probabilities, labels);
         let count = labels.len() as f64;
@@ -55,20 +56,20 @@ impl Metrics {
     }
 }
 
-/// The metrics that need only an order.
+/// The metrics that depend only on the order of the scores.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ranking {
-    /// Area under the ROC curve.
+    /// The area under the ROC curve.
     pub roc_auc: f64,
-    /// Average precision.
+    /// The average precision.
     pub average_precision: f64,
-    /// Lift at 10 %.
+    /// The lift in the tenth of the rows with the highest scores.
     pub lift_10: f64,
 }
 
 impl Ranking {
-    /// The ranking metrics of `scores`, higher meaning likelier.
+    /// Computes the ranking metrics of `scores`. A higher score means that y = 1 is more likely.
     pub fn of(scores: &[f64], labels: &[bool]) -> Self {
         let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
@@ -82,7 +83,8 @@ impl Ranking {
             let end = start + order[start..].iter().take_while(|i| scores[**i] == score).count();
             let group = (end - start) as f64;
             let positives = order[start..end].iter().filter(|i| labels[**i]).count() as f64;
-            // Of a tied group that the tenth cuts through, its share of positives counts.
+            // If the boundary of the tenth lies within tied scores, a proportional part of their
+            // positives counts.
             if seen < tenth {
                 top += positives * ((tenth - seen) / group).min(1.0);
             }
@@ -105,23 +107,23 @@ impl Ranking {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bin {
-    /// Rows.
+    /// The number of rows.
     pub rows: usize,
-    /// Mean probability.
+    /// The mean probability.
     pub predicted: f64,
-    /// Share of positives.
+    /// The share of rows with y = 1.
     pub observed: f64,
 }
 
-/// Ten bins of equal count in the order of the probabilities, ties in the order of the rows.
+/// Computes ten bins of equal count in the order of the probabilities. Ties are in the order of the rows.
 pub fn reliability(probabilities: &[f64], labels: &[bool]) -> Vec<Bin> {
     let mut order: Vec<usize> = (0..labels.len()).collect();
     order.sort_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]).then(a.cmp(b)));
     reliability_of(order.into_iter().map(|row| (probabilities[row], labels[row], 1.0)))
 }
 
-/// The bins of rows by ascending probability, each of which counts as often as its third value says;
-/// a row goes to the bin in which its middle lies.
+/// Computes the bins of rows that are sorted by ascending probability. The third value of a row is the
+/// number of times that it counts. A row belongs to the bin in which its middle lies.
 pub fn reliability_of(rows: impl Iterator<Item = (f64, bool, f64)> + Clone) -> Vec<Bin> {
     let total: f64 = rows.clone().map(|(_, _, times)| times).sum();
     let mut sums = [[0.0; 3]; BINS];
@@ -143,7 +145,8 @@ pub fn reliability_of(rows: impl Iterator<Item = (f64, bool, f64)> + Clone) -> V
     .collect()
 }
 
-/// Expected calibration error: the mean gap between predicted and observed, weighted by rows.
+/// The expected calibration error: the mean absolute difference between predicted and observed rates,
+/// weighted by rows.
 pub fn ece(bins: &[Bin]) -> f64 {
     let rows: usize = bins.iter().map(|bin| bin.rows).sum();
     let gaps = bins.iter().map(|bin| bin.rows as f64 * (bin.predicted - bin.observed).abs());
@@ -154,8 +157,8 @@ pub fn ece(bins: &[Bin]) -> f64 {
 mod tests {
     use super::*;
 
-    /// linfa's confusion matrix against a bare array swaps precision and recall: of three called
-    /// positive two are, and of four positives two are called.
+    /// linfa's confusion matrix against a bare array swaps precision and recall. Here two of three
+    /// predicted positives are true, and two of four positives are found.
     #[test]
     fn precision_is_not_recall() {
         let scores = [0.9, 0.9, 0.9, 0.1, 0.1, 0.1];
@@ -167,9 +170,9 @@ mod tests {
         assert!((ranking.average_precision - (1.0 / 3.0 + 2.0 / 3.0 * 0.75)).abs() < 1e-12);
     }
 
-    /// p = [.1 .4 .35 .8 .8 .2 .65 .5 .8 .05 .3 .9], y = [0 0 1 1 0 0 1 0 1 0 1 1]; the expected
-    /// values are scikit-learn's roc_auc_score, average_precision_score, log_loss and
-    /// brier_score_loss on these vectors.
+    /// For p = [.1 .4 .35 .8 .8 .2 .65 .5 .8 .05 .3 .9] and y = [0 0 1 1 0 0 1 0 1 0 1 1] the expected
+    /// values are from scikit-learn's roc_auc_score, average_precision_score, log_loss and
+    /// brier_score_loss.
     #[test]
     fn equals_scikit_learn() {
         let p = [0.1, 0.4, 0.35, 0.8, 0.8, 0.2, 0.65, 0.5, 0.8, 0.05, 0.3, 0.9];
@@ -184,7 +187,7 @@ mod tests {
 
     #[test]
     fn lift_shares_a_tied_group() {
-        // Twenty rows of one score: any two of them are a tenth, so the lift is exactly one.
+        // Twenty rows have one score. Any two of them are a tenth, so the lift is exactly one.
         let labels: Vec<bool> = (0..20).map(|i| i % 4 == 0).collect();
         let ranking = Ranking::of(&[0.3; 20], &labels);
         assert!((ranking.lift_10 - 1.0).abs() < 1e-12);

@@ -1,4 +1,4 @@
-//! Models: numbers only. Nothing here knows a file, a store or a clock.
+//! Numerical models. No module here knows files, a store or a clock.
 
 pub mod affinity;
 pub mod boosting;

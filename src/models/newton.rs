@@ -1,8 +1,9 @@
 //! Newton's method for the L2-penalized log loss.
 //!
-//! The windows of one feature are nearly collinear. L-BFGS then passes over the rows hundreds of
-//! times where Newton, who knows the curvature, passes ten times. Sums are taken over blocks of a
-//! fixed number of rows and added in the order of the blocks: threads never change a bit.
+//! The windows of one feature are nearly collinear. L-BFGS then needs hundreds of passes over the rows,
+//! where Newton's method, which uses the curvature, needs about ten. Sums are over blocks of a fixed
+//! number of rows and are added in the order of the blocks, so the result does not depend on the number
+//! of threads.
 
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, s};
 use rayon::prelude::*;
@@ -11,38 +12,40 @@ use super::cholesky;
 use super::logistic::sigmoid;
 use super::matrix::Matrix;
 
-/// Rows whose sums are taken together.
+/// The number of rows in one partial sum.
 const BLOCK: usize = 1 << 10;
-/// Of more rows than these, every so-many-th finds the neighbourhood of the solution first.
+/// The number of rows above which the method starts on a part of the rows to come near the solution, and
+/// the step with which these rows are taken.
 const COARSE_FROM: usize = 1 << 16;
 const COARSE_STEP: usize = 16;
-/// How near to the solution the coarse rows need to come.
+/// The greatest gradient component at which the solution on a part of the rows is near enough.
 const COARSE_TOLERANCE: f64 = 1e-4;
-/// Steps at most; a handful suffices unless the classes are separable.
+/// The maximum number of steps. A handful is enough unless the classes are separable.
 const STEPS: usize = 50;
-/// The greatest gradient component, per row, of a solution.
+/// The greatest gradient component, per row, at a solution.
 const TOLERANCE: f64 = 1e-9;
-/// A step is halved so often at most before it counts as no progress.
+/// The maximum number of times that a step is halved before it counts as no progress.
 const HALVINGS: usize = 30;
-/// The share of the decrease promised by the gradient that a step must bring (Armijo's condition;
+/// The share of the decrease predicted by the gradient that a step must reach (Armijo's condition;
 /// Nocedal and Wright, Numerical Optimization, 2006, section 3.1).
 const DECREASE: f64 = 1e-4;
 
-/// Where a minimization has ended.
+/// The result of a minimization.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Least {
-    /// Coefficients and then the intercept.
+    /// The coefficients, followed by the intercept.
     pub weights: Vec<f64>,
-    /// The greatest component of the gradient there, in absolute value; NaN where it is not a number.
+    /// The greatest absolute component of the gradient at these weights; NaN if a component is not a
+    /// number.
     pub gradient: f64,
 }
 
-/// The mean log loss with its penalty at some weights, and its derivatives.
+/// The penalized mean log loss at some weights, with its derivatives.
 struct Point {
     weights: Vec<f64>,
     loss: f64,
     gradient: Vec<f64>,
-    /// Row after row, of as many rows as there are weights.
+    /// The Hessian in row-major order, with as many rows as there are weights.
     hessian: Vec<f64>,
 }
 
@@ -53,41 +56,43 @@ impl Point {
     }
 }
 
-/// What is minimized: the mean log loss, rows of either class weighing as much as `class_weights`
-/// says (y = 0, y = 1), + l2 / 2 x |coefficients|^2.
+/// The objective to minimize: the weighted mean log loss + l2 / 2 x |coefficients|^2.
 #[derive(Debug, Clone, Copy)]
 pub struct Objective<'a> {
-    /// Standardized columns.
+    /// The standardized columns.
     pub rows: &'a Matrix,
-    /// Outcomes.
+    /// The labels.
     pub labels: &'a [bool],
-    /// Of y = 0 and of y = 1.
+    /// The weights of rows with y = 0 and with y = 1.
     pub class_weights: [f64; 2],
-    /// The strength of the penalty; the intercept has none.
+    /// The strength of the penalty, which does not apply to the intercept.
     pub l2: f64,
 }
 
 impl Objective<'_> {
-    /// The least of the objective from `start`, coefficients and then the intercept, in the same
-    /// order. They are the best that was found, converged or not.
+    /// Minimizes the objective from `start`, which has the coefficients followed by the intercept.
+    /// Returns the best weights that were found in the same order, even if the method has not converged.
     pub fn minimize(&self, start: Vec<f64>) -> Least {
         self.minimize_to(start, TOLERANCE)
     }
 
-    /// The same, but only until no component of the gradient is above `tolerance`.
+    /// Minimizes the objective like [`Objective::minimize`], but only until no component of the gradient
+    /// is above `tolerance`.
     pub fn minimize_to(&self, start: Vec<f64>, tolerance: f64) -> Least {
         let start = if self.labels.len() > COARSE_FROM { self.coarse(start) } else { start };
         self.descend(start, tolerance)
     }
 
-    /// The greatest component of the gradient at some weights, in absolute value.
+    /// Computes the greatest absolute component of the gradient at some weights.
     pub fn gradient(&self, weights: Vec<f64>) -> f64 {
         self.evaluate(weights).steepest()
     }
 
-    /// Standard errors of weights at the least, with `clusters` naming rows that are not independent
-    /// of each other, such as those of one customer (Liang and Zeger 1986): the penalized inverse
-    /// Hessian around the outer products of the clusters' gradients.
+    /// Computes the standard errors of the weights at the minimum, with rows grouped by `clusters`.
+    ///
+    /// Rows of one cluster, such as those of one customer, are not independent of each other. The
+    /// variance is the product of the inverse penalized Hessian, the sum of the outer products of the
+    /// clusters' gradients, and the inverse Hessian again (Liang and Zeger 1986).
     pub fn standard_errors(&self, weights: Vec<f64>, clusters: &[u64]) -> Vec<f64> {
         let size = weights.len();
         let mut order: Vec<usize> = (0..self.labels.len()).collect();
@@ -112,7 +117,7 @@ impl Objective<'_> {
             .map(|c| c * scores.len() as f64 / (total * total))
             .collect();
         let hessian = self.evaluate(weights).hessian;
-        // Column by column: H^-1 M, and then its rows by H^-1 again, of which the diagonal is left.
+        // The diagonal of H^-1 M H^-1, from the rows of H^-1.
         let solve = |mut right: Vec<f64>| {
             cholesky::solve(&mut hessian.clone(), &mut right, size);
             right
@@ -138,7 +143,7 @@ impl Objective<'_> {
         negatives * self.class_weights[0] + positives * self.class_weights[1]
     }
 
-    /// Near the least: that of every so-many-th row.
+    /// Minimizes the objective on every n-th row, which comes near the minimum on all rows.
     fn coarse(&self, start: Vec<f64>) -> Vec<f64> {
         let some: Vec<usize> = (0..self.labels.len()).step_by(COARSE_STEP).collect();
         let labels: Vec<bool> = some.iter().map(|row| self.labels[*row]).collect();
@@ -160,7 +165,7 @@ impl Objective<'_> {
         Least { gradient: point.steepest(), weights: point.weights }
     }
 
-    /// The point after one damped step; None where no length of it lowers the loss.
+    /// Makes one damped step. Returns `None` if no tried length of the step lowers the loss.
     fn step(&self, point: &Point) -> Option<Point> {
         let mut step = point.gradient.clone();
         cholesky::solve(&mut point.hessian.clone(), &mut step, point.weights.len());
@@ -208,7 +213,7 @@ impl Objective<'_> {
     }
 }
 
-/// Sums over some rows: log loss, gradient, Hessian (X' W X with W = p (1 - p)).
+/// Computes sums over some rows: log loss, gradient and Hessian (X' W X with W = p (1 - p)).
 fn block(
     rows: &[f64],
     labels: &[bool],
@@ -240,10 +245,11 @@ fn block(
     (loss.total(class_weights), gradient, hessian)
 }
 
-/// Columns from which a product is split.
+/// The number of columns from which a product is split.
 const SPLIT: usize = 48;
 
-/// X' X, of which both halves are the same: the upper right quarter is computed once.
+/// Computes X' X. The two halves of the matrix are the same, so the upper right quarter is computed only
+/// once.
 fn square(x: ArrayView2<f64>) -> Array2<f64> {
     let width = x.ncols();
     if width < SPLIT {
@@ -260,8 +266,8 @@ fn square(x: ArrayView2<f64>) -> Array2<f64> {
     out
 }
 
-/// The sum of -ln(probability of what happened) by outcome. Probabilities are multiplied as long as
-/// the product is far from the least number there is: a logarithm costs more than all else of a row.
+/// The sum of -ln(probability of the outcome), by class. Probabilities are multiplied until the product
+/// comes near the smallest double, because a logarithm costs more than the rest of the work for a row.
 #[derive(Default)]
 struct Loss {
     sums: [f64; 2],
@@ -300,7 +306,7 @@ mod tests {
 
     use super::*;
 
-    /// Gradient and Hessian against central differences of the loss, over more than one block.
+    /// Gradient and Hessian agree with central differences of the loss, over more than one block.
     #[test]
     fn derivatives_are_those_of_the_loss() {
         let mut rows = Matrix::new(2);
@@ -335,7 +341,7 @@ mod tests {
         }
     }
 
-    /// Separable classes have no finite optimum without a penalty; with one, Newton finds it.
+    /// Separable classes have no finite optimum without a penalty. With one, Newton's method finds it.
     #[test]
     fn separable_classes_converge() {
         let mut rows = Matrix::new(1);
@@ -347,7 +353,7 @@ mod tests {
         assert!(point.gradient.iter().all(|g| g.abs() <= 1e-8), "{:?}", point.gradient);
     }
 
-    /// A class that weighs twice is a class whose rows are there twice.
+    /// A class with weight two gives the same fit as a class whose rows occur twice.
     #[test]
     fn weights_are_repeated_rows() {
         let mut random = ChaCha8Rng::seed_from_u64(3);
@@ -371,8 +377,8 @@ mod tests {
         assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-7), "{a:?} {b:?}");
     }
 
-    /// Without clusters the errors are near those of the inverse Hessian, as they are for a model
-    /// that is true; with every row there four times they do not shrink by half.
+    /// Without clusters the errors are near those of the inverse Hessian, as expected if the model is
+    /// true. If every row occurs four times within its cluster, the errors do not shrink by half.
     #[test]
     fn errors_know_which_rows_belong_together() {
         let mut random = ChaCha8Rng::seed_from_u64(4);
@@ -402,7 +408,7 @@ mod tests {
         }
     }
 
-    /// Beginning with some of the rows ends where beginning with all of them ends.
+    /// Starting with a part of the rows gives the same solution as starting with all of them.
     #[test]
     fn coarse_rows_do_not_move_the_solution() {
         let mut random = ChaCha8Rng::seed_from_u64(5);
@@ -415,7 +421,8 @@ mod tests {
         let all = Objective { rows: &rows, labels: &labels, class_weights: [1.0; 2], l2: 1e-3 };
         let (a, b) =
             (all.minimize(vec![0.0; 2]).weights, all.descend(vec![0.0; 2], TOLERANCE).weights);
-        // Both stop where no component of the gradient is above 1e-9, here 1e-7 from the least.
+        // Both stop when no component of the gradient is above 1e-9, which here is within 1e-7 of the
+        // minimum.
         assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-7), "{a:?} {b:?}");
     }
 }

@@ -1,23 +1,23 @@
-//! Recency, frequency and monetary value in quintiles whose cut points are frozen at training.
+//! Recency, frequency and monetary value (RFM) as quintiles, with cut points that are frozen at training.
 
 use serde::{Deserialize, Serialize};
 
-/// The least values of the scores 2, 3, 4 and 5.
+/// The lowest values of the scores 2, 3, 4 and 5.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Quintiles {
-    /// Ascending; an infinite one is kept as null.
+    /// The cut points, ascending. `None`, stored as null, is an infinite cut point.
     pub cuts: Vec<Option<f64>>,
 }
 
 impl Quintiles {
-    /// Cut points such that each value of `values` has the score 1 + floor(5 (rank - 1) / n), rank
-    /// being one more than the number of smaller values, so that ties share a score.
+    /// Fits the cut points so that each value has the score 1 + floor(5 (rank - 1) / n). The rank is one
+    /// more than the number of smaller values, so that ties share a score.
     pub fn fit(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let count = values.len();
         let cut = |score: usize| {
-            // The first value that has at least (score - 1) / 5 of all values strictly below it.
+            // The lowest value that has at least (score - 1) / 5 of all values strictly below it.
             let mut below = 0;
             for i in 0..count {
                 if i > 0 && values[i] > values[i - 1] {
@@ -32,27 +32,27 @@ impl Quintiles {
         Self { cuts: (2..=5).map(cut).collect() }
     }
 
-    /// 1 to 5; higher values have higher scores.
+    /// The score from 1 to 5. A higher value has a higher score.
     pub fn score(&self, value: f64) -> u8 {
         1 + self.cuts.iter().flatten().filter(|cut| value >= **cut).count() as u8
     }
 }
 
-/// The frozen cut points of all three.
+/// The frozen cut points of recency, frequency and monetary value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rfm {
-    /// Of minus the days since the last purchase.
+    /// The cut points of minus the days since the last purchase.
     pub recency: Quintiles,
-    /// Of purchase days.
+    /// The cut points of the number of days with a purchase.
     pub frequency: Quintiles,
-    /// Of net spend in major units.
+    /// The cut points of net spend in major units.
     pub monetary: Quintiles,
 }
 
 impl Rfm {
-    /// Scores 1-5 of days since the last purchase, days with a purchase and net spend; 0 for who never
-    /// bought.
+    /// Scores a buyer from 1 to 5 by days since the last purchase, days with a purchase and net spend.
+    /// All scores are 0 for a customer who has never bought.
     pub fn score(&self, buyer: Option<[f64; 3]>) -> [u8; 3] {
         buyer.map_or([0; 3], |[since, days, net_spend]| {
             [self.recency.score(-since), self.frequency.score(days), self.monetary.score(net_spend)]
@@ -60,8 +60,10 @@ impl Rfm {
     }
 }
 
-/// The usual name for customers of these recency, frequency and monetary scores: by recency and the mean
-/// of the other two, rounded up. Every cell of the grid has one of eleven names; a prospect never bought.
+/// The usual name of the segment with these recency, frequency and monetary scores.
+///
+/// The segment is given by recency and by the mean of the other two scores, rounded up. Every combination
+/// of scores has one of eleven names. A prospect has never bought.
 pub fn segment([recency, frequency, monetary]: [u8; 3]) -> &'static str {
     match (recency, (frequency + monetary).div_ceil(2)) {
         (0, _) => "Prospect",

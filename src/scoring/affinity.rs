@@ -1,4 +1,4 @@
-//! Affinity of every customer: vectors, recommendations with their reasons, interests.
+//! Scores the affinity of every customer: vectors, recommendations with their reasons, and interests.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,22 +23,25 @@ use crate::sources::profile::keys;
 use crate::spec::{Affinity, ITEM_COLUMNS};
 use crate::store::parquet::take;
 
-/// Affinity of the customers of a shard, in their order.
+/// The affinity of the customers of a shard, in their order.
 #[derive(Debug)]
 pub struct AffinityRows {
-    /// Vectors, all of one length; empty without a model.
+    /// The vectors, which all have the same length; empty lists without a model.
     pub vectors: ListArray,
-    /// The categories of a customer's own interactions by weight, heaviest first.
+    /// The categories of each customer's own interactions, with the greatest weight first.
     pub interests: ListArray,
-    /// A row for each recommended item, best first: the customer's row, rank, item, score, percentile
-    /// (the share of customers whose score of the item is below, 0-100; null for what is just popular),
-    /// reason (`own` for what the customer has already, `taste` for what customers like them have,
-    /// `popular`) and because (the customer's own item that adds most to the score).
+    /// One row for each recommended item, best first within a customer.
+    ///
+    /// The columns are the index of the customer's row, rank, item, score, percentile (the share of
+    /// customers whose score of the item is below, 0-100; null for a reason of `popular`), reason (`own`
+    /// for items that the customer has already, `taste` for items that the factors predict, or `popular`)
+    /// and because (the customer's own item that adds most to the score).
     pub recommendations: RecordBatch,
 }
 
 impl AffinityRows {
-    /// Of customers of whom nothing is known.
+    /// Creates the rows of customers without a model of affinity: no vectors, interests or
+    /// recommendations.
     pub fn none(customers: usize) -> Result<Self> {
         let mut rows = Rows::default();
         (0..customers).for_each(|row| rows.push(row, &[], &[], &[]));
@@ -55,7 +58,7 @@ struct Recommendation<'a> {
     because: Option<&'a str>,
 }
 
-/// Affinity rows that are being built.
+/// A builder of affinity rows.
 #[derive(Default)]
 struct Rows {
     vectors: ListBuilder<Float32Builder>,
@@ -112,7 +115,7 @@ impl Rows {
     }
 }
 
-/// Rows of customer, item and weight, sorted by customer: the rows of each customer.
+/// Groups rows of customer, item and weight by customer. The rows must be sorted by customer.
 fn by_key(rows: &RecordBatch) -> Result<HashMap<&str, Vec<(&str, f64)>>> {
     let mut by_key: HashMap<&str, Vec<(&str, f64)>> = HashMap::new();
     let (items, weights) = (rows.column(1).as_string::<i32>(), numeric(rows.column(2))?);
@@ -122,8 +125,8 @@ fn by_key(rows: &RecordBatch) -> Result<HashMap<&str, Vec<(&str, f64)>>> {
     Ok(by_key)
 }
 
-/// Folds customers in, given rows of customer, item and weight, and the same over categories, if there are
-/// any.
+/// Scores customers from rows of customer, item and weight, and from such rows over categories if there
+/// are any. Customers are folded in with the factors of the artifact.
 pub fn score(
     artifact: &AffinityArtifact,
     offer: &Offer,
@@ -175,10 +178,10 @@ fn recommendation(artifact: &AffinityArtifact, choice: Choice) -> Recommendation
     Recommendation { item, score: choice.score, percentile, reason, because }
 }
 
-/// What may be recommended of the items of `factors`.
+/// Applies the rules of a model's offer to the items of `factors`.
 ///
 /// # Errors
-/// A contract violation for a table of items that has one twice.
+/// Returns a contract violation if the table of items has an item twice.
 pub fn offer(model: &Affinity, factors: &ItemFactors, scale: Scale) -> Result<Offer> {
     let checked = &model.offer;
     let mut offer = Offer { top: model.spec.top, repeat: model.spec.repeat, ..Offer::default() };
@@ -204,7 +207,7 @@ pub fn offer(model: &Affinity, factors: &ItemFactors, scale: Scale) -> Result<Of
         let (keys, rows) = table.read(&columns)?;
         let places: HashMap<&str, u32> =
             keys.iter().enumerate().filter_map(|(i, key)| Some((key?, i as u32))).collect();
-        // What the table does not have is null.
+        // Items that are not in the table have null columns.
         let order: UInt32Array =
             factors.items.iter().map(|item| places.get(item.as_str()).copied()).collect();
         let rows = take(&rows, &order)?;

@@ -12,48 +12,49 @@ use crate::schema::profile_field;
 use crate::sources::attributes::are_levels;
 use crate::sources::profile::ProfilePlan;
 
-/// A version of a model.
+/// A version of a model that scores.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Champion<T> {
-    /// The model's name.
+    /// The name of the model.
     pub name: String,
-    /// The version.
+    /// The name of the version.
     pub version: String,
-    /// What was trained.
+    /// The trained model.
     pub artifact: T,
 }
 
-/// The versions that score.
+/// The versions that score, by kind of model.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Champions {
-    /// In the order of the project's models.
+    /// The classifiers, in the order of the project's models.
     pub classifiers: Vec<Champion<ClassifierArtifact>>,
-    /// Of the model of engagement.
+    /// The engagement score; `None` if the project has none.
     pub engagement: Option<Champion<EngagementArtifact>>,
-    /// Of recency, frequency and monetary value.
+    /// The RFM scores; `None` if the project has none.
     pub rfm: Option<Champion<RfmArtifact>>,
-    /// Of lifetime value.
+    /// The lifetime value model; `None` if the project has none.
     pub lifetime_value: Option<Champion<LifetimeValueArtifact>>,
-    /// Of affinity.
+    /// The affinity model; `None` if the project has none.
     pub affinity: Option<Champion<AffinityArtifact>>,
 }
 
 /// A model that gives every customer a score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScoredModel<'a> {
-    /// The model's name.
+    /// The name of the model.
     pub name: &'a str,
     /// The version that scores.
     pub version: &'a str,
-    /// The profile field that the score fills; [`RFM`], which is no field, for the sum of its scores.
+    /// The profile field that the score fills, or [`RFM`] for the sum of the RFM scores, which fills no
+    /// field.
     pub field: &'a str,
 }
 
-/// What takes the place of a profile field for the sum of the three scores of RFM.
+/// The stand-in for a profile field of the sum of the three RFM scores.
 pub const RFM: &str = "rfm";
 
 impl Champions {
-    /// Adds a version.
+    /// Adds a version to the list of its kind, or sets it.
     pub fn add(&mut self, artifact: Artifact) {
         let (name, version) = (artifact.name, artifact.version);
         match artifact.model {
@@ -73,7 +74,7 @@ impl Champions {
         }
     }
 
-    /// The models that give a score, in the order in which scores are written.
+    /// Lists the models that give a score, in the order in which scores are written.
     pub fn scored(&self) -> Vec<ScoredModel<'_>> {
         fn of<'a, T>(champion: &'a Champion<T>, field: &'a str) -> ScoredModel<'a> {
             ScoredModel { name: &champion.name, version: &champion.version, field }
@@ -87,7 +88,7 @@ impl Champions {
         list
     }
 
-    /// The profile attributes that they read and the profile has.
+    /// Lists the profile attributes that the versions read and that the profile has.
     pub fn attributes<'a>(&'a self, profile: &'a ProfilePlan) -> Vec<&'a str> {
         let all = self.classifiers.iter().flat_map(|champion| champion.artifact.attributes());
         let all: BTreeSet<&str> = all.collect();
@@ -95,7 +96,7 @@ impl Champions {
         all.into_iter().filter(levels).collect()
     }
 
-    /// The version of each model.
+    /// Maps the name of each model to its version.
     pub fn versions(&self) -> BTreeMap<&str, &str> {
         let scored = self.scored();
         let scored = scored.into_iter().map(|model| (model.name, model.version));

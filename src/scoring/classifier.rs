@@ -1,4 +1,4 @@
-//! A classifier artifact applied to customers: probability, basis and the reasons for it.
+//! Applies a classifier artifact to customers: probability, basis and reasons.
 
 use arrow_array::RecordBatch;
 use rayon::prelude::*;
@@ -13,14 +13,14 @@ use crate::money::Scale;
 use crate::sources::attributes::Attributes;
 use crate::spec::LabelKind;
 
-/// Reasons kept per score.
+/// The number of reasons that are kept per score.
 const REASONS: usize = 3;
 
-/// Rows that are transformed and scored together.
+/// The number of rows that are transformed and scored together.
 const CHUNK: usize = 1 << 12;
 
-/// Scores every row of `rows`, which hold the artifact's features, its recency and what its eligibility
-/// reads. Also gives the distribution of each input among the eligible.
+/// Scores every row of `rows`. They must hold the artifact's features, its recency and the columns of its
+/// eligibility. Also returns the distribution of each input among the eligible customers.
 pub fn score(
     artifact: &ClassifierArtifact,
     rows: &RecordBatch,
@@ -76,7 +76,7 @@ fn eligible(
     }
 }
 
-/// The bins that each input of an artifact is counted in, without any row.
+/// Creates the empty bins in which each input of an artifact is counted.
 pub fn empty_bins(artifact: &ClassifierArtifact) -> Vec<Distribution> {
     artifact.reference.iter().map(Distribution::empty).collect()
 }
@@ -85,7 +85,8 @@ fn add(bins: &mut [Distribution], inputs: &[f64]) {
     bins.iter_mut().zip(inputs).for_each(|(bins, value)| bins.add(*value));
 }
 
-/// The distribution of each input among the eligible of `rows`, which hold what [`score`] reads.
+/// Counts the distribution of each input among the eligible customers of `rows`, which must hold the
+/// columns that [`score`] reads.
 pub fn count(
     artifact: &ClassifierArtifact,
     rows: &RecordBatch,
@@ -100,7 +101,7 @@ pub fn count(
     Ok(bins)
 }
 
-/// How far each input has moved since the training, by what was counted now.
+/// Computes how far each counted input has moved since training.
 pub fn drifts(artifact: &ClassifierArtifact, counted: &[Distribution]) -> Vec<Drift> {
     crate::artifact::drifts(&artifact.preprocessing, &artifact.reference, counted)
 }
@@ -132,8 +133,8 @@ fn by_model(artifact: &ClassifierArtifact, groups: &[String], inputs: &Matrix) -
     logits.into_iter().enumerate().map(row).collect()
 }
 
-/// The groups that add most to a logit. Windows of one feature are nearly collinear and are summed,
-/// else they would contradict each other.
+/// The groups with the greatest absolute contribution to a logit. The windows of one feature are nearly
+/// collinear, so their contributions are summed. Otherwise they would contradict each other.
 fn reasons(groups: &[String], contributions: &[f64]) -> Vec<(String, f64)> {
     let mut reasons: Vec<(String, f64)> = Vec::new();
     for (group, contribution) in groups.iter().zip(contributions) {

@@ -1,5 +1,5 @@
-//! All that the stages of scoring need beside the rows of their shard: checked, and serializable, so that a
-//! stage can run in another process.
+//! The context of a scoring run: everything that the stages need except the rows of their shard. It is
+//! checked and serializable, so that a stage can run in another process.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,38 +14,39 @@ use crate::profile::{MergeRules, Writeback};
 use crate::segments::Segments;
 use crate::time::{Instant, Zone};
 
-/// What the stages of a scoring run know of its project.
+/// The checked settings of a project that the stages of a scoring run need.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ScoringContext {
-    /// The instant that is scored, and what was known by when.
+    /// The as-of that is scored, with its known-at.
     pub as_of: AsOf,
-    /// Whose calendar days count.
+    /// The time zone of calendar days.
     pub zone: Zone,
-    /// Decimal places of money.
+    /// The number of decimal places of money.
     pub scale: Scale,
-    /// What is asked of the events, by the names of the plans.
+    /// The plans that the events are asked for. Their rows are found by the names of the plans.
     pub plans: Vec<FeaturePlan>,
     /// The versions that score.
     pub champions: Champions,
-    /// The attributes of the profile that they read.
+    /// The profile attributes that these versions read.
     pub attributes: Vec<String>,
-    /// What may be recommended.
+    /// The items that may be recommended.
     pub offer: Offer,
     /// The segment rules.
     pub segments: Segments,
-    /// How the profile is merged.
+    /// The rules by which the profile is merged.
     pub merge: MergeRules,
-    /// The as-of that segments go on from.
+    /// The as-of whose segments are continued; `None` if there is none.
     pub previous: Option<Instant>,
 }
 
 impl ScoringContext {
-    /// The feature that fills a field of the profile, if there is one.
+    /// The feature that fills a field of the profile; `None` if no feature does.
     pub fn writer(&self, field: &str) -> Option<&str> {
         self.merge.writers.get(field).map(String::as_str)
     }
 
-    /// The features that the second stage reads again: those of segment rules and of fields of the profile.
+    /// Lists the features that the second stage reads again: those of segment rules and those that fill
+    /// profile fields.
     pub fn kept_features(&self) -> BTreeSet<&str> {
         let rules = self.segments.rules.iter();
         let named =
@@ -55,7 +56,7 @@ impl ScoringContext {
     }
 }
 
-/// How the profile is merged, by the features of a catalog.
+/// Builds the rules by which the profile is merged, from the features of a catalog.
 pub fn merge_rules(
     catalog: &Catalog,
     writeback: &Writeback,

@@ -1,4 +1,4 @@
-//! Engagement: the score, its parts, and how it has changed.
+//! Scores engagement: the score, its parts and its trend.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
@@ -12,9 +12,9 @@ use crate::models::engagement::Parts;
 use crate::sources::profile::keys;
 use crate::time::Duration;
 
-/// The score is compared with that of so long before.
+/// The distance to the earlier score that the trend compares with.
 pub const TREND: Duration = Duration::days(28);
-/// The part that is the score less that of so long before.
+/// The name of the part with the trend: the score minus the score of [`TREND`] earlier.
 pub const TREND_PART: &str = "trend_28d";
 
 fn parts_of(artifact: &EngagementArtifact, rows: &RecordBatch) -> Result<(Vec<f64>, Vec<Parts>)> {
@@ -26,7 +26,8 @@ fn parts_of(artifact: &EngagementArtifact, rows: &RecordBatch) -> Result<(Vec<f6
     Ok((activity, parts))
 }
 
-/// Scores rows sorted by key; `past` has the customers who were there before, sorted likewise.
+/// Scores rows that are sorted by key. `past` has the rows of the earlier as-of, also sorted by key,
+/// which the trend compares with.
 pub fn score(
     artifact: &EngagementArtifact,
     rows: &RecordBatch,
@@ -52,7 +53,8 @@ pub fn score(
     Ok(scores.finish())
 }
 
-/// The scores of `past`, both sorted by key, in the order of `rows`; 0 for who was not there.
+/// Computes the earlier score of each of `rows` from `past`, both sorted by key. It is 0 for a customer
+/// who is not in `past`.
 fn before(
     artifact: &EngagementArtifact,
     rows: &RecordBatch,
@@ -71,7 +73,7 @@ fn before(
     Ok(now.iter().map(of_key).collect())
 }
 
-/// The trend of each customer among the parts of their score; None where there is none.
+/// Reads the trend of each customer from the parts of the score; `None` if there is no trend.
 pub fn trends(parts: &ListArray) -> Vec<Option<f64>> {
     let pairs = parts.values().as_struct();
     let names = pairs.column(0).as_string::<i32>();

@@ -1,5 +1,5 @@
-//! The second stage: what a shard needs the others for. With its percentiles a shard's customers get their
-//! segments, and what is written of them.
+//! The second stage of scoring: everything of a shard that depends on the scores of other shards. With
+//! its percentiles, a shard's customers are assigned to segments, and the tables of the shard are built.
 
 use std::sync::Arc;
 
@@ -22,39 +22,39 @@ use crate::sources::consent::Consent;
 use crate::sources::profile::{align, keys};
 use crate::time::Instant;
 
-/// What a shard has beside its scores.
+/// The input of a shard in addition to its scores.
 pub struct ShardInput<'a> {
-    /// The source's rows, sorted by key.
+    /// The rows of the profile source, sorted by key.
     pub profile: &'a RecordBatch,
-    /// By model the percentile of each customer.
+    /// The percentiles of the customers, one array for each model.
     pub percentiles: &'a [Float64Array],
-    /// The rows of the table of segments of the last as-of.
+    /// The rows of the segments table of the last as-of.
     pub previous: &'a [RecordBatch],
-    /// The rows of the current profile, sorted by key; None where it is none to compare with.
+    /// The rows of the current profile, sorted by key; `None` if there is no profile to compare with.
     pub current: Option<&'a RecordBatch>,
 }
 
 /// The tables of a shard by their names in the store.
 pub type Tables = Vec<(&'static str, RecordBatch)>;
 
-/// What came of a shard in few numbers; summaries of different shards add up.
+/// The summary of a shard in the second stage. Summaries of different shards can be added.
 #[derive(Debug, Clone, Default)]
 pub struct FinishSummary {
-    /// Sizes of segments, flows between them, and how they overlap.
+    /// The sizes of segments, the flows between them and their overlaps.
     pub segments: SegmentCounts,
-    /// History that recomputing would lose.
+    /// The history that computing the profile again would lose.
     pub losses: Losses,
 }
 
 impl FinishSummary {
-    /// Adds another shard.
+    /// Adds the summary of another shard.
     pub fn add(&mut self, other: Self) {
         self.segments.add(other.segments);
         self.losses.add(other.losses);
     }
 }
 
-/// Assigns segments and gives all tables of a shard.
+/// Assigns segments and builds all tables of a shard.
 pub fn finish_shard(
     context: &ScoringContext,
     scored: &Scored,
@@ -106,7 +106,8 @@ pub fn finish_shard(
     Ok((tables, FinishSummary { segments, losses }))
 }
 
-/// When each customer last bought, by the feature that says so; without one a purchase ends no dwell.
+/// Reads each customer's last purchase from the feature that computes it. Without such a feature all are
+/// `None`, and no purchase ends a dwell.
 pub fn last_purchases(feature: Option<&str>, features: &RecordBatch) -> Vec<Option<Instant>> {
     let last = feature.and_then(|feature| features.column_by_name(feature));
     let last = last.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
@@ -115,7 +116,7 @@ pub fn last_purchases(feature: Option<&str>, features: &RecordBatch) -> Vec<Opti
     (0..features.num_rows()).map(at).collect()
 }
 
-/// What the customers have consented to, in the order of their keys.
+/// Reads the consent of the customers, in the order of their keys.
 fn consent(profile: &RecordBatch, customers: &StringArray) -> Result<Consent> {
     let known = profile.schema();
     let wanted = |name: &str| name == "customer360_id" || Consent::COLUMNS.contains(&name);
@@ -125,7 +126,7 @@ fn consent(profile: &RecordBatch, customers: &StringArray) -> Result<Consent> {
     Ok(Consent::of(&align(&rows, customers)?))
 }
 
-/// Scores, vectors and segments in the types of their profile fields.
+/// Converts scores, vectors and segments to the types of their profile fields.
 fn modeled(
     context: &ScoringContext,
     scored: &Scored,

@@ -1,4 +1,4 @@
-//! What segment rules see: features and scores of all customers in one table.
+//! The table that segment rules are evaluated on: features and scores of all customers.
 
 use std::sync::Arc;
 
@@ -11,16 +11,17 @@ use super::{engagement, tables};
 use crate::error::{Error, Result};
 use crate::money::Scale;
 
-/// The scores of one model as rules see them, in the order of the customers.
+/// The columns of one model for segment rules, in the order of the customers.
 #[derive(Debug, Clone, Default)]
 pub struct ScoreColumns {
     /// The profile field that the score fills.
     pub field: String,
-    /// Null where the basis is not `model`; lifetime value has one whatever the basis.
+    /// The score. It is null unless the basis is `model`, except for lifetime value, which has a score
+    /// for every basis.
     pub score: Vec<Option<f64>>,
-    /// 0-100.
+    /// The percentile, 0-100.
     pub percentile: Vec<Option<f64>>,
-    /// How far it has moved; only of engagement.
+    /// The trend of the score, which only engagement has.
     pub trend: Vec<Option<f64>>,
 }
 
@@ -32,7 +33,7 @@ impl ScoreColumns {
         self.percentile.push(percentile);
     }
 
-    /// Of what a model has scored.
+    /// Builds the columns from the scores and percentiles of a model.
     pub(super) fn of(
         model: &ScoredModel,
         scores: &ModelScores,
@@ -48,7 +49,7 @@ impl ScoreColumns {
 
 const LIFETIME_VALUE: &str = "lifetime_value";
 
-/// Features and scores in one table.
+/// Joins features and scores into one table.
 pub fn frame(
     features: &RecordBatch,
     models: &[ScoreColumns],

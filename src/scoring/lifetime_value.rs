@@ -1,4 +1,4 @@
-//! Lifetime value: what a customer has brought, and what is expected of them.
+//! Scores lifetime value: net revenue to date plus the predicted value.
 
 use arrow_array::RecordBatch;
 
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::money::Scale;
 use crate::time::{Instant, Zone};
 
-/// Scores the rows of the artifact's plan; customers who have bought are ranked.
+/// Scores the rows of the artifact's plan. Only customers who have bought are ranked.
 pub fn score(
     artifact: &LifetimeValueArtifact,
     rows: &RecordBatch,

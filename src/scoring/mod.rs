@@ -1,9 +1,10 @@
-//! Scoring: every customer at one as-of, by the versions in use, in two stages over shards.
+//! Scoring of every customer at one as-of by the versions in use, in two stages over shards.
 //!
-//! `score` is all that needs one customer alone: features by the definitions that each version embeds, raw
-//! scores, reasons, affinity. What is global is merged between the stages: exact ranks (`ranks`) and the
-//! numbers of the report (`summary`). `finish` then has percentiles, segments, the merged profile and the
-//! tables. Both are functions of a shard and of the `context`.
+//! The first stage (`score`) computes everything that needs one customer alone: features by the
+//! definitions that each version embeds, raw scores, reasons and affinity. Between the stages, global
+//! results are merged: exact ranks (`ranks`) and the numbers of the report (`summary`). The second stage
+//! (`finish`) computes percentiles, segments, the merged profile and the tables. Both stages are
+//! functions of a shard and of the `context`.
 
 pub mod affinity;
 pub mod champions;

@@ -1,4 +1,4 @@
-//! What scoring asks of the events.
+//! The plans that scoring asks the events for.
 
 use super::champions::Champions;
 use super::engagement;
@@ -10,15 +10,15 @@ use crate::sources::SourcePlan;
 use crate::spec::{Classifier, Models};
 use crate::time::{Instant, Window};
 
-/// The plan of all features of the catalog, and of [`FIRST_EVENT`].
+/// The name of the plan of all features of the catalog, with [`FIRST_EVENT`].
 pub const FEATURES: &str = "features";
-/// The plan of engagement as it was before.
+/// The name of the plan of engagement at the earlier as-of of the trend.
 pub const PAST_ENGAGEMENT: &str = "engagement before";
-/// The plan of the interactions that affinity is worked out from.
+/// The name of the plan of the interactions that affinity is computed from.
 pub const INTERACTIONS: &str = "interactions";
-/// The plan of the same over categories, where the items are none.
+/// The name of the plan of interactions with categories. It exists if the items are not categories.
 pub const CATEGORIES: &str = "interactions by category";
-/// When a customer's first event was.
+/// The column with the time of a customer's first event.
 pub const FIRST_EVENT: &str = "profile__first_event";
 
 /// The name of a model's own plan.
@@ -26,7 +26,8 @@ pub fn of_model(name: &str) -> String {
     format!("model {name}")
 }
 
-/// The catalog's plan, one for each version, and those that are of another as-of or of items.
+/// Lists the plans of a scoring run: one for the catalog, one for each version, and those for the trend
+/// of engagement and for interactions.
 pub fn plans(
     catalog: &Catalog,
     champions: &Champions,
@@ -69,7 +70,8 @@ pub fn plans(
     list
 }
 
-/// What versions trained by the specs of today would ask, whose as-ofs do not matter.
+/// Lists the plans that versions trained with the current specs would ask for. Their as-ofs have no
+/// meaning.
 pub fn plans_of(catalog: &Catalog, models: &Models, source: &SourcePlan) -> Vec<FeaturePlan> {
     let never = AsOf::at(Instant(0));
     let mut list = plans(catalog, &Champions::default(), source, never);
@@ -91,12 +93,13 @@ pub fn plans_of(catalog: &Catalog, models: &Models, source: &SourcePlan) -> Vec<
     list
 }
 
-/// Whether interactions are with categories.
+/// Whether the items of interactions are categories.
 pub fn are_of_categories(interactions: &Interactions) -> bool {
     interactions.item == category()
 }
 
-/// The same interactions over categories, where the items are none and events have some.
+/// The same interactions with categories as items. Returns `None` if the items are categories already, or
+/// if events have no category.
 fn by_category(own: &Interactions, source: &SourcePlan) -> Option<Interactions> {
     let apart = !are_of_categories(own) && source.columns().get("category").is_some();
     apart.then(|| Interactions { item: category(), ..own.clone() })
@@ -106,7 +109,7 @@ fn category() -> Expression {
     Expression::column("category", Type::Text)
 }
 
-/// A plan that gives these.
+/// Adds these aggregations to a plan as outputs.
 fn given(list: &[Aggregation], mut plan: FeaturePlan) -> FeaturePlan {
     list.iter().for_each(|aggregation| plan.give(aggregation.clone()));
     plan

@@ -1,7 +1,8 @@
-//! What is global about scores: exact ranks, and the distribution of all of them.
+//! The global part of scoring: exact ranks, and the distribution of all scores.
 //!
-//! Every shard puts its scores of a model in order on disk; a merge of all shards gives each its percentiles
-//! and, on the way, the quantiles and bars of the run's report. Nothing of it is ever held as a whole.
+//! Every shard writes its sorted scores of a model to disk. A merge over all shards gives each shard its
+//! percentiles, and computes the quantiles and the histogram of the report at the same time. The scores
+//! are never all in memory.
 
 use std::path::Path;
 
@@ -10,12 +11,12 @@ use crate::features::drift::{Drift, SortedCounter, drift};
 use crate::store::sorted::SortedRuns;
 use crate::store::spill::Spill;
 
-/// Bars of a histogram of scores.
+/// The number of bars of a histogram of scores.
 pub const BARS: usize = 20;
-/// Percentiles that are put on disk together.
+/// The number of percentiles that are written to disk together.
 const WRITTEN: usize = 1 << 12;
 
-/// Where the bars of a histogram begin, and how wide they are.
+/// The start and the width of the bars of a histogram.
 #[derive(Debug, Clone, Copy)]
 pub struct Bars {
     low: f64,
@@ -23,19 +24,20 @@ pub struct Bars {
 }
 
 impl Bars {
-    /// For scores within a range; a bar for each whole number where all scores are whole and few.
+    /// Creates the bars for scores within a range. If all scores are whole numbers and the range is small
+    /// enough, each whole number has a bar of its own.
     pub fn new([low, high]: [f64; 2], are_whole: bool) -> Self {
         let probability = low >= 0.0 && high <= 1.0;
         let (low, high) = if probability { (0.0, 1.0) } else { (low, high) };
         let width = match are_whole && high - low < BARS as f64 {
-            // A bar per whole number, else some bars hold two of them and others none.
+            // With narrower or wider bars, some would hold two whole numbers and others none.
             true => 1.0,
             false => ((high - low) / BARS as f64).max(f64::MIN_POSITIVE),
         };
         Self { low, width }
     }
 
-    /// Where each bar begins.
+    /// The value at which each bar begins.
     pub fn from(self) -> Vec<f64> {
         (0..BARS).map(|bar| self.low + self.width * bar as f64).collect()
     }
@@ -45,30 +47,30 @@ impl Bars {
     }
 }
 
-/// The scores of a model over all customers.
+/// The distribution of the scores of a model over all customers.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Distributed {
-    /// How many.
+    /// The number of scores.
     pub count: usize,
-    /// The mean; NaN without any.
+    /// The mean; NaN if there are no scores.
     pub mean: f64,
     /// The 10th, 50th and 90th percentile.
     pub quantiles: [f64; 3],
-    /// The share of the scores in each bar; empty without any.
+    /// The share of the scores in each bar; empty if there are no scores.
     pub shares: Vec<f64>,
 }
 
 /// The shares of [`Distributed::quantiles`].
 const SHARES: [f64; 3] = [0.1, 0.5, 0.9];
 
-/// Counts scores that come in ascending order.
+/// Counts scores, which must be added in ascending order.
 struct Counter {
     bars: Bars,
     count: usize,
     seen: usize,
     sum: f64,
     in_bar: [u64; BARS],
-    /// By share the values before and after its place.
+    /// For each share of `SHARES`, the scores before and after its place.
     around: [[f64; 2]; 3],
 }
 
@@ -77,7 +79,7 @@ impl Counter {
         Self { bars, count, seen: 0, sum: 0.0, in_bar: [0; BARS], around: [[f64::NAN; 2]; 3] }
     }
 
-    /// The place of a share among all scores, which may lie between two of them.
+    /// The place of a share among all scores. It may lie between two scores.
     fn place(&self, share: f64) -> f64 {
         (self.count.max(1) - 1) as f64 * share
     }
@@ -116,18 +118,20 @@ impl Counter {
 /// The ranks and the distribution of a model's scores.
 #[derive(Debug)]
 pub struct Ranked {
-    /// By shard the percentiles of its ranked customers in the order of their scores.
+    /// For each shard, the percentiles of its ranked customers in the order of their scores.
     percentiles: Spill,
-    /// All scores.
+    /// The distribution of all scores.
     pub now: Distributed,
-    /// All scores of the last as-of.
+    /// The distribution of all scores of the last as-of.
     pub before: Distributed,
-    /// How far they have moved since then; None where there are none of either.
+    /// The drift of the scores since the last as-of; `None` if one of the two has no scores.
     pub moved: Option<Drift>,
 }
 
-/// Ranks the scores of all shards: a percentile, 0-100, is the share of the ranked scores below, ties counted
-/// half. `before` has the scores of the last as-of.
+/// Ranks the scores of all shards.
+///
+/// A percentile, 0-100, is the share of the ranked scores below, with ties counted half. `before` has the
+/// scores of the last as-of.
 pub fn rank(
     model: &str,
     now: &SortedRuns,
@@ -164,7 +168,7 @@ pub fn rank(
 }
 
 impl Ranked {
-    /// The percentiles of a shard's customers, whose ranked scores these are.
+    /// Returns the percentiles of a shard's customers. `ranked` has the ranked scores of the shard.
     pub fn percentiles(
         &self,
         place: usize,
@@ -183,13 +187,13 @@ impl Ranked {
     }
 }
 
-/// Percentiles on their way to the shards.
+/// A writer of percentiles to the shards.
 struct Ranks {
     spill: Spill,
     total: usize,
-    /// Ranked scores less than those at hand.
+    /// The number of ranked scores below the current score.
     below: usize,
-    /// The score at hand, and by shard how many there are of it.
+    /// The current score. `runs` has the number of equal scores for each shard.
     equal: Option<f64>,
     runs: Vec<(usize, usize)>,
     waiting: Vec<Vec<f64>>,
@@ -253,7 +257,8 @@ mod tests {
     use super::*;
     use crate::models::preprocessing::shape::quantile;
 
-    /// The share of ranked scores below each, ties counted half, one by one.
+    /// Computes the percentile of one score by definition: the share of ranked scores below, with ties
+    /// counted half.
     fn percentile(scores: &[(f64, bool)], score: f64) -> f64 {
         let ranked = || scores.iter().filter(|(_, is_ranked)| *is_ranked);
         let below = ranked().filter(|(other, _)| *other < score).count();

@@ -1,4 +1,4 @@
-//! Recency, frequency and monetary value: three scores of 1 to 5, and their sum.
+//! Scores recency, frequency and monetary value from 1 to 5, and sums the three scores.
 
 use arrow_array::RecordBatch;
 
@@ -10,7 +10,7 @@ use crate::time::{Instant, Zone};
 /// The names of the three scores.
 pub const PARTS: [&str; 3] = ["recency", "frequency", "monetary"];
 
-/// The three scores of each row, all 0 for customers who never bought.
+/// Computes the three scores of each row. All are 0 for customers who have never bought.
 pub fn parts(
     artifact: &RfmArtifact,
     rows: &RecordBatch,
@@ -21,7 +21,8 @@ pub fn parts(
     Ok(bought.map(|row| artifact.rfm.score(row)).collect())
 }
 
-/// The sum of the three scores with its parts; none for customers who never bought. Nobody is ranked.
+/// Builds the sum of the three scores with its parts. It is null for customers who have never bought. No
+/// customer is ranked.
 pub fn score(parts: &[[u8; 3]]) -> ModelScores {
     let mut scores = ScoresBuilder::new();
     for parts in parts {

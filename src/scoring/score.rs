@@ -1,4 +1,4 @@
-//! The first stage: all of a shard that needs one customer alone.
+//! The first stage of scoring: everything of a shard that needs one customer alone.
 
 use std::collections::BTreeMap;
 
@@ -22,48 +22,50 @@ use crate::store::spill::Spill;
 use crate::sum::ExactSum;
 use crate::time::Instant;
 
-/// What the first stage says of the customers of a shard, in the order of their keys.
+/// The result of the first stage for the customers of a shard, in the order of their keys.
 #[derive(Debug, Clone)]
 pub struct Scored {
-    /// Features, key first; of those that were put aside only what the second stage needs.
+    /// The features, with the key first. After [`Scored::take_up`] they are only those that the second
+    /// stage needs.
     pub features: RecordBatch,
-    /// When the first event was.
+    /// The time of the first event.
     pub first_event: ArrayRef,
-    /// In the order of [`super::champions::Champions::scored`].
+    /// The scores of the models, in the order of [`super::champions::Champions::scored`].
     pub models: Vec<ModelScores>,
-    /// Recency, frequency and monetary value; None without the model.
+    /// The scores of recency, frequency and monetary value; `None` without an RFM model.
     pub rfm: Option<[Int64Array; 3]>,
-    /// Affinity vectors.
+    /// The affinity vectors.
     pub vectors: ListArray,
-    /// Categories that the customer likes, best first.
+    /// The categories of the customer's own interactions, with the greatest weight first.
     pub interests: ListArray,
-    /// As [`AffinityRows::recommendations`].
+    /// The recommendations, as in [`AffinityRows::recommendations`].
     pub recommendations: RecordBatch,
 }
 
-/// What a shard's scores are, in few numbers; summaries of different shards add up.
+/// The summary of the scores of a shard. Summaries of different shards can be added.
 #[derive(Debug, Clone, Default)]
 pub struct ScoreSummary {
-    /// Customers.
+    /// The number of customers.
     pub customers: u64,
-    /// The latest event that counts.
+    /// The time of the latest event that counts.
     pub last_event: Option<Instant>,
-    /// In the order of the models.
+    /// The summaries of the models, in their order.
     pub models: Vec<ModelCounts>,
-    /// By classifier, the distribution of each input among the eligible.
+    /// For each classifier, the distribution of each input among the eligible customers.
     pub inputs: Vec<Vec<Distribution>>,
 }
 
-/// The scores of a model in few numbers.
+/// The summary of the scores of one model.
 #[derive(Debug, Clone)]
 pub struct ModelCounts {
-    /// Customers by basis, in the order of [`Basis::ALL`].
+    /// The number of customers by basis, in the order of [`Basis::ALL`].
     pub basis: [u64; 3],
-    /// The least and the greatest score.
+    /// The lowest and the highest score.
     pub range: [f64; 2],
     /// Whether all scores are whole numbers.
     pub are_whole: bool,
-    /// By first reason of the customers whom the model is defined for: how many, and what it contributes.
+    /// For each first reason, the number of customers with it and the sum of its contributions, over the
+    /// customers with a basis of `model`.
     pub reasons: BTreeMap<String, (u64, ExactSum)>,
 }
 
@@ -78,10 +80,10 @@ impl Default for ModelCounts {
     }
 }
 
-/// Scores the customers of a shard; `profile` are their rows, sorted by key.
+/// Scores the customers of a shard. `profile` has their rows, sorted by key.
 ///
 /// # Errors
-/// An engine error where a plan of the context gave no rows.
+/// Returns an engine error if a plan of the context has no rows.
 pub fn score_shard(
     context: &ScoringContext,
     rows: &ShardRows,
@@ -120,7 +122,7 @@ pub fn score_shard(
         None => AffinityRows::none(customers.len())?,
         Some(champion) => {
             let own = rows.one(INTERACTIONS)?;
-            // A liking for what is no category is no interest.
+            // Only categories can be interests, not items of another kind.
             let is_own = plans::are_of_categories(&champion.artifact.interactions);
             let by_category = match is_own {
                 true => Some(own),
@@ -151,7 +153,7 @@ pub fn score_shard(
     Ok((scored, summary))
 }
 
-/// The latest event of anyone, by the feature that writes `last_seen_at`.
+/// Finds the latest event of all customers, from the feature that fills `last_seen_at`.
 fn last_event(context: &ScoringContext, features: &RecordBatch) -> Option<Instant> {
     let column = features.column_by_name(context.writer("last_seen_at")?)?;
     column.as_primitive_opt::<TimestampMicrosecondType>()?.iter().flatten().max().map(Instant)
@@ -197,7 +199,7 @@ impl ModelCounts {
 }
 
 impl ScoreSummary {
-    /// Adds another shard.
+    /// Adds the summary of another shard.
     pub fn add(&mut self, other: Self) {
         self.customers += other.customers;
         self.last_event = self.last_event.max(other.last_event);
@@ -213,13 +215,13 @@ impl ScoreSummary {
     }
 }
 
-/// The columns of a shard's customers beside features and scores.
+/// The columns per customer that are neither features nor scores.
 const CUSTOMERS: [&str; 3] = [FIRST_EVENT, "vectors", "interests"];
-/// The columns of RFM among them.
+/// The columns with the RFM scores, in the same batch.
 const RFM_COLUMNS: [&str; 3] = ["rfm_recency", "rfm_frequency", "rfm_monetary"];
 
 impl Scored {
-    /// Puts what the second stage needs of a shard on disk.
+    /// Writes the results that the second stage needs to disk.
     pub fn put_aside(&self, context: &ScoringContext, spill: &Spill, place: usize) -> Result<()> {
         let failed = "putting scores aside";
         let kept = context.kept_features();
@@ -245,7 +247,7 @@ impl Scored {
         self.models.iter().try_for_each(|model| spill.add_rows(place, &[model.rows()?]))
     }
 
-    /// Takes up what [`Scored::put_aside`] has put on disk.
+    /// Reads the results that [`Scored::put_aside`] has written.
     pub fn take_up(context: &ScoringContext, spill: &Spill, place: usize) -> Result<Self> {
         let mut batches = spill.read_rows(place)?.into_iter().flatten();
         let mut next = || {

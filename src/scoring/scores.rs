@@ -10,22 +10,23 @@ use arrow_schema::{DataType, Field, Fields};
 
 use crate::error::{Error, Result};
 
-/// Why a score is what it is.
+/// The basis of a score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Basis {
-    /// The model is defined for the customer.
+    /// The model is defined for the customer and gives the score.
     Model,
-    /// Not eligible but with a past: the rate observed at their recency.
+    /// The customer is not eligible but has a past event. The score is the rate observed at their
+    /// recency.
     Lapsed,
-    /// Nothing is known; the score is null.
+    /// Nothing is known of the customer, and the score is null.
     None,
 }
 
 impl Basis {
-    /// All of them, in the order in which they are counted.
+    /// All bases, in the order in which they are counted.
     pub const ALL: [Self; 3] = [Self::Model, Self::Lapsed, Self::None];
 
-    /// As written.
+    /// The name as it is written.
     pub fn name(self) -> &'static str {
         match self {
             Self::Model => "model",
@@ -38,17 +39,18 @@ impl Basis {
 /// The scores of one model, in the order of the customers.
 #[derive(Debug, Clone)]
 pub struct ModelScores {
-    /// The score, in the field's unit.
+    /// The score, in the unit of the profile field.
     pub score: Float64Array,
-    /// Before calibration: a logit, or decayed activity.
+    /// The value before calibration: a logit for a classifier, the decayed activity for engagement.
     pub raw: Float64Array,
-    /// What percentiles are ranked by; null for customers who are not ranked.
+    /// The score that percentiles are computed from; null for customers who are not ranked.
     pub ranked: Float64Array,
-    /// Why: names of [`Basis`].
+    /// The names of the [`Basis`] of each score.
     pub basis: StringArray,
-    /// Named contributions, greatest first; without a model basis a sentence that says why, with 0.
+    /// Pairs of a name and a contribution, greatest first. Without a basis of `model` it is one sentence
+    /// with the reason, with a contribution of 0.
     pub reasons: ListArray,
-    /// Named numbers that the score is made of.
+    /// Pairs of a name and a number that the score consists of.
     pub parts: ListArray,
 }
 
@@ -56,7 +58,7 @@ pub struct ModelScores {
 const COLUMNS: [&str; 6] = ["score", "raw", "ranked", "basis", "reasons", "parts"];
 
 impl ModelScores {
-    /// The scores as a record batch.
+    /// Converts the scores to a record batch.
     pub fn rows(&self) -> Result<RecordBatch> {
         let columns: [ArrayRef; 6] = [
             Arc::new(self.score.clone()),
@@ -70,7 +72,7 @@ impl ModelScores {
         RecordBatch::try_from_iter_with_nullable(columns).map_err(Error::engine("scores"))
     }
 
-    /// The scores that [`ModelScores::rows`] has given.
+    /// Reads the scores from a record batch of [`ModelScores::rows`].
     pub fn of(rows: &RecordBatch) -> Result<Self> {
         let column = |name: &str| {
             rows.column_by_name(name).ok_or_else(|| Error::Engine {
@@ -90,13 +92,13 @@ impl ModelScores {
         })
     }
 
-    /// Every score, each with whether it is ranked.
+    /// Lists every score, each with whether it is ranked.
     pub fn numbers(&self) -> Vec<(f64, bool)> {
         let rows = self.score.iter().enumerate();
         rows.filter_map(|(row, score)| Some((score?, self.ranked.is_valid(row)))).collect()
     }
 
-    /// The first reason of a customer and what it contributes.
+    /// The first reason of a customer with its contribution; `None` if there are no reasons.
     pub fn first_reason(&self, row: usize) -> Option<(&str, f64)> {
         let first = self.reasons.value_offsets()[row] as usize;
         let pairs = self.reasons.values().as_struct();
@@ -110,7 +112,7 @@ impl ModelScores {
     }
 }
 
-/// Adds up scores customer by customer.
+/// Builds the columns of [`ModelScores`] customer by customer.
 pub struct ScoresBuilder {
     score: Float64Builder,
     raw: Float64Builder,
@@ -123,18 +125,18 @@ pub struct ScoresBuilder {
 /// The score of one customer.
 #[derive(Debug, Clone)]
 pub struct Score {
-    /// In the field's unit.
+    /// The score, in the unit of the profile field.
     pub score: Option<f64>,
-    /// Before calibration.
+    /// The value before calibration.
     pub raw: Option<f64>,
     /// Whether the customer is ranked by the score.
     pub is_ranked: bool,
-    /// Why.
+    /// The basis of the score.
     pub basis: Basis,
 }
 
 impl ScoresBuilder {
-    /// No scores yet.
+    /// Creates a builder without scores.
     pub fn new() -> Self {
         Self {
             score: Float64Builder::new(),
@@ -161,7 +163,7 @@ impl ScoresBuilder {
         self.parts.push(parts);
     }
 
-    /// The scores of all customers.
+    /// Builds the columns of all customers.
     pub fn finish(mut self) -> ModelScores {
         ModelScores {
             score: self.score.finish(),
@@ -180,7 +182,7 @@ impl Default for ScoresBuilder {
     }
 }
 
-/// Lists of names with numbers.
+/// A builder of lists of pairs of a name and a number.
 struct Pairs(ListBuilder<StructBuilder>);
 
 impl Pairs {

@@ -1,5 +1,5 @@
-//! What a scoring run did, in numbers: distributions against the last run, flows between segments,
-//! reasons, drift, freshness.
+//! The numbers of a scoring run's report: score distributions compared with the last run, flows between
+//! segments, reasons, drift and freshness.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,71 +15,73 @@ use crate::sources::consent::Consent;
 use crate::sources::contract::Check;
 use crate::time::Instant;
 
-/// Reasons shown of each model.
+/// The maximum number of reasons that are shown for each model.
 const REASONS: usize = 12;
 
-/// `metrics.json` of a scoring run: every number of its report.
+/// The content of `metrics.json` of a scoring run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunMetrics {
-    /// Of this file.
+    /// The format version of this file.
     pub format_version: u32,
-    /// The run.
+    /// The name of the run.
     pub run: String,
     /// The as-of that was scored.
     pub as_of: Instant,
-    /// The as-of that it is compared with.
+    /// The as-of that it is compared with; `None` if there is none.
     pub previous: Option<Instant>,
-    /// Customers scored.
+    /// The number of scored customers.
     pub customers: usize,
-    /// What was read and left out.
+    /// The numbers of events that were read and left out.
     pub events: BuildReport,
-    /// The contract of profile and events, as `validate` checks it; empty in runs before there was this.
+    /// The checks of the contract of profile and events, as in `validate`. It is empty in runs from
+    /// before this field existed.
     #[serde(default)]
     pub checks: Vec<Check>,
-    /// The latest event that counts.
+    /// The time of the latest event that counts.
     pub last_event: Option<Instant>,
-    /// By model.
+    /// The summaries of the models.
     pub models: Vec<ModelSummary>,
-    /// By segment, in the order of the rules.
+    /// The sizes of the segments, in the order of the rules.
     pub segments: Vec<SegmentSize>,
-    /// Between primary segments; `new` for who was not there at the last as-of, `gone` for who
-    /// is there no more.
+    /// The flows between primary segments. `new` stands for customers who were not there at the last
+    /// as-of, and `gone` for customers who are no longer there.
     pub flows: Vec<Flow>,
-    /// Segments that share customers; empty in runs before there was this.
+    /// The pairs of segments that share customers. It is empty in runs from before this field existed.
     #[serde(default)]
     pub overlaps: Vec<Overlap>,
 }
 
-/// The scores of one model.
+/// The summary of the scores of one model.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSummary {
-    /// The model.
+    /// The name of the model.
     pub model: String,
-    /// Its version.
+    /// The version that scored.
     pub version: String,
-    /// The as-of of its training; None for what is not trained.
+    /// The as-of of its training; `None` for a model that is not trained.
     pub trained: Option<Instant>,
-    /// Customers by basis: model, lapsed, none.
+    /// The number of customers by basis: model, lapsed, none.
     pub basis: [usize; 3],
-    /// Mean and the 10th, 50th and 90th percentile of the scores; None without any.
+    /// The mean and the 10th, 50th and 90th percentile of the scores; `None` if there are no scores.
     pub scores: Option<ScoreSummary>,
-    /// The same of the last as-of.
+    /// The same numbers for the last as-of.
     pub before: Option<ScoreSummary>,
-    /// How far the scores have moved since the last as-of.
+    /// The drift of the scores since the last as-of; `None` if one of the two has no scores.
     pub moved: Option<Drift>,
-    /// Where each bar begins.
+    /// The value at which each bar of the histogram begins.
     pub from: Vec<f64>,
-    /// Share of the scores in each bar, now and at the last as-of.
+    /// The share of the scores in each bar, now and at the last as-of.
     pub shares: [Vec<f64>; 2],
-    /// Groups by how often they are the first reason, with their mean contribution there.
+    /// The groups of inputs that are first reasons, with the number of customers and the mean
+    /// contribution.
     pub reasons: Vec<(String, usize, f64)>,
-    /// Inputs against training.
+    /// The drift of the inputs since training.
     pub drift: Vec<Drift>,
 }
 
-/// A distribution in four numbers.
+/// A summary of a distribution of scores.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScoreSummary {
@@ -93,70 +95,70 @@ pub struct ScoreSummary {
     pub p90: f64,
 }
 
-/// How many are in a segment.
+/// The number of customers in a segment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SegmentSize {
-    /// The segment.
+    /// The name of the segment.
     pub segment: String,
-    /// Members.
+    /// The number of members.
     pub members: usize,
-    /// For whom it is the primary one.
+    /// The number of customers whose primary segment it is.
     pub primary: usize,
-    /// For whom it was the primary one at the last as-of.
+    /// The number of customers whose primary segment it was at the last as-of.
     pub primary_before: usize,
-    /// Who came in since the last as-of.
+    /// The number of customers who entered since the last as-of.
     #[serde(default)]
     pub entered: usize,
-    /// Who went out since the last as-of.
+    /// The number of customers who left since the last as-of.
     #[serde(default)]
     pub left: usize,
-    /// Members who do not want to be contacted.
+    /// The number of members who do not want to be contacted.
     #[serde(default)]
     pub opted_out: usize,
 }
 
-/// Customers who are in two segments.
+/// The number of customers who are in two segments at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Overlap {
-    /// One segment, the earlier in the order of the rules.
+    /// The segment that comes first in the order of the rules.
     pub segment: String,
-    /// Its members.
+    /// The number of its members.
     pub members: usize,
-    /// The other.
+    /// The other segment.
     pub other: String,
-    /// Its members.
+    /// The number of members of the other segment.
     pub other_members: usize,
-    /// Who is in both.
+    /// The number of customers in both segments.
     pub both: usize,
 }
 
-/// Where those come from who were no customers at the last as-of.
+/// The origin in flows of customers who were not there at the last as-of.
 pub const NEW: &str = "new";
-/// Where those go who are customers no more.
+/// The destination in flows of customers who are no longer there.
 pub const GONE: &str = "gone";
 
-/// Customers who went from one primary segment to another, or stayed.
+/// The number of customers who moved from one primary segment to another, or stayed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flow {
-    /// From.
+    /// The primary segment at the last as-of, or [`NEW`].
     pub from: String,
-    /// To.
+    /// The primary segment now, or [`GONE`].
     pub to: String,
-    /// How many.
+    /// The number of customers.
     pub customers: usize,
 }
 
 impl Flow {
-    /// Whether these have changed their primary segment.
+    /// Whether the flow is a change of primary segment by customers who were there at both as-ofs.
     pub fn is_change(&self) -> bool {
         self.from != self.to && self.from != NEW && self.to != GONE
     }
 }
 
-/// Summarizes the scores of one model beside those of the last as-of.
+/// Summarizes the scores of one model, compared with those of the last as-of.
 pub fn model(
     scored: &ScoredModel,
     trained: Option<Instant>,
@@ -192,18 +194,18 @@ fn summary(scores: &Distributed) -> Option<ScoreSummary> {
     (scores.count > 0).then_some(ScoreSummary { mean: scores.mean, p10, p50, p90 })
 }
 
-/// How many customers are in which segments, and where they were; counts of different customers add up.
+/// Counts of customers by segment, now and at the last as-of. Counts of different customers can be added.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SegmentCounts {
     sizes: Vec<SegmentSize>,
-    /// By earlier and present primary segment.
+    /// The number of customers by earlier and present primary segment.
     flows: BTreeMap<(String, String), usize>,
-    /// By pair of segments, each by its place.
+    /// The number of customers in both segments of each pair, by the indices of the segments.
     both: Vec<Vec<usize>>,
 }
 
 impl SegmentCounts {
-    /// Of some customers.
+    /// Counts the segments of some customers.
     pub fn of(names: &[&str], assigned: &Assignment, consent: &Consent) -> Self {
         let now = assigned.customers.iter();
         let pairs = now.map(|a| (a.previous.as_deref().unwrap_or(NEW), &*a.primary));
@@ -219,7 +221,7 @@ impl SegmentCounts {
         }
     }
 
-    /// Adds those of other customers for the same segments.
+    /// Adds the counts of other customers for the same segments.
     pub fn add(&mut self, other: Self) {
         if self.sizes.is_empty() {
             *self = other;
@@ -241,30 +243,30 @@ impl SegmentCounts {
         }
     }
 
-    /// Sizes of segments, in the order of the rules.
+    /// The sizes of the segments, in the order of the rules.
     pub fn sizes(&self) -> &[SegmentSize] {
         &self.sizes
     }
 
-    /// Flows between primary segments since the last as-of, greatest first.
+    /// The flows between primary segments since the last as-of, with the largest first.
     pub fn flows(&self) -> Vec<Flow> {
         flows(&self.flows)
     }
 
-    /// Pairs of segments that share customers, in the order of the rules.
+    /// The pairs of segments that share customers, in the order of the rules.
     pub fn overlaps(&self) -> Vec<Overlap> {
         let names: Vec<&str> = self.sizes.iter().map(|size| size.segment.as_str()).collect();
         overlaps(&names, &self.both)
     }
 }
 
-/// Sizes of segments, in the order of `names`.
+/// Counts the sizes of the segments, in the order of `names`.
 fn segments(names: &[&str], assigned: &Assignment, consent: &Consent) -> Vec<SegmentSize> {
     let empty = |name: &&str| SegmentSize { segment: (*name).to_owned(), ..SegmentSize::default() };
     let mut sizes: Vec<SegmentSize> = names.iter().map(empty).collect();
     let places: HashMap<&str, usize> = names.iter().enumerate().map(|(i, n)| (*n, i)).collect();
     let mut count = |name: &str, of: fn(&mut SegmentSize) -> &mut usize| {
-        // One that there is no more has left with its rule.
+        // A segment that no longer exists is not counted.
         if let Some(place) = places.get(name) {
             *of(&mut sizes[*place]) += 1;
         }
@@ -290,7 +292,8 @@ fn segments(names: &[&str], assigned: &Assignment, consent: &Consent) -> Vec<Seg
     sizes
 }
 
-/// By pair of segments, each by its place among `names`, how many customers are in both.
+/// Counts the customers in both segments of each pair. Pairs are given by the indices of the segments in
+/// `names`.
 pub fn both(names: &[&str], assigned: &[Assigned]) -> Vec<Vec<usize>> {
     let places: HashMap<&str, usize> = names.iter().enumerate().map(|(i, n)| (*n, i)).collect();
     let mut both = vec![vec![0; names.len()]; names.len()];
@@ -303,7 +306,8 @@ pub fn both(names: &[&str], assigned: &[Assigned]) -> Vec<Vec<usize>> {
     both
 }
 
-/// Pairs of segments that share customers, in the order of `names`, by how many each two share.
+/// Lists the pairs of segments that share customers, in the order of `names`. `both` has the number of
+/// customers of each pair.
 pub fn overlaps(names: &[&str], both: &[Vec<usize>]) -> Vec<Overlap> {
     let pairs = (0..names.len()).flat_map(|a| (a + 1..names.len()).map(move |b| (a, b)));
     let overlap = |(a, b): (usize, usize)| Overlap {
@@ -316,7 +320,7 @@ pub fn overlaps(names: &[&str], both: &[Vec<usize>]) -> Vec<Overlap> {
     pairs.map(overlap).filter(|overlap| overlap.both > 0).collect()
 }
 
-/// How many customers went from one primary segment to another, greatest first.
+/// Lists the flows between primary segments, with the largest first.
 pub fn flows(counts: &BTreeMap<(String, String), usize>) -> Vec<Flow> {
     let flow = |((from, to), customers): (&(String, String), &usize)| Flow {
         from: from.clone(),
@@ -361,7 +365,7 @@ mod tests {
         let all = Assignment { customers: all.to_vec(), gone: [("left".to_owned(), gone)].into() };
         let names = ["everyone", "active", "lost"];
         let mut counts = SegmentCounts::default();
-        // Customers may be counted in any parts.
+        // Customers may be counted in parts of any size.
         for part in [&all.customers[..3], &all.customers[3..]] {
             let gone = if part.len() == 3 { all.gone.clone() } else { BTreeMap::new() };
             let part = Assignment { customers: part.to_vec(), gone };

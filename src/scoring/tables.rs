@@ -1,4 +1,4 @@
-//! The tables that a scoring run writes beside the profile: scores, recommendations, segments.
+//! The tables that a scoring run writes in addition to the profile: scores, recommendations and segments.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::segments::{Assigned, Assignment, Membership};
 use crate::sources::consent::Consent;
 use crate::time::Instant;
 
-/// Doubles as decimals, rounded half away from zero.
+/// Converts doubles to decimals, rounded half away from zero.
 pub fn decimal(
     values: impl Iterator<Item = Option<f64>>,
     precision: u8,
@@ -52,7 +52,7 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     .map_err(Error::engine("an output table"))
 }
 
-/// The pairs of a list column that [`scores`] has written.
+/// Reads the pairs of a list column that [`scores`] has written.
 pub fn pairs(rows: &RecordBatch, name: &str, row: usize) -> Vec<(String, f64)> {
     let list = rows.column_by_name(name).and_then(|column| column.as_list_opt::<i32>());
     let Some(list) = list else { return Vec::new() };
@@ -63,21 +63,21 @@ pub fn pairs(rows: &RecordBatch, name: &str, row: usize) -> Vec<(String, f64)> {
     (0..values.len()).map(|i| (names.value(i).to_owned(), numbers.value(i))).collect()
 }
 
-/// Whom a table's rows are of: their keys, the as-of, and who does not want to be contacted.
+/// The customers of a table's rows: keys, consent and the as-of.
 #[derive(Debug, Clone, Copy)]
 pub struct Customers<'a> {
-    /// Sorted.
+    /// The keys of the customers, sorted.
     pub keys: &'a StringArray,
-    /// In their order.
+    /// The consent of the customers, in the same order.
     pub consent: &'a Consent,
-    /// Of all rows.
+    /// The as-of of all rows.
     pub as_of: Instant,
-    /// The as-of that segments go on from.
+    /// The as-of whose segments are continued; `None` if there is none.
     pub previous: Option<Instant>,
 }
 
 impl Customers<'_> {
-    /// The columns that every table begins with, given the customer of each row.
+    /// Builds the columns that every table begins with. `rows` gives the customer of each row.
     fn columns(&self, rows: impl Iterator<Item = usize> + Clone) -> Vec<(&'static str, ArrayRef)> {
         let keys = rows.clone().map(|row| self.keys.value(row));
         let opted_out = rows.clone().map(|row| Some(self.consent.opted_out(row)));
@@ -89,16 +89,17 @@ impl Customers<'_> {
     }
 }
 
-/// One row per customer and model: raw, score, percentile, basis, version, reasons, parts.
+/// Builds the table of scores, with one row per customer and model: basis, raw, score, percentile,
+/// reasons and parts.
 pub fn scores(
     models: &[(ScoredModel, &ModelScores, &Float64Array)],
     customers: Customers,
 ) -> Result<RecordBatch> {
     let count = customers.keys.len();
     let rows = || (0..count).flat_map(|row| (0..models.len()).map(move |model| (row, model)));
-    // Models side by side become rows one after another.
+    // The scores are one array per model. They are interleaved into rows customer by customer.
     let places: Vec<(usize, usize)> = rows().map(|(row, model)| (model, row)).collect();
-    // Without models there are no rows, but the columns are there.
+    // Without models the table has no rows, but it still has all columns.
     let nothing = ScoresBuilder::new().finish();
     let all = || models.iter().map(|(_, scores, _)| *scores).chain([&nothing]);
     let woven = |column: &dyn Fn(&ModelScores) -> ArrayRef| -> Result<ArrayRef> {
@@ -128,7 +129,8 @@ fn weave(arrays: &[ArrayRef], places: &[(usize, usize)]) -> Result<ArrayRef> {
     arrow_select::interleave::interleave(&arrays, places).map_err(Error::engine("scores"))
 }
 
-/// One row per customer and recommended item, given [`super::affinity::AffinityRows::recommendations`].
+/// Builds the table of recommendations from [`super::affinity::AffinityRows::recommendations`], with one
+/// row per customer and recommended item.
 pub fn recommendations(
     rows: &RecordBatch,
     version: &str,
@@ -151,8 +153,8 @@ fn texts<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values))
 }
 
-/// One row per customer and membership; each customer has exactly one primary row, which also has what
-/// has ended by time and may not begin again yet.
+/// Builds the table of segments, with one row per customer and membership. Each customer has exactly one
+/// primary row. It also lists the memberships that have expired and may not begin again yet.
 pub fn segments(assigned: &[Assigned], customers: Customers) -> Result<RecordBatch> {
     let rows = || {
         assigned.iter().enumerate().flat_map(|(row, assigned)| {
@@ -197,7 +199,8 @@ pub fn segments(assigned: &[Assigned], customers: Customers) -> Result<RecordBat
     batch(columns)
 }
 
-/// One row per customer and segment that they have entered or left since the last as-of.
+/// Builds the table of segment changes, with one row per customer and segment that was entered or left
+/// since the last as-of.
 pub fn changes(assigned: &Assignment, customers: Customers) -> Result<RecordBatch> {
     struct Change<'a> {
         key: &'a str,

@@ -1,4 +1,4 @@
-//! How one customer's logit came about: every group of inputs, not only the few that `score` keeps.
+//! Explains one customer's logit by all groups of inputs, not only by the few that `score` keeps.
 
 use arrow_array::RecordBatch;
 use serde::Serialize;
@@ -8,37 +8,38 @@ use crate::error::Result;
 use crate::models::preprocessing::shape::Shape;
 use crate::sources::attributes::Attributes;
 
-/// What a group of inputs adds to the logit.
+/// The contribution of a group of inputs to the logit.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Step {
-    /// The group.
+    /// The name of the group.
     pub feature: String,
-    /// Against the mean of the training rows.
+    /// The contribution relative to the mean of the training rows, in logits.
     pub contribution: f64,
-    /// The group's inputs with the customer's values; None where one is missing.
+    /// The group's inputs with the customer's values; `None` for a missing value.
     pub values: Vec<(String, Option<String>)>,
 }
 
-/// From the mean of the training rows to one customer's logit.
+/// The steps from the mean of the training rows to one customer's logit.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Waterfall {
-    /// The logit where nothing adds anything.
+    /// The logit if all contributions were zero.
     pub base: f64,
-    /// The probability there.
+    /// The probability at that logit.
     pub base_probability: f64,
-    /// The greatest first; they add up to `raw` less `base`.
+    /// The steps, with the greatest absolute contribution first. They sum to `raw` minus `base`.
     pub steps: Vec<Step>,
     /// The logit before calibration.
     pub raw: f64,
-    /// What is made of it.
+    /// The calibrated probability.
     pub probability: f64,
 }
 
 impl Waterfall {
-    /// Of the first of `rows`, which hold the artifact's features; None without a row.
+    /// Explains the first of `rows`, which must hold the artifact's features. Returns `None` if there is
+    /// no row.
     ///
     /// # Errors
-    /// That a feature of the artifact is not there.
+    /// Returns an error if a feature of the artifact is missing.
     pub fn of(
         artifact: &ClassifierArtifact,
         rows: &RecordBatch,
@@ -79,7 +80,8 @@ impl Waterfall {
     }
 }
 
-/// The inputs of a group with their values, levels by name; a product has none of its own.
+/// Lists the inputs of a group with the customer's values, and levels by name. A product of inputs has no
+/// values of its own.
 fn values(
     artifact: &ClassifierArtifact,
     group: &str,

@@ -1,4 +1,4 @@
-//! The spec of taste vectors and recommendations, and what they need of the events.
+//! The spec of an affinity model, with its recommendations and what it reads from the events.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,55 +11,55 @@ use crate::sources::items::ItemTable;
 use crate::sources::{SourceContext, SourcePlan};
 use crate::time::{Duration, Window};
 
-/// A model of `kind = "affinity"`.
+/// The spec of a model of `kind = "affinity"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AffinitySpec {
-    /// The model's name.
+    /// The name of the model.
     pub name: String,
-    /// For the reader.
+    /// A description for readers.
     #[serde(default)]
     pub description: String,
-    /// The item: an expression over the events, `category` or `product_id`.
+    /// The item, as an expression over the events: `category` or `product_id`.
     pub item: String,
-    /// The weight of an event type; others weigh nothing.
+    /// The weight of each event type. Events of other types are ignored.
     pub weights: std::collections::BTreeMap<String, f64>,
-    /// Weights halve with this age.
+    /// The age at which the weight of an event is halved.
     pub half_life: Duration,
-    /// How far to look back.
+    /// The length of time before the as-of from which events count.
     pub window: Duration,
-    /// The length of the vectors.
+    /// The number of factors, which is the length of the vectors.
     pub factors: usize,
     /// The L2 penalty.
     pub regularization: f64,
-    /// Confidence is 1 + alpha x weight (Hu, Koren and Volinsky 2008).
+    /// The factor of the confidence 1 + alpha x weight (Hu, Koren and Volinsky 2008).
     pub alpha: f64,
-    /// Alternations of the solver.
+    /// The number of alternations of the solver.
     pub iterations: usize,
     /// The seed of the first item factors.
     pub seed: u64,
-    /// Recommendations per customer.
+    /// The number of recommendations per customer.
     pub top: usize,
     /// Whether items that a customer has interacted with may be recommended to them.
     pub repeat: bool,
-    /// The share of a customer's own interactions in the score of an item, beside the factors; by
-    /// default what ranks the past best.
+    /// The share of a customer's own interactions in the score of an item, added to the product of the
+    /// factors. By default, the share is chosen that ranks past interactions best.
     #[serde(default)]
     pub own: Option<f64>,
-    /// How much of the latest past is foretold to choose and to test.
+    /// The length of the latest past that is predicted, first to choose the share and then to test.
     #[serde(default = "default_horizon")]
     pub horizon: Duration,
-    /// An item that was not had for so long is new to a customer, where that is tested.
+    /// The time without an interaction after which an item counts as new to a customer in the test.
     #[serde(default = "default_new_after")]
     pub new_after: Duration,
-    /// What may be recommended.
+    /// The items that may be recommended.
     #[serde(default)]
     pub offer: OfferSpec,
 }
 
 impl AffinitySpec {
-    /// What of the spec a version was trained with, the rest taken from `now`: what is recommended is
-    /// read anew at every scoring.
+    /// Combines the fitted settings of this spec with the recommendation settings of `now`. What may be
+    /// recommended is read again at every scoring.
     pub fn fitted(&self, now: &Self) -> Self {
         Self { top: now.top, repeat: now.repeat, offer: now.offer.clone(), ..self.clone() }
     }
@@ -69,36 +69,36 @@ impl AffinitySpec {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OfferSpec {
-    /// A table of items, Parquet, relative to the project.
+    /// The path of a Parquet table of items, relative to the project.
     #[serde(default)]
     pub items: Option<String>,
-    /// Its column that has the item.
+    /// The column of the table that has the item.
     #[serde(default)]
     pub key: Option<String>,
-    /// Which items may be recommended: a predicate over the table, `item`, `customers` (who have it) and
-    /// `weight` (of all interactions with it).
+    /// A predicate for the items that may be recommended, over the columns of the table, `item`,
+    /// `customers` (the number who have it) and `weight` (of all interactions with it).
     #[serde(default, rename = "where")]
     pub condition: Option<String>,
-    /// The category of an item: an expression over the same.
+    /// The category of an item, as an expression over the same columns.
     #[serde(default)]
     pub category: Option<String>,
-    /// How many items of one category a customer gets at most.
+    /// The maximum number of recommendations of one category per customer.
     #[serde(default)]
     pub most_per_category: Option<usize>,
 }
 
-/// What may be recommended, checked.
+/// The checked rules for the items that may be recommended.
 #[derive(Debug, Clone, Default)]
 pub struct CheckedOffer {
     /// The table of items.
     pub items: Option<ItemTable>,
-    /// Which items may be recommended.
+    /// The predicate for the items that may be recommended.
     pub condition: Option<Expression>,
-    /// The category of an item, and how many of one there may be.
+    /// The category of an item, and the maximum number of recommendations of one category.
     pub cap: Option<(Expression, usize)>,
 }
 
-/// Columns that every item has.
+/// The columns that every item has.
 pub const ITEM_COLUMNS: [(&str, Type); 3] =
     [("item", Type::Text), ("customers", Type::Integer), ("weight", Type::Double)];
 
@@ -154,15 +154,15 @@ fn default_new_after() -> Duration {
 /// A checked affinity model.
 #[derive(Debug, Clone)]
 pub struct Affinity {
-    /// As the file says.
+    /// The spec as the file has it.
     pub spec: AffinitySpec,
-    /// What it needs of the events.
+    /// The interactions that the model reads from the events.
     pub interactions: Interactions,
-    /// What is foretold: the events of the greatest weight.
+    /// The interactions to predict: the events of the greatest weight within the horizon.
     pub later: Interactions,
-    /// The same, over what is not new to a customer.
+    /// The same events within `new_after`. Their items are not new to a customer.
     pub recent: Interactions,
-    /// What may be recommended.
+    /// The items that may be recommended.
     pub offer: CheckedOffer,
 }
 
@@ -185,7 +185,7 @@ impl Affinity {
     }
 }
 
-/// A half-life after which nothing is less by a bit that counts.
+/// A half-life so long that weights do not decay noticeably.
 const NEVER: Duration = Duration::days(100_000_000);
 
 fn interactions(file: &str, spec: &AffinitySpec, events: &SourcePlan) -> Result<Interactions> {

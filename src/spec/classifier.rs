@@ -1,4 +1,4 @@
-//! Specs of calibrated classifiers: whom they score, what they predict, from what.
+//! The specs of calibrated classifiers: the eligible customers, the label and the inputs.
 
 use std::collections::BTreeMap;
 
@@ -17,91 +17,92 @@ use crate::sources::attributes::are_levels;
 use crate::sources::profile::ProfilePlan;
 use crate::time::{Duration, Window};
 
-/// The least that may be asked for of a class, and as the bound of training rows.
+/// The lowest values that a spec may set for `fit.minimum_class` and `fit.max_rows`.
 const LEAST_CLASS: usize = 10;
 const LEAST_ROWS: usize = 1000;
 
-/// Whether the label is that something happens or that it does not.
+/// Whether the label is the presence or the absence of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LabelKind {
-    /// y = 1 where no such event happens.
+    /// y = 1 if no such event happens.
     Absence,
-    /// y = 1 where at least one such event happens.
+    /// y = 1 if at least one such event happens.
     Presence,
 }
 
-/// What a classifier predicts: events in `[t + gap, t + gap + horizon)`.
+/// The label of a classifier: events in `[t + gap, t + gap + horizon)`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LabelSpec {
-    /// Presence or absence.
+    /// The kind of the label, presence or absence.
     pub kind: LabelKind,
-    /// The events.
+    /// The predicate for the events of the label.
     #[serde(rename = "where")]
     pub condition: String,
-    /// Time to act before the outcome counts.
+    /// The time to act between the snapshot and the start of the outcome window.
     pub gap: Duration,
     /// The length of the outcome window.
     pub horizon: Duration,
 }
 
-/// For whom a classifier is defined.
+/// The rule for the customers that a classifier is defined for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EligibleSpec {
     /// A predicate over features.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
-    /// An event of `label.where` within this time: a duration, or `auto`, the 90th percentile of
-    /// customers' median gaps between purchase days, within 30 and 365 days.
+    /// The length of time in which the customer must have an event of `label.where`. It is a duration, or
+    /// `auto`: the 90th percentile of customers' median gaps between purchase days, between 30 and 365
+    /// days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<String>,
 }
 
-/// Which past instants a classifier learns from.
+/// The past snapshots that a classifier is trained on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotsSpec {
-    /// The distance between snapshots; default gap + horizon.
+    /// The distance between snapshots; by default gap + horizon.
     #[serde(default)]
     pub every: Option<Duration>,
-    /// At most so many training snapshots; default 6.
+    /// The maximum number of training snapshots; by default 6.
     #[serde(default)]
     pub count: Option<usize>,
-    /// History that must precede the first snapshot; default 90d.
+    /// The history that must precede the first snapshot; by default 90 days.
     #[serde(default)]
     pub lookback: Option<Duration>,
 }
 
-/// Which features a classifier sees.
+/// The inputs that a classifier uses.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputsSpec {
-    /// Whole views; default all.
+    /// The views whose features are inputs; by default all.
     #[serde(default)]
     pub views: Option<Vec<String>>,
-    /// Columns to leave out.
+    /// The columns that are left out.
     #[serde(default)]
     pub exclude: Vec<String>,
-    /// Static profile attributes, a column per level.
+    /// The static profile attributes that are inputs, with one column per level.
     #[serde(default)]
     pub attributes: Vec<String>,
-    /// Sensitive ones among them that are meant to be there.
+    /// The sensitive attributes that are intentionally inputs.
     #[serde(default)]
     pub allow_sensitive: Vec<String>,
-    /// How numbers become columns, where `shapes` says nothing else; default auto.
+    /// The shape of numbers that `shapes` does not name; by default `auto`.
     #[serde(default)]
     pub shape: Option<ShapeChoice>,
-    /// How single columns become columns of the model.
+    /// The shapes of single inputs, by column.
     #[serde(default)]
     pub shapes: BTreeMap<String, ShapeChoice>,
-    /// Pairs of columns whose product is an input too.
+    /// The pairs of inputs whose product is an input too.
     #[serde(default)]
     pub interactions: Vec<[String; 2]>,
 }
 
-/// Which algorithm fits a classifier.
+/// The algorithm that a classifier is fitted with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
@@ -110,25 +111,25 @@ pub enum Algorithm {
     Logistic,
     /// Gradient-boosted trees.
     Gbdt,
-    /// Whichever loses less on the folds.
+    /// The algorithm with the lower log loss on the folds.
     Auto,
 }
 
-/// What the classes weigh in the fit; the calibration takes it back.
+/// The weights of the classes in the fit. Calibration removes their effect on probabilities.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClassWeight {
-    /// All rows the same.
+    /// All rows have the same weight.
     #[default]
     None,
-    /// Both classes the same in sum.
+    /// Both classes have the same total weight.
     Balanced,
-    /// A row of y = 1 as much as so many of y = 0.
+    /// A row with y = 1 has this many times the weight of a row with y = 0.
     Positive(f64),
 }
 
 impl ClassWeight {
-    /// What a row of y = 0 and one of y = 1 weigh.
+    /// Computes the weights of a row with y = 0 and of a row with y = 1.
     pub fn of(self, labels: &[bool]) -> [f64; 2] {
         let positives = labels.iter().filter(|label| **label).count() as f64;
         let negatives = labels.len() as f64 - positives;
@@ -143,34 +144,34 @@ impl ClassWeight {
     }
 }
 
-/// How raw logits become probabilities.
+/// The settings of the calibration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CalibrationSpec {
-    /// Platt's line, an isotonic curve, or whichever is better.
+    /// The method: Platt scaling, an isotonic curve, or the better of both.
     pub method: CalibrationChoice,
 }
 
-/// What the report tells beside the standard metrics.
+/// The settings of the report that go beyond the standard metrics.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluationSpec {
-    /// Profile attributes by whose levels metrics are shown; default those that matter where the
-    /// profile has them.
+    /// The profile attributes by whose levels metrics are shown; by default the usual ones that the
+    /// profile has.
     pub slices: Option<Vec<String>>,
-    /// What reaching a customer with y = 1 brings, in the project's currency.
+    /// The benefit of reaching a customer with y = 1, in the project's currency.
     pub benefit: Option<f64>,
-    /// What reaching any customer costs, in the project's currency.
+    /// The cost of reaching any customer, in the project's currency.
     pub cost: Option<f64>,
 }
 
-/// When a new version takes the place of the one in use.
+/// The rules for when a new version replaces the champion.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PromotionSpec {
-    /// How much average precision may fall, at least; one standard error where that is more.
+    /// The decrease in average precision that is allowed. One standard error is allowed if it is greater.
     pub tolerance: f64,
-    /// The age from which scoring with a version warns.
+    /// The age of a version from which scoring warns.
     pub max_age: Duration,
 }
 
@@ -180,26 +181,26 @@ impl Default for PromotionSpec {
     }
 }
 
-/// How a classifier is fitted.
+/// The settings of the fit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FitSpec {
-    /// Strengths of the L2 penalty to choose from: half of it times the squared coefficients is added
-    /// to the sum of the log loss, as by scikit-learn with C = 1 / l2.
+    /// The L2 penalties to choose from. Half of the penalty times the squared coefficients is added to
+    /// the sum of the log loss, as in scikit-learn with C = 1 / l2.
     pub l2: Vec<f64>,
-    /// The least number of rows of each class.
+    /// The minimum number of rows of each class.
     pub minimum_class: usize,
-    /// At most so many training rows; beyond it a fixed hash of the key samples customers.
+    /// The maximum number of training rows. Above it, customers are sampled by a fixed hash of the key.
     pub max_rows: usize,
-    /// What the classes weigh.
+    /// The weights of the classes.
     pub class_weight: ClassWeight,
-    /// Leaves of a boosted tree to choose from.
+    /// The numbers of leaves of a boosted tree to choose from.
     pub leaves: Vec<usize>,
-    /// Boosted trees at most; folds choose how many.
+    /// The maximum number of boosted trees. The folds choose the number.
     pub trees: usize,
-    /// What boosted trees' leaves are multiplied by.
+    /// The factor by which the leaves of boosted trees are multiplied.
     pub learning_rate: f64,
-    /// Whether the other algorithm is fitted too, for the report to compare.
+    /// Whether the other algorithm is fitted too, so that the report can compare both.
     pub compare: bool,
 }
 
@@ -218,86 +219,86 @@ impl Default for FitSpec {
     }
 }
 
-/// A model of `kind = "classifier"`.
+/// The spec of a model of `kind = "classifier"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifierSpec {
-    /// The model's name.
+    /// The name of the model.
     pub name: String,
-    /// The profile field it fills.
+    /// The profile field that the model fills.
     pub writes: String,
-    /// For the reader.
+    /// A description for readers.
     #[serde(default)]
     pub description: String,
-    /// What y = 1 is called.
+    /// The name of the class y = 1.
     pub positive: String,
-    /// Logistic regression, boosted trees, or whichever the folds prefer.
+    /// The algorithm: logistic regression, boosted trees, or the better of both on the folds.
     #[serde(default)]
     pub algorithm: Algorithm,
-    /// Who is scored.
+    /// The rule for which customers are scored.
     pub eligible: EligibleSpec,
-    /// What is predicted.
+    /// The label that is predicted.
     pub label: LabelSpec,
-    /// When it learns.
+    /// The snapshots that the model is trained on.
     #[serde(default)]
     pub snapshots: SnapshotsSpec,
-    /// From what.
+    /// The inputs of the model.
     #[serde(default)]
     pub inputs: InputsSpec,
-    /// How.
+    /// The settings of the fit.
     #[serde(default)]
     pub fit: FitSpec,
-    /// How logits become probabilities.
+    /// The settings of the calibration.
     #[serde(default)]
     pub calibration: CalibrationSpec,
-    /// What the report tells.
+    /// The settings of the report.
     #[serde(default)]
     pub evaluation: EvaluationSpec,
-    /// When it comes into use.
+    /// The rules for when a version comes into use.
     #[serde(default)]
     pub promotion: PromotionSpec,
 }
 
-/// Who is eligible, checked.
+/// The checked rule for which customers are eligible.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Eligible {
     /// A predicate over features.
     Where(Expression),
-    /// An event of the label's kind within this time.
+    /// At least one event of the label's kind within this length of time.
     Within(Duration),
-    /// The same, with the time chosen at training.
+    /// At least one such event within a length of time that training chooses.
     Auto,
 }
 
 /// A checked classifier.
 #[derive(Debug, Clone)]
 pub struct Classifier {
-    /// As the file says.
+    /// The spec as the file has it.
     pub spec: ClassifierSpec,
-    /// The file.
+    /// The path of the file.
     pub file: String,
-    /// Label events, over event columns.
+    /// The predicate for label events, over event columns.
     pub label: Expression,
-    /// Who is scored.
+    /// The rule for which customers are eligible.
     pub eligible: Eligible,
-    /// Columns of the catalog that the model sees.
+    /// The columns of the catalog that are inputs.
     pub inputs: Vec<String>,
-    /// Profile attributes by whose levels metrics are shown.
+    /// The profile attributes by whose levels metrics are shown.
     pub slices: Vec<String>,
 }
 
-/// The profile fields that hold a probability.
+/// The profile fields that a classifier may fill.
 const CLASSIFIER_FIELDS: [&str; 2] = ["churn_risk_score", "propensity_to_buy_score"];
 
 impl Classifier {
-    /// Days since a customer's last event of the label's kind.
+    /// The aggregation that computes the days since a customer's last event of the label's kind.
     pub fn recency(&self) -> Aggregation {
         let column = "label__days_since_last";
         self.of_label(column, Op::DaysSinceLast, Window::Lifetime, Type::Double)
     }
 
-    /// What is computed from the events of the label's kind alone.
+    /// Builds an aggregation over the events of the label's kind only.
     pub fn of_label(&self, column: &str, op: Op, window: Window, ty: Type) -> Aggregation {
         Aggregation {
             column: column.to_owned(),
@@ -415,7 +416,7 @@ fn check_numbers(file: &str, spec: &ClassifierSpec) -> Result<()> {
     Ok(())
 }
 
-/// Raw profile fields that move with behaviour: what they are today was not yet known in the past.
+/// Raw profile fields that change with behaviour. Their values of today were not known in the past.
 const MOVING: [&str; 7] = [
     "updated_at",
     "preferred_channel",
@@ -426,7 +427,7 @@ const MOVING: [&str; 7] = [
     "loyalty_points_balance",
 ];
 
-/// Fields that are no model input unless a spec means it.
+/// Profile fields that are inputs only if a spec names them in `allow_sensitive`.
 pub const SENSITIVE: [&str; 13] = [
     "gender",
     "date_of_birth",
@@ -496,7 +497,7 @@ fn check_shapes(file: &str, spec: &InputsSpec, inputs: &[String]) -> Result<()> 
     Ok(())
 }
 
-/// The attributes that metrics are shown by where a spec names none.
+/// The attributes by which metrics are shown if a spec names none.
 const SLICES: [&str; 7] =
     ["country", "region", "loyalty_tier", "gender", "date_of_birth", "language", "primary_source"];
 
@@ -513,7 +514,7 @@ fn slices(file: &str, spec: &EvaluationSpec, profile: &ProfilePlan) -> Result<Ve
     Ok(names.clone())
 }
 
-/// The numeric columns of the views that a spec names, less what it excludes.
+/// Lists the numeric columns of the views that a spec names, without those that it excludes.
 fn inputs(file: &str, spec: &InputsSpec, catalog: &Catalog) -> Result<Vec<String>> {
     for view in spec.views.iter().flatten() {
         if !catalog.views.iter().any(|known| known.name == *view) {

@@ -1,4 +1,4 @@
-//! The spec of the engagement score, and what it needs of the events.
+//! The spec of the engagement score, with what it reads from the events.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,22 +12,22 @@ use crate::models::engagement::Composite;
 use crate::sources::SourcePlan;
 use crate::time::{Duration, Window};
 
-/// A model of `kind = "engagement"`.
+/// The spec of a model of `kind = "engagement"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngagementSpec {
-    /// The model's name.
+    /// The name of the model.
     pub name: String,
-    /// For the reader.
+    /// A description for readers.
     #[serde(default)]
     pub description: String,
-    /// The weight of an event type; others weigh nothing.
+    /// The weight of each event type. Events of other types are ignored.
     pub weights: std::collections::BTreeMap<String, f64>,
-    /// Weights halve with this age.
+    /// The age at which the weight of an event is halved.
     pub half_life: Duration,
-    /// How far to look back.
+    /// The length of time before the as-of from which events count.
     pub window: Duration,
-    /// How much each part of the score counts.
+    /// The weights of the parts of the score.
     #[serde(default)]
     pub composite: Composite,
 }
@@ -75,7 +75,7 @@ pub(super) fn aggregations(
         make(activity, Op::DecayedSum, Some(weight), window, half_life, Type::Double),
         make(active_days, Op::ActiveDays, None, four_weeks, None, Type::Integer),
     ];
-    // A log without channels has one channel.
+    // Events without a channel column count as one channel.
     let channel = match columns.get("channel") {
         Some(ty) => Expression::column("channel", ty),
         None => Expression { node: Node::Literal(Value::Integer(1)), ty: Type::Integer },

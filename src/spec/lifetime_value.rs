@@ -1,4 +1,4 @@
-//! The spec of lifetime value, and what it needs of the events.
+//! The spec of lifetime value, with what it reads from the events.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,23 +12,23 @@ use crate::models::lifetime_value::Family;
 use crate::sources::SourcePlan;
 use crate::time::{Duration, Window};
 
-/// How lifetime value is computed.
+/// The method by which lifetime value is computed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LifetimeValueMethod {
-    /// Revenue net of refunds to date; nothing is predicted.
+    /// Revenue net of refunds to date, without a prediction.
     Historic,
-    /// With BG/NBD for purchases to come.
+    /// Future purchases are predicted by BG/NBD.
     BgNbd,
-    /// With MBG/NBD for purchases to come.
+    /// Future purchases are predicted by MBG/NBD.
     #[default]
     MbgNbd,
-    /// With Pareto/NBD for purchases to come.
+    /// Future purchases are predicted by Pareto/NBD.
     ParetoNbd,
 }
 
 impl LifetimeValueMethod {
-    /// The model of purchases to come.
+    /// The family of the model of future purchases; `None` if none are predicted.
     pub fn family(self) -> Option<Family> {
         match self {
             Self::Historic => None,
@@ -39,51 +39,53 @@ impl LifetimeValueMethod {
     }
 }
 
-/// Customers who are fitted apart from others.
+/// The grouping of customers into cohorts that are fitted separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cohort {
-    /// By the channel of the first purchase.
+    /// Cohorts by the channel of the first purchase.
     FirstChannel,
-    /// By the calendar month of the first purchase.
+    /// Cohorts by the calendar month of the first purchase.
     FirstMonth,
 }
 
-/// A model of `kind = "lifetime_value"`.
+/// The spec of a model of `kind = "lifetime_value"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LifetimeValueSpec {
-    /// The model's name.
+    /// The name of the model.
     pub name: String,
-    /// For the reader.
+    /// A description for readers.
     #[serde(default)]
     pub description: String,
-    /// How it is computed.
+    /// The method by which lifetime value is computed.
     #[serde(default)]
     pub method: LifetimeValueMethod,
-    /// Revenue to date, over features.
+    /// The revenue to date, as an expression over features.
     pub revenue: String,
-    /// Refunds to date, over features.
+    /// The refunds to date, as an expression over features.
     pub refunds: String,
-    /// The purchases that count, over events.
+    /// The predicate for the purchases that count, over events.
     #[serde(rename = "where", default = "default_condition")]
     pub condition: String,
-    /// What a purchase brings, over events.
+    /// The value of a purchase, as an expression over events.
     #[serde(default = "default_value")]
     pub value: String,
-    /// How far ahead purchases are expected.
+    /// The length of time ahead for which purchases are predicted.
     #[serde(default = "default_horizon")]
     pub horizon: Duration,
-    /// A value in a year is worth 1 / (1 + rate) now, month by month.
+    /// The yearly discount rate. A value in one year is worth 1 / (1 + rate) now, and the discount
+    /// changes by the month.
     #[serde(default = "default_discount_rate")]
     pub discount_rate: f64,
-    /// Customers who are fitted apart; by default all together.
+    /// The grouping into cohorts that are fitted separately; by default all customers are fitted
+    /// together.
     #[serde(default)]
     pub cohort: Option<Cohort>,
-    /// With fewer customers who bought again nothing is fitted.
+    /// The minimum number of customers who bought again. With fewer, nothing is fitted.
     #[serde(default = "default_repeaters")]
     pub minimum_repeaters: usize,
-    /// Buyers that are fitted on at most, chosen by a hash of the key.
+    /// The maximum number of buyers that the model is fitted on, chosen by a hash of the key.
     #[serde(default = "default_customers")]
     pub max_customers: usize,
 }
@@ -115,31 +117,32 @@ fn default_customers() -> usize {
 /// A checked lifetime value model.
 #[derive(Debug, Clone)]
 pub struct LifetimeValue {
-    /// As the file says.
+    /// The spec as the file has it.
     pub spec: LifetimeValueSpec,
-    /// Money, over features.
+    /// The revenue to date, of type money, over features.
     pub revenue: Expression,
-    /// Money, over features.
+    /// The refunds to date, of type money, over features.
     pub refunds: Expression,
-    /// The purchases that count.
+    /// The predicate for the purchases that count, over event columns.
     pub condition: Expression,
-    /// What a purchase brings, money.
+    /// The value of a purchase, of type money, over event columns.
     pub value: Expression,
-    /// Features that revenue and refunds are made of, and what is read of purchases, in computing order.
+    /// The features that revenue and refunds depend on and the aggregations over purchases, in the order
+    /// of computation.
     pub definitions: Vec<Definition>,
 }
 
-/// Calendar days with a purchase.
+/// The column with the number of calendar days with a purchase.
 pub const PURCHASE_DAYS: &str = "lifetime_value__purchase_days";
-/// The instant of the first purchase.
+/// The column with the instant of the first purchase.
 pub const FIRST_PURCHASE: &str = "lifetime_value__first_purchase";
-/// The instant of the last purchase.
+/// The column with the instant of the last purchase.
 pub const LAST_PURCHASE: &str = "lifetime_value__last_purchase";
-/// What all purchases brought.
+/// The column with the spend of all purchases.
 pub const SPEND: &str = "lifetime_value__spend";
-/// What the purchases of the first day brought.
+/// The column with the spend of the purchases on the first day.
 pub const FIRST_DAY_SPEND: &str = "lifetime_value__first_day_spend";
-/// The channel of the first purchase, where cohorts are by channel.
+/// The column with the channel of the first purchase. It exists only if cohorts are by channel.
 pub const FIRST_CHANNEL: &str = "lifetime_value__first_channel";
 
 impl LifetimeValue {
@@ -183,7 +186,7 @@ impl LifetimeValue {
         Ok(model)
     }
 
-    /// What is read of purchases.
+    /// The aggregations over the purchases that count.
     fn aggregations(&self) -> Vec<Aggregation> {
         let time = || Some(Expression::column("event_ts", Type::Timestamp));
         let value = || Some(self.value.clone());
@@ -208,7 +211,7 @@ impl LifetimeValue {
         list
     }
 
-    /// An aggregation over the purchases that count.
+    /// Builds an aggregation over the purchases that count.
     pub fn aggregation(
         &self,
         column: &str,
@@ -229,18 +232,19 @@ impl LifetimeValue {
     }
 }
 
-/// What was bought in a window as long as the holdout, before it.
+/// The column with the days with a purchase in a window before the holdout that is as long as the
+/// holdout.
 pub const RECENT_DAYS: &str = "lifetime_value__recent_days";
-/// What it brought.
+/// The column with the spend of these purchases.
 pub const RECENT_SPEND: &str = "lifetime_value__recent_spend";
 
 impl LifetimeValue {
-    /// Adds to a plan what the model reads.
+    /// Adds the features that the model reads to a plan.
     pub fn plan(&self, plan: FeaturePlan) -> FeaturePlan {
         read_by(&self.definitions, [&self.revenue, &self.refunds], plan)
     }
 
-    /// The same, with what was bought within `recent` before.
+    /// Adds the features that the model reads, and the purchases within `recent` before the as-of.
     pub fn plan_with_recent(&self, plan: FeaturePlan, recent: Duration) -> FeaturePlan {
         let mut plan = self.plan(plan);
         let window = Window::Trailing(recent);
@@ -251,7 +255,8 @@ impl LifetimeValue {
     }
 }
 
-/// All definitions, of which what purchases are read from and the columns of expressions are given out.
+/// Adds all definitions to a plan. Its outputs are the columns that purchase histories are read from, and
+/// the columns of the expressions.
 pub fn read_by(
     definitions: &[Definition],
     expressions: [&Expression; 2],

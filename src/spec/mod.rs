@@ -1,4 +1,4 @@
-//! Model specs: `models/*.toml` unchecked, and checked against the features of the project.
+//! The specs of models: `models/*.toml` as read, and checked against the features of the project.
 
 mod affinity;
 mod classifier;
@@ -29,48 +29,48 @@ use crate::features::spec::PREVIOUS;
 use crate::sources::SourcePlan;
 use crate::sources::profile::ProfilePlan;
 
-/// A file of `models/` other than `segments.toml`.
+/// The content of a file of `models/` other than `segments.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ModelSpec {
-    /// A calibrated probability of what happens next.
+    /// A calibrated probability of an event or of its absence.
     Classifier(Box<ClassifierSpec>),
     /// The engagement score, 0-100.
     Engagement(EngagementSpec),
     /// Recency, frequency and monetary value in quintiles.
     Rfm(RfmSpec),
-    /// Taste vectors and recommendations.
+    /// Affinity vectors and recommendations.
     Affinity(AffinitySpec),
-    /// What a customer is worth.
+    /// The lifetime value of a customer.
     LifetimeValue(LifetimeValueSpec),
 }
 
-/// A checked engagement, RFM or affinity model beside what it needs from the events.
+/// A checked engagement or RFM model, with what it reads from the events.
 #[derive(Debug, Clone)]
 pub struct WithAggregations<S> {
-    /// As the file says.
+    /// The spec as the file has it.
     pub spec: S,
-    /// What it needs of the events.
+    /// The aggregations that the model reads from the events.
     pub aggregations: Vec<Aggregation>,
 }
 
 /// All models of a project.
 #[derive(Debug, Clone, Default)]
 pub struct Models {
-    /// Churn, propensity and others.
+    /// The classifiers, such as churn and propensity.
     pub classifiers: Vec<Classifier>,
     /// The engagement score.
     pub engagement: Option<WithAggregations<EngagementSpec>>,
-    /// RFM scores.
+    /// The RFM scores.
     pub rfm: Option<WithAggregations<RfmSpec>>,
-    /// Taste.
+    /// The affinity model.
     pub affinity: Option<Affinity>,
-    /// Lifetime value.
+    /// The lifetime value model.
     pub lifetime_value: Option<LifetimeValue>,
 }
 
 impl Models {
-    /// Checks the specs, each with the name of its file.
+    /// Checks the specs, each given with the name of its file.
     pub fn check(
         specs: Vec<(String, ModelSpec)>,
         catalog: &Catalog,
@@ -132,7 +132,8 @@ impl Models {
         Ok(models)
     }
 
-    /// Features may be expected to be as a model was trained on them, if it is.
+    /// Checks the expectations that compare features with the training rows of a model: the model must
+    /// exist and use the feature.
     fn check_expectations(&self, catalog: &Catalog) -> Result<()> {
         for view in &catalog.views {
             for Expectation { column, rule } in &view.expectations {
@@ -155,7 +156,7 @@ impl Models {
         Ok(())
     }
 
-    /// Models that give one score with a percentile, and the profile fields that these fill.
+    /// Lists the models that give one score with a percentile, with the profile fields that they fill.
     pub fn fields(&self) -> Vec<(&str, &str)> {
         let classifiers = self.classifiers.iter().map(|m| (&*m.spec.name, &*m.spec.writes));
         let engagement = self.engagement.iter().map(|m| (&*m.spec.name, "engagement_score"));
@@ -163,7 +164,7 @@ impl Models {
         classifiers.chain(engagement).chain(value).collect()
     }
 
-    /// Names of the models that are trained, in training order.
+    /// Lists the names of the models that are trained, in the order of training.
     pub fn trained(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.classifiers.iter().map(|m| m.spec.name.as_str()).collect();
         names.extend(self.engagement.iter().map(|m| m.spec.name.as_str()));
@@ -186,7 +187,7 @@ impl ModelSpec {
     }
 }
 
-/// `case event_type when … then …` over the weights, as checked text.
+/// Builds the SQL text `case event_type when … then …` from the weights.
 fn weight_sql(weights: &std::collections::BTreeMap<String, f64>) -> String {
     let branches: Vec<String> = weights
         .iter()

@@ -1,4 +1,4 @@
-//! The spec of RFM scores, and what they need of the events.
+//! The spec of RFM scores, with what they read from the events.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,21 +10,21 @@ use crate::features::spec::Op;
 use crate::sources::SourcePlan;
 use crate::time::{Duration, Window};
 
-/// A model of `kind = "rfm"`.
+/// The spec of a model of `kind = "rfm"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RfmSpec {
-    /// The model's name.
+    /// The name of the model.
     pub name: String,
-    /// For the reader.
+    /// A description for readers.
     #[serde(default)]
     pub description: String,
-    /// The purchases that count.
+    /// The predicate for the purchases that count.
     #[serde(rename = "where")]
     pub condition: String,
-    /// The refunds that lower the monetary value.
+    /// The predicate for the refunds that reduce the monetary value.
     pub refunds: String,
-    /// How far frequency and money look back.
+    /// The length of time before the as-of from which frequency and monetary value count.
     pub window: Duration,
 }
 

@@ -1,5 +1,5 @@
-//! The chosen configuration out of time, snapshot after snapshot: what its calibration is fitted on and
-//! what the report shows of its stability.
+//! Out-of-time predictions of the chosen configuration, snapshot after snapshot. The calibration is
+//! fitted on them, and the report shows with them how stable the model is.
 
 use rayon::prelude::*;
 
@@ -15,28 +15,29 @@ use crate::spec::FitSpec;
 use crate::time::Instant;
 use crate::training::metrics::Stability;
 
-/// A snapshot as predicted by a fit of what had ended by then.
+/// A snapshot with the logits of a fit that used only outcomes which had ended at the snapshot's as-of.
 #[derive(Debug, Clone)]
 pub struct OutOfTime {
-    /// The snapshot.
+    /// The as-of of the snapshot.
     pub as_of: Instant,
-    /// On the scale of the fit that ships.
+    /// The logits before calibration, on the scale of the fit that ships.
     pub logits: Vec<f64>,
-    /// What happened.
+    /// The observed labels.
     pub labels: Vec<bool>,
 }
 
 impl OutOfTime {
-    /// What moves the mean of the logits, taken as they are, to what happened.
+    /// The offset that, added to the uncalibrated logits, makes the mean probability equal to the
+    /// observed base rate.
     fn offset(&self) -> f64 {
         base_rate_offset(&self.logits, &self.labels)
     }
 }
 
-/// Predicts each fold's snapshot by one configuration, on the scale of `ships`.
+/// Predicts the snapshot of each fold with one configuration, on the logit scale of `ships`.
 ///
 /// # Errors
-/// That a fit fails.
+/// Returns an error if a fit fails.
 pub fn backtest(
     spec: &FitSpec,
     inputs: &Inputs,
@@ -53,9 +54,11 @@ pub fn backtest(
     folds.par_iter().map(predict).collect()
 }
 
-/// Logits of a fit that has not seen some rows, moved and stretched to the mean and the deviation of
-/// those of the fit that ships, which knows later base rates and is shrunk less, for it has more rows.
-/// What is calibrated is then what ships.
+/// Shifts and scales the logits of a fit so that they have the mean and the standard deviation of those
+/// of the fit that ships.
+///
+/// The fit that ships knows later base rates and is shrunk less, because it has more rows. The
+/// calibration is fitted on the moved logits, so that it fits the model that ships.
 pub fn on_the_scale_of(mut logits: Vec<f64>, ships: &[f64]) -> Vec<f64> {
     let moments = |logits: &[f64]| {
         let count = logits.len() as f64;
@@ -69,9 +72,11 @@ pub fn on_the_scale_of(mut logits: Vec<f64>, ships: &[f64]) -> Vec<f64> {
     logits
 }
 
-/// A calibration whose shape is fitted on all snapshots, each moved as far from its own base rate as
-/// the latest is from its own, and whose offset is that of the latest: what one snapshot has by chance
-/// makes no slope, and the base rate is the last that is known.
+/// Fits a calibration on all snapshots and gives it the base-rate offset of the latest one.
+///
+/// Each snapshot is first moved as far from its own base rate as the latest snapshot is from its own. The
+/// shape of the calibration then does not depend on the chance of one snapshot, and the base rate is the
+/// last one that is known.
 pub fn calibrate(past: &[&OutOfTime], kind: Kind) -> Calibrated {
     let Some(latest) = past.last() else {
         let identity = Platt { slope: 1.0, intercept: 0.0 };
@@ -92,16 +97,17 @@ pub fn calibrate(past: &[&OutOfTime], kind: Kind) -> Calibrated {
     Calibrated { offset: base_rate_offset(&logits, &latest.labels), calibration }
 }
 
-/// Which calibration is fitted.
+/// The kind of calibration to fit.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind<'a> {
-    /// What a spec asks for.
+    /// The calibration that a spec asks for.
     Chosen(CalibrationChoice),
-    /// The kind of another one.
+    /// The same kind as another calibration.
     Same(&'a Calibration),
 }
 
-/// Metrics of each snapshot, calibrated by those before it; the test's as it was tested.
+/// Computes the metrics of each snapshot, calibrated by the snapshots before it, and those of the test
+/// snapshot with the calibration that it was tested with.
 pub fn stability(
     past: &[&OutOfTime],
     choice: CalibrationChoice,
@@ -146,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    /// A snapshot whose truth is sigmoid(0.5 x logit + intercept).
+    /// Draws a snapshot whose true probabilities are sigmoid(0.5 x logit + intercept).
     fn snapshot(seed: u64, rows: usize, intercept: f64) -> OutOfTime {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let logits: Vec<f64> = (0..rows).map(|_| random.random_range(-4.0..4.0)).collect();
@@ -155,7 +161,7 @@ mod tests {
         OutOfTime { as_of: Instant(seed as i64), logits, labels }
     }
 
-    /// Past snapshots of other base rates make the slope surer and leave the base rate alone.
+    /// Past snapshots with other base rates make the slope more certain and do not change the base rate.
     #[test]
     fn the_slope_is_of_all_snapshots_and_the_base_rate_of_the_latest() {
         let past: Vec<OutOfTime> =

@@ -1,9 +1,10 @@
-//! One classifier from gathered snapshots to an artifact.
+//! Trains one classifier, from gathered snapshots to an artifact.
 //!
-//! Every choice is made by purged time-ordered folds inside training. The folds' snapshots and the
-//! calibration snapshot, each predicted by a fit of what had ended by then, fit the calibration; what it
-//! is applied to is fitted on all rows whose outcomes had ended by the test snapshot, and that is scored
-//! once. Then the calibration alone is fitted again, with the test rows, for what ships.
+//! Every choice is made by purged time-ordered folds inside the training snapshots. The calibration is
+//! fitted on the snapshots of the folds and on the calibration snapshot, each predicted by a fit that
+//! used only outcomes which had ended at that snapshot. The model itself is fitted on all rows whose
+//! outcomes had ended at the test snapshot, and the test snapshot is scored once. For the version that
+//! ships, the calibration alone is then fitted again with the test rows.
 
 use rayon::prelude::*;
 
@@ -29,62 +30,62 @@ use crate::store::FORMAT_VERSION;
 use crate::time::{Duration, Instant};
 use crate::training::metrics::{ClassifierMetrics, Funnel, OtherAlgorithm};
 
-/// The shortest time that `auto` eligibility may find.
+/// The shortest length that `auto` eligibility may find.
 const SHORTEST_AUTO: Duration = Duration::days(30);
-/// The least rows behind one step of the lapsed rate, and the most steps.
+/// The minimum number of rows behind one step of the lapsed rate, and the maximum number of steps.
 const LAPSED_ROWS: usize = 100;
 const LAPSED_STEPS: usize = 50;
 
-/// A test row with what was predicted for it.
+/// A test row with its prediction.
 #[derive(Debug, Clone)]
 pub struct Prediction {
-    /// customer360_id.
+    /// The customer's key, `customer360_id`.
     pub key: String,
     /// The logit before calibration.
     pub raw: f64,
-    /// The probability as tested, before the calibration was refitted.
+    /// The probability as tested, before the calibration was fitted again.
     pub probability: f64,
-    /// What happened.
+    /// The observed label.
     pub label: bool,
 }
 
-/// A trained classifier with what the report shows.
+/// A trained classifier with its metrics and test predictions.
 #[derive(Debug)]
 pub struct TrainedClassifier {
-    /// What scoring reads.
+    /// The artifact that scoring reads.
     pub artifact: ClassifierArtifact,
-    /// What people read.
+    /// The metrics that the report shows.
     pub metrics: ClassifierMetrics,
-    /// The test rows.
+    /// The predictions of the test rows.
     pub predictions: Vec<Prediction>,
 }
 
-/// The version in use.
+/// The champion: the version in use.
 #[derive(Debug, Clone, Copy)]
 pub struct Champion<'a> {
-    /// Its version.
+    /// The name of the version.
     pub version: &'a str,
-    /// What it is.
+    /// The artifact of the version.
     pub artifact: &'a ClassifierArtifact,
 }
 
-/// What happened before this training.
+/// What is known of earlier versions, scores and events.
 #[derive(Debug)]
 pub struct Past<'a> {
-    /// The version to compare with.
+    /// The champion to compare with; `None` if no version is in use.
     pub champion: Option<Champion<'a>>,
-    /// Inputs beside what they were when customers were scored; None where they never were.
+    /// Inputs compared with their values in the last scoring run; `None` if no run has scored customers.
     pub skew: Option<Skew>,
-    /// Past scores beside what happened since.
+    /// Past scores compared with the observed outcomes.
     pub matured: Vec<Matured>,
-    /// Events over time.
+    /// Numbers of events over time.
     pub history: History,
 }
 
-/// Trains on gathered data.
+/// Trains a classifier on gathered data.
 ///
 /// # Errors
-/// [`Error::NotEnough`] where training, calibration or test have too few rows of a class.
+/// Returns [`Error::NotEnough`] if training, calibration or test have too few rows of a class.
 pub fn train(
     classifier: &Classifier,
     mut data: ClassifierData,
@@ -105,8 +106,8 @@ pub fn train(
     let inputs = inputs(classifier, catalog, &data.levels);
     let selection = select(classifier, inputs.clone(), training, &data.schedule.training)?;
     let inputs = Inputs { candidates: selection.candidates.clone(), ..inputs };
-    // The calibration snapshot is predicted by a model that has not seen it; what is tested has
-    // learnt from everything whose outcome had ended by the test snapshot.
+    // The calibration snapshot is predicted by a model that has not seen it. The tested model is fitted
+    // on everything whose outcome had ended at the test snapshot.
     let split = |limit: usize| {
         let before = |snapshots: &[Snapshot]| sample(&snapshots.iter().collect::<Vec<_>>(), limit);
         let all = &data.snapshots[..data.snapshots.len() - 1];
@@ -163,8 +164,8 @@ pub fn train(
         &test.labels,
     );
 
-    // What ships has seen the outcomes of the test snapshot too, in its calibration alone; the base
-    // rate is that of the latest outcomes there are.
+    // Of the model that ships, only the calibration has seen the outcomes of the test snapshot. Its base
+    // rate is that of the latest known outcomes.
     let predicted: Vec<&OutOfTime> = ours.past.iter().collect();
     let all: Vec<&OutOfTime> = ours.past.iter().chain([&ours.test]).collect();
     let shipped = calibrate(&all, Kind::Same(&ours.calibrated.calibration));
@@ -225,23 +226,23 @@ pub fn train(
     Ok(TrainedClassifier { artifact, metrics, predictions })
 }
 
-/// Rows by what they are for.
+/// The rows and snapshots of one fit, by their use.
 struct Split<'a> {
     schedule: &'a Schedule,
     folds: &'a [Fold],
-    /// Of the training snapshots.
+    /// Rows of the training snapshots.
     chosen_on: Rows,
-    /// Of all snapshots whose outcomes had ended by the test snapshot.
+    /// Rows of all snapshots whose outcomes had ended at the test snapshot.
     rows: Rows,
     calibration: &'a Snapshot,
     test: &'a Snapshot,
 }
 
-/// A fit with its calibration, applied to the test snapshot.
+/// A fit with its calibration, and its predictions of the test snapshot.
 struct Tested {
     fitted: Fitted,
     calibrated: Calibrated,
-    /// The folds' snapshots and the calibration snapshot, which the calibration is fitted on.
+    /// The snapshots of the folds and the calibration snapshot, which the calibration is fitted on.
     past: Vec<OutOfTime>,
     test: OutOfTime,
     probabilities: Vec<f64>,
@@ -276,7 +277,7 @@ impl Tested {
     }
 }
 
-/// The inputs of a classifier in the order of the gathered columns.
+/// Lists the inputs of a classifier in the order of the gathered columns.
 fn inputs(classifier: &Classifier, catalog: &Catalog, levels: &[Vec<String>]) -> Inputs {
     let spec = &classifier.spec.inputs;
     let everywhere = spec.shape.unwrap_or(ShapeChoice::Auto);
@@ -300,8 +301,8 @@ fn inputs(classifier: &Classifier, catalog: &Catalog, levels: &[Vec<String>]) ->
     }
 }
 
-/// In the order of a hash: how the events were partitioned, which events of the future can change,
-/// must not reach the sums of a fit.
+/// Sorts the rows of each snapshot by the hash of the key. Without this, the partitions of the events
+/// would decide the order of the sums in a fit, and events after the as-of can change the partitions.
 fn order_by_hash(data: &mut ClassifierData) {
     data.snapshots.par_iter_mut().for_each(|snapshot| {
         let mut order: Vec<usize> = (0..snapshot.hashes.len()).collect();
@@ -315,10 +316,11 @@ fn positives(snapshot: &Snapshot) -> f64 {
     snapshot.labels.iter().filter(|label| **label).count() as f64
 }
 
-/// Days for those without any past event.
+/// The recency in days of customers without any past event.
 const LONG_AGO: f64 = 1e6;
 
-/// Recency alone, as a probability by Platt's scaling of its logarithm on the calibration snapshot.
+/// The baseline of recency alone: a probability by Platt scaling of the logarithm of the recency, fitted
+/// on the calibration snapshot.
 fn recency_alone(
     kind: LabelKind,
     ours: &[f64],
@@ -331,14 +333,15 @@ fn recency_alone(
         days.map(|days| sign * if days.is_nan() { LONG_AGO } else { *days }.ln_1p()).collect()
     };
     let mut platt = Platt::fit(&scores(calibration), &calibration.labels);
-    // Whatever the calibration snapshot has by chance, it ranks as recency does.
+    // The baseline ranks as recency does, even if the calibration snapshot by chance shows the opposite.
     platt.slope = platt.slope.max(1e-3);
     let platt = Calibration::Platt(platt);
     let theirs: Vec<f64> = scores(test).iter().map(|x| platt.probability(*x, 0.0)).collect();
     Baseline::of("recency alone", ours, &theirs, &test.labels)
 }
 
-/// The version in use on the same rows, before its own refit; None where it predicts something else.
+/// Compares with the champion on the same rows, with the calibration that it was tested with. Returns
+/// `None` if the champion predicts another label.
 fn champion_on(
     spec: &ClassifierSpec,
     champion: Champion,
@@ -368,7 +371,7 @@ fn predictions(test: &Snapshot, ours: &Tested) -> Vec<Prediction> {
         .collect()
 }
 
-/// Chooses the time of `auto` and moves who is beyond it to the lapsed.
+/// Chooses the length for `auto` eligibility and moves the customers beyond it to the lapsed ones.
 fn resolve_eligible(classifier: &Classifier, data: &mut ClassifierData) -> ResolvedEligible {
     let within = match &classifier.eligible {
         Eligible::Where(condition) => return ResolvedEligible::Where(condition.clone()),
@@ -450,7 +453,7 @@ fn check_enough(classifier: &Classifier, data: &ClassifierData, funnel: &[Funnel
     Ok(())
 }
 
-/// Refuses a sample that a class has been lost from.
+/// Returns an error if a class has too few rows left in a sample.
 fn check_sampled(classifier: &Classifier, rows: &Rows) -> Result<()> {
     let positives = rows.labels.iter().filter(|label| **label).count();
     let least = positives.min(rows.labels.len() - positives);
@@ -469,8 +472,9 @@ fn check_sampled(classifier: &Classifier, rows: &Rows) -> Result<()> {
     ))
 }
 
-/// The observed rate of y = 1 among the not eligible, monotone in recency: rising where the label
-/// is an absence, falling where it is a presence.
+/// Fits the observed rate of y = 1 among customers who are not eligible, monotone in the days since their
+/// last label event. The rate rises with the days if the label is an absence, and falls if it is a
+/// presence.
 fn lapsed_rate(kind: LabelKind, snapshots: &[Snapshot]) -> Option<Isotonic> {
     let sign = if kind == LabelKind::Absence { 1.0 } else { -1.0 };
     let rows = snapshots.iter().flat_map(|snapshot| &snapshot.lapsed);

@@ -1,5 +1,4 @@
-//! What a fitted model looks at: importance, coefficients, curves, drift of its inputs, slices, and
-//! inputs that know too much.
+//! Inspects a fitted model: importance, coefficients, curves, drift of its inputs, slices and leaks.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -20,19 +19,21 @@ use crate::models::preprocessing::drawn_at;
 use crate::models::preprocessing::shape::Shape;
 use crate::training::metrics::{Coefficient, Importance, InputCurve, LeakSuspect};
 
-/// Test rows that importance looks at, at most.
+/// The maximum number of test rows that importance is computed on.
 const IMPORTANCE_ROWS: usize = 20_000;
-/// Of every shuffle.
+/// The seed of every shuffle.
 const SEED: u64 = 0x1397;
-/// Curves shown.
+/// The maximum number of curves that are shown.
 const CURVES: usize = 12;
-/// A single input that ranks better than this is suspected of knowing the outcome.
+/// The area under the ROC curve above which a single input is suspected of a leak.
 const LEAK_AUC: f64 = 0.95;
-/// Rows for which a leak is looked for, about, from all snapshots; and bins of a number.
+/// The approximate number of rows, from all snapshots, on which a leak is looked for, and the number of
+/// quantile bins of a number.
 const LEAK_ROWS: usize = 20_000;
 const LEAK_BINS: usize = 20;
 
-/// By how much the test predictions get worse where the inputs of one group are shuffled, most first.
+/// Computes how much the predictions of the test rows get worse if the inputs of one group are shuffled.
+/// The group that matters most comes first.
 pub fn importance(fitted: &Fitted, calibrated: &Calibrated, test: &Snapshot) -> Vec<Importance> {
     let rows = test.labels.len().min(IMPORTANCE_ROWS);
     let some: Vec<usize> = (0..rows).collect();
@@ -78,7 +79,8 @@ pub fn importance(fitted: &Fitted, calibrated: &Calibrated, test: &Snapshot) -> 
     list
 }
 
-/// The terms of a linear model with 95 % intervals, customers as clusters, greatest first.
+/// Lists the terms of a linear model with 95 % intervals, with standard errors clustered by customer. The
+/// greatest absolute coefficient comes first.
 pub fn coefficients(
     fitted: &Fitted,
     rows: &Rows,
@@ -107,12 +109,12 @@ pub fn coefficients(
     list
 }
 
-/// What the inputs of a linear model add to the logit by value; those whose contribution spreads
-/// most.
+/// Computes what the inputs of a linear model add to the logit, by value. The inputs whose contribution
+/// varies most are kept.
 pub fn curves(fitted: &Fitted, rows: &Matrix) -> Vec<InputCurve> {
     let Estimator::Logistic(model) = &fitted.estimator else { return Vec::new() };
     let preprocessing = &fitted.preprocessing;
-    // Another input's value does not move this one's columns; interactions are not drawn.
+    // The value of another input does not change the columns of this one. Interactions are not drawn.
     let mut row = vec![0.0; preprocessing.inputs.len()];
     let mut list: Vec<(f64, InputCurve)> = Vec::new();
     for (number, input) in preprocessing.inputs.iter().enumerate() {
@@ -152,13 +154,14 @@ pub fn curves(fitted: &Fitted, rows: &Matrix) -> Vec<InputCurve> {
     list.into_iter().take(CURVES).map(|(_, curve)| curve).collect()
 }
 
-/// How each raw input is distributed over the training rows.
+/// Computes the distribution of each raw input over the training rows.
 pub fn reference(training: &Matrix) -> Vec<Distribution> {
     let columns = (0..training.width).into_par_iter();
     columns.map(|column| Distribution::of(&training.column(column).collect::<Vec<_>>())).collect()
 }
 
-/// How far each input of the test rows has moved from the training rows, furthest first.
+/// Computes how far each input of the test rows has moved from the training rows. The input that has
+/// moved most comes first.
 pub fn drifts(fitted: &Fitted, reference: &[Distribution], test: &Matrix) -> Vec<Drift> {
     let mut later: Vec<Distribution> = reference.iter().map(Distribution::empty).collect();
     for row in 0..test.len() {
@@ -167,8 +170,9 @@ pub fn drifts(fitted: &Fitted, reference: &[Distribution], test: &Matrix) -> Vec
     crate::artifact::drifts(&fitted.preprocessing, reference, &later)
 }
 
-/// Inputs that alone rank the training outcomes almost perfectly: by their value, missing ones last, or
-/// by the rate of their level or quantile bin in the other half of the rows.
+/// Lists the inputs that alone rank the training outcomes almost perfectly. An input ranks either by its
+/// value, with missing values as the lowest, or by the rate of its level or quantile bin in the other
+/// half of the rows.
 pub fn leak_suspects(fitted: &Fitted, rows: &Rows) -> Vec<LeakSuspect> {
     let every = rows.labels.len().div_ceil(LEAK_ROWS).max(1);
     let some: Vec<usize> = (0..rows.labels.len()).step_by(every).collect();
@@ -190,7 +194,8 @@ pub fn leak_suspects(fitted: &Fitted, rows: &Rows) -> Vec<LeakSuspect> {
     suspects.collect()
 }
 
-/// How well the rates of groups in one half of the rows rank the other, for both halves on average.
+/// Computes how well the rates of the groups in one half of the rows rank the other half, as the mean
+/// over both halves.
 fn auc_by_group(values: &[f64], labels: &[bool], levels: bool) -> f64 {
     let mut sorted: Vec<f64> = values.iter().copied().filter(|value| !value.is_nan()).collect();
     sorted.sort_by(f64::total_cmp);
@@ -200,7 +205,7 @@ fn auc_by_group(values: &[f64], labels: &[bool], levels: bool) -> f64 {
         (1..LEAK_BINS).filter_map(|i| sorted.get(i * sorted.len() / LEAK_BINS).copied()).collect()
     };
     edges.dedup();
-    // Missing values are a group of their own, the last.
+    // Missing values are a group of their own, which is the last one.
     let group = |value: f64| match value.is_nan() {
         true => edges.len() + 1,
         false => edges.partition_point(|edge| *edge <= value),
@@ -221,7 +226,7 @@ fn auc_by_group(values: &[f64], labels: &[bool], levels: bool) -> f64 {
     (half(0) + half(1)) / 2.0
 }
 
-/// Test rows by tenure, recency, value, channel and the attributes that the spec names.
+/// Slices the test rows by tenure, recency, value, channel and the attributes that the spec names.
 pub fn slices(
     names: &[String],
     data: &ClassifierData,
@@ -258,7 +263,7 @@ pub fn slices(
 mod tests {
     use super::*;
 
-    /// Levels or values in the middle that tell everything, though in no order.
+    /// A leak is found even if the telling levels or values are in the middle of the order.
     #[test]
     fn a_leak_need_not_be_in_order() {
         let labels: Vec<bool> = (0..3000).map(|i| i % 3 == 1).collect();

@@ -1,4 +1,4 @@
-//! Matured scores: what past scoring runs predicted, beside what happened since.
+//! Matured scores: the predictions of past scoring runs, compared with the observed outcomes.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -16,10 +16,10 @@ use crate::spec::{ClassifierSpec, LabelKind};
 use crate::store::{Root, Store};
 use crate::time::Instant;
 
-/// Past scoring runs looked at, the latest ones.
+/// The maximum number of past scoring runs that are compared. The latest ones are taken.
 const RUNS: usize = 12;
 
-/// A past scoring run of one version whose outcome window has closed.
+/// The scores of one version in a past scoring run whose outcome window has closed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Matured {
@@ -27,11 +27,12 @@ pub struct Matured {
     pub scored: Instant,
     /// The version that scored.
     pub version: String,
-    /// Of the scores by the model as they were written; what has one class only ranks nothing.
+    /// The metrics of the scores that the model itself gave, as they were written. A run with only one
+    /// class has no metrics and is left out.
     pub metrics: Metrics,
 }
 
-/// The as-ofs that have been scored and whose outcomes have ended by `until`.
+/// Lists the scored as-ofs whose outcomes have ended at `until`. Only the latest runs are returned.
 pub fn scored(root: &Root, spec: &ClassifierSpec, until: Instant) -> Vec<Instant> {
     let outcome = spec.label.gap.plus(spec.label.horizon);
     let all = root.as_ofs("scores").into_iter().filter_map(Instant::from_folder);
@@ -40,8 +41,9 @@ pub fn scored(root: &Root, spec: &ClassifierSpec, until: Instant) -> Vec<Instant
     ended.split_off(ended.len().saturating_sub(RUNS))
 }
 
-/// Joins the scores of past runs with outcomes: `happened` has, per as-of, the hashes of the
-/// customers with at least one event of the label. Versions that predicted something else are left out.
+/// Joins the scores of past runs with the observed outcomes. `happened` has, for each as-of, the hashes
+/// of the customers with at least one event of the label. Versions that predict another label are left
+/// out.
 pub fn matured(
     store: &Store,
     root: &Root,

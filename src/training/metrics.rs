@@ -1,4 +1,4 @@
-//! Every number of a classifier's report, as `metrics.json` keeps it.
+//! The numbers of a classifier's report, as `metrics.json` stores them.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,67 +15,70 @@ use crate::models::preprocessing::Dropped;
 use crate::sources::contract::History;
 use crate::time::Instant;
 
-/// From profile to labelled rows at one snapshot.
+/// The numbers of customers from the whole profile to the labelled rows at one snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Funnel {
-    /// The snapshot.
+    /// The as-of of the snapshot.
     pub as_of: Instant,
-    /// What it is used for: training, calibration or test.
+    /// The use of the snapshot: `training`, `refit`, `calibration` or `test`.
     pub used_for: String,
-    /// Customers who are there.
+    /// The number of customers at the snapshot.
     pub customers: usize,
-    /// Of them, for whom the model is defined; all are labelled, as the outcome window has ended.
+    /// The number of customers for whom the model is defined. All of them have a label, because the
+    /// outcome window has ended.
     pub eligible: usize,
-    /// Of them, with y = 1.
+    /// The number of eligible customers with y = 1.
     pub positives: usize,
-    /// Positives per eligible.
+    /// The share of positives among the eligible customers.
     pub base_rate: f64,
 }
 
-/// `metrics.json` of a classifier: every number of its report.
+/// The content of `metrics.json` of a classifier.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifierMetrics {
-    /// Of this file.
+    /// The format version of this file.
     pub format_version: u32,
-    /// The verdict in words.
+    /// The verdict on the version in words.
     pub grade: Grade,
-    /// Whether it may come into use.
+    /// The conditions under which the version may come into use.
     pub gate: Gate,
-    /// Per snapshot in time order.
+    /// The numbers of customers of each snapshot, in time order.
     pub funnel: Vec<Funnel>,
-    /// Configurations tried by purged time-ordered folds inside training.
+    /// The configurations that were tried by purged time-ordered folds inside the training snapshots.
     pub tried: Vec<Tried>,
-    /// Shapes of single inputs, tried on the same folds.
+    /// The shapes of single inputs that were tried on the same folds.
     pub shapes: Vec<TriedShape>,
-    /// Columns that the model does not see.
+    /// The columns that were left out of the model.
     pub dropped: Vec<Dropped>,
-    /// On the test snapshot, before the calibration was refitted with it.
+    /// The evaluation on the test snapshot, before the calibration was fitted again with it.
     pub test: Evaluation,
-    /// Simpler and earlier predictions of the same rows.
+    /// Simpler and earlier predictions of the same rows, compared with ours.
     pub baselines: Vec<Baseline>,
-    /// The other algorithm on the same rows: what linearity costs, or spares.
+    /// The other algorithm on the same rows. It shows what a linear model costs or saves.
     pub other_algorithm: Option<OtherAlgorithm>,
-    /// Out of time, per snapshot: what was chosen, fitted and calibrated on what had ended by then.
+    /// The out-of-time metrics of each snapshot, predicted by the chosen configuration after it was
+    /// fitted and calibrated on outcomes that had ended at the snapshot.
     pub stability: Vec<Stability>,
-    /// Test rows by what they share.
+    /// Metrics of the test rows by the levels of attributes.
     pub slices: Vec<Slice>,
-    /// Inputs of the test rows against those of training.
+    /// The drift of the inputs from the training rows to the test rows.
     pub drift: Vec<Drift>,
-    /// By how much predictions get worse where a group of inputs is shuffled.
+    /// How much the predictions get worse if a group of inputs is shuffled.
     pub importance: Vec<Importance>,
-    /// Terms with their intervals; of a linear model only.
+    /// The terms with their intervals; empty unless the model is linear.
     pub coefficients: Vec<Coefficient>,
-    /// What the inputs that matter most add to the logit, by value; of a linear model only.
+    /// What the most important inputs add to the logit, by value; empty unless the model is linear.
     pub curves: Vec<InputCurve>,
-    /// Inputs that alone tell the outcome almost surely.
+    /// Inputs that alone rank the outcome almost perfectly.
     pub leak_suspects: Vec<LeakSuspect>,
-    /// Inputs beside what they were when customers were scored last; None where they never were.
+    /// The inputs compared with their values in the last scoring run; `None` if no run has scored
+    /// customers.
     pub skew: Option<Skew>,
-    /// Past scoring runs beside what happened since.
+    /// Past scoring runs compared with the observed outcomes.
     pub matured: Vec<Matured>,
-    /// Events over time by type.
+    /// The numbers of events over time, by type.
     pub history: History,
 }
 
@@ -83,50 +86,51 @@ pub struct ClassifierMetrics {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OtherAlgorithm {
-    /// What folds chose for it.
+    /// The configuration that the folds chose for it.
     pub configuration: Configuration,
-    /// Rows that this version was fitted on, and rows that it was.
+    /// The number of rows that this version was fitted on, and the number that the other algorithm was.
     #[serde(default)]
     pub fitted_on: [usize; 2],
-    /// Its metrics, and ours less theirs.
+    /// The metrics of the other algorithm, and ours minus them.
     pub comparison: Baseline,
 }
 
-/// Metrics of one snapshot.
+/// The out-of-time metrics of one snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stability {
-    /// The snapshot.
+    /// The as-of of the snapshot.
     pub as_of: Instant,
-    /// What it is used for: `fold`, `calibration` or `test`.
+    /// The use of the snapshot: `fold`, `calibration` or `test`.
     pub predicted_as: String,
-    /// Rows.
+    /// The number of rows.
     pub rows: usize,
-    /// Share of y = 1.
+    /// The share of rows with y = 1.
     pub base_rate: f64,
-    /// Area under the ROC curve.
+    /// The area under the ROC curve.
     pub roc_auc: f64,
-    /// Average precision.
+    /// The average precision.
     pub average_precision: f64,
-    /// Mean log loss; None where no snapshot before it could calibrate it, as below.
+    /// The mean log loss. `None` if no earlier snapshot could calibrate this one; the same holds for the
+    /// next three fields.
     pub log_loss: Option<f64>,
-    /// Expected calibration error.
+    /// The expected calibration error.
     pub ece: Option<f64>,
-    /// Of a recalibration; 1 is perfect.
+    /// The slope of a recalibration; 1 is perfect.
     pub slope: Option<f64>,
-    /// Of a recalibration with that slope held at 1; 0 is perfect.
+    /// The intercept of a recalibration with the slope held at 1; 0 is perfect.
     pub intercept: Option<f64>,
 }
 
-/// What a group of inputs is worth.
+/// The importance of a group of inputs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Importance {
-    /// The group.
+    /// The name of the group.
     pub group: String,
-    /// The rise of the mean log loss where its inputs are shuffled among the test rows.
+    /// The increase of the mean log loss if the group's inputs are shuffled among the test rows.
     pub log_loss: f64,
-    /// The fall of average precision.
+    /// The decrease of the average precision.
     pub average_precision: f64,
 }
 
@@ -134,31 +138,31 @@ pub struct Importance {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Coefficient {
-    /// The term.
+    /// The name of the term.
     pub term: String,
-    /// Its group.
+    /// The group of the term.
     pub group: String,
-    /// Of the standardized term.
+    /// The coefficient of the standardized term.
     pub coefficient: f64,
-    /// With customers as clusters.
+    /// The 95 % interval, with standard errors clustered by customer.
     pub interval: Interval,
 }
 
-/// What an input adds to the logit, against the training mean.
+/// The contribution of an input to the logit by value, relative to the training mean.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputCurve {
-    /// The input's column.
+    /// The column of the input.
     pub column: String,
-    /// The name of its shape.
+    /// The name of the input's shape.
     pub shape: String,
-    /// Values, or levels by their place in `levels`, ascending.
+    /// The values, or the indices of the levels, in ascending order.
     pub value: Vec<f64>,
-    /// Of each value.
+    /// The contribution of each value.
     pub contribution: Vec<f64>,
     /// Names of the levels; empty for a number.
     pub levels: Vec<String>,
-    /// Of a missing value.
+    /// The contribution of a missing value.
     pub missing: f64,
 }
 
@@ -166,8 +170,8 @@ pub struct InputCurve {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LeakSuspect {
-    /// The input.
+    /// The column of the input.
     pub column: String,
-    /// The area under the ROC curve of its value, or of its negative.
+    /// The area under the ROC curve of its value or its negative, or of the rates of its levels or bins.
     pub roc_auc: f64,
 }

@@ -1,5 +1,5 @@
-//! Training: past snapshots joined with what happened next, fitted, calibrated, evaluated out of
-//! time, and kept as an artifact.
+//! Training: past snapshots are joined with their outcomes, fitted, calibrated, evaluated out of time,
+//! and written as an artifact.
 
 pub mod affinity;
 pub mod backtest;

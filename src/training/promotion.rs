@@ -1,4 +1,4 @@
-//! Whether a new version may take the place of the one in use.
+//! The gate that decides whether a new version may replace the champion.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,29 +9,34 @@ use crate::spec::PromotionSpec;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
-    /// What is asked.
+    /// The condition in words.
     pub asks: String,
-    /// What was found, with the numbers.
+    /// The result in words, with the numbers.
     pub found: String,
-    /// Whether it is met.
+    /// Whether the condition is met.
     pub passed: bool,
 }
 
-/// All conditions.
+/// The conditions for a new version to come into use.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gate {
-    /// Whether all are met.
+    /// Whether all conditions are met.
     pub passed: bool,
-    /// Each.
+    /// The single conditions.
     pub checks: Vec<Check>,
 }
 
 impl Gate {
-    /// Asks the questions of promotion: better than recency alone; average precision not below the
-    /// champion's by more than the tolerance or one standard error; calibration error not above the
-    /// champion's by more than chance. Without a champion only the first is asked; one that cannot be
-    /// compared with, because it predicts `something_else`, must give way by hand.
+    /// Checks the conditions of promotion.
+    ///
+    /// - The average precision is above that of recency alone.
+    /// - The average precision is not below the champion's by more than the tolerance or one standard
+    ///   error.
+    /// - The calibration error is not above the champion's by more than chance.
+    ///
+    /// Without a champion only the first condition is checked. `something_else` is a version in use that
+    /// predicts another label: it cannot be compared, and only `models promote` replaces it.
     pub fn of(
         spec: &PromotionSpec,
         recency: &Baseline,
@@ -71,7 +76,7 @@ impl Gate {
         Self { passed: checks.iter().all(|check| check.passed), checks }
     }
 
-    /// What is not met, in one line.
+    /// Describes the conditions that are not met, in one line.
     pub fn failures(&self) -> String {
         let failed = self.checks.iter().filter(|check| !check.passed);
         let failed: Vec<String> =

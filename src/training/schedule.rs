@@ -1,9 +1,10 @@
-//! Which past instants a classifier is trained, calibrated and tested at.
+//! Chooses the snapshots that a classifier is trained, calibrated and tested at.
 //!
-//! Every label must have ended by the as-of. The test snapshot is the latest such instant; the
-//! calibration label ends by the test snapshot, training labels by the calibration snapshot, so no
-//! model ever sees an outcome from after the moment it is evaluated at. What is tested is fitted again
-//! on all snapshots whose outcomes have ended by the test snapshot.
+//! Every label must have ended at the as-of. The test snapshot is the latest instant for which this is
+//! true. The label of the calibration snapshot ends at the test snapshot at the latest, and the labels of
+//! the training snapshots end at the calibration snapshot at the latest. No model is therefore fitted on
+//! an outcome from after the snapshot that it is evaluated at. The tested model is fitted again on all
+//! snapshots whose outcomes have ended at the test snapshot.
 
 use crate::artifact::Schedule;
 use crate::error::{Error, Result};
@@ -11,19 +12,19 @@ use crate::sources::contract::History;
 use crate::spec::ClassifierSpec;
 use crate::time::{Duration, Instant};
 
-/// Training snapshots at most, where the spec names no number.
+/// The maximum number of training snapshots if the spec does not set it.
 const COUNT: usize = 6;
-/// The share of the horizon by which the events may end before it.
+/// The share of the horizon by which the events may end early.
 const STALE: f64 = 0.05;
-/// History before the first snapshot, where the spec names none.
+/// The length of history before the first snapshot if the spec does not set it.
 const LOOKBACK: Duration = Duration::days(90);
 
-/// Refuses outcome windows that the events do not reach the end of: customers of whom nothing was
+/// Checks that the events reach the end of the outcome windows. Otherwise customers whose events are not
 /// loaded would count as customers who did nothing.
 ///
 /// # Errors
-/// [`Error::NotEnough`] where the last event is further from `until` than is usual between days with
-/// events, and than a twentieth of the horizon.
+/// Returns [`Error::NotEnough`] if the last event is further from `until` than is usual between days with
+/// events, and further than a twentieth of the horizon.
 pub fn check_fresh(
     model: &str,
     horizon: Duration,
@@ -48,10 +49,10 @@ pub fn check_fresh(
     ))
 }
 
-/// The snapshots for a training at `as_of` with events since `history`.
+/// Chooses the snapshots of a training at `as_of` with events from `history` on.
 ///
 /// # Errors
-/// [`Error::NotEnough`] where the history is shorter than lookback + 3 x (gap + horizon).
+/// Returns [`Error::NotEnough`] if the history is shorter than lookback + 3 x (gap + horizon).
 pub fn schedule(spec: &ClassifierSpec, as_of: Instant, history: Instant) -> Result<Schedule> {
     let outcome = spec.label.gap.plus(spec.label.horizon);
     let every = spec.snapshots.every.unwrap_or(outcome);

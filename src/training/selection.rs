@@ -1,5 +1,5 @@
-//! Every choice of a fit, made by purged time-ordered folds inside training: how inputs become
-//! columns, how strong the penalty is, how trees grow. The test snapshot has no say.
+//! Makes every choice of a fit by purged time-ordered folds inside the training snapshots: the shapes of
+//! inputs, the penalty, and the size of trees. The test snapshot is not used.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -18,63 +18,63 @@ use crate::models::preprocessing::{Candidate, Preprocessing};
 use crate::spec::{Algorithm, Classifier, FitSpec};
 use crate::time::{Duration, Instant};
 
-/// Folds at most, the latest ones.
+/// The maximum number of folds. The latest ones are taken.
 const FOLDS: usize = 5;
-/// Folds use at most one in so many of the rows that the fit may use.
+/// The divisor of the row limit of a fit that gives the row limit of a fold.
 const FOLD_SHARE: usize = 5;
-/// Rows that trees see where they are there to be compared with only: at most one in so many.
+/// The divisor of the row limit of a fit for the algorithm that is fitted only for comparison.
 const COMPARED_SHARE: usize = 3;
-/// The penalty under which the shapes of a single input are compared.
+/// The penalty that is used to compare the shapes of a single input.
 const SHAPE_L2: f64 = 1.0;
-/// The gradient at which the fit of a single input is good enough to be compared.
+/// The size of the gradient at which the fit of a single input is accurate enough to be compared.
 const SHAPE_TOLERANCE: f64 = 1e-5;
-/// The least sum of p (1 - p) of the rows of a leaf.
+/// The minimum sum of p (1 - p) over the rows of a leaf.
 const LEAF_WEIGHT: f64 = 10.0;
 
-/// How a configuration did on one fold.
+/// The result of a configuration on one fold.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FoldScore {
-    /// The snapshot that was predicted from those whose outcomes had ended by then.
+    /// The snapshot that was predicted from the snapshots whose outcomes had ended at its as-of.
     pub as_of: Instant,
-    /// Of the rows that were predicted.
+    /// The number of predicted rows.
     pub rows: usize,
-    /// Mean log loss.
+    /// The mean log loss.
     pub log_loss: f64,
-    /// Area under the ROC curve.
+    /// The area under the ROC curve.
     pub roc_auc: f64,
-    /// Average precision.
+    /// The average precision.
     pub average_precision: f64,
 }
 
-/// A configuration that was tried.
+/// A configuration that was tried, with its results.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tried {
-    /// What.
+    /// The configuration.
     pub configuration: Configuration,
-    /// Mean log loss over the folds; None where there was no fold.
+    /// The mean log loss over the folds; `None` if there was no fold.
     pub log_loss: Option<f64>,
-    /// In time order.
+    /// The results of the folds in time order.
     pub folds: Vec<FoldScore>,
 }
 
-/// The shapes of one input that were tried alone.
+/// The shapes that were tried for one input alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TriedShape {
-    /// The input.
+    /// The column of the input.
     pub column: String,
-    /// Name and mean log loss over the folds of each.
+    /// The name of each shape, with its mean log loss over the folds.
     pub log_loss: Vec<(String, f64)>,
-    /// What was chosen.
+    /// The name of the chosen shape.
     pub chosen: String,
 }
 
-/// What folds have chosen.
+/// The choices that the folds made.
 #[derive(Debug)]
 pub struct Selection {
-    /// The folds themselves, in time order.
+    /// The folds in time order.
     pub folds: Vec<Fold>,
     /// The algorithm that ships.
     pub algorithm: Algorithm,
@@ -82,51 +82,51 @@ pub struct Selection {
     pub candidates: Vec<Candidate>,
     /// The best logistic configuration.
     pub logistic: Configuration,
-    /// The best trees; None where they are not asked for.
+    /// The best configuration of trees; `None` if trees were not tried.
     pub gbdt: Option<Configuration>,
-    /// Everything that was tried.
+    /// All configurations that were tried.
     pub tried: Vec<Tried>,
-    /// Shapes that were tried alone.
+    /// The shapes that were tried for single inputs.
     pub shapes: Vec<TriedShape>,
 }
 
-/// A fitted way: raw rows to columns, and columns to logits.
+/// A fitted model: preprocessing of raw rows, followed by an estimator.
 #[derive(Debug, Clone)]
 pub struct Fitted {
-    /// Raw rows to columns.
+    /// The preprocessing that turns raw rows into columns.
     pub preprocessing: Preprocessing,
-    /// Columns to logits.
+    /// The estimator that turns columns into logits.
     pub estimator: Estimator,
 }
 
 impl Fitted {
-    /// The logits of raw rows.
+    /// Computes the logits of raw rows.
     pub fn logits(&self, rows: &Matrix) -> Vec<f64> {
         self.estimator.logits(&self.preprocessing.transform(rows))
     }
 }
 
-/// The inputs of a classifier before any row is seen, and the pairs that interact.
+/// The inputs of a classifier before they are fitted, and the pairs of inputs that interact.
 #[derive(Debug, Clone)]
 pub struct Inputs {
-    /// In the order of the raw columns.
+    /// The candidates in the order of the raw columns.
     pub candidates: Vec<Candidate>,
-    /// Numbers of inputs.
+    /// The interacting pairs, as indices of the inputs.
     pub interactions: Vec<[usize; 2]>,
 }
 
-/// Rows with outcomes, in raw columns.
+/// Rows of raw inputs with labels.
 #[derive(Debug)]
 pub struct Rows {
-    /// Inputs.
+    /// The raw inputs.
     pub inputs: Matrix,
-    /// Outcomes.
+    /// The labels.
     pub labels: Vec<bool>,
-    /// Hashes of the customers.
+    /// The hashes of the customers' keys.
     pub hashes: Vec<u64>,
 }
 
-/// The rows of some snapshots, sampled by customer above `limit` rows.
+/// Joins the rows of some snapshots. Above `limit` rows, a sample of the customers is taken.
 pub fn sample(snapshots: &[&Snapshot], limit: usize) -> Rows {
     let total: usize =
         snapshots.iter().map(|snapshot| snapshot.classes().iter().sum::<usize>()).sum();
@@ -146,14 +146,14 @@ pub fn sample(snapshots: &[&Snapshot], limit: usize) -> Rows {
     rows
 }
 
-/// The penalty on the mean loss that stands for one on the sum, as scikit-learn's 1 / C does; weighted
-/// rows count as often as they weigh.
+/// Converts a penalty on the summed loss, such as scikit-learn's 1 / C, into a penalty on the mean loss.
+/// A weighted row counts as often as its weight says.
 pub fn per_row(l2: f64, rows: &Rows, class_weights: [f64; 2]) -> f64 {
     let weights = rows.labels.iter().map(|label| class_weights[usize::from(*label)]);
     l2 / weights.sum::<f64>().max(1.0)
 }
 
-/// The rows that the algorithm which does not ship is fitted on.
+/// The row limit of the algorithm that does not ship.
 pub fn compared(spec: &FitSpec) -> usize {
     (spec.max_rows / COMPARED_SHARE).max(1)
 }
@@ -193,18 +193,19 @@ pub fn fit(
     }
 }
 
-/// One snapshot, predicted from those whose outcomes had ended by then.
+/// A snapshot to predict, with the rows of the snapshots whose outcomes had ended at its as-of.
 #[derive(Debug)]
 pub struct Fold {
-    /// The snapshot.
+    /// The as-of of the snapshot.
     pub as_of: Instant,
-    /// Rows of those whose outcomes had ended by then.
+    /// The rows of the earlier snapshots.
     pub earlier: Rows,
-    /// Its own rows.
+    /// The rows of the snapshot itself.
     pub later: Rows,
 }
 
-/// The latest snapshots whose outcomes do not overlap, each with the rows before it.
+/// Builds folds from the latest snapshots whose outcome windows do not overlap, each with the rows before
+/// it.
 fn folds(classifier: &Classifier, snapshots: &[Snapshot], instants: &[Instant]) -> Vec<Fold> {
     let spec = &classifier.spec;
     let outcome: Duration = spec.label.gap.plus(spec.label.horizon);
@@ -230,7 +231,7 @@ fn folds(classifier: &Classifier, snapshots: &[Snapshot], instants: &[Instant]) 
     folds
 }
 
-/// Makes every choice on training snapshots, given in time order.
+/// Makes every choice on the training snapshots, which are given in time order.
 pub fn select(
     classifier: &Classifier,
     mut inputs: Inputs,
@@ -243,13 +244,13 @@ pub fn select(
     let curved = |c: &Candidate| !matches!(c.shape, ShapeChoice::Simple);
     let chosen = match (shapes.is_empty(), folds.is_empty()) {
         (true, _) => "given",
-        // Nothing was chosen: every input that had the choice is simple.
+        // Nothing was chosen, so every input with `auto` is simple.
         (false, true) => "simple",
         (false, false) => "chosen",
     };
     let mut tried = try_penalties(&spec.fit, &inputs, chosen, &folds)?;
     let mut candidates = inputs.candidates.clone();
-    // Where single inputs bend, the whole may still do better without.
+    // Shapes that help single inputs need not help the whole model.
     if !shapes.is_empty() && inputs.candidates.iter().any(curved) {
         let mut simple = inputs.clone();
         for shape in &shapes {
@@ -281,7 +282,7 @@ fn loss(tried: &Tried) -> f64 {
     tried.log_loss.unwrap_or(f64::INFINITY)
 }
 
-/// The least loss; without folds the middle of the list.
+/// The configuration with the least loss, or the middle of the list if there are no folds.
 fn best(tried: &[Tried]) -> &Tried {
     let known = tried.iter().filter(|t| t.log_loss.is_some());
     known.min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap_or(&tried[tried.len() / 2])
@@ -300,8 +301,8 @@ fn log_loss(logits: &[f64], labels: &[bool]) -> f64 {
     losses.sum::<f64>() / labels.len() as f64
 }
 
-/// Tries the shapes of each input that has the choice, alone, and keeps the simple one unless another
-/// loses less by more than one standard error of the folds' differences.
+/// Tries the shapes of each input with `auto`, alone. The simple shape is kept unless another has a lower
+/// loss by more than one standard error of the differences over the folds.
 fn choose_shapes(inputs: &mut Inputs, folds: &[Fold]) -> Result<Vec<TriedShape>> {
     const SHAPES: [ShapeChoice; 3] = [ShapeChoice::Simple, ShapeChoice::Spline, ShapeChoice::Bins];
     let tried: Vec<Option<TriedShape>> = inputs
@@ -336,7 +337,7 @@ fn choose_shapes(inputs: &mut Inputs, folds: &[Fold]) -> Result<Vec<TriedShape>>
     Ok(tried.into_iter().flatten().collect())
 }
 
-/// The log loss on a fold of a model of one input.
+/// Computes the log loss on a fold of a model with one input.
 fn alone_loss(alone: &[Candidate], column: usize, fold: &Fold) -> Result<f64> {
     let (earlier, later) =
         (fold.earlier.inputs.columns(&[column]), fold.later.inputs.columns(&[column]));
@@ -365,7 +366,8 @@ fn surely_less(losses: &[f64], others: &[f64]) -> bool {
     mean + (squares / (count - 1.0) / count).sqrt() < 0.0
 }
 
-/// Tries each penalty on each fold, from the strongest down, each solution near the next.
+/// Tries each penalty on each fold, from the strongest to the weakest. Each fit starts at the solution of
+/// the one before.
 fn try_penalties(
     spec: &FitSpec,
     inputs: &Inputs,
@@ -410,7 +412,7 @@ fn try_penalties(
         .collect())
 }
 
-/// The scores of a fold's logits, what class weights add to them taken back.
+/// Computes the metrics of a fold after the shift by class weights is removed from its logits.
 fn fold_score(fold: &Fold, logits: &[f64], class_weights: [f64; 2]) -> FoldScore {
     let added = (class_weights[1] / class_weights[0]).ln();
     let probabilities: Vec<f64> = logits.iter().map(|z| sigmoid(z - added)).collect();
@@ -424,7 +426,7 @@ fn fold_score(fold: &Fold, logits: &[f64], class_weights: [f64; 2]) -> FoldScore
     }
 }
 
-/// Tries each number of leaves with the number of trees at which the folds together lose least.
+/// Tries each number of leaves, with the number of trees at which the loss over all folds is least.
 fn try_trees(spec: &FitSpec, inputs: &Inputs, folds: &[Fold]) -> Result<Vec<Tried>> {
     let columns: Vec<(Matrix, Matrix)> = folds
         .par_iter()
@@ -450,7 +452,7 @@ fn try_trees(spec: &FitSpec, inputs: &Inputs, folds: &[Fold]) -> Result<Vec<Trie
             })
             .collect::<Result<_>>()?;
         let trees = least_loss(grown.iter().map(|(_, losses)| losses.as_slice()));
-        // Without folds nothing says when to stop, and too few trees cost less than too many.
+        // Without folds there is no rule for when to stop, and too few trees cost less than too many.
         let growth = Growth { trees: trees.unwrap_or(spec.trees.div_ceil(4)), ..growth };
         let of_folds = folds.iter().zip(&columns).zip(grown);
         let scores: Vec<FoldScore> = of_folds
@@ -468,7 +470,8 @@ fn try_trees(spec: &FitSpec, inputs: &Inputs, folds: &[Fold]) -> Result<Vec<Trie
     spec.leaves.par_iter().map(try_leaves).collect()
 }
 
-/// The number of trees at which folds together lose least, among those that all of them have grown.
+/// Finds the number of trees with the least loss summed over the folds. Only numbers of trees that all
+/// folds have grown are compared.
 fn least_loss<'a>(folds: impl Iterator<Item = &'a [f64]> + Clone) -> Option<usize> {
     let grown = folds.clone().map(<[f64]>::len).min()?;
     let sum = |tree: usize| folds.clone().map(|losses| losses[tree]).sum::<f64>();

@@ -1,5 +1,5 @@
-//! Offline/online skew: features as they were when customers were scored, beside what the events say of
-//! the same instant today. Where the two differ, training sees what scoring could not know.
+//! Offline/online skew: features as they were served in the last scoring run, compared with what the
+//! events give for the same as-of today. Where the two differ, training sees what scoring could not know.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -22,59 +22,62 @@ use crate::store::{Root, Store};
 use crate::sum::ExactSum;
 use crate::time::Instant;
 
-/// Customers compared at most, about: those whose hash is a multiple.
+/// The approximate maximum number of compared customers. They are those whose hash is a multiple of a
+/// step.
 const CUSTOMERS: usize = 20_000;
-/// Values that differ by no more of themselves are one.
+/// The relative difference up to which two values count as equal.
 const SAME: f64 = 1e-9;
-/// The share of customers from which an input that differs is suspect.
+/// The share of customers with a difference from which an input is suspect.
 pub const SUSPECT: f64 = 0.01;
 
-/// How far inputs were others when they were served.
+/// The differences between inputs as they were served and as they are computed today.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Skew {
     /// The as-of that was scored.
     pub scored: Instant,
-    /// Customers compared.
+    /// The number of compared customers.
     pub customers: usize,
-    /// Inputs compared: numbers whose definition is still that of the version that scored.
+    /// The number of compared inputs. They are numbers whose definition has not changed since the version
+    /// that scored was trained.
     pub compared: usize,
-    /// Those that differ for any customer, the most frequent first.
+    /// The inputs that differ for at least one customer, with the largest share first.
     pub inputs: Vec<SkewedInput>,
 }
 
-/// An input that was another when it was served.
+/// An input whose values differ from those that were served.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SkewedInput {
-    /// The input.
+    /// The column of the input.
     pub column: String,
-    /// The share of customers for whom it differs.
+    /// The share of customers for whom the input differs.
     pub share: f64,
-    /// What it was on average for these, where it was there.
+    /// The mean of the served values of these customers, without missing ones.
     pub served: f64,
-    /// What the events say of them today.
+    /// The mean of the values that the events give for these customers today, without missing ones.
     pub now: f64,
 }
 
-/// What was served at one as-of.
+/// The features that were served at one as-of.
 #[derive(Debug)]
 pub struct Served {
-    /// The as-of, and up to when what had been ingested was used.
+    /// The as-of, with the known-at of the served features.
     pub as_of: AsOf,
-    /// The columns that are compared.
+    /// The names of the compared columns.
     pub columns: Vec<String>,
-    /// Values in the order of the columns, by the hash of the key.
+    /// The values in the order of the columns, by the hash of the key.
     values: HashMap<u64, Vec<f64>>,
 }
 
 impl Served {
-    /// The features of the latest as-of that was scored and that no more was known of than `until`; of
-    /// them those inputs of a version that scored which have its definition still. None where there
-    /// are none.
+    /// Reads the features of the latest scored as-of at or before `until`.
+    ///
+    /// Of these features, it keeps the inputs of the versions that scored whose definitions have not
+    /// changed. Returns `None` if there are none, or if more was known of the as-of than at `until`.
     ///
     /// # Errors
-    /// That a file of the store cannot be read.
+    /// Returns an error if a file of the store cannot be read.
     pub fn latest(
         store: &Store,
         root: &Root,
@@ -112,7 +115,7 @@ impl Served {
         Ok(usable.then_some(served))
     }
 
-    /// Adds the columns of one view, if it was written at the as-of with all of them.
+    /// Adds the columns of one view if the view was written at the as-of with all of them.
     fn add(&mut self, store: &Store, root: &Root, view: &str, own: &[&str]) -> Result<()> {
         let folder = format!("features/{view}/as_of={}", self.as_of.at.folder());
         let files: Vec<PathBuf> = root.below(&folder).map(|file| store.file(file)).collect();
@@ -155,7 +158,7 @@ impl Served {
     }
 }
 
-/// The classifiers that scored an as-of, as far as they are still there.
+/// Loads the classifiers that scored an as-of. Versions that no longer exist are left out.
 fn versions(store: &Store, root: &Root, at: Instant) -> Result<Vec<ClassifierArtifact>> {
     let mut names: BTreeSet<(String, String)> = BTreeSet::new();
     for file in root.below(&format!("scores/as_of={}", at.folder())) {
@@ -179,11 +182,12 @@ fn versions(store: &Store, root: &Root, at: Instant) -> Result<Vec<ClassifierArt
     Ok(artifacts.collect())
 }
 
-/// Differences counted so far.
+/// The differences counted so far.
 #[derive(Debug, Default)]
 pub struct Differences {
     customers: usize,
-    /// By column: how many differ, and the sums and counts of what was served and of what is there now.
+    /// For each column, the number of customers with a difference, and the sum and count of their values,
+    /// first as served and then as computed today.
     columns: Vec<(usize, [(ExactSum, usize); 2])>,
 }
 
@@ -215,7 +219,7 @@ impl Differences {
         Ok(())
     }
 
-    /// Adds what was counted of other customers.
+    /// Adds the differences counted for other customers.
     pub fn add(&mut self, other: Self) {
         self.customers += other.customers;
         self.columns.resize(self.columns.len().max(other.columns.len()), Default::default());
@@ -228,7 +232,7 @@ impl Differences {
         }
     }
 
-    /// What was found of some inputs.
+    /// Summarizes the differences of some inputs.
     pub fn of(&self, served: &Served, inputs: &[String]) -> Skew {
         let columns = served.columns.iter().zip(&self.columns);
         let own = columns.filter(|(column, _)| inputs.contains(column));

@@ -1,9 +1,10 @@
-//! A retrain turned towards the version before it, so that vectors of different weeks compare.
+//! Rotates a newly fitted model towards an earlier version, so that vectors of different weeks can be
+//! compared.
 //!
-//! Factors are known up to a rotation: every rotation of both items and customers gives the same
-//! products. Of all rotations the one is taken that brings the items which both versions have nearest to
-//! where they were (the orthogonal Procrustes problem, Schönemann 1966): R = U V' with U S V' the singular
-//! value decomposition of A'B, A the new factors of these items and B the old ones.
+//! Factors are determined only up to a rotation: rotating both items and customers leaves all products as
+//! they are. The rotation is chosen that brings the items of both versions nearest to their earlier
+//! places (the orthogonal Procrustes problem, Schönemann 1966). It is R = U V', where U S V' is the
+//! singular value decomposition of A'B, A holds the new factors of these items and B the earlier ones.
 
 use std::collections::HashMap;
 
@@ -13,21 +14,23 @@ use serde::{Deserialize, Serialize};
 
 use super::ItemFactors;
 
-/// How near the items of two versions are.
+/// The distance between the items of two versions, before and after the rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Alignment {
-    /// Items that both versions have.
+    /// The number of items that both versions have.
     pub items: usize,
-    /// The cosine of an item's two vectors, mean over these items, as the fit left them.
+    /// The mean over these items of the cosine between an item's two vectors, before the rotation.
     pub before: f64,
-    /// The same after the rotation.
+    /// The same mean after the rotation.
     pub after: f64,
 }
 
 impl ItemFactors {
-    /// Rotates the item vectors towards those of `past`; None where the lengths differ or less than half
-    /// of the items are in both, and then nothing is changed.
+    /// Rotates the item vectors towards those of `past`.
+    ///
+    /// Returns `None` and changes nothing if the vectors differ in length, or if fewer than half of the
+    /// items are in both versions.
     pub fn align(&mut self, past: &ItemFactors) -> Option<Alignment> {
         let f = self.factors;
         let places: HashMap<&str, usize> =
@@ -92,7 +95,7 @@ mod tests {
     fn a_rotated_copy_is_turned_back() {
         let past = fitted(1);
         let mut new = past.clone();
-        // Two planes turned by different angles, and one axis mirrored.
+        // Two planes are rotated by different angles, and one axis is mirrored.
         let (s, c) = 0.7_f64.sin_cos();
         for vector in &mut new.vectors {
             let [a, b, x, y] = vector[..] else { panic!("four factors") };
@@ -105,7 +108,7 @@ mod tests {
         }
     }
 
-    /// No rotation changes a score, and none brings the items nearer.
+    /// The rotation changes no score, and no further rotation brings the items nearer.
     #[test]
     fn another_fit_comes_as_near_as_it_can() {
         let (past, free) = (fitted(1), fitted(2));
@@ -137,7 +140,7 @@ mod tests {
             assert!(distance(&turned) >= distance(&new) - 1e-9);
         }
         assert_eq!(fitted(3).align(&ItemFactors { factors: 5, ..past }), None);
-        // Fewer items than a vector is long: what is left open is turned anyhow.
+        // There are fewer items than factors. The rotation is then not unique, but still a rotation.
         let few = |seed: u64| {
             let options =
                 Options { factors: 4, alpha: 2.0, regularization: 0.1, iterations: 30, seed };

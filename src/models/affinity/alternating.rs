@@ -1,17 +1,18 @@
-//! One alternation: all rows of one side, given the other.
+//! One alternation of the solver: all rows of one side, given the other side.
 
 use rayon::prelude::*;
 
 use super::{Options, Sparse};
 
-/// Numbers of a row that are worked on at once; rows are filled up with zeros to a multiple.
+/// The number of values of a row that are processed at once. Rows are padded with zeros to a multiple of
+/// it.
 pub(super) const LANES: usize = 8;
-/// Steps of conjugate gradients per row and alternation.
+/// The number of conjugate gradient steps per row and alternation.
 const STEPS: usize = 3;
-/// Rows of which a part of Y'Y is summed in one go; parts are added in order.
+/// The number of rows in one partial sum of Y'Y. Partial sums are added in a fixed order.
 const BLOCK: usize = 4096;
 
-/// Interactions row after row.
+/// Interactions in compressed rows.
 pub(super) struct Compressed {
     offsets: Vec<usize>,
     entries: Vec<(u32, f32)>,
@@ -84,7 +85,7 @@ pub(super) fn alternate(
                 return solution.fill(0.0);
             }
             let vector = |column: u32| &other[column as usize * width..][..width];
-            // What the normal equations lack at the last solution.
+            // The residual of the normal equations at the last solution.
             for (value, of) in residual.iter_mut().zip(gram.chunks_exact(width)) {
                 *value = -dot(of, solution);
             }

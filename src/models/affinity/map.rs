@@ -1,9 +1,12 @@
-//! A plane through the factors: the two directions in which their directions differ most.
+//! Projects the factors onto a plane: the two directions in which the directions of the factors vary
+//! most.
 
-/// Steps after which a direction has settled, or two are as good as each other.
+/// The number of steps of power iteration. A direction has converged after them, or it is one of several
+/// that are equally good.
 const STEPS: usize = 500;
 
-/// The first two principal components of the vectors at length 1; a vector of zeros is at the origin.
+/// The first two principal components of the vectors after scaling each to length 1. A vector of zeros is
+/// scaled to zeros.
 pub(super) fn map(vectors: &[Vec<f64>], width: usize) -> Vec<[f64; 2]> {
     let length = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>().sqrt();
     let mut rows: Vec<Vec<f64>> = vectors
@@ -36,12 +39,12 @@ pub(super) fn map(vectors: &[Vec<f64>], width: usize) -> Vec<[f64; 2]> {
     places
 }
 
-/// The direction of the greatest variance by power iteration, its greatest part positive; None where
-/// nothing varies.
+/// The direction of the greatest variance, by power iteration. Its component with the greatest absolute
+/// value is positive. Returns `None` if nothing varies.
 fn greatest(covariance: &[Vec<f64>]) -> Option<Vec<f64>> {
     let widest = (0..covariance.len())
         .max_by(|a, b| covariance[*a][*a].total_cmp(&covariance[*b][*b]).then(b.cmp(a)))?;
-    // A row of the matrix is on the way already.
+    // A row of the matrix is already one step of the iteration away from a unit vector.
     let mut direction = covariance[widest].clone();
     for _ in 0..STEPS {
         let own = direction.iter().map(|v| v * v).sum::<f64>().sqrt();
@@ -71,7 +74,7 @@ mod tests {
             let [x, y] = [0, 1].map(|i| places[a][i] - places[b][i]);
             (x * x + y * y).sqrt()
         };
-        // Three points lie in a plane: every distance is kept.
+        // Three points lie in a plane, so every distance is kept.
         assert!((far(0, 1) - 2_f64.sqrt()).abs() < 1e-9, "{places:?}");
         assert!((far(0, 2) - (2.0 - 2_f64.sqrt()).sqrt()).abs() < 1e-9, "{places:?}");
         assert!((far(1, 2) - 2_f64.sqrt()).abs() < 1e-9, "{places:?}");

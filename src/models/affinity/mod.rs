@@ -1,11 +1,13 @@
-//! Taste: implicit-feedback matrix factorization by alternating least squares.
+//! Affinity: implicit-feedback matrix factorization by alternating least squares.
 //!
-//! Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback Datasets" (2008): the
-//! preference is 1 where a customer has interacted with an item, with confidence 1 + alpha r; the
-//! `implicit` package's confidence is alpha r, so that its alpha is ours + 1 where r is 1. The fit takes
-//! a few steps of conjugate gradients per row from where the last alternation left it (Takács,
-//! Pilászy and Tikk 2011) in single precision; customers are folded in exactly, by Cholesky. Rows are
-//! solved in parallel and each on its own, so the result does not depend on the number of threads.
+//! The method is that of Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback Datasets"
+//! (2008). The preference is 1 if a customer has interacted with an item, with confidence 1 + alpha r.
+//! The `implicit` package uses the confidence alpha r, so its alpha is this alpha + 1 where r is 1.
+//!
+//! The fit takes a few steps of conjugate gradients per row in single precision, starting where the last
+//! alternation ended (Takács, Pilászy and Tikk 2011). Customers are folded in exactly, by Cholesky
+//! decomposition. Each row is solved on its own and rows are solved in parallel, so the result does not
+//! depend on the number of threads.
 
 mod align;
 mod alternating;
@@ -22,57 +24,58 @@ use super::cholesky;
 pub use align::Alignment;
 pub use recommend::{Because, Choice, Offer, Ranks};
 
-/// Item factors, frozen at training; customers are folded in when they are scored.
+/// Item factors, frozen at training. Customers are folded in when they are scored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ItemFactors {
-    /// The length of a factor.
+    /// The number of factors, which is the length of each vector.
     pub factors: usize,
-    /// Confidence per unit of weight.
+    /// The confidence per unit of weight.
     pub alpha: f64,
     /// The L2 penalty.
     pub regularization: f64,
-    /// Items in the order of their names.
+    /// The items in the order of their names.
     pub items: Vec<String>,
-    /// One factor per item.
+    /// One vector of factors per item.
     pub vectors: Vec<Vec<f64>>,
-    /// Total weight of each item: what is recommended to those of whom nothing is known.
+    /// The total weight of each item. Items are recommended by it to customers without interactions.
     pub popularity: Vec<f64>,
-    /// Customers who have each item.
+    /// The number of customers who have each item.
     pub holders: Vec<u32>,
-    /// Customers that it was fitted on.
+    /// The number of customers that the factors were fitted on.
     pub customers: u32,
 }
 
-/// A customer in the space of the items.
+/// A customer in the space of the item factors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Folded {
-    /// x of (Y'Y + Y'(C - I)Y + lambda I) x = Y'C p.
+    /// The solution x of (Y'Y + Y'(C - I)Y + lambda I) x = Y'C p.
     pub vector: Vec<f64>,
-    /// The lower half of the Cholesky factor of that system; before any interaction the system.
+    /// The lower half of the Cholesky factor of that system. For a customer without interactions it is
+    /// the system itself.
     system: Vec<f64>,
 }
 
 /// Interactions as rows of (column, weight).
 pub type Sparse = Vec<Vec<(u32, f64)>>;
 
-/// What a fit needs beside the interactions.
+/// The options of a fit.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// The length of a factor.
+    /// The number of factors, which is the length of each vector.
     pub factors: usize,
-    /// Confidence per unit of weight.
+    /// The confidence per unit of weight.
     pub alpha: f64,
     /// The L2 penalty.
     pub regularization: f64,
-    /// Alternations.
+    /// The number of alternations.
     pub iterations: usize,
-    /// Of the first item factors.
+    /// The seed of the first item factors.
     pub seed: u64,
 }
 
 impl ItemFactors {
-    /// Factorizes `customers`, rows of (item index, weight > 0).
+    /// Factorizes the interactions of `customers`, which are rows of (item index, weight > 0).
     pub fn fit(items: Vec<String>, customers: &Sparse, options: Options) -> Self {
         let f = options.factors;
         let mut by_item: Sparse = vec![Vec::new(); items.len()];
@@ -118,7 +121,7 @@ impl ItemFactors {
         }
     }
 
-    /// The vector of a customer with these interactions, sorted by item; zeros where there are none.
+    /// Computes the vector of a customer from interactions sorted by item. It is zero if there are none.
     pub fn fold_in(&self, row: &[(u32, f64)], gram: &[f64]) -> Folded {
         let f = self.factors;
         let (mut system, mut vector) = (gram.to_vec(), vec![0.0; f]);
@@ -141,18 +144,18 @@ impl ItemFactors {
         Folded { vector, system }
     }
 
-    /// A place for each item on a plane: items that the same customers like are near each other.
+    /// Computes a point on a plane for each item. Items that the same customers like are near each other.
     pub fn map(&self) -> Vec<[f64; 2]> {
         map::map(&self.vectors, self.factors)
     }
 
-    /// Y'Y of the items, which [`ItemFactors::fold_in`] needs.
+    /// Computes Y'Y of the items, which [`ItemFactors::fold_in`] needs.
     pub fn gram(&self) -> Vec<f64> {
         gram(&self.vectors, self.factors)
     }
 
-    /// The score of every item for a customer: the product of the factors, and `own` times the weight
-    /// of the customer's own interactions, the greatest of which counts 1.
+    /// Computes the score of every item for a customer: the product of the factors, plus `own` times the
+    /// weight of the customer's own interactions, scaled so that the greatest of these weights is 1.
     pub fn scores(&self, vector: &[f64], row: &[(u32, f64)], own: f64) -> Vec<f64> {
         let product = |item: &Vec<f64>| item.iter().zip(vector).map(|(y, x)| x * y).sum();
         let mut scores: Vec<f64> = self.vectors.iter().map(product).collect();
@@ -161,13 +164,13 @@ impl ItemFactors {
     }
 }
 
-/// What a customer's own interactions add to the scores of their items: `own` for the greatest.
+/// What a customer's own interactions add to the scores of their items. The greatest of them adds `own`.
 pub fn habit(row: &[(u32, f64)], own: f64) -> impl Iterator<Item = (u32, f64)> {
     let most = row.iter().map(|(_, weight)| *weight).fold(f64::MIN_POSITIVE, f64::max);
     row.iter().map(move |(item, weight)| (*item, own * weight / most))
 }
 
-/// Y'Y, row after row, summed in the order of the vectors.
+/// Computes Y'Y in row-major order, summed in the order of the vectors.
 fn gram(vectors: &[Vec<f64>], f: usize) -> Vec<f64> {
     let mut gram = vec![0.0; f * f];
     for vector in vectors {

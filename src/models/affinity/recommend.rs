@@ -1,4 +1,4 @@
-//! What is recommended to a customer, and why.
+//! Chooses the items that are recommended to a customer, and the reason for each.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
@@ -8,43 +8,44 @@ use serde::{Deserialize, Serialize};
 use super::{Folded, ItemFactors};
 use crate::models::cholesky;
 
-/// What may be recommended, item by item in the order of the model.
+/// The items that may be recommended. Lists are in the order of the model's items.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Offer {
-    /// Recommendations per customer.
+    /// The number of recommendations per customer.
     pub top: usize,
     /// Whether items that a customer has interacted with may be recommended to them.
     pub repeat: bool,
-    /// Which items may be recommended to anyone; None for all.
+    /// Whether each item may be recommended to anyone; `None` if all may.
     pub allowed: Option<Vec<bool>>,
-    /// The category of each item, and how many of one category a customer gets at most.
+    /// The category of each item, and the maximum number of recommendations of one category per customer.
     pub categories: Option<(Vec<u32>, usize)>,
 }
 
-/// Why an item is recommended.
+/// The reason why an item is recommended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Because {
-    /// The customer has it already.
+    /// The customer has already interacted with the item.
     Own,
-    /// Customers of the same taste have it; of the customer's own items this one says so most.
+    /// The factors predict an affinity for the item. The contained item of the customer adds most to the
+    /// prediction.
     Taste(u32),
-    /// Many have it, and nothing is known of the customer's taste.
+    /// The item is popular, and the customer has no interactions.
     Popular,
 }
 
 /// A recommended item.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Choice {
-    /// Its place in the model.
+    /// The index of the item in the model.
     pub item: usize,
     /// The predicted preference, or the popularity of the item.
     pub score: f64,
-    /// Why.
+    /// The reason for the recommendation.
     pub because: Because,
 }
 
-/// The better item is the greater one; of equal scores the one whose name comes first.
+/// An item with its score, ordered by score. Of equal scores, the item whose name comes first is greater.
 #[derive(PartialEq)]
 struct Ranked(f64, usize);
 
@@ -63,8 +64,10 @@ impl PartialOrd for Ranked {
 }
 
 impl ItemFactors {
-    /// The best items for a customer, best first; `row` are the customer's own interactions, sorted by
-    /// item, with `own` as in [`ItemFactors::scores`]. Where nothing is known, the most popular ones.
+    /// Chooses the best items for a customer, best first.
+    ///
+    /// `row` has the customer's own interactions, sorted by item, and `own` is as in
+    /// [`ItemFactors::scores`]. A customer without interactions gets the most popular items.
     pub fn recommend(
         &self,
         customer: &Folded,
@@ -103,8 +106,9 @@ impl ItemFactors {
         choices
     }
 
-    /// The own item that adds most to the prediction for `item`: with z of (Y'CY + lambda I) z = y of
-    /// that item, an own item j adds c_j z'y_j (Hu, Koren and Volinsky 2008, section 5).
+    /// Finds the own item that adds most to the prediction for `item`. With z the solution of (Y'CY +
+    /// lambda I) z = y of that item, an own item j adds c_j z'y_j (Hu, Koren and Volinsky 2008, section
+    /// 5).
     fn because(&self, customer: &Folded, row: &[(u32, f64)], item: usize) -> u32 {
         let mut z = self.vectors[item].clone();
         cholesky::substitute(&customer.system, &mut z, self.factors);
@@ -118,19 +122,19 @@ impl ItemFactors {
     }
 }
 
-/// Steps from the least to the greatest score of an item.
+/// The number of steps from the lowest to the highest score of an item.
 const STEPS: usize = 20;
 
 /// The distribution of each item's score over customers, frozen with the model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ranks {
-    /// By item the least score, and those that each further twentieth of the customers is below.
+    /// For each item, the lowest score and the score at each further twentieth of the customers.
     pub quantiles: Vec<Vec<f32>>,
 }
 
 impl Ranks {
-    /// Of the scores of these customers; `scores` gives those of one item.
+    /// Computes the distributions. `scores` returns the scores of all customers for one item.
     pub fn fit(items: usize, scores: impl Fn(usize) -> Vec<f64> + Sync) -> Self {
         use rayon::prelude::*;
         let of_item = |item: usize| {
@@ -146,8 +150,8 @@ impl Ranks {
         Self { quantiles: (0..items).into_par_iter().map(of_item).collect() }
     }
 
-    /// The share of customers, 0-100, whose score of `item` is below this one, to a twentieth; None
-    /// where nothing was frozen.
+    /// The share of customers, 0-100, whose score of `item` is below `score`, interpolated between
+    /// twentieths. Returns `None` if no distribution was frozen.
     pub fn percentile(&self, item: usize, score: f64) -> Option<f64> {
         let quantiles = self.quantiles.get(item)?;
         let at = |step: usize| quantiles.get(step).map(|value| f64::from(*value));
@@ -219,7 +223,7 @@ mod tests {
         let some = model.recommend(&customer, &row, 0.0, &Offer { allowed, ..ALL });
         assert_eq!(some.len(), 4);
         assert!(!items(&some).contains(&2));
-        // One of each category: 0 and 1, then 2, 3 and 4 are of one.
+        // The items 0 and 1 are of one category, and 2, 3 and 4 of the other. One of each is chosen.
         let categories = Some((vec![0, 0, 1, 1, 1], 1));
         let capped = model.recommend(&customer, &row, 0.0, &Offer { categories, ..ALL });
         let low = items(&all).into_iter().find(|item| *item < 2).unwrap();
@@ -235,7 +239,7 @@ mod tests {
         {
             assert!((ranks.percentile(0, score).unwrap() - share).abs() < 1e-9, "{score}");
         }
-        // Of ties the share that is not above.
+        // For tied scores it is the share of customers who are not above.
         let ties = Ranks::fit(1, |_| vec![0.0, 0.0, 0.0, 1.0]);
         assert!(ties.percentile(0, 0.0).unwrap() < 100.0);
         assert_eq!(Ranks::default().percentile(0, 1.0), None);

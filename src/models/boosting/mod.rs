@@ -1,8 +1,8 @@
-//! Gradient-boosted trees: the challenger that shows what linearity costs, or the model itself where a
+//! Gradient-boosted trees: the algorithm that a linear model is compared with, or the model itself if a
 //! spec asks for it.
 //!
-//! forust grows them. What is kept and scored are our own nodes, so that an artifact does not depend on the
-//! crate that has grown its trees.
+//! forust grows the trees. They are converted to nodes of this crate, which are stored and scored, so
+//! that an artifact does not depend on the crate that has grown its trees.
 
 mod tree;
 
@@ -20,41 +20,41 @@ use super::matrix::Matrix;
 use crate::error::{Error, Result};
 
 const CONTEXT: &str = "fitting boosted trees";
-/// Histogram bins of a column at most.
+/// The maximum number of histogram bins of a column.
 const BINS: u16 = 64;
-/// Trees without a gain on other rows after which no more are grown.
+/// The number of trees without a gain on other rows after which growing stops.
 const PATIENCE: usize = 20;
 
-/// How trees are grown.
+/// The options of growing trees.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Growth {
-    /// Trees.
+    /// The number of trees.
     pub trees: usize,
-    /// Leaves of a tree at most.
+    /// The maximum number of leaves of a tree.
     pub leaves: usize,
-    /// What a tree's leaves are multiplied by.
+    /// The factor by which the leaves of a tree are multiplied.
     pub learning_rate: f64,
-    /// The least sum of p (1 - p) of the rows of a leaf.
+    /// The minimum sum of p (1 - p) over the rows of a leaf.
     pub leaf_weight: f64,
 }
 
-/// Fitted trees; logit = the sum of a base score and a leaf of each tree.
+/// Fitted trees. The logit is the sum of a base score and one leaf of each tree.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Boosted {
-    /// What every row's logit begins with.
+    /// The start of every row's logit.
     pub base_score: f64,
-    /// In the order in which they were grown.
+    /// The trees in the order in which they were grown.
     pub trees: Vec<Tree>,
 }
 
 impl Boosted {
-    /// Fits trees for P(y = true) on rows in which NaN is a missing value, a branch of its own where
-    /// it helps. The same rows give the same trees at any number of threads.
+    /// Fits trees for P(y = true). NaN is a missing value, which gets a branch of its own if that helps.
+    /// The same rows give the same trees with any number of threads.
     ///
     /// # Errors
-    /// An engine error where forust refuses the data.
+    /// Returns an engine error if forust refuses the data.
     pub fn fit(
         rows: &Matrix,
         labels: &[bool],
@@ -75,8 +75,9 @@ impl Boosted {
         Ok(Self { base_score: booster.base_score, trees })
     }
 
-    /// Grows trees on some rows until those for others have long got no better; gives them with the
-    /// mean log loss on the others after each tree. Runs on one thread: folds run beside each other.
+    /// Grows trees on some rows until the loss on other rows has not improved for a number of trees.
+    /// Returns the trees with the mean log loss on the other rows after each tree. Runs on one thread,
+    /// because folds run in parallel.
     pub fn grow(
         (rows, labels): (&Matrix, &[bool]),
         (others, outcomes): (&Matrix, &[bool]),
@@ -106,13 +107,13 @@ impl Boosted {
         Ok((Self::of(&booster)?, losses))
     }
 
-    /// The first so many trees.
+    /// Keeps the first `trees` trees.
     pub fn first(mut self, trees: usize) -> Self {
         self.trees.truncate(trees);
         self
     }
 
-    /// The logits of all rows.
+    /// Computes the logits of all rows.
     pub fn logits(&self, rows: &Matrix) -> Vec<f64> {
         let logit = |row: usize| {
             let row = rows.row(row);
@@ -121,8 +122,8 @@ impl Boosted {
         (0..rows.len()).into_par_iter().map(logit).collect()
     }
 
-    /// Row after row what each column adds to the logit, against the training mean: the Shapley values of
-    /// all trees.
+    /// Computes what each column adds to the logit of each row, relative to the training mean. These are
+    /// the Shapley values, summed over all trees.
     pub fn contributions(&self, rows: &Matrix) -> Matrix {
         let width = rows.width;
         let mut values = vec![0.0; rows.len() * width];
@@ -137,7 +138,7 @@ impl Boosted {
     }
 }
 
-/// A grown tree as our own.
+/// Converts a grown tree to the nodes of this crate.
 fn tree(grown: &GrownTree) -> Result<Tree> {
     let nodes = grown.nodes.iter().map(|node| {
         let cover = f64::from(node.hessian_sum);
@@ -172,7 +173,7 @@ fn grown(growth: Growth) -> GradientBooster {
     booster
 }
 
-/// Column after column, as forust reads it.
+/// Lists the values column by column, as forust reads them.
 fn by_column(rows: &Matrix) -> Vec<f64> {
     let mut columns = Vec::with_capacity(rows.values.len());
     (0..rows.width).for_each(|column| columns.extend(rows.column(column)));
@@ -197,7 +198,8 @@ mod tests {
 
     const GROWTH: Growth = Growth { trees: 30, leaves: 6, learning_rate: 0.1, leaf_weight: 1.0 };
 
-    /// A product of two inputs, which no linear model of them knows; a third that is often missing.
+    /// Draws rows whose outcome is decided by the product of two inputs, which a linear model cannot
+    /// represent. A third input is often missing.
     fn rows(seed: u64, count: usize) -> (Matrix, Vec<bool>) {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let (mut rows, mut labels) = (Matrix::new(3), Vec::new());
@@ -222,7 +224,7 @@ mod tests {
         assert_eq!(serde_json::to_string(&pool.install(fit)).unwrap(), text);
     }
 
-    /// Our nodes give the logits that forust gives, bit by bit, and the same Shapley values but for its
+    /// The converted nodes give exactly the logits of forust. Their Shapley values are equal up to its
     /// single precision.
     #[test]
     fn trees_are_those_of_forust() {
@@ -244,12 +246,12 @@ mod tests {
         }
     }
 
-    /// Shapley values as they are defined: averages over the orders in which columns become known.
+    /// Shapley values equal their definition: the average over the orders in which columns become known.
     #[test]
     fn contributions_are_averages_over_orders() {
         let (rows, labels) = rows(5, 1000);
         let model = Boosted::fit(&rows, &labels, [1.0; 2], GROWTH).unwrap();
-        /// The prediction where only some columns are known.
+        /// The prediction if only some columns are known.
         fn value(nodes: &[Node], place: usize, row: &[f64], known: &[usize]) -> f64 {
             match nodes[place] {
                 Node::Leaf { value, .. } => value,

@@ -1,4 +1,4 @@
-//! A regression tree as nodes, its prediction and what each column contributes to it.
+//! A regression tree as a list of nodes, with its prediction and the contributions of the columns.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,24 +6,25 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Node {
-    /// What the tree adds to the logit of a row that ends here.
+    /// A leaf, which adds its value to the logit of a row that ends here.
     Leaf {
-        /// In logits.
+        /// The value in logits.
         value: f64,
-        /// The sum of p (1 - p) of the training rows that ended here.
+        /// The sum of p (1 - p) over the training rows that ended here.
         cover: f64,
     },
-    /// A row goes on to one of two children.
+    /// A split, from which a row continues to one of two children.
     Split {
-        /// The column that is looked at.
+        /// The index of the column that decides.
         column: usize,
-        /// A smaller value goes to the first child, any other to the second.
+        /// The threshold. A smaller value goes to the first child, any other value to the second.
         below: f64,
-        /// The places of the children among the tree's nodes, both after this one.
+        /// The indices of the children among the nodes of the tree. Both are greater than the index of
+        /// this node.
         children: [usize; 2],
         /// Whether a missing value goes to the first child.
         missing_is_below: bool,
-        /// The sum of p (1 - p) of the training rows that came by.
+        /// The sum of p (1 - p) over the training rows that reached this node.
         cover: f64,
     },
 }
@@ -36,12 +37,12 @@ impl Node {
     }
 }
 
-/// A tree: the root first, every child after its parent.
+/// A tree. The root is the first node, and every child comes after its parent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<Node>", into = "Vec<Node>")]
 pub struct Tree {
     nodes: Vec<Node>,
-    /// Splits on the longest way from the root to a leaf.
+    /// The number of splits on the longest path from the root to a leaf.
     depth: usize,
 }
 
@@ -62,7 +63,7 @@ impl TryFrom<Vec<Node>> for Tree {
         for (place, node) in nodes.iter().enumerate() {
             let Node::Split { children, .. } = node else { continue };
             for child in children {
-                // Children that come later make a way from the root that ends.
+                // If every child comes after its parent, every path from the root ends.
                 if *child <= place || *child >= nodes.len() {
                     return Err(format!("the node {place} of a tree has the child {child}"));
                 }
@@ -75,12 +76,12 @@ impl TryFrom<Vec<Node>> for Tree {
 }
 
 impl Tree {
-    /// The nodes, the root first.
+    /// The nodes of the tree, with the root first.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// The number of the last column that a split looks at.
+    /// The greatest index of a column that a split uses; `None` without a split.
     pub fn last_column(&self) -> Option<usize> {
         let column = |node: &Node| match node {
             Node::Split { column, .. } => Some(*column),
@@ -89,7 +90,7 @@ impl Tree {
         self.nodes.iter().filter_map(column).max()
     }
 
-    /// What the tree adds to the logit of a row.
+    /// Computes what the tree adds to the logit of a row.
     pub fn value(&self, row: &[f64]) -> f64 {
         let mut place = 0;
         loop {
@@ -102,10 +103,13 @@ impl Tree {
         }
     }
 
-    /// Adds to `contributions`, one per column, the Shapley values of the tree's prediction for a row: how
-    /// much knowing each column moves it, averaged over all orders in which columns become known. An unknown
-    /// column takes both ways by cover (Lundberg et al. 2018, "Consistent individualized feature attribution
-    /// for tree ensembles", algorithm 2).
+    /// Adds the Shapley values of the tree's prediction for a row to `contributions`, which has one value
+    /// per column.
+    ///
+    /// The Shapley value of a column is the change in the prediction when its value becomes known,
+    /// averaged over all orders in which the columns become known. While a column is unknown, both
+    /// children count by their cover (Lundberg et al. 2018, "Consistent individualized feature
+    /// attribution for tree ensembles", algorithm 2).
     pub fn add_contributions(&self, row: &[f64], path: &mut Path, contributions: &mut [f64]) {
         path.0.clear();
         path.0.resize((self.depth + 2) * (self.depth + 3) / 2, Step::default());
@@ -115,23 +119,23 @@ impl Tree {
     }
 }
 
-/// The child that a value goes to.
+/// Chooses the child that a value goes to.
 fn next(value: f64, below: f64, missing_is_below: bool) -> usize {
     let is_first = if value.is_nan() { missing_is_below } else { value < below };
     usize::from(!is_first)
 }
 
-/// Room for the ways from the root to the node at hand, used again for every row and tree.
+/// A buffer for the paths from the root to the current node. It is used again for every row and tree.
 #[derive(Debug, Default)]
 pub struct Path(Vec<Step>);
 
-/// One column on the way from the root.
+/// A column on the path from the root.
 #[derive(Debug, Clone, Copy, Default)]
 struct Step {
     column: usize,
-    /// The share of rows that come this way while the column is unknown.
+    /// The share of rows that follow this path while the column is unknown.
     without: f64,
-    /// 1 where the row comes this way once the column is known, else 0.
+    /// 1 if the row follows this path when the column is known, else 0.
     with: f64,
     /// The weight of the subsets of columns of each size.
     weight: f64,
@@ -144,7 +148,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Goes on from a node; `room` begins with the `length` steps so far, which `step` follows.
+    /// Visits a node. `room` begins with the `length` steps of the path so far, and `step` is added to
+    /// them.
     fn node(&mut self, place: usize, room: &mut [Step], length: usize, step: Step) {
         extend(room, length, step);
         let path = &room[..=length];
@@ -167,7 +172,7 @@ impl Walk<'_> {
                     let share = self.tree.nodes[child].cover() / cover;
                     let with = if side == hot { with } else { 0.0 };
                     let step = Step { column, without: share * without, with, weight: 0.0 };
-                    // Each child gets a copy of the way: going on changes it.
+                    // Each child gets a copy of the path, because the descent changes it.
                     let (own, rest) = room.split_at_mut(length);
                     rest[..length].copy_from_slice(own);
                     self.node(child, rest, length, step);
@@ -177,7 +182,7 @@ impl Walk<'_> {
     }
 }
 
-/// Puts a step after the first `length`.
+/// Puts a step after the first `length` steps.
 fn extend(room: &mut [Step], length: usize, step: Step) {
     let weight = if length == 0 { 1.0 } else { 0.0 };
     room[length] = Step { weight, ..step };
@@ -188,7 +193,7 @@ fn extend(room: &mut [Step], length: usize, step: Step) {
     }
 }
 
-/// Takes the step `at` out of the path, which is one shorter then.
+/// Removes the step at index `at` from the path, which becomes one step shorter.
 fn unwind(path: &mut [Step], at: usize) {
     let last = path.len() - 1;
     let (with, without, all) = (path[at].with, path[at].without, (last + 1) as f64);
@@ -207,7 +212,7 @@ fn unwind(path: &mut [Step], at: usize) {
     }
 }
 
-/// The sum of the weights of a path without the step `at`.
+/// Computes the sum of the weights of a path without the step at index `at`.
 fn unwound(path: &[Step], at: usize) -> f64 {
     let last = path.len() - 1;
     let (with, without, all) = (path[at].with, path[at].without, (last + 1) as f64);

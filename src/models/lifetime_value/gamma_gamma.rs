@@ -1,5 +1,6 @@
-//! What a customer spends at a purchase: Gamma-Gamma (Fader and Hardie 2013, "The Gamma-Gamma Model of
-//! Monetary Value"). Spends of one customer are Gamma(p, nu), and nu is Gamma(q, v) over customers.
+//! The spend per purchase of a customer: the Gamma-Gamma model (Fader and Hardie 2013, "The Gamma-Gamma
+//! Model of Monetary Value"). The spends of one customer are Gamma(p, nu), and nu is Gamma(q, v) over
+//! customers.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -7,15 +8,15 @@ use statrs::function::gamma::{digamma, ln_gamma};
 
 use super::maximum_likelihood::{Fit, Likelihood, maximize};
 
-/// Rows that are summed in one go; sums are added in the order of blocks.
+/// The number of rows in one partial sum. Partial sums are added in the order of the blocks.
 const BLOCK: usize = 2048;
 
 /// The mean spend of a customer's repeat purchases.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spend {
-    /// Repeat purchases, at least one.
+    /// The number of repeat purchases, at least one.
     pub frequency: f64,
-    /// Their mean value, above 0.
+    /// The mean value of these purchases, above 0.
     pub mean: f64,
 }
 
@@ -23,16 +24,16 @@ pub struct Spend {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GammaGamma {
-    /// The shape of a customer's spends.
+    /// The shape of the spends of one customer.
     pub p: f64,
-    /// The shape of what differs between customers.
+    /// The shape of the distribution of nu over customers.
     pub q: f64,
-    /// Its scale.
+    /// The scale of the distribution of nu over customers.
     pub v: f64,
 }
 
 impl GammaGamma {
-    /// Fits by maximum likelihood; None where no start comes to an end.
+    /// Fits the model by maximum likelihood. Returns `None` if the fit fails from every start.
     pub fn fit(spends: &[Spend]) -> Option<(Self, Fit)> {
         let rows = Rows::new(spends);
         let mean = spends.iter().map(|spend| spend.mean).sum::<f64>() / spends.len().max(1) as f64;
@@ -43,8 +44,9 @@ impl GammaGamma {
         Some((model, fit))
     }
 
-    /// The expected mean spend of a customer, E(M | x, m); without repeats that of all customers. None
-    /// where it is not finite.
+    /// The expected mean spend of a customer, E(M
+    /// x, m). Without repeat purchases it is the mean over all customers. Returns `None` if it is not
+    /// finite.
     pub fn expected(&self, frequency: f64, mean: f64) -> Option<f64> {
         let weight = self.p * frequency + self.q - 1.0;
         let known = if frequency > 0.0 { frequency * mean } else { 0.0 };
@@ -52,7 +54,7 @@ impl GammaGamma {
     }
 }
 
-/// Sorted by frequency, so that what depends on it alone is worked out once.
+/// Rows sorted by frequency, so that terms that depend only on the frequency are computed once.
 struct Rows {
     rows: Vec<Spend>,
     logs: Vec<f64>,

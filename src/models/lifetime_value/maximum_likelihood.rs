@@ -1,4 +1,4 @@
-//! Maximum likelihood by BFGS from several starts, in the logarithms of positive parameters.
+//! Maximum likelihood by BFGS from several starts, over the logarithms of positive parameters.
 
 use std::sync::Mutex;
 
@@ -9,58 +9,59 @@ use serde::{Deserialize, Serialize};
 
 use crate::models::cholesky;
 
-/// Iterations of one start at most.
+/// The maximum number of iterations from one start.
 const ITERATIONS: u64 = 500;
-/// The norm of the gradient of the mean negative log-likelihood at which a start has converged.
+/// The norm of the gradient of the mean negative log-likelihood below which a start has converged.
 const TOLERANCE: f64 = 1e-7;
-/// Logarithms of parameters beyond this are out of bounds.
+/// The greatest absolute logarithm of a parameter that is within bounds.
 const BOUND: f64 = 30.0;
-/// The step of the differences of gradients that give second derivatives.
+/// The step of the differences of gradients that approximate the second derivatives.
 const STEP: f64 = 1e-4;
 
-/// The mean negative log-likelihood.
+/// A mean negative log-likelihood to minimize.
 pub trait Likelihood: Sync {
-    /// The value and its gradient by the logarithm of each parameter.
+    /// Computes the value, and its gradient with respect to the logarithm of each parameter.
     fn evaluate(&self, parameters: &[f64]) -> (f64, Vec<f64>);
 
-    /// How many rows the mean is over.
+    /// The number of rows that the mean is over.
     fn rows(&self) -> f64;
 }
 
-/// Where a fit began, and where it came to.
+/// One start of a fit with its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Start {
-    /// The first parameters.
+    /// The parameters at the start.
     pub from: Vec<f64>,
-    /// The log-likelihood at the end, the sum over rows; None where the start failed.
+    /// The log-likelihood at the end, summed over rows; `None` if the fit from this start failed.
     pub log_likelihood: Option<f64>,
-    /// Iterations.
+    /// The number of iterations.
     pub iterations: u64,
     /// Whether the gradient vanished.
     pub converged: bool,
 }
 
-/// The best of all starts.
+/// The best result over all starts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fit {
-    /// The parameters, all positive.
+    /// The parameters, which are all positive.
     pub parameters: Vec<f64>,
-    /// Of each parameter by the observed information and the delta method; None where the likelihood
-    /// is flat there.
+    /// The standard error of each parameter, by the observed information and the delta method; `None` if
+    /// the likelihood is flat at the solution.
     pub standard_errors: Option<Vec<f64>>,
-    /// The sum over rows.
+    /// The log-likelihood, summed over rows.
     pub log_likelihood: f64,
-    /// Rows.
+    /// The number of rows.
     pub rows: f64,
     /// Whether the gradient vanished.
     pub converged: bool,
-    /// All that were tried.
+    /// All starts that were tried.
     pub starts: Vec<Start>,
 }
 
-/// Of the last parameters: the solver asks for the value and the gradient of the same point apart.
+/// The last parameters with their value and gradient. The solver asks for the value and the gradient of
+/// the same point in separate calls.
 type Last = Mutex<Option<(Vec<f64>, f64, Vec<f64>)>>;
 
 struct Problem<'a> {
@@ -82,7 +83,8 @@ impl Problem<'_> {
     }
 }
 
-/// At the logarithms of parameters; beyond the bounds a wall that leads back.
+/// Evaluates the likelihood at the logarithms of parameters. Beyond the bounds a quadratic penalty leads
+/// the solver back.
 fn evaluate(likelihood: &dyn Likelihood, logarithms: &[f64]) -> (f64, Vec<f64>) {
     let inside: Vec<f64> = logarithms.iter().map(|z| z.clamp(-BOUND, BOUND).exp()).collect();
     let (mut value, mut gradient) = likelihood.evaluate(&inside);
@@ -110,7 +112,7 @@ impl Gradient for Problem<'_> {
     }
 }
 
-/// Maximizes the likelihood from each of `starts`; None where none of them comes to an end.
+/// Maximizes the likelihood from each of `starts`. Returns `None` if the fit fails from all of them.
 pub fn maximize(likelihood: &dyn Likelihood, starts: &[Vec<f64>]) -> Option<Fit> {
     let rows = likelihood.rows();
     let mut tried = Vec::new();
@@ -137,7 +139,8 @@ pub fn maximize(likelihood: &dyn Likelihood, starts: &[Vec<f64>]) -> Option<Fit>
     Some(Fit { parameters, standard_errors, log_likelihood, rows, converged, starts: tried })
 }
 
-/// Value, logarithms, iterations, and whether the gradient vanished.
+/// Minimizes from one start. Returns the value, the logarithms of the parameters, the iterations, and
+/// whether the gradient vanished.
 fn from_one(likelihood: &dyn Likelihood, from: &[f64]) -> Option<(f64, Vec<f64>, u64, bool)> {
     let last = Last::default();
     let first: Vec<f64> = from.iter().map(|value| value.ln()).collect();
@@ -152,7 +155,8 @@ fn from_one(likelihood: &dyn Likelihood, from: &[f64]) -> Option<(f64, Vec<f64>,
     let configured = executor
         .configure(|state| state.param(first).inv_hessian(identity).max_iters(ITERATIONS))
         .timer(false);
-    // A line search that ends in rounding is an error there; the last point seen is as good.
+    // The solver returns an error if a line search ends in rounding. The last point it evaluated is then
+    // used.
     let (iterations, stopped) = match configured.run() {
         Ok(result) => {
             let state = result.state();
@@ -174,7 +178,8 @@ fn from_one(likelihood: &dyn Likelihood, from: &[f64]) -> Option<(f64, Vec<f64>,
     value.is_finite().then_some((value, point, iterations, converged))
 }
 
-/// The diagonal of the inverse of the second derivatives, times the parameters.
+/// Computes the square roots of the diagonal of the inverse of the second derivatives, times the
+/// parameters.
 fn standard_errors(likelihood: &dyn Likelihood, logarithms: &[f64]) -> Option<Vec<f64>> {
     let size = logarithms.len();
     let mut information = vec![0.0; size * size];
@@ -196,7 +201,7 @@ fn standard_errors(likelihood: &dyn Likelihood, logarithms: &[f64]) -> Option<Ve
         let mut unit = vec![0.0; size];
         unit[j] = 1.0;
         cholesky::solve(&mut information.clone(), &mut unit, size);
-        // A matrix that is not positive definite leaves nonsense behind.
+        // The result is meaningless if the matrix is not positive definite.
         let variance = unit[j];
         if !(variance > 0.0 && variance < 1e6) {
             return None;

@@ -1,7 +1,7 @@
-//! Lifetime value of customers without a contract: how often they will still buy (BG/NBD, MBG/NBD or
-//! Pareto/NBD), times what they spend when they do (Gamma-Gamma).
+//! Lifetime value of customers without a contract: the expected number of purchases (BG/NBD, MBG/NBD or
+//! Pareto/NBD) times the expected spend per purchase (Gamma-Gamma).
 //!
-//! Times are in any one unit, spend in major units; nothing here knows a calendar.
+//! Times are in any one unit and spend is in major units. This module knows no calendar.
 
 pub mod gamma_gamma;
 pub mod maximum_likelihood;
@@ -18,16 +18,16 @@ pub use purchasing::{Buyer, Family, Purchasing};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Discounting {
-    /// How far ahead, in the unit of the histories.
+    /// The length of time ahead, in the unit of the histories.
     pub horizon: f64,
-    /// The length of a month in that unit; the last one may be shorter.
+    /// The length of a month in that unit. The last month may be shorter.
     pub month: f64,
-    /// 0.1 where a value in a year is worth 1 / 1.1 now.
+    /// The yearly discount rate. With 0.1, a value in one year is worth 1 / 1.1 now.
     pub yearly_rate: f64,
 }
 
 impl Discounting {
-    /// The discount of purchases that come at an even pace.
+    /// The mean discount factor of purchases that are evenly spread over the horizon.
     pub fn mean_factor(&self) -> f64 {
         let mut before = 0.0;
         let of_month = |(end, factor): (f64, f64)| {
@@ -38,7 +38,7 @@ impl Discounting {
         self.months().into_iter().map(of_month).sum::<f64>() / self.horizon
     }
 
-    /// The ends of the months with the factor by which purchases of that month count.
+    /// The end of each month, with the factor by which purchases in that month count.
     fn months(&self) -> Vec<(f64, f64)> {
         let count = (self.horizon / self.month - 1e-9).ceil().max(1.0) as usize;
         let factor = |k: usize| (1.0 + self.yearly_rate).powf(-(k as f64) / 12.0);
@@ -46,21 +46,21 @@ impl Discounting {
     }
 }
 
-/// What is expected of one buyer.
+/// The expectation for one buyer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Expected {
-    /// The probability that they have not left for good.
+    /// The probability that the buyer has not left for good.
     pub p_alive: f64,
-    /// Purchases within the horizon.
+    /// The expected number of purchases within the horizon.
     pub purchases: f64,
-    /// Of these, each counted with the discount of its month.
+    /// The expected number of purchases, each multiplied by the discount factor of its month.
     pub discounted: f64,
 }
 
-/// What is expected of each buyer, in their order.
+/// Computes the expectation for each buyer, in the order of the buyers.
 ///
-/// What a buyer does who is alive depends on their frequency and age alone, which many share: it is
-/// worked out once for each such pair.
+/// The expected purchases of a buyer who is alive depend only on frequency and age. Many buyers share
+/// both, so they are computed once for each distinct pair.
 pub fn expect(model: &Purchasing, buyers: &[Buyer], discounting: &Discounting) -> Vec<Expected> {
     let months = discounting.months();
     let key = |buyer: &Buyer| (buyer.frequency.to_bits(), buyer.age.to_bits());

@@ -1,12 +1,13 @@
-//! The one integral of the Pareto/NBD.
+//! The integral in the likelihood of the Pareto/NBD model.
 //!
-//! That a customer bought x times, last at t, and had left by T has the likelihood, as a multiple of
-//! that of being alive at T,
+//! For a customer who bought x times, last at t, the likelihood of having left before T, divided by the
+//! likelihood of being alive at T, is
 //! s (alpha + T)^(r + x) (beta + T)^s times the integral from t to T of
 //! (alpha + u)^-(r + x) (beta + u)^-(s + 1) du.
-//! Its closed form is a difference of two 2F1, which cancels where t is near T and converges slowly
-//! where alpha and beta are far apart. The integrand is positive and falls: it is integrated as it is,
-//! in logarithms, over panels that double in length.
+//!
+//! Its closed form is a difference of two 2F1 functions, which cancels if t is near T and converges
+//! slowly if alpha and beta are far apart. The integrand is positive and falls, so it is integrated
+//! numerically in logarithms, over panels that double in length.
 
 use super::purchasing::Buyer;
 
@@ -18,18 +19,18 @@ const NODES: [(f64, f64); 4] = [
     (0.960_289_856_497_536_3, 0.101_228_536_290_376_26),
 ];
 
-/// The logarithm of the multiple, and its derivatives by r, alpha, s and beta; minus infinity where no
-/// time has passed since the last purchase.
+/// Computes the logarithm of this ratio, and its derivatives with respect to r, alpha, s and beta. The
+/// logarithm is minus infinity if no time has passed since the last purchase.
 pub fn gone([r, alpha, s, beta]: [f64; 4], buyer: &Buyer) -> (f64, [f64; 4]) {
     let shape = r + buyer.frequency;
-    // Over v = ln(beta + u) the integrand is (alpha + u)^-shape e^(-s v).
+    // With v = ln((beta + u) / (beta + t)) the integrand is (alpha + u)^-shape e^(-s v).
     let length = ((beta + buyer.age) / (beta + buyer.recency)).ln();
     if length.is_nan() || length <= 0.0 {
         return (f64::NEG_INFINITY, [0.0; 4]);
     }
     let begin = alpha + buyer.recency;
     let log_begin = begin.ln();
-    // How fast it falls at first: half the scale of the first panel.
+    // The first panel has the length scale of the integrand, from its rate of decay at the start.
     let fall = shape * (beta + buyer.recency) / begin + s;
     let (mut from, mut width) = (0.0, (1.0 / fall).min(length));
     let mut sums = [0.0; 5];
@@ -49,7 +50,7 @@ pub fn gone([r, alpha, s, beta]: [f64; 4], buyer: &Buyer) -> (f64, [f64; 4]) {
                 sums[4] += value / (beta + buyer.recency + passed);
             }
         }
-        // What is left is nothing beside what there is.
+        // The remaining integral is negligible.
         if (-shape * ((beta + buyer.recency) * to.exp_m1() / begin).ln_1p() - s * to) < -45.0 {
             break;
         }

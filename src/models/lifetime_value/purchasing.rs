@@ -1,12 +1,13 @@
-//! How often a customer buys, and whether they still do.
+//! Models of how often customers buy and whether they are still alive.
 //!
-//! While alive, customers buy at a rate of their own; rates are Gamma(r, alpha) over customers.
-//! - BG/NBD: after each repeat purchase they leave for good with a probability of their own, Beta(a, b)
-//!   over customers (Fader, Hardie and Lee 2005, "Counting Your Customers the Easy Way").
-//! - MBG/NBD: after the first purchase too, so that one-time buyers are not alive for certain
-//!   (Batislam, Denizel and Filiztekin 2007).
-//! - Pareto/NBD: they leave at any time, at a rate of their own, Gamma(s, beta) over customers
-//!   (Schmittlein, Morrison and Colombo 1987).
+//! While alive, customers buy at a rate of their own. The rates are Gamma(r, alpha) over customers.
+//!
+//! - BG/NBD: after each repeat purchase a customer leaves for good with a probability of their own, which
+//!   is Beta(a, b) over customers (Fader, Hardie and Lee 2005, "Counting Your Customers the Easy Way").
+//! - MBG/NBD: a customer may also leave after the first purchase, so that one-time buyers are not
+//!   certainly alive (Batislam, Denizel and Filiztekin 2007).
+//! - Pareto/NBD: a customer may leave at any time, at a rate of their own, which is Gamma(s, beta) over
+//!   customers (Schmittlein, Morrison and Colombo 1987).
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -15,36 +16,36 @@ use statrs::function::gamma::{digamma, ln_gamma};
 use super::maximum_likelihood::{Fit, Likelihood, maximize};
 use super::pareto;
 
-/// Rows that are summed in one go; sums are added in the order of blocks.
+/// The number of rows in one partial sum. Partial sums are added in the order of the blocks.
 const BLOCK: usize = 2048;
-/// Purchases ahead whose survival is summed at most.
+/// The maximum number of future purchases over which survival is summed.
 const MOST_PURCHASES: u32 = 2_000_000;
 
-/// What a customer has done so far: the sufficient statistics of all three families.
+/// The purchase history of a customer: the sufficient statistics of all three families.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Buyer {
-    /// Purchases after the first.
+    /// The number of purchases after the first.
     pub frequency: f64,
-    /// From the first purchase to the last; 0 for a one-time buyer.
+    /// The time from the first purchase to the last; 0 for a one-time buyer.
     pub recency: f64,
-    /// From the first purchase to now.
+    /// The time from the first purchase to now.
     pub age: f64,
 }
 
-/// A family of models.
+/// A family of models of purchases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
-    /// Beta-geometric, negative binomial.
+    /// Beta-geometric / negative binomial distribution.
     BgNbd,
-    /// The same, where the first purchase may be the last.
+    /// Modified BG/NBD, in which the first purchase may be the last.
     MbgNbd,
-    /// Pareto, negative binomial.
+    /// Pareto / negative binomial distribution.
     ParetoNbd,
 }
 
 impl Family {
-    /// The names of the parameters, in their order.
+    /// The names of the parameters, in the order of their values.
     pub fn parameters(self) -> [&'static str; 4] {
         match self {
             Self::BgNbd | Self::MbgNbd => ["r", "alpha", "a", "b"],
@@ -52,7 +53,7 @@ impl Family {
         }
     }
 
-    /// As people write it.
+    /// The name as it is usually written.
     pub fn name(self) -> &'static str {
         match self {
             Self::BgNbd => "BG/NBD",
@@ -66,14 +67,14 @@ impl Family {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Purchasing {
-    /// The family.
+    /// The family of the model.
     pub family: Family,
-    /// In the order of [`Family::parameters`].
+    /// The parameters in the order of [`Family::parameters`].
     pub parameters: [f64; 4],
 }
 
 impl Purchasing {
-    /// Fits a family by maximum likelihood; None where no start comes to an end.
+    /// Fits a family by maximum likelihood. Returns `None` if the fit fails from every start.
     pub fn fit(family: Family, buyers: &[Buyer]) -> Option<(Self, Fit)> {
         let rows = Rows::new(buyers);
         let likelihood = OfFamily { family, rows };
@@ -98,12 +99,14 @@ impl Purchasing {
         1.0 / (1.0 + gone.exp())
     }
 
-    /// Expected purchases within `ahead` of a customer who is alive now.
+    /// The expected number of purchases within `ahead` of a customer who is alive now.
     ///
-    /// BG and MBG: the closed form with 2F1 is singular at a = 1 and cancels near it. With N purchases
-    /// of an immortal customer, negative binomial (r + x, (alpha + T) / (alpha + T + t)), the
-    /// expectation is the sum over k of P(N > k) times the probability that k flips in a row keep the
-    /// customer: every term is positive. Pareto: the closed form, by `expm1` where s is near 1.
+    /// BG/NBD and MBG/NBD: the closed form with 2F1 is singular at a = 1 and cancels near it. Instead,
+    /// let N be the number of purchases of a customer who never leaves, which is negative binomial (r +
+    /// x, (alpha + T) / (alpha + T + t)). The expectation is the sum over k of P(N > k) times the
+    /// probability that the customer stays k times in a row. Every term is positive.
+    ///
+    /// Pareto/NBD: the closed form, computed with `expm1` so that it is accurate near s = 1.
     pub fn purchases_if_alive(&self, frequency: f64, age: f64, ahead: f64) -> f64 {
         let [r, alpha, third, fourth] = self.parameters;
         if ahead <= 0.0 {
@@ -127,8 +130,8 @@ impl Purchasing {
     }
 }
 
-/// The sum over k >= 0 of P(N > k) (kept)_k / (gone + kept)_k, where N is negative binomial with that
-/// shape, the logarithms of its probability and of the complement, and that mean.
+/// Computes the sum over k >= 0 of P(N > k) (kept)_k / (gone + kept)_k. N is negative binomial with this
+/// shape, this mean, and these logarithms of its probability and of the complement.
 fn surviving(shape: f64, (log_stop, log_go): (f64, f64), gone: f64, kept: f64, mean: f64) -> f64 {
     let mut log_mass = shape * log_stop;
     let (mut up_to, mut alive, mut sum) = (0.0, 1.0, 0.0);
@@ -137,7 +140,7 @@ fn surviving(shape: f64, (log_stop, log_go): (f64, f64), gone: f64, kept: f64, m
         let mass = log_mass.exp();
         up_to += mass;
         sum += alive * f64::max(1.0 - up_to, 0.0);
-        // What is left of the tail is less than the mass over the probability to stop.
+        // The remaining tail is less than this mass divided by the probability to stop.
         if count > mean && mass < 1e-14 * log_stop.exp() {
             break;
         }
@@ -148,18 +151,18 @@ fn surviving(shape: f64, (log_stop, log_go): (f64, f64), gone: f64, kept: f64, m
 }
 
 impl Family {
-    /// Flips of the coin before any repeat purchase.
+    /// The number of times that a customer may have left before any repeat purchase.
     fn first_flip(self) -> f64 {
         f64::from(u8::from(self == Self::MbgNbd))
     }
 }
 
-/// Customers who did the same are one row with a weight.
+/// The histories of all customers. Equal histories are one row with a weight.
 #[derive(Debug)]
 struct Rows {
-    /// The different frequencies, ascending.
+    /// The distinct frequencies, ascending.
     frequencies: Vec<f64>,
-    /// How many customers have each.
+    /// The number of customers with each frequency.
     counts: Vec<f64>,
     rows: Vec<Row>,
     total: f64,
@@ -202,7 +205,7 @@ impl Rows {
     }
 }
 
-/// The likelihood itself, for tests of it.
+/// Gives tests access to the likelihood.
 #[cfg(test)]
 pub(super) fn likelihood_of(family: Family, buyers: &[Buyer]) -> impl Likelihood {
     OfFamily { family, rows: Rows::new(buyers) }
@@ -214,7 +217,7 @@ struct OfFamily {
 }
 
 impl OfFamily {
-    /// First parameters: everyone at the mean rate, with more or less spread between customers.
+    /// The starting parameters: all customers at the mean rate, with more or less variation between them.
     fn starts(&self) -> Vec<Vec<f64>> {
         let mean = |of: fn(&Buyer) -> f64| {
             let sum: f64 = self.rows.rows.iter().map(|row| of(&row.buyer) * row.weight).sum();
@@ -236,8 +239,8 @@ impl OfFamily {
         }
     }
 
-    /// The sum of log-likelihoods of a block, and its derivatives by the parameters themselves, without
-    /// what depends on the frequency alone.
+    /// Sums the log-likelihoods of a block and their derivatives with respect to the parameters, without
+    /// the terms that depend only on the frequency.
     fn block(&self, rows: &[Row], parameters: [f64; 4]) -> [f64; 5] {
         let [r, alpha, a, b] = parameters;
         let first = self.family.first_flip();
@@ -248,7 +251,7 @@ impl OfFamily {
             let until = (alpha + buyer.age).ln();
             if self.family == Family::ParetoNbd {
                 let (gone, slopes) = pareto::gone(parameters, buyer);
-                // ln(alive + gone) against ln(alive).
+                // softplus(gone) is ln(alive + gone) - ln(alive), and this share is its derivative.
                 let share = 1.0 / (1.0 + (-gone).exp());
                 let (s, beta) = (a, b);
                 let died = (beta + buyer.age).ln();
@@ -281,7 +284,7 @@ impl OfFamily {
         sum
     }
 
-    /// What depends on the frequency alone.
+    /// The terms of the log-likelihood, and their derivatives, that depend only on the frequency.
     fn of_frequency(&self, frequency: f64, [r, _, a, b]: [f64; 4]) -> [f64; 5] {
         let mut value = [0.0; 5];
         value[0] = ln_gamma(r + frequency) - ln_gamma(r);
@@ -318,7 +321,7 @@ impl Likelihood for OfFamily {
     }
 }
 
-/// ln(1 + e^z).
+/// Computes ln(1 + e^z) without overflow.
 fn softplus(z: f64) -> f64 {
     z.max(0.0) + (-z.abs()).exp().ln_1p()
 }

@@ -1,5 +1,6 @@
-//! Pinned to lifetimes 0.11.3 (numpy 2.4, scipy 1.17): `fixtures/buyers.csv` fitted with
-//! `penalizer_coef = 0, tol = 1e-7`, expectations at the parameters that it found for the CDNOW sample.
+//! Compares with lifetimes 0.11.3 (numpy 2.4, scipy 1.17). Fits are of `fixtures/buyers.csv` with
+//! `penalizer_coef = 0, tol = 1e-7`. Expectations are at the parameters that lifetimes finds for the
+//! CDNOW sample.
 
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, Gamma, Uniform};
@@ -27,7 +28,7 @@ fn fits_equal_lifetimes() {
     for (family, parameters, log_likelihood) in [
         (Family::BgNbd, [0.417628, 5.025043, 0.821020, 1.882980], -3659.550162),
         (Family::MbgNbd, [1.000723, 8.673714, 1.508443, 3.340018], -3664.662000),
-        // Its own optimizer stops earlier: the likelihood must be at least as high.
+        // The optimizer of lifetimes stops earlier here, so the likelihood must be at least as high.
         (Family::ParetoNbd, [1.033233, 14.378820, 1.830148, 53.076078], -3673.865819),
     ] {
         let (model, fit) = Purchasing::fit(family, &all).unwrap();
@@ -74,7 +75,8 @@ fn spend_equals_lifetimes() {
     assert_eq!(flat.expected(0.0, 0.0), None, "q below 1 has no mean");
 }
 
-/// Frequency, recency, age; expected purchases within 39 weeks, probability of being alive.
+/// Frequency, recency and age, with the expected purchases within 39 weeks and the probability of being
+/// alive.
 type Expectations = [([f64; 3], f64, f64); 5];
 
 #[test]
@@ -127,7 +129,7 @@ fn expectations_equal_lifetimes() {
     }
 }
 
-/// Any history has numbers that make sense under any parameters.
+/// Any history gives values within their range, for any parameters.
 #[test]
 fn nothing_is_out_of_range() {
     let seed: u64 = rand::rng().random();
@@ -185,7 +187,7 @@ fn gradients_are_the_slopes_of_the_likelihood() {
     }
 }
 
-/// The share of customers who left, by a fine sum of the integrand itself.
+/// The ratio of having left to being alive equals a fine sum of the integrand.
 #[test]
 fn the_integral_of_pareto_equals_a_fine_sum() {
     let seed: u64 = rand::rng().random();
@@ -198,14 +200,14 @@ fn the_integral_of_pareto_equals_a_fine_sum() {
         let age = random.random_range(1.0..500.0);
         let recency = if frequency > 0.0 { age * random.random_range(0.0..1.0) } else { 0.0 };
         let shape = r + frequency;
-        // Over w = ln(1 + u / least) the integrand is smooth at both ends.
+        // With w = ln(1 + u / least) the integrand is smooth at both ends.
         let least = alpha.min(beta) + recency;
         let (steps, end) = (200_000, ((age - recency) / least).ln_1p());
         let integrand = |w: f64| {
             let u = recency + least * w.exp_m1();
             let log =
                 shape * ((alpha + age) / (alpha + u)).ln() + s * ((beta + age) / (beta + u)).ln();
-            // In units of its first value, which may be beyond a double.
+            // The sum is in units of the first value, which may be too large for a double.
             let first = shape * ((alpha + age) / (alpha + recency)).ln()
                 + s * ((beta + age) / (beta + recency)).ln();
             (log - first).exp() * s / (beta + u) * least * w.exp()

@@ -1,5 +1,5 @@
-//! Raw feature values to the standardized columns that a linear model sees, and back to names. What
-//! is fitted here is kept in the artifact: training and scoring apply it with the same code.
+//! Turns raw feature values into the standardized columns of a linear model, and names these columns.
+//! What is fitted here is stored in the artifact, so training and scoring apply it with the same code.
 
 pub mod shape;
 
@@ -9,17 +9,17 @@ use serde::{Deserialize, Serialize};
 use self::shape::{Levels, Shape, ShapeChoice, quantile};
 use super::matrix::Matrix;
 
-/// A column of which the columns before it explain all but this share of the variance repeats them.
+/// The share of unexplained variance up to which a column counts as determined by the columns before it.
 const COLLINEAR: f64 = 1e-6;
-/// Rows that are transformed together.
+/// The number of rows that are transformed together.
 const CHUNK: usize = 1 << 12;
 
-/// Mean and standard deviation over the training rows.
+/// The mean and the standard deviation over the training rows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Scaling {
     /// The mean.
     pub mean: f64,
-    /// The standard deviation (population), above 0.
+    /// The population standard deviation, above 0.
     pub deviation: f64,
 }
 
@@ -29,7 +29,7 @@ impl Scaling {
         let mean = values.iter().sum::<f64>() / count;
         let variance = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / count;
         let deviation = variance.sqrt();
-        // Below this the column is constant but for rounding.
+        // Below this limit the column is constant except for rounding.
         (deviation > 1e-9 * mean.abs().max(1e-9)).then_some(Self { mean, deviation })
     }
 
@@ -38,35 +38,35 @@ impl Scaling {
     }
 }
 
-/// What is known of an input before any row is seen.
+/// An input before it is fitted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {
     /// The feature's or attribute's column.
     pub column: String,
-    /// The feature's name without its window; contributions are summed by it.
+    /// The name of the feature without its window. Contributions are summed by this name.
     pub group: String,
-    /// How it is to become columns.
+    /// The shape that turns the input into columns.
     pub shape: ShapeChoice,
-    /// The levels of an attribute; None for a number.
+    /// The levels of an attribute; `None` for a number.
     pub levels: Option<Vec<String>>,
 }
 
-/// How one input becomes columns.
+/// The fitted transformation of one input into columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
     /// The feature's or attribute's column.
     pub column: String,
-    /// The feature's name without its window; contributions are summed by it.
+    /// The name of the feature without its window. Contributions are summed by this name.
     pub group: String,
-    /// What stands for a missing value, the median of the training rows; None where the model knows
-    /// what to do with it.
+    /// The value that replaces a missing one: the median of the training rows. `None` if the model
+    /// handles missing values itself.
     pub impute: Option<f64>,
-    /// How.
+    /// The fitted shape.
     pub shape: Shape,
-    /// Of each column of the shape; None where it is left out.
+    /// The scaling of each column of the shape; `None` for a column that is left out.
     pub scaling: Vec<Option<Scaling>>,
-    /// Of the column that says whether the value was missing; None where it is left out.
+    /// The scaling of the column that marks missing values; `None` if that column is left out.
     pub missing: Option<Scaling>,
 }
 
@@ -101,7 +101,7 @@ impl Input {
         }
     }
 
-    /// The names of its columns, those that are left out among them.
+    /// The names of the columns, including those that are left out.
     fn names(&self) -> Vec<String> {
         let mut names = self.shape.columns(&self.column);
         names.push(format!("{} is missing", self.column));
@@ -117,7 +117,8 @@ impl Input {
         out.extend(self.missing.map(|missing| missing.apply(f64::from(u8::from(value.is_nan())))));
     }
 
-    /// The standardized value, a logarithm where it is heavy-tailed: a factor of an interaction.
+    /// The standardized value for an interaction. A heavy-tailed value is replaced by its logarithm
+    /// first.
     fn factor(&self, value: f64) -> f64 {
         let mut shaped = Vec::new();
         self.shape.apply(value, self.impute.unwrap_or(f64::NAN), &mut shaped);
@@ -128,25 +129,25 @@ impl Input {
     }
 }
 
-/// The product of two inputs.
+/// An interaction: the product of two inputs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Interaction {
-    /// The numbers of the inputs.
+    /// The indices of the inputs.
     pub inputs: [usize; 2],
-    /// The product's name.
+    /// The name of the product.
     pub name: String,
-    /// Of the product of the standardized values; None where it is left out.
+    /// The scaling of the product of the standardized values; `None` if the product is left out.
     pub scaling: Option<Scaling>,
 }
 
-/// A column that the model does not see.
+/// A column that is left out of the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dropped {
-    /// The column.
+    /// The name of the column.
     pub term: String,
-    /// Why.
+    /// The reason for leaving it out.
     pub because: String,
 }
 
@@ -154,17 +155,17 @@ pub struct Dropped {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
-    /// In the order of the raw matrix's columns.
+    /// The inputs, in the order of the columns of the raw matrix.
     pub inputs: Vec<Input>,
-    /// After the inputs' own columns.
+    /// The interactions, whose columns follow those of the inputs.
     pub interactions: Vec<Interaction>,
-    /// What was left out.
+    /// The columns that were left out.
     pub dropped: Vec<Dropped>,
 }
 
 impl Preprocessing {
-    /// Fits the transformation on raw rows with their outcomes, which only weights of evidence look
-    /// at; `interactions` are pairs of inputs.
+    /// Fits the transformation on raw rows with labels. Only weights of evidence use the labels.
+    /// `interactions` are pairs of input indices.
     pub fn fit(
         candidates: &[Candidate],
         interactions: &[[usize; 2]],
@@ -195,7 +196,8 @@ impl Preprocessing {
         fitted
     }
 
-    /// Numbers as they are, missing ones too, and a column per level: what trees see.
+    /// Builds the transformation for trees: numbers as they are, including missing ones, and one column
+    /// per level.
     pub fn plain(candidates: &[Candidate], rows: &Matrix) -> Self {
         let as_is = Some(Scaling { mean: 0.0, deviation: 1.0 });
         let inputs = candidates.iter().enumerate().map(|(column, candidate)| {
@@ -217,7 +219,7 @@ impl Preprocessing {
         Self { inputs: inputs.collect(), interactions: Vec::new(), dropped: Vec::new() }
     }
 
-    /// The names and groups of the columns that [`Preprocessing::apply`] makes.
+    /// The names and groups of the columns that [`Preprocessing::apply`] appends.
     pub fn terms(&self) -> Vec<(String, String)> {
         let mut terms = Vec::new();
         self.each(&mut |name, group, scaling| {
@@ -242,7 +244,7 @@ impl Preprocessing {
         }
     }
 
-    /// The transformed matrix, some rows beside others.
+    /// Transforms all rows of a matrix, in parallel.
     pub fn transform(&self, rows: &Matrix) -> Matrix {
         let starts: Vec<usize> = (0..rows.len()).step_by(CHUNK).collect();
         let chunks: Vec<Vec<f64>> = starts
@@ -257,7 +259,7 @@ impl Preprocessing {
         Matrix::of(self.terms().len(), chunks.concat(), rows.len())
     }
 
-    /// Name, group and scaling of every column, those left out too.
+    /// Visits the name, the group and the scaling of every column, including those that are left out.
     fn each(&self, visit: &mut dyn FnMut(String, &str, Option<Scaling>)) {
         for input in &self.inputs {
             let scalings = input.scaling.iter().chain([&input.missing]);
@@ -273,7 +275,7 @@ impl Preprocessing {
     fn drop_constant(&mut self) {
         let mut constant: Vec<String> = Vec::new();
         self.each(&mut |name, _, scaling| {
-            // A flag that never or always is set goes without saying.
+            // A missing-value column that is constant needs no mention.
             if scaling.is_none() && !name.ends_with(" is missing") {
                 constant.push(name);
             }
@@ -283,8 +285,10 @@ impl Preprocessing {
             .extend(constant.into_iter().map(|term| Dropped { term, because: because.clone() }));
     }
 
-    /// Leaves out every column that those before it determine, found by a Cholesky decomposition of
-    /// the correlations: what is left of the diagonal is the variance that the others do not explain.
+    /// Leaves out every column that the columns before it determine.
+    ///
+    /// These columns are found by a Cholesky decomposition of the correlations: what remains of the
+    /// diagonal is the variance that the other columns do not explain.
     fn drop_collinear(&mut self, rows: &Matrix) {
         let terms = self.terms();
         let columns = self.transform(rows);
@@ -334,7 +338,7 @@ impl Preprocessing {
         }
     }
 
-    /// Which of the transformed columns are those of an input.
+    /// The range of the transformed columns that belong to an input.
     pub fn places(&self, input: usize) -> std::ops::Range<usize> {
         let count = |input: &Input| {
             input.scaling.iter().flatten().count() + usize::from(input.missing.is_some())
@@ -344,7 +348,7 @@ impl Preprocessing {
     }
 }
 
-/// Values at which the shape of an input is drawn: quantiles of the training rows without repeats.
+/// Chooses the values at which the shape of an input is drawn: distinct quantiles of the training rows.
 pub fn drawn_at(rows: &Matrix, column: usize) -> Vec<f64> {
     let mut values: Vec<f64> = rows.column(column).filter(|value| !value.is_nan()).collect();
     values.sort_by(f64::total_cmp);
@@ -403,7 +407,7 @@ mod tests {
         assert_eq!(fitted.places(2), 1..2);
     }
 
-    /// An artifact applies the same numbers after a round through JSON.
+    /// An artifact gives the same numbers after it is written to JSON and read again.
     #[test]
     fn survives_json() {
         let mut rows = Matrix::new(2);

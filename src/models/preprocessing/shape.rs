@@ -1,28 +1,28 @@
-//! How the values of one input become columns: as they are, logarithms, bins, splines, levels.
+//! Shapes, which turn the values of one input into columns: linear, logarithm, bins, splines and levels.
 
 use serde::{Deserialize, Serialize};
 
-/// Knots of a spline, and where they lie among the training values (Harrell, Regression Modeling
+/// The quantiles of the training values at which a spline has its knots (Harrell, Regression Modeling
 /// Strategies, 2015, table 2.3, five knots).
 const KNOT_SHARES: [f64; 5] = [0.05, 0.275, 0.5, 0.725, 0.95];
-/// Quantile bins at most.
+/// The maximum number of quantile bins.
 const BINS: usize = 10;
-/// The least share of the training rows in a bin, and in a level of its own.
+/// The minimum share of the training rows in a bin, and in a level with a column of its own.
 const LEAST_SHARE: f64 = 0.02;
-/// The least training rows of a level of its own.
+/// The minimum number of training rows in a level with a column of its own.
 const LEAST_ROWS: usize = 50;
-/// The skewness from which a value that is never negative is taken to be heavy-tailed.
+/// The skewness above which a value that is never negative counts as heavy-tailed.
 const HEAVY_TAIL: f64 = 1.0;
 
-/// What a spec may ask for.
+/// A shape that a spec may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShapeChoice {
-    /// What purged folds inside training find best for the input alone.
+    /// The shape that purged folds inside the training snapshots find best for the input alone.
     Auto,
-    /// The value, or its logarithm where it is heavy-tailed.
+    /// The value, or its logarithm if it is heavy-tailed.
     Simple,
-    /// The value.
+    /// The value as it is.
     Linear,
     /// ln(1 + value).
     Log1p,
@@ -33,7 +33,7 @@ pub enum ShapeChoice {
 }
 
 impl ShapeChoice {
-    /// As a spec writes it.
+    /// The name of the shape as a spec writes it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -46,59 +46,59 @@ impl ShapeChoice {
     }
 }
 
-/// How one input becomes columns, as fitted on its training rows.
+/// The shape of one input, as fitted on its training rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Shape {
-    /// One column, the value.
+    /// One column with the value.
     Linear,
-    /// One column, ln(1 + value).
+    /// One column with ln(1 + value).
     Log1p,
-    /// One column, the weight of evidence of the value's bin.
+    /// One column with the weight of evidence of the value's bin.
     Bins(Bins),
-    /// The value and two fewer columns than knots.
+    /// A column with the value, and two fewer further columns than there are knots.
     Spline(Spline),
-    /// A column for each level that has enough rows, and one for all others.
+    /// One column for each level that has enough rows, and one column for all other levels.
     Levels(Levels),
 }
 
-/// Quantile bins with the weight of evidence of each: ln of the bin's odds of y = 1 over the odds of
-/// all rows, with half a row of either class added.
+/// Quantile bins with the weight of evidence of each. It is the logarithm of the bin's odds of y = 1
+/// divided by the odds of all rows, with half a row of either class added.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bins {
-    /// Where each bin but the first begins, ascending.
+    /// The lower bound of each bin except the first, ascending.
     pub from: Vec<f64>,
-    /// One more than `from`.
+    /// The weight of evidence of each bin. There is one more than there are bounds in `from`.
     pub evidence: Vec<f64>,
-    /// Of a missing value.
+    /// The weight of evidence of a missing value.
     pub missing: f64,
 }
 
-/// A natural (restricted) cubic spline: linear beyond the outer knots.
+/// A natural (restricted) cubic spline, which is linear beyond the outer knots.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spline {
-    /// Whether it is one of ln(1 + value).
+    /// Whether the spline is of ln(1 + value).
     pub log1p: bool,
-    /// At least three, ascending.
+    /// The knots, at least three, ascending.
     pub knots: Vec<f64>,
 }
 
-/// Values of an attribute. In a matrix a value is its place in `names`; one that is not there is the
-/// number of names, and none is NaN.
+/// The levels of an attribute. In a matrix, a level is its index in `names`, a level that is not in
+/// `names` is the length of `names`, and a missing level is NaN.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Levels {
-    /// Every level that the training data have, up to a bound.
+    /// The levels that occur in the training data, up to a maximum number.
     pub names: Vec<String>,
-    /// The levels with a column of their own; all others share one, the last.
+    /// Whether each level has a column of its own. The other levels share the last column.
     pub own: Vec<bool>,
 }
 
 impl Shape {
-    /// Fits a shape; None where the values do not allow it (a spline needs three distinct knots, bins
-    /// need two).
+    /// Fits a shape. Returns `None` if the values do not allow it: a spline needs three distinct knots,
+    /// and bins need two distinct values.
     pub fn fit(choice: ShapeChoice, values: &[f64], labels: &[bool]) -> Option<Self> {
         let mut present: Vec<f64> = values.iter().copied().filter(|v| !v.is_nan()).collect();
         present.sort_by(f64::total_cmp);
@@ -113,7 +113,7 @@ impl Shape {
         })
     }
 
-    /// What it is called in reports.
+    /// The name of the shape in reports.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Linear => "linear",
@@ -124,7 +124,7 @@ impl Shape {
         }
     }
 
-    /// Whether it is one of ln(1 + value).
+    /// Whether the shape is of ln(1 + value).
     pub fn is_log(&self) -> bool {
         match self {
             Self::Log1p => true,
@@ -152,7 +152,7 @@ impl Shape {
         }
     }
 
-    /// Appends the columns of a value; `impute` stands for a missing one.
+    /// Appends the columns of a value. `impute` replaces a missing value.
     pub fn apply(&self, value: f64, impute: f64, out: &mut Vec<f64>) {
         let present = if value.is_nan() { impute } else { value };
         match self {
@@ -165,12 +165,13 @@ impl Shape {
     }
 }
 
-/// ln(1 + value); a value below the training range must not leave the logarithm's domain.
+/// Computes ln(1 + value). A negative value, which training has not seen, is taken as 0 so that the
+/// logarithm is defined.
 fn log1p(value: f64) -> f64 {
     value.max(0.0).ln_1p()
 }
 
-/// The value at a share of sorted values.
+/// The quantile of sorted values at `share`, interpolated linearly; NaN if there are no values.
 pub fn quantile(sorted: &[f64], share: f64) -> f64 {
     let place = (sorted.len().max(1) - 1) as f64 * share;
     let (low, high) = (place.floor() as usize, place.ceil() as usize);
@@ -196,7 +197,7 @@ impl Bins {
         if from.is_empty() {
             return None;
         }
-        // Rows and positives per bin; the last is of missing values.
+        // Rows and positives per bin. The last bin is that of missing values.
         let mut counts = vec![(0.0, 0.0); from.len() + 2];
         for (value, label) in values.iter().zip(labels) {
             let bin = if value.is_nan() { from.len() + 1 } else { bin(&from, *value) };
@@ -235,14 +236,16 @@ impl Spline {
         };
         let mut knots: Vec<f64> = KNOT_SHARES.iter().map(|share| at(*share)).collect();
         let spread = knots.last()? - knots.first()?;
-        // Knots that nearly touch make columns that nearly repeat each other.
+        // Knots that are very close to each other would give nearly equal columns.
         knots.dedup_by(|later, earlier| *later - *earlier <= 0.01 * spread);
         (knots.len() >= 3 && spread > 0.0).then_some(Self { log1p: heavy, knots })
     }
 
-    /// The basis of Harrell, Regression Modeling Strategies (2015), section 2.4.5, over the squared
-    /// distance of the outer knots. Beyond the last knot, where the cubes of far values would cancel
-    /// to nothing but rounding, the basis goes on along its tangent there, which is the same line.
+    /// Appends the value and the basis of Harrell, Regression Modeling Strategies (2015), section 2.4.5,
+    /// divided by the squared distance of the outer knots.
+    ///
+    /// Beyond the last knot, the cubes of distant values would cancel and leave only rounding errors.
+    /// There the basis continues along its tangent at the last knot, which is the same line.
     fn apply(&self, value: f64, out: &mut Vec<f64>) {
         let x = if self.log1p { log1p(value) } else { value };
         out.push(x);
@@ -257,12 +260,12 @@ impl Spline {
         }
     }
 
-    /// The last knot.
+    /// The value of the last knot.
     pub fn last(&self) -> f64 {
         self.knots.last().copied().unwrap_or(f64::INFINITY)
     }
 
-    /// What the curved columns are made of.
+    /// The coefficients of the curved columns.
     pub fn curves(&self) -> impl Iterator<Item = Curve> {
         let parts = match self.knots.as_slice() {
             [curved @ .., before_last, last] => Some((curved, *before_last, *last)),
@@ -282,24 +285,24 @@ impl Spline {
     }
 }
 
-/// A curved column of a natural spline: rising x (x - knot)+^3 + falling x (x - before_last)+^3 up to
-/// the last knot, and beyond it as much more as the tangent there.
+/// A curved column of a natural spline. Up to the last knot it is rising x (x - knot)+^3 + falling x (x -
+/// before_last)+^3, and beyond the last knot it continues along the tangent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Curve {
-    /// Where it begins to rise.
+    /// The knot at which the column begins to rise.
     pub knot: f64,
-    /// Of the cube from there.
+    /// The coefficient of the cube from this knot on.
     pub rising: f64,
     /// The last knot but one.
     pub before_last: f64,
-    /// Of the cube from there.
+    /// The coefficient of the cube from the last knot but one on.
     pub falling: f64,
-    /// Per unit beyond the last knot.
+    /// The slope beyond the last knot.
     pub tangent: f64,
 }
 
 impl Levels {
-    /// Gives a column of its own to every level with enough of the training rows.
+    /// Gives a column of its own to every level that has enough training rows.
     pub fn fit(names: &[String], values: &[f64]) -> Self {
         let least = LEAST_ROWS.max((values.len() as f64 * LEAST_SHARE) as usize);
         let mut rows = vec![0; names.len()];
@@ -311,7 +314,7 @@ impl Levels {
         Self { names: names.to_vec(), own: rows.iter().map(|rows| *rows >= least).collect() }
     }
 
-    /// The number that stands for a level in a matrix.
+    /// The number that represents a level in a matrix.
     pub fn encode(&self, level: Option<&str>) -> f64 {
         match level {
             Some(level) => {
@@ -332,7 +335,7 @@ impl Levels {
     }
 }
 
-/// The third standardized moment; 0 for a constant.
+/// The skewness: the third standardized moment. It is 0 for a constant.
 fn skewness(values: &[f64]) -> f64 {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
@@ -364,8 +367,8 @@ mod tests {
         assert_eq!(shape.columns("x").len(), 3);
     }
 
-    /// The cubes of a value that is a million times as far as the knots cancel to rounding errors
-    /// that are larger than what they should leave.
+    /// The cubes of a value that is a million times as far away as the knots would cancel and leave
+    /// rounding errors that are larger than the result.
     #[test]
     fn a_spline_is_exact_far_beyond_its_knots() {
         let shape = Shape::Spline(Spline { log1p: false, knots: vec![0.0, 1.0, 3.0, 4.0] });

@@ -1,4 +1,5 @@
-//! Taste from gathered interactions to an artifact, and how well it foretells what customers do next.
+//! Trains an affinity model from gathered interactions, and tests how well it predicts the next
+//! interactions of customers.
 
 pub mod ranking;
 pub mod sample;
@@ -16,30 +17,32 @@ use crate::models::affinity::{Alignment, ItemFactors, Options, Ranks, Sparse, ha
 use crate::spec::{Affinity, AffinitySpec};
 use crate::time::{Duration, Instant};
 
-/// Customers that a ranking is judged by at most.
+/// The maximum number of customers that a ranking is judged on.
 const JUDGED: usize = 20_000;
-/// Customers that an item's distribution of scores is taken from at most.
+/// The maximum number of customers that the distribution of an item's scores is taken from.
 const RANKED: usize = 5_000;
-/// Fewer tell nothing.
+/// The minimum number of customers that a ranking is judged on. A result over fewer is not reliable.
 const LEAST_JUDGED: usize = 30;
-/// Shares of a customer's own habits that are tried; the last one puts these first whatever else.
+/// The shares of a customer's own interactions that are tried. The last one puts the customer's own items
+/// before all others.
 const OWN: [f64; 8] = [0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 100.0];
-/// The ranking that is a part of ours.
+/// The name of the ranking by the factors alone, which are one part of this model's ranking.
 const FACTORS: &str = "its factors alone";
-/// The share where nothing can be tried.
+/// The share of own interactions that is used if no share can be tried.
 const USUAL_OWN: f64 = 1.0;
 
 /// The instants at which a ranking is chosen and tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Windows {
-    /// The share of own habits is chosen by what follows this one.
+    /// The instant after which interactions choose the share of own interactions.
     pub chosen: Instant,
-    /// The ranking is tested by what follows this one.
+    /// The instant after which interactions test the ranking.
     pub tested: Instant,
 }
 
 impl Windows {
-    /// One and two horizons before the as-of; None where the history does not reach a horizon further.
+    /// Places the two instants two horizons and one horizon before the as-of. Returns `None` if the
+    /// history does not reach one horizon further back.
     pub fn new(horizon: Duration, as_of: Instant, first: Instant) -> Option<Self> {
         let tested = as_of.minus(horizon);
         let chosen = tested.minus(horizon);
@@ -47,66 +50,66 @@ impl Windows {
     }
 }
 
-/// One way to look at the test.
+/// The results of the test for one choice of items.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Setting {
-    /// Customers who did something that counts.
+    /// Customers with at least one interaction to predict.
     pub customers: usize,
-    /// This model, then what is simpler.
+    /// The ranking of this model, followed by the simpler ones.
     pub rankings: Vec<Ranking>,
 }
 
 impl Setting {
-    /// The best of what is no model.
+    /// The ranking with the highest NDCG among those that need no model.
     pub fn best_simple(&self) -> Option<&Ranking> {
         let others = self.rankings.iter().skip(1).filter(|other| other.name != FACTORS);
         others.reduce(|a, b| if b.ndcg > a.ndcg { b } else { a })
     }
 }
 
-/// What was foretold of the last horizon.
+/// The test of the ranking on the last horizon before the as-of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tested {
-    /// Fitted on what came before.
+    /// The end of the interactions that the tested factors were fitted on.
     pub from: Instant,
-    /// What customers did up to here was to be foretold.
+    /// The end of the interactions that were predicted.
     pub until: Instant,
-    /// All items that may be recommended.
+    /// The result over all items that may be recommended.
     pub all: Setting,
-    /// Only items that the customer had not had lately.
+    /// The result over items that the customer had not interacted with within `new_after`.
     pub new: Setting,
 }
 
-/// `metrics.json` of a version.
+/// The content of `metrics.json` of an affinity version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AffinityMetrics {
-    /// Of this file.
+    /// The format version of this file.
     pub format_version: u32,
-    /// Up to when interactions were read.
+    /// The as-of of the training, up to which interactions were read.
     pub as_of: Instant,
-    /// Items that were factorized.
+    /// The number of items that were factorized.
     pub items: usize,
-    /// Customers that they were factorized with.
+    /// The number of customers that the items were factorized with.
     pub customers: usize,
-    /// The share of a customer's own habits in the score of an item.
+    /// The share of a customer's own interactions in the score of an item.
     pub own: f64,
-    /// By what followed this instant; None where nothing could be tried.
+    /// The instant after which interactions chose the share; `None` if no share could be tried.
     pub chosen_at: Option<Instant>,
-    /// Shares with the NDCG of each at that instant.
+    /// The shares that were tried, each with its NDCG at that instant.
     pub tried: Vec<(f64, f64)>,
-    /// The version that its vectors were turned to, and how near they are; None for the first one, and
-    /// where the lengths of vectors differ.
+    /// The version that the vectors were rotated to, and how near they are to it. `None` for the first
+    /// version, and if the vectors differ in length or fewer than half of the items are in both versions.
     #[serde(default)]
     pub aligned: Option<(String, Alignment)>,
-    /// None where the history is too short.
+    /// The test of the ranking; `None` if the history is too short.
     pub tested: Option<Tested>,
 }
 
 impl AffinityMetrics {
-    /// How well it foretold the last horizon, in words.
+    /// Describes in sentences how well the model predicted the last horizon.
     pub fn sentences(&self) -> Vec<String> {
         let near = self.aligned.as_ref().map(|(version, near)| {
             format!(
@@ -131,10 +134,10 @@ impl AffinityMetrics {
     }
 }
 
-/// Factorizes the interactions of customers.
+/// Factorizes the interactions of customers and tests the ranking.
 ///
 /// # Errors
-/// [`Error::NotEnough`] where there is no interaction, or the factorization diverges.
+/// Returns [`Error::NotEnough`] if there is no interaction or if the factorization diverges.
 pub fn train(
     model: &Affinity,
     mut data: InteractionData,
@@ -196,7 +199,7 @@ pub fn train(
     Ok((artifact, metrics))
 }
 
-/// The distribution of each item's score over the customers with the least hashes.
+/// Computes the distribution of each item's score over the customers with the smallest hashes.
 fn ranks(factors: &ItemFactors, rows: &[(u64, Row)], own: f64) -> Ranks {
     let rows: Vec<&Row> = rows.iter().map(|(_, row)| row).take(RANKED).collect();
     let gram = factors.gram();
@@ -217,7 +220,8 @@ fn ranks(factors: &ItemFactors, rows: &[(u64, Row)], own: f64) -> Ranks {
     })
 }
 
-/// The factors of a sample, with its rows in their items; None where it is empty.
+/// Factorizes a sample and returns the factors with the rows of the sample in their item order; `None` if
+/// the sample is empty.
 fn factorize(
     spec: &AffinitySpec,
     items: &Items,
@@ -243,15 +247,15 @@ fn factorize(
     (!names.is_empty()).then(|| (ItemFactors::fit(names, &sparse, options), rows))
 }
 
-/// A row in the order of the places of its items.
+/// Renumbers the items of a row by `place` and sorts the row by them.
 fn in_places(row: &Row, place: &[u32]) -> Row {
     let mut row: Row = row.iter().map(|(item, weight)| (place[*item as usize], *weight)).collect();
     row.sort_unstable_by_key(|(item, _)| *item);
     row
 }
 
-/// Customers with a past at one of the windows who did something in the horizon after it; of those who
-/// are to be shown something new only, what they have had lately is hidden.
+/// Builds the cases of one window: customers with interactions before it who also have some in the
+/// horizon after it. With `new`, the items that a customer interacted with within `new_after` are hidden.
 fn cases(
     spec: &AffinitySpec,
     model: &ItemFactors,
@@ -261,7 +265,7 @@ fn cases(
     new: bool,
 ) -> Vec<Case> {
     let gram = model.gram();
-    // An item that the model does not know can only be missed.
+    // An item that the model does not know can never be a hit.
     let unknown = |code: u32| model.items.len() as u32 + code;
     let place = |code: u32| {
         let name = data.items.name(code);
@@ -297,7 +301,7 @@ fn cases(
     cases.into_iter().flatten().take(JUDGED).collect()
 }
 
-/// Foretells what followed the second window.
+/// Tests the ranking on the interactions after the second window.
 fn test(
     spec: &AffinitySpec,
     data: &InteractionData,

@@ -1,4 +1,4 @@
-//! How well items are ranked for customers of whom it is known what they did next.
+//! Judges how well items are ranked for customers whose next interactions are known.
 
 use std::collections::HashSet;
 
@@ -7,63 +7,66 @@ use serde::{Deserialize, Serialize};
 
 use crate::models::affinity::{ItemFactors, Sparse};
 
-/// Items that a ranking is judged by.
+/// The number of items at the top of a ranking that it is judged by.
 pub const TOP: usize = 10;
-/// Items up to which all pairs of them are counted.
+/// The maximum number of items for which all pairs are counted.
 const MOST_PAIRED: usize = 4000;
 
-/// How good the first ten items of a ranking are, mean over customers.
+/// The quality of the first ten items of a ranking, as a mean over customers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ranking {
-    /// What ranks.
+    /// The name of what ranks the items.
     pub name: String,
-    /// Discounted gain of hits over that of the best possible order (Järvelin and Kekäläinen 2002).
+    /// Normalized discounted cumulative gain: the discounted gain of the hits over that of the best
+    /// possible order (Järvelin and Kekäläinen 2002).
     pub ndcg: f64,
-    /// The share of what a customer did that is among them.
+    /// The share of the wanted items of a customer that are among the first ten.
     pub recall: f64,
-    /// One over the rank of the first hit; 0 without one.
+    /// Mean reciprocal rank: one over the rank of the first hit, and 0 without a hit.
     pub mrr: f64,
-    /// The share of all items that anyone is shown.
+    /// The share of all items that are shown to at least one customer.
     pub coverage: f64,
-    /// The mean of -log2 of an item's share of customers: how far from what everyone has.
+    /// Novelty: the mean of -log2 of the share of customers who have an item. It is high if rare items
+    /// are shown.
     pub novelty: f64,
 }
 
-/// A customer whose next steps are known.
+/// A customer whose next interactions are known.
 #[derive(Debug)]
 pub struct Case {
-    /// Items with weights so far, sorted.
+    /// The items that the customer has so far, with weights, sorted by item.
     pub own: Vec<(u32, f64)>,
-    /// The vector of these.
+    /// The vector that is folded in from these items.
     pub vector: Vec<f64>,
-    /// Items that are not shown, sorted.
+    /// The items that must not be shown, sorted.
     pub hidden: Vec<u32>,
-    /// What followed and could have been shown, or was not known before.
+    /// The items of the next interactions, without the hidden ones. Items that the model does not know
+    /// are included.
     pub wanted: HashSet<u32>,
 }
 
-/// What may rank.
+/// A way to rank items for a customer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Ranker<'a> {
-    /// The factors with a share for what the customer does anyway.
+    /// The product of the factors, plus this share of the customer's own interactions.
     Blend(f64),
-    /// What the customer does most, then what everyone does.
+    /// The customer's own items by weight, followed by the other items by popularity.
     Own,
-    /// What everyone does.
+    /// All items by popularity.
     Popularity,
-    /// What others do who do the same.
+    /// The items of customers who have the same items.
     Pairs(&'a Pairs),
 }
 
-/// The first items for a case.
+/// Ranks the items for a case and returns the first of them.
 fn first(model: &ItemFactors, case: &Case, ranker: Ranker) -> Vec<u32> {
     let mut scores: Vec<f64> = match ranker {
         Ranker::Blend(own) => model.scores(&case.vector, &case.own, own),
         Ranker::Popularity => model.popularity.clone(),
         Ranker::Own => {
             let most = model.popularity.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-            // Less than any weight that counts.
+            // Popularity is scaled to less than any weight that counts.
             let mut scores: Vec<f64> =
                 model.popularity.iter().map(|popularity| 1e-12 * popularity / most).collect();
             case.own.iter().for_each(|(item, weight)| scores[*item as usize] += weight);
@@ -120,7 +123,7 @@ pub fn judge(name: &str, model: &ItemFactors, cases: &[Case], ranker: Ranker) ->
     }
 }
 
-/// Cosines between items over the customers who have both.
+/// The cosine of each pair of items, over the customers who have both.
 #[derive(Debug, PartialEq)]
 pub struct Pairs {
     count: usize,
@@ -128,7 +131,8 @@ pub struct Pairs {
 }
 
 impl Pairs {
-    /// Counts customers; None where there are too many items to keep all pairs.
+    /// Counts the customers of each pair of items. Returns `None` if there are too many items to keep all
+    /// pairs.
     pub fn count(items: usize, rows: &Sparse) -> Option<Self> {
         if items > MOST_PAIRED {
             return None;
@@ -186,7 +190,7 @@ mod tests {
         }
     }
 
-    /// Hits at ranks 1 and 3 of three wanted: (1 + 1/2) / (1 + 0.6309 + 1/2), by hand.
+    /// Three items are wanted, and hits are at ranks 1 and 3: (1 + 1/2) / (1 + 0.6309 + 1/2), by hand.
     #[test]
     fn ndcg_recall_and_rank_are_those_of_the_definition() {
         let cases = [case(&[], &[], &[0, 2, 11])];

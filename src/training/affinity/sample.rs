@@ -1,4 +1,4 @@
-//! Interactions of a fixed sample of customers, as the pass over the events gives them.
+//! Interactions of a fixed sample of customers, collected in the pass over the events.
 
 use std::collections::HashMap;
 
@@ -10,10 +10,10 @@ use crate::error::Result;
 use crate::shard;
 use crate::sources::profile::keys;
 
-/// Customers of a sample at most: those with the least hashes of their keys.
+/// The maximum number of customers in a sample. Those with the smallest hashes of their keys are kept.
 const CUSTOMERS: usize = 100_000;
 
-/// Codes of items in the order in which they were met.
+/// Item names with integer codes, which are given in the order of first occurrence.
 #[derive(Debug, Default)]
 pub struct Items {
     names: Vec<String>,
@@ -36,24 +36,24 @@ impl Items {
         &self.names[code as usize]
     }
 
-    /// All of them.
+    /// The number of items.
     pub fn count(&self) -> usize {
         self.names.len()
     }
 }
 
-/// Items with their weights.
+/// One customer's items with their weights.
 pub type Row = Vec<(u32, f64)>;
 
-/// Customers' interactions, after [`Sample::sort`] in the order of the hashes of their keys.
+/// Customers with their interactions. After [`Sample::sort`] they are ordered by the hash of their keys.
 #[derive(Debug, Default)]
 pub struct Sample {
-    /// The hash of the key, and items with their weights.
+    /// The hash of each customer's key, and the items with their weights.
     pub customers: Vec<(u64, Row)>,
 }
 
 impl Sample {
-    /// Adds rows of customer, item and weight, sorted by customer.
+    /// Adds rows of customer, item and weight. The rows must be sorted by customer.
     pub fn take(&mut self, rows: &RecordBatch, items: &mut Items) -> Result<()> {
         let (names, weights) =
             (rows.column(1).as_string::<i32>(), rows.column(2).as_primitive::<Float64Type>());
@@ -74,7 +74,8 @@ impl Sample {
         Ok(())
     }
 
-    /// Adds the customers of another sample, whose items have these codes here.
+    /// Adds the customers of another sample. `codes` maps the item codes of that sample to those of this
+    /// one.
     fn add(&mut self, other: Self, codes: &[u32]) {
         for (hash, mut row) in other.customers {
             row.iter_mut().for_each(|(item, _)| *item = codes[*item as usize]);
@@ -85,31 +86,32 @@ impl Sample {
         }
     }
 
-    /// Sorts, and leaves those with the least hashes.
+    /// Sorts the customers and keeps those with the smallest hashes.
     pub fn sort(&mut self) {
         self.customers.sort_unstable_by_key(|(hash, _)| *hash);
         self.customers.truncate(CUSTOMERS);
     }
 
-    /// The interactions of a customer; None where there are none.
+    /// Finds the interactions of a customer by the hash of the key; `None` if there are none.
     pub fn find(&self, hash: u64) -> Option<&Row> {
         let found = self.customers.binary_search_by_key(&hash, |(other, _)| *other).ok()?;
         Some(&self.customers[found].1)
     }
 }
 
-/// What training reads of interactions.
+/// The interactions that an affinity model is trained and tested on.
 #[derive(Debug, Default)]
 pub struct InteractionData {
-    /// Of all that follow.
+    /// The items of all samples below.
     pub items: Items,
-    /// At the as-of.
+    /// Interactions up to the as-of.
     pub now: Sample,
-    /// At the instants of [`super::Windows`].
+    /// Interactions up to each of the two instants of [`super::Windows`].
     pub past: [Sample; 2],
-    /// What followed them, within the evaluation's horizon.
+    /// Interactions to predict: those within one horizon after each of these instants.
     pub later: [Sample; 2],
-    /// What was lately done at the second of them.
+    /// Interactions within `new_after` before the second instant. Their items are not new to the
+    /// customer.
     pub recent: Sample,
 }
 

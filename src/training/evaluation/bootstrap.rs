@@ -1,4 +1,4 @@
-//! Bootstrap: how far a metric may be from what was seen, by drawing the customers again.
+//! Bootstrap: the uncertainty of a metric, found by drawing the customers again.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::models::metrics::{ece, reliability_of};
 
-/// Draws of the rows where there are few, and at least; drawn rows in all are bounded in between.
+/// The maximum and the minimum number of draws. In between, the number of rows in all draws together is
+/// limited.
 const MOST_DRAWS: usize = 1000;
 const LEAST_DRAWS: usize = 200;
 const DRAWN_ROWS: usize = 20_000_000;
-/// Of every bootstrap: the same rows give the same intervals.
+/// The seed of every bootstrap. The same rows give the same intervals.
 const SEED: u64 = 0xB007;
 
-/// Where a metric lies with 95 % confidence, by percentiles of the draws.
+/// A 95 % confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Interval {
@@ -25,7 +26,8 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Of drawn values; those that are not defined, for a draw of one class, do not count.
+    /// Takes the 2.5th and the 97.5th percentile of drawn values. Values that are not finite, as from a
+    /// draw with one class only, are left out.
     pub fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
@@ -33,32 +35,32 @@ impl Interval {
         Self { low: at(0.025), high: at(0.975) }
     }
 
-    /// The same centre, so many times as wide.
+    /// The interval with the same centre and `times` the width.
     pub fn widened(&self, times: f64) -> Self {
         let (middle, half) = ((self.low + self.high) / 2.0, (self.high - self.low) / 2.0);
         Self { low: middle - times * half, high: middle + times * half }
     }
 
-    /// Whether a value lies within.
+    /// Whether a value lies within the interval.
     pub fn contains(&self, value: f64) -> bool {
         self.low <= value && value <= self.high
     }
 }
 
-/// A difference of two metrics on the same draws.
+/// The difference of a metric between two predictions, on the same draws.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Difference {
-    /// On the rows as they are.
+    /// The difference on the rows as they are.
     pub difference: f64,
-    /// Of the difference.
+    /// The 95 % interval of the difference.
     pub interval: Interval,
     /// The standard deviation of the difference over the draws.
     pub standard_error: f64,
 }
 
 impl Difference {
-    /// Of a metric's values as they are and over the draws, ours less theirs.
+    /// Builds the difference from its value on the rows as they are and from its values over the draws.
     pub fn of(as_they_are: f64, draws: &[f64]) -> Self {
         let finite: Vec<f64> = draws.iter().copied().filter(|value| value.is_finite()).collect();
         let count = finite.len().max(1) as f64;
@@ -72,34 +74,35 @@ impl Difference {
     }
 }
 
-/// Scores of some rows in their order, ready to be drawn again and again.
+/// Scores and labels of some rows, prepared to be drawn many times.
 #[derive(Debug)]
 pub struct Drawable<'a> {
     scores: &'a [f64],
     labels: &'a [bool],
-    /// Log loss and squared error of each row.
+    /// The log loss and the squared error of each row.
     losses: Vec<[f64; 2]>,
-    /// Rows from the highest score to the lowest.
+    /// The rows from the highest score to the lowest.
     order: Vec<u32>,
 }
 
 /// The metrics of one draw.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Drawn {
-    /// Area under the ROC curve.
+    /// The area under the ROC curve.
     pub roc_auc: f64,
-    /// Average precision.
+    /// The average precision.
     pub average_precision: f64,
-    /// Mean log loss.
+    /// The mean log loss.
     pub log_loss: f64,
-    /// Brier score.
+    /// The Brier score.
     pub brier: f64,
-    /// Expected calibration error.
+    /// The expected calibration error.
     pub ece: f64,
 }
 
 impl<'a> Drawable<'a> {
-    /// Scores, which are probabilities where losses are looked at, with outcomes.
+    /// Prepares scores and labels. Log loss, Brier score and calibration error are meaningful only if the
+    /// scores are probabilities.
     pub fn new(scores: &'a [f64], labels: &'a [bool]) -> Self {
         let mut order: Vec<u32> = (0..scores.len() as u32).collect();
         order.sort_by(|a, b| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b)));
@@ -116,7 +119,7 @@ impl<'a> Drawable<'a> {
         self.scores
     }
 
-    /// The metrics with each row there as often as `times` says.
+    /// Computes the metrics with each row counted as often as `times` says.
     pub fn metrics(&self, times: &[u32]) -> Drawn {
         let (mut rows, mut positives) = (0.0, 0.0);
         let (mut log_loss, mut brier) = (0.0, 0.0);
@@ -164,8 +167,10 @@ impl<'a> Drawable<'a> {
     }
 }
 
-/// Draws as many of `rows` rows as there are, with replacement, again and again, and gives what
-/// `metric` makes of how often each row is there; in a fixed order, whatever the threads.
+/// Draws `rows` of `rows` rows with replacement, many times, and applies `metric` to each draw.
+///
+/// `metric` gets the number of times that each row was drawn. The results are in a fixed order and do not
+/// depend on the number of threads.
 pub fn draws<T: Send>(rows: usize, metric: impl Fn(&[u32]) -> T + Sync) -> Vec<T> {
     let count = (DRAWN_ROWS / rows.max(1)).clamp(LEAST_DRAWS, MOST_DRAWS);
     (0..count)
@@ -195,7 +200,7 @@ mod tests {
         (scores, labels)
     }
 
-    /// A row drawn twice is a row that is there twice.
+    /// A row that is drawn twice counts like two equal rows.
     #[test]
     fn drawn_metrics_are_those_of_the_drawn_rows() {
         let (scores, labels) = rows(300);
@@ -216,11 +221,11 @@ mod tests {
         ] {
             assert!((found - expected).abs() < 1e-12, "{found} {expected}");
         }
-        // Rows that lie on a bin's edge are split between bins in one and not in the other.
+        // Rows on the edge of a bin are split between bins in one computation and not in the other.
         assert!((found.ece - expected.ece).abs() < 0.02, "{} {}", found.ece, expected.ece);
     }
 
-    /// The spread of a mean over draws is its standard error.
+    /// The standard deviation of a mean over the draws is its standard error.
     #[test]
     fn the_spread_is_the_standard_error() {
         let (_, labels) = rows(2000);

@@ -1,4 +1,4 @@
-//! How good a version is, out of time: metrics with intervals, beside what is simpler.
+//! Evaluates a version out of time: metrics with intervals, compared with simpler predictions.
 
 pub mod bootstrap;
 pub mod tables;
@@ -14,22 +14,24 @@ use crate::models::metrics::{Bin, Metrics, reliability};
 use crate::models::newton::Objective;
 use crate::spec::EvaluationSpec;
 
-/// From 95 % to 99 %: two questions are asked beside that of the calibration error.
+/// The factor that widens a 95 % interval to 99 %. Slope and intercept are two more questions beside the
+/// calibration error, so each of them needs stronger evidence.
 const SURER: f64 = 2.576 / 1.960;
-/// A mean calibration error below this, one percentage point, changes no decision.
+/// The calibration error below which no decision changes: one percentage point.
 const NOTICEABLE: f64 = 0.01;
 
-/// Calibration as a line on the logit scale (Cox 1958): 1 and 0 are perfect.
+/// Calibration as a line on the logit scale (Cox 1958). A slope of 1 and an intercept of 0 are perfect.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CalibrationLine {
-    /// Of the outcomes on the predicted logit; below 1 where predictions are too extreme.
+    /// The slope of the outcomes on the predicted logit. It is below 1 if predictions are too extreme.
     pub slope: f64,
-    /// The slope plus and less 1.96 standard errors.
+    /// The slope plus and minus 1.96 standard errors.
     pub slope_interval: Interval,
-    /// With the slope held at 1, calibration in the large: above 0 where too little is predicted.
+    /// The intercept with the slope held at 1, which is calibration in the large. It is above 0 if
+    /// predictions are too low.
     pub intercept: f64,
-    /// The intercept plus and less 1.96 standard errors.
+    /// The intercept plus and minus 1.96 standard errors.
     pub intercept_interval: Interval,
 }
 
@@ -59,27 +61,27 @@ impl CalibrationLine {
     }
 }
 
-/// Metrics of one version on the rows of one snapshot, with how far chance may have moved them.
+/// Metrics of one version on the rows of one snapshot, with the uncertainty that is due to chance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {
-    /// On the rows as they are.
+    /// The metrics on the rows as they are.
     pub metrics: Metrics,
-    /// Of the metrics, by drawing the customers again.
+    /// The intervals of the metrics, by drawing the customers again.
     pub intervals: Intervals,
-    /// Slope and intercept of a recalibration.
+    /// The slope and the intercept of a recalibration.
     pub calibration: CalibrationLine,
-    /// The calibration error that chance alone exceeds in one of twenty, were every probability true.
+    /// The 95th percentile of the calibration error that chance alone gives if every probability is true.
     pub ece_by_chance: f64,
-    /// Ten bins.
+    /// The reliability table, in ten bins.
     pub reliability: Vec<Bin>,
-    /// By decile.
+    /// The gains by decile.
     pub gains: Vec<Gain>,
-    /// By probability.
+    /// The threshold table, by probability.
     pub thresholds: Vec<Threshold>,
-    /// Of the probabilities.
+    /// The histogram of the probabilities.
     pub histogram: Vec<Bar>,
-    /// ROC and precision-recall.
+    /// The ROC and precision-recall curves.
     pub curves: Curves,
 }
 
@@ -87,20 +89,20 @@ pub struct Evaluation {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Intervals {
-    /// Area under the ROC curve.
+    /// The area under the ROC curve.
     pub roc_auc: Interval,
-    /// Average precision.
+    /// The average precision.
     pub average_precision: Interval,
-    /// Mean log loss.
+    /// The mean log loss.
     pub log_loss: Interval,
-    /// Brier score.
+    /// The Brier score.
     pub brier: Interval,
-    /// Expected calibration error.
+    /// The expected calibration error.
     pub ece: Interval,
 }
 
 impl Evaluation {
-    /// Evaluates probabilities against what happened.
+    /// Evaluates probabilities against the observed labels.
     pub fn of(probabilities: &[f64], labels: &[bool], spec: &EvaluationSpec) -> Self {
         let drawable = Drawable::new(probabilities, labels);
         let drawn = draws(labels.len(), |times| drawable.metrics(times));
@@ -125,7 +127,8 @@ impl Evaluation {
     }
 }
 
-/// The 95th percentile of the calibration error of outcomes drawn from the probabilities themselves.
+/// Computes the 95th percentile of the calibration error of outcomes that are drawn from the
+/// probabilities themselves.
 fn ece_by_chance(probabilities: &[f64]) -> f64 {
     use rand::{Rng, SeedableRng};
     use rayon::prelude::*;
@@ -144,26 +147,26 @@ fn ece_by_chance(probabilities: &[f64]) -> f64 {
     crate::models::preprocessing::shape::quantile(&errors, 0.95)
 }
 
-/// Something simpler, or earlier, on the same rows.
+/// A simpler or an earlier prediction of the same rows, compared with ours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Baseline {
-    /// What it is.
+    /// The name of the baseline.
     pub name: String,
-    /// On the rows as they are.
+    /// The metrics of the baseline on the rows as they are.
     pub metrics: Metrics,
-    /// Ours less its area under the ROC curve.
+    /// Our area under the ROC curve minus that of the baseline.
     pub roc_auc: Difference,
-    /// Ours less its average precision.
+    /// Our average precision minus that of the baseline.
     pub average_precision: Difference,
-    /// Ours less its Brier score: below 0 where ours is better.
+    /// Our Brier score minus that of the baseline. It is below 0 if ours is better.
     pub brier: Difference,
-    /// Ours less its calibration error: below 0 where ours is better.
+    /// Our calibration error minus that of the baseline. It is below 0 if ours is better.
     pub ece: Difference,
 }
 
 impl Baseline {
-    /// Compares our probabilities with others on the same rows and the same draws of them.
+    /// Compares our probabilities with others on the same rows and on the same draws of them.
     pub fn of(name: &str, ours: &[f64], theirs: &[f64], labels: &[bool]) -> Self {
         let (a, b) = (Drawable::new(ours, labels), Drawable::new(theirs, labels));
         let drawn = draws(labels.len(), |times| (a.metrics(times), b.metrics(times)));
@@ -184,21 +187,23 @@ impl Baseline {
     }
 }
 
-/// The verdict on a version against its baselines, in words.
+/// The verdict on a version compared with its baselines, in words.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Grade {
-    /// In one or two words.
+    /// The grade in one or two words.
     pub grade: String,
-    /// One sentence each on ranking, calibration and the version before.
+    /// One sentence each on the ranking, on the calibration and on the comparison with the champion.
     pub sentences: Vec<String>,
 }
 
 impl Grade {
-    /// Grades an evaluation. The measure of ranking is the average precision that the version adds
-    /// to recency alone, as a share of what recency leaves; it is sure where the interval of that or of
-    /// the area under the ROC curve lies above zero. Calibration is off where chance explains neither
-    /// the error nor slope and intercept, and a reader would notice it.
+    /// Grades an evaluation.
+    ///
+    /// The ranking is measured by the average precision that the version adds to recency alone, as a
+    /// share of what recency leaves up to 1. The gain is certain if its interval, or that of the gain in
+    /// the area under the ROC curve, lies above zero. The version is miscalibrated if chance does not
+    /// explain the calibration error, the slope or the intercept, and if a reader would notice the error.
     pub fn of(evaluation: &Evaluation, recency: &Baseline, champion: Option<&Baseline>) -> Self {
         let metrics = &evaluation.metrics;
         let gain = &recency.average_precision;
@@ -298,7 +303,8 @@ mod tests {
         (p, y)
     }
 
-    /// True probabilities have slope 1 and intercept 0; distorted ones what undoes the distortion.
+    /// True probabilities have slope 1 and intercept 0. Distorted ones have the line that undoes the
+    /// distortion.
     #[test]
     fn the_line_undoes_a_distortion() {
         let (p, y) = truth(40_000);

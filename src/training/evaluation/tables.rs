@@ -1,4 +1,4 @@
-//! What a reader of a model sees beside single numbers: gains by decile, thresholds, curves, slices.
+//! The tables of a model's report: gains by decile, thresholds, curves and slices.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,49 +6,49 @@ use super::bootstrap::Interval;
 use crate::models::metrics::{Metrics, ece, reliability};
 use crate::spec::EvaluationSpec;
 
-/// Points of a curve at most.
+/// The number of points of a curve, approximately.
 const POINTS: usize = 200;
-/// Bars of a histogram.
+/// The number of bars of a histogram.
 const BARS: usize = 20;
-/// Probabilities from which a customer is taken to be positive.
+/// The probabilities from which a customer is predicted to be positive.
 const THRESHOLDS: [f64; 11] = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95];
-/// Levels of one attribute that are shown, the most frequent.
+/// The maximum number of levels of one attribute that are shown. The most frequent ones are kept.
 const SLICES: usize = 12;
-/// The least rows of each class for which metrics of a slice are given.
+/// The minimum number of rows of each class for which a slice has metrics.
 const SLICE_CLASS: usize = 10;
 
-/// A tenth of the rows by score, the highest first.
+/// A tenth of the rows by score, with the highest scores first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gain {
-    /// From 1, the highest scores.
+    /// The number of the decile, from 1 for the highest scores.
     pub decile: usize,
-    /// Rows.
+    /// The number of rows.
     pub rows: usize,
-    /// Rows with y = 1.
+    /// The number of rows with y = 1.
     pub positives: usize,
-    /// Mean probability.
+    /// The mean probability.
     pub predicted: f64,
-    /// Share of y = 1, as a multiple of the base rate.
+    /// The share of rows with y = 1, as a multiple of the base rate.
     pub lift: f64,
-    /// Positives in this decile and those before it, as a share of all.
+    /// The positives in this decile and those before it, as a share of all positives.
     pub gain: f64,
 }
 
-/// What happens if everyone from a probability on is taken to be positive.
+/// The result of predicting every row from a probability on to be positive.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Threshold {
-    /// The probability.
+    /// The probability of the threshold.
     pub probability: f64,
-    /// Share of the rows from there on.
+    /// The share of the rows at or above the threshold.
     pub share: f64,
-    /// Positives among them; None where there is no row.
+    /// The share of positives among these rows; `None` if there are no such rows.
     pub precision: Option<f64>,
-    /// Share of all positives among them.
+    /// The share of all positives that are among these rows.
     pub recall: f64,
-    /// Benefit of the positives less the cost of all, per eligible customer, where the spec names
-    /// both.
+    /// The benefit of the reached positives minus the cost of all reached rows, per eligible customer.
+    /// `None` unless the spec gives both benefit and cost.
     pub value: Option<f64>,
 }
 
@@ -56,11 +56,11 @@ pub struct Threshold {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bar {
-    /// Where it begins; its width is one twentieth.
+    /// The probability at which the bar begins. Its width is 0.05.
     pub from: f64,
-    /// Rows with y = 0.
+    /// The number of rows with y = 0.
     pub negatives: usize,
-    /// Rows with y = 1.
+    /// The number of rows with y = 1.
     pub positives: usize,
 }
 
@@ -68,43 +68,43 @@ pub struct Bar {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Curves {
-    /// (false positive rate, true positive rate), ascending.
+    /// The pairs (false positive rate, true positive rate), ascending.
     pub roc: Vec<[f64; 2]>,
-    /// (recall, precision), ascending.
+    /// The pairs (recall, precision), ascending in recall.
     pub precision_recall: Vec<[f64; 2]>,
 }
 
-/// Metrics of the rows that share something.
+/// Metrics of the rows that share a level of an attribute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Slice {
-    /// By what.
+    /// The name of the attribute.
     pub by: String,
-    /// Which.
+    /// The level of the attribute.
     pub level: String,
-    /// Rows.
+    /// The number of rows.
     pub rows: usize,
-    /// Rows with y = 1.
+    /// The number of rows with y = 1.
     pub positives: usize,
-    /// Mean probability.
+    /// The mean probability.
     pub predicted: f64,
-    /// Share of y = 1.
+    /// The share of rows with y = 1.
     pub observed: f64,
-    /// None where a class has too few rows.
+    /// Further metrics; `None` if a class has too few rows.
     pub metrics: Option<SliceMetrics>,
 }
 
-/// What can be said of a slice with enough rows of both classes.
+/// The metrics of a slice with enough rows of both classes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SliceMetrics {
-    /// Area under the ROC curve.
+    /// The area under the ROC curve.
     pub roc_auc: f64,
-    /// Plus and less 1.96 standard errors.
+    /// The area plus and minus 1.96 standard errors, within 0 and 1.
     pub roc_auc_interval: Interval,
-    /// Average precision.
+    /// The average precision.
     pub average_precision: f64,
-    /// Expected calibration error.
+    /// The expected calibration error.
     pub ece: f64,
 }
 
@@ -114,7 +114,7 @@ fn descending(probabilities: &[f64]) -> Vec<usize> {
     order
 }
 
-/// Gains by decile.
+/// Computes the gains by decile.
 pub fn gains(probabilities: &[f64], labels: &[bool]) -> Vec<Gain> {
     let order = descending(probabilities);
     let total = labels.iter().filter(|label| **label).count();
@@ -138,8 +138,8 @@ pub fn gains(probabilities: &[f64], labels: &[bool]) -> Vec<Gain> {
         .collect()
 }
 
-/// The threshold table; where the spec names benefit and cost, the threshold at which reaching a
-/// customer pays for itself is in it.
+/// Computes the threshold table. If the spec gives benefit and cost, the table includes the threshold
+/// from which reaching a customer pays off.
 pub fn thresholds(probabilities: &[f64], labels: &[bool], spec: &EvaluationSpec) -> Vec<Threshold> {
     let worth = spec.benefit.zip(spec.cost);
     let mut at: Vec<f64> = THRESHOLDS.to_vec();
@@ -168,7 +168,7 @@ pub fn thresholds(probabilities: &[f64], labels: &[bool], spec: &EvaluationSpec)
         .collect()
 }
 
-/// A histogram of the probabilities by outcome.
+/// Counts the probabilities by bar and by outcome.
 pub fn histogram(probabilities: &[f64], labels: &[bool]) -> Vec<Bar> {
     let mut bars: Vec<Bar> = (0..BARS)
         .map(|i| Bar { from: i as f64 / BARS as f64, negatives: 0, positives: 0 })
@@ -180,7 +180,7 @@ pub fn histogram(probabilities: &[f64], labels: &[bool]) -> Vec<Bar> {
     bars
 }
 
-/// ROC and precision-recall curves, thinned to a readable number of points.
+/// Computes the ROC and precision-recall curves, thinned to a readable number of points.
 pub fn curves(probabilities: &[f64], labels: &[bool]) -> Curves {
     let order = descending(probabilities);
     let total = labels.iter().filter(|label| **label).count() as f64;
@@ -199,7 +199,7 @@ pub fn curves(probabilities: &[f64], labels: &[bool]) -> Curves {
     Curves { roc: thin(all.roc), precision_recall: thin(all.precision_recall) }
 }
 
-/// Points about evenly spaced along the first axis, the outer ones always.
+/// Keeps points that are about evenly spaced along the curve, and always the first and the last one.
 fn thin(points: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
     let mut kept: Vec<[f64; 2]> = Vec::new();
     let last = points.len().saturating_sub(1);
@@ -214,7 +214,8 @@ fn thin(points: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
     kept
 }
 
-/// Metrics by the levels of something; None is a level too. Levels by size, greatest first.
+/// Computes metrics by the levels of an attribute, where `None` is a level too. The levels with the most
+/// rows come first.
 pub fn slices(
     by: &str,
     levels: &[Option<String>],
@@ -256,8 +257,8 @@ pub fn slices(
     slices
 }
 
-/// The interval of an area under the ROC curve by its standard error (Hanley and McNeil 1982): slices
-/// are many, and drawing each again would cost more than all else.
+/// The interval of an area under the ROC curve by its standard error (Hanley and McNeil 1982). There are
+/// many slices, and drawing the rows of each again would cost more than everything else.
 fn auc_interval(metrics: &Metrics) -> Interval {
     let auc = metrics.roc_auc;
     let positives = metrics.positives as f64;
@@ -270,7 +271,7 @@ fn auc_interval(metrics: &Metrics) -> Interval {
     Interval { low: (auc - 1.96 * error).max(0.0), high: (auc + 1.96 * error).min(1.0) }
 }
 
-/// Names of ranges of numbers cut at thirds; None for a missing one.
+/// Names the third of all values that each value lies in; `None` for a missing value.
 pub fn thirds(values: &[f64], unit: &str) -> Vec<Option<String>> {
     let mut sorted: Vec<f64> = values.iter().copied().filter(|value| !value.is_nan()).collect();
     sorted.sort_by(f64::total_cmp);
@@ -300,7 +301,7 @@ mod tests {
         assert_eq!(at(0.6).precision, Some(2.0 / 3.0));
         assert_eq!(at(0.6).recall, 1.0);
         assert_eq!(at(0.6).share, 0.6);
-        // Three are reached at 4 each, two of them bring 10: 8 over 5 customers.
+        // Three rows are reached at a cost of 4 each, and two of them bring 10: 8 over 5 customers.
         assert_eq!(at(0.6).value, Some(1.6));
         assert_eq!(at(0.95).precision, None);
         assert_eq!(at(0.4).share, 0.6, "cost over benefit is a threshold of its own");
@@ -328,7 +329,7 @@ mod tests {
         assert!(curves.roc.len() <= POINTS + 2, "{}", curves.roc.len());
     }
 
-    /// The formula against drawing the rows again.
+    /// The formula agrees with drawing the rows again.
     #[test]
     fn the_interval_of_a_slice_is_near_that_of_the_bootstrap() {
         let p: Vec<f64> = (0..800).map(|i| f64::from(i * 37 % 101) / 101.0).collect();
@@ -352,7 +353,7 @@ mod tests {
         assert!(slices[0].metrics.is_some());
         assert_eq!((slices[1].level.as_str(), slices[1].positives), ("(missing)", 0));
         assert!(slices[1].metrics.is_none());
-        // Of 1, 2 and 9 a third lie below 1.67 and two thirds below 4.33.
+        // Of 1, 2 and 9, a third lies below 1.67 and two thirds below 4.33.
         let named = thirds(&[1.0, 2.0, f64::NAN, 9.0], " d");
         assert_eq!(named[2], None);
         assert_eq!(named[3].as_deref(), Some("4 d and more"));

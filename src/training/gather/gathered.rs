@@ -1,7 +1,7 @@
-//! What is gathered of the customers of a shard for the models; samples of different shards add up.
+//! The samples that are gathered for the models. Samples of different shards can be added.
 //!
-//! Of each snapshot a classifier keeps the rows of a fixed sample of customers, chosen by the hash of their
-//! keys, and counts all of them: what is held does not grow with the number of customers.
+//! For each snapshot, a classifier counts all customers but keeps the rows only of a fixed sample of
+//! them, chosen by the hash of their keys. Memory therefore does not grow with the number of customers.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,13 +16,13 @@ use crate::training::affinity::sample::InteractionData;
 use crate::training::lifetime_value::PurchaseData;
 use crate::training::skew::Differences;
 
-/// A number that decides which customers are sampled: those with the least ones. The hash of the key decides
-/// shards, too; multiplying spreads it anew.
+/// Mixes the hash of a key into a number that decides who is sampled: the customers with the smallest
+/// numbers. The hash itself also decides the shard, so it is multiplied to be independent of it.
 pub fn spread(hash: u64) -> u64 {
     hash.wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-/// How many rows there may be before those that are not kept are dropped.
+/// The number of rows from which the rows that are not kept are dropped.
 fn limit(most: usize) -> usize {
     most + most / 4
 }
@@ -30,32 +30,35 @@ fn limit(most: usize) -> usize {
 /// The rows of one classifier at one snapshot.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// Customers who are there.
+    /// The number of customers at the snapshot.
     pub customers: usize,
-    /// The eligible among them by whole days since their last label event, rounded up, and by outcome; those
-    /// of whom the days do not decide, at 0.
+    /// Counts of the eligible customers by outcome, indexed by the days since their last label event,
+    /// rounded up. All counts are at index 0 if these days do not decide who is eligible.
     pub eligible: Vec<[usize; 2]>,
-    /// Hashes of the sampled eligible customers' keys. What follows is of them, in the same order.
+    /// The hashes of the keys of the sampled eligible customers. The next four fields have one entry for
+    /// each of them, in the same order.
     pub hashes: Vec<u64>,
-    /// Keys, kept only for the last snapshot.
+    /// The keys of these customers, kept only for the last snapshot.
     pub keys: Vec<String>,
-    /// Inputs.
+    /// The raw inputs, one row per customer.
     pub inputs: Matrix,
-    /// Days since their last label event; NaN for none.
+    /// The days since the last label event; NaN if there is none.
     pub recency: Vec<f64>,
-    /// Outcomes.
+    /// The labels.
     pub labels: Vec<bool>,
-    /// Of a sample of those with a past label event who are not eligible: the hash, recency and outcome.
+    /// Hash, recency in days and label of a sample of the customers who have a past label event but are
+    /// not eligible.
     pub lapsed: Vec<(u64, f64, bool)>,
 }
 
 impl Snapshot {
-    /// A snapshot without customers yet, of so many inputs.
+    /// Creates a snapshot without customers, for `width` inputs.
     pub fn new(width: usize) -> Self {
         Self { inputs: Matrix::new(width), ..Self::default() }
     }
 
-    /// Counts a customer who is eligible, so many days after their last label event if these decide.
+    /// Counts an eligible customer. `days` is the time since the last label event if it decides who is
+    /// eligible.
     pub fn count(&mut self, days: Option<f64>, label: bool) {
         let place = days.map_or(0, |days| days.ceil() as usize);
         if self.eligible.len() <= place {
@@ -64,17 +67,17 @@ impl Snapshot {
         self.eligible[place][usize::from(label)] += 1;
     }
 
-    /// Leaves out of what was counted those whose last label event is longer ago.
+    /// Removes the counts of customers whose last label event is longer ago than `length`.
     pub fn within(&mut self, length: Duration) {
         self.eligible.truncate(length.as_days() as usize + 1);
     }
 
-    /// The eligible with and without y = 1, sampled or not.
+    /// The numbers of eligible customers with y = 0 and with y = 1, sampled or not.
     pub fn classes(&self) -> [usize; 2] {
         self.eligible.iter().fold([0; 2], |sum, own| [sum[0] + own[0], sum[1] + own[1]])
     }
 
-    /// Adds the customers of another shard, and keeps the rows of `most` customers.
+    /// Adds the customers of another shard and keeps the rows of `most` customers.
     pub fn add(&mut self, other: Self, most: usize) {
         self.customers += other.customers;
         self.eligible.resize(self.eligible.len().max(other.eligible.len()), [0; 2]);
@@ -107,7 +110,7 @@ impl Snapshot {
         self.select(&kept.collect::<Vec<_>>());
     }
 
-    /// Keeps the eligible rows with these numbers, in this order.
+    /// Keeps the eligible rows with these indices, in this order.
     pub fn select(&mut self, rows: &[usize]) {
         self.hashes = rows.iter().map(|row| self.hashes[*row]).collect();
         self.inputs = self.inputs.select(rows);
@@ -119,7 +122,7 @@ impl Snapshot {
     }
 }
 
-/// Leaves the `most` rows with the least [`spread`] of their hashes.
+/// Keeps the `most` rows with the smallest [`spread`] of their hashes.
 fn keep_least<T>(rows: &mut Vec<T>, most: usize, hash: impl Fn(&T) -> u64) {
     if rows.len() > most {
         rows.select_nth_unstable_by_key(most - 1, |row| spread(hash(row)));
@@ -127,36 +130,38 @@ fn keep_least<T>(rows: &mut Vec<T>, most: usize, hash: impl Fn(&T) -> u64) {
     }
 }
 
-/// What metrics of a test row are shown by.
+/// The values that the slices of a test row are formed by.
 #[derive(Debug, Clone, Default)]
 pub struct SliceRow {
-    /// Days since the first event.
+    /// The days since the first event.
     pub tenure: f64,
-    /// Amount of the label's events over a year, in major units; NaN where events have none.
+    /// The sum of the amounts of the label's events over a year, in major units; NaN if the events have
+    /// no amount.
     pub value: f64,
-    /// Channel of the last event.
+    /// The channel of the last event.
     pub channel: Option<String>,
-    /// Levels of the attributes that the spec slices by.
+    /// The levels of the attributes that the spec slices by.
     pub levels: Vec<Option<String>>,
 }
 
-/// What is gathered for one classifier.
+/// The sample that is gathered for one classifier.
 #[derive(Debug, Default)]
 pub struct ClassifierSample {
-    /// In time order: training, calibration, test.
+    /// The snapshots in time order: training, calibration, test.
     pub snapshots: Vec<Snapshot>,
-    /// Customers' median gaps between days with a label event, at the last training snapshot.
+    /// Each customer's median gap between days with a label event, at the last training snapshot, in
+    /// days.
     pub gaps: Vec<f64>,
-    /// Sampled customers at the test snapshot, by the hash of the key.
+    /// The values to slice by at the test snapshot, by the hash of the key.
     pub slices: HashMap<u64, SliceRow>,
-    /// The raw logits of the version in use, by the hash of the key, at the test snapshot.
+    /// The champion's logits before calibration at the test snapshot, by the hash of the key.
     pub champion: HashMap<u64, f64>,
-    /// As-ofs of past scores, each with the hashes of those who had an event of the label since.
+    /// The as-ofs of past scores, each with the hashes of the customers who had a label event since.
     pub happened: Vec<(Instant, HashSet<u64>)>,
 }
 
 impl ClassifierSample {
-    /// Adds the customers of another shard, and keeps the rows of `most` customers of each snapshot.
+    /// Adds the customers of another shard and keeps the rows of `most` customers of each snapshot.
     pub fn add(&mut self, other: Self, most: usize) {
         self.snapshots.iter_mut().zip(other.snapshots).for_each(|(own, more)| own.add(more, most));
         self.gaps.extend(other.gaps);
@@ -165,13 +170,14 @@ impl ClassifierSample {
         for ((_, own), (_, more)) in self.happened.iter_mut().zip(other.happened) {
             own.extend(more);
         }
-        // They are of everybody at the test snapshot, and needed for its rows alone.
+        // Both maps hold all customers at the test snapshot, but are needed for its sampled rows only.
         if self.slices.len().max(self.champion.len()) > 2 * limit(most) {
             self.drop_unsampled();
         }
     }
 
-    /// Keeps the rows of `most` customers of each snapshot, and what is known of the test's.
+    /// Keeps the rows of `most` customers of each snapshot, and of the maps what belongs to the test
+    /// rows.
     pub fn keep(&mut self, most: usize) {
         self.snapshots.iter_mut().for_each(|snapshot| snapshot.keep(most));
         self.drop_unsampled();
@@ -185,66 +191,67 @@ impl ClassifierSample {
     }
 }
 
-/// What is gathered for all models.
+/// The samples that are gathered for all models.
 #[derive(Debug, Default)]
 pub struct Samples {
-    /// In the order of the models.
+    /// The samples of the classifiers, in the order of the models.
     pub classifiers: Vec<ClassifierSample>,
-    /// Decayed activity of customers who have any.
+    /// The decayed activity of each customer who has any.
     pub activity: Vec<f64>,
-    /// Minus recency, purchase days, net spend of buyers.
+    /// For each buyer: minus the recency in days, the number of days with a purchase, and the net spend.
     pub buyers: Vec<[f64; 3]>,
-    /// What buyers have bought.
+    /// The purchases of buyers.
     pub purchases: PurchaseData,
-    /// What customers have interacted with.
+    /// The interactions of customers with items.
     pub interactions: InteractionData,
-    /// Features that are others than when they were served.
+    /// The features whose values differ from those that were served.
     pub skew: Differences,
 }
 
-/// What one classifier needs.
+/// The data that one classifier is trained on.
 #[derive(Debug)]
 pub struct ClassifierData {
-    /// When.
+    /// The snapshots at which the classifier is trained, calibrated and tested.
     pub schedule: Schedule,
-    /// The aggregation behind recency.
+    /// The aggregation that computes recency.
     pub recency: Aggregation,
-    /// The closure of the inputs and of eligibility.
+    /// The features of the inputs and of eligibility, with the features that they depend on.
     pub plan: FeaturePlan,
     /// The levels of the attributes that are inputs, in the order of the spec.
     pub levels: Vec<Vec<String>>,
-    /// As [`ClassifierSample::snapshots`].
+    /// The snapshots, as in [`ClassifierSample::snapshots`].
     pub snapshots: Vec<Snapshot>,
-    /// As [`ClassifierSample::gaps`].
+    /// The median gaps, as in [`ClassifierSample::gaps`].
     pub gaps: Vec<f64>,
-    /// As [`ClassifierSample::slices`].
+    /// The values to slice by, as in [`ClassifierSample::slices`].
     pub slices: HashMap<u64, SliceRow>,
-    /// As [`ClassifierSample::champion`].
+    /// The champion's logits, as in [`ClassifierSample::champion`].
     pub champion: HashMap<u64, f64>,
-    /// As [`ClassifierSample::happened`].
+    /// The outcomes of past scores, as in [`ClassifierSample::happened`].
     pub happened: Vec<(Instant, HashSet<u64>)>,
 }
 
-/// All that training needs.
+/// The data that all models are trained on.
 #[derive(Debug)]
 pub struct Gathered {
-    /// In the order of the models.
+    /// The data of the classifiers, in the order of the models.
     pub classifiers: Vec<ClassifierData>,
-    /// As [`Samples::activity`].
+    /// The decayed activity, as in [`Samples::activity`].
     pub activity: Vec<f64>,
-    /// As [`Samples::buyers`].
+    /// The buyers, as in [`Samples::buyers`].
     pub buyers: Vec<[f64; 3]>,
-    /// As [`Samples::purchases`].
+    /// The purchases, as in [`Samples::purchases`].
     pub purchases: PurchaseData,
-    /// The instant from which purchases are held out; None where none are.
+    /// The instant from which purchases are held out; `None` if none are.
     pub holdout: Option<Instant>,
-    /// As [`Samples::interactions`].
+    /// The interactions, as in [`Samples::interactions`].
     pub interactions: InteractionData,
-    /// When their ranking is chosen and tested; None where the history is too short.
+    /// The instants at which the ranking of items is chosen and tested; `None` if the history is too
+    /// short.
     pub windows: Option<Windows>,
-    /// As [`Samples::skew`].
+    /// The skewed features, as in [`Samples::skew`].
     pub skew: Differences,
-    /// What was read.
+    /// The report of what was read.
     pub report: BuildReport,
 }
 
@@ -268,7 +275,7 @@ mod tests {
         snapshot
     }
 
-    /// By hash, whatever the order in which they came.
+    /// Lists the rows by hash, independent of the order in which they were added.
     fn rows(snapshot: &Snapshot) -> Vec<(u64, f64, bool)> {
         let rows = 0..snapshot.hashes.len();
         let row = |i: usize| (snapshot.hashes[i], snapshot.inputs.row(i)[0], snapshot.labels[i]);
@@ -293,7 +300,7 @@ mod tests {
             keep_least(&mut merged.lapsed, 100, |(hash, ..)| *hash);
             assert_eq!(rows(&merged), rows(&whole));
             assert_eq!(merged.lapsed.len(), 100);
-            // All are counted, sampled or not.
+            // All customers are counted, sampled or not.
             assert_eq!((merged.customers, merged.classes()), (1000, [666, 334]));
             merged.within(Duration::days(9));
             assert_eq!(merged.classes().iter().sum::<usize>(), 200);

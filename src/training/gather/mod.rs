@@ -1,10 +1,10 @@
-//! Everything that training needs of the events, gathered in one pass: feature snapshots joined
-//! with labels, repeat gaps, activity, purchases, interactions.
+//! Gathers everything that training needs from the events in one pass: feature snapshots joined with
+//! labels, gaps between events, activity, purchases and interactions.
 //!
-//! A label is a feature too: the count of label events in the window of length horizon that ends at
-//! t + gap + horizon, known at the training's as-of. Shard by shard, labels are joined to the features of
-//! the same snapshot by the customer's key. A `request` has the plans and reads a shard's rows into samples;
-//! `gathered` is what comes of all shards.
+//! A label is a feature too: the number of label events in the window of length horizon that ends at t +
+//! gap + horizon, known at the known-at of the training. Labels are joined to the features of the same
+//! snapshot by the customer's key, shard by shard. A `request` has the plans and reads the rows of a
+//! shard into samples. `gathered` holds the samples of all shards.
 
 mod gathered;
 mod request;

@@ -1,4 +1,4 @@
-//! What the models ask of the events, and how the rows of a shard answer it.
+//! The plans that models ask the events for, and how the rows of a shard become samples.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -29,30 +29,32 @@ use crate::training::lifetime_value::holdout_at;
 use crate::training::schedule::{check_fresh, schedule};
 use crate::training::skew::Served;
 
-/// The longest time that `auto` eligibility may find.
+/// The longest length that `auto` eligibility may find.
 pub const LONGEST_AUTO: Duration = Duration::days(365);
 
-/// Rows of a snapshot that are kept for each row that a fit may have of it: a sample of several snapshots has
-/// about as many rows of each as its share says, not exactly.
+/// The number of rows of a snapshot that are kept for each row that a fit may use of it. A sample of
+/// several snapshots has only approximately the expected share of the rows of each, so more rows are
+/// kept.
 const KEPT: f64 = 1.125;
-/// The same where `auto` finds only afterwards who is eligible, and leaves out some.
+/// The same number for `auto` eligibility, which finds only after the pass who is eligible and then
+/// leaves out some of the kept rows.
 const KEPT_BY_AUTO: f64 = 2.0;
-/// A fit has the rows of all training snapshots. With as many of them or more it needs no more of each than one
-/// in so many.
+/// The maximum number that the row limit of a fit is divided by. A fit uses the rows of all training
+/// snapshots, so that it needs only a part of its limit from each.
 const SNAPSHOTS: usize = 2;
 
-/// A customer of a snapshot whose label is needed.
+/// A customer of a snapshot whose label must be joined.
 struct Unlabelled<'a> {
     key: &'a str,
     is_eligible: bool,
     recency: f64,
 }
 
-/// What a plan of the pass is for.
+/// The use of a plan in the pass over the events.
 #[derive(Debug, Clone, Copy)]
 enum Role {
     Features(usize),
-    /// Read with the features that they belong to.
+    /// Labels, which are read together with the features of the same snapshot.
     Labels,
     Gaps(usize),
     Slices(usize),
@@ -69,48 +71,48 @@ enum Role {
     RecentInteractions,
 }
 
-/// What is known before the pass over the events.
+/// The facts that are known before the pass over the events.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainingInputs<'a> {
-    /// The names of the attributes that models and their slices name.
+    /// The names of the attributes that models use as inputs or slice by.
     pub attributes: &'a [&'a str],
     /// The levels of these attributes over the whole profile.
     pub levels: &'a BTreeMap<String, Levels>,
-    /// The versions in use, in the order of the classifiers.
+    /// The champions, in the order of the classifiers.
     pub champions: &'a [Option<ClassifierArtifact>],
-    /// As-ofs of past scores whose outcomes have ended, in the order of the classifiers.
+    /// The as-ofs of past scores whose outcomes have ended, in the order of the classifiers.
     pub scored: &'a [Vec<Instant>],
-    /// Features as they were when customers were scored.
+    /// The features as they were served when customers were scored.
     pub served: Option<&'a Served>,
     /// The as-of of the training.
     pub as_of: AsOf,
-    /// When events happened.
+    /// The numbers of events over time.
     pub history: &'a History,
 }
 
-/// What is asked of the events for one classifier.
+/// The requests to the events for one classifier.
 #[derive(Debug)]
 struct ClassifierRequest {
     schedule: Schedule,
     recency: Aggregation,
     plan: FeaturePlan,
     levels: Vec<Vec<String>>,
-    /// Inputs and attributes.
+    /// The number of inputs and attributes.
     width: usize,
     scored: Vec<Instant>,
-    /// Customers whose rows are kept of each snapshot.
+    /// The number of customers whose rows are kept of each snapshot.
     most: usize,
 }
 
-/// What all models of a project ask of the events, and how the rows of a shard answer.
+/// The requests of all models of a project to the events, and the reader of the rows of a shard.
 #[derive(Debug)]
 pub struct Request<'a> {
     source: &'a SourcePlan,
     models: &'a Models,
     known: TrainingInputs<'a>,
-    /// What is asked, each question under a name of its own.
+    /// The plans, each with a name of its own.
     pub plans: Vec<FeaturePlan>,
-    /// What the plans are for, in their order.
+    /// The roles of the plans, in the same order.
     roles: Vec<Role>,
     classifiers: Vec<ClassifierRequest>,
     holdout: Option<Instant>,
@@ -118,10 +120,10 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Everything that the models of a project need.
+    /// Collects the plans that the models of a project need.
     ///
     /// # Errors
-    /// [`Error::NotEnough`] where the history is too short for a model.
+    /// Returns [`Error::NotEnough`] if the history is too short for a model.
     pub fn new(
         source: &'a SourcePlan,
         catalog: &Catalog,
@@ -132,7 +134,7 @@ impl<'a> Request<'a> {
         let mut plans = Vec::new();
         let mut roles = Vec::new();
         let mut classifiers = Vec::new();
-        // Outcomes count only as far as they can be known.
+        // Outcomes count only up to the instant until which events can be known.
         let until = if source.has_ingestion() { as_of.at.min(as_of.known_at) } else { as_of.at };
         for (index, classifier) in models.classifiers.iter().enumerate() {
             let spec = &classifier.spec;
@@ -264,7 +266,7 @@ impl<'a> Request<'a> {
         Ok(Self { source, models, known, plans, roles, classifiers, holdout, windows })
     }
 
-    /// Nothing gathered yet.
+    /// Creates samples without customers.
     pub fn empty(&self) -> Samples {
         let classifier = |request: &ClassifierRequest| ClassifierSample {
             snapshots: request
@@ -280,7 +282,7 @@ impl<'a> Request<'a> {
         Samples { classifiers, ..Samples::default() }
     }
 
-    /// What the rows of a shard say, given the attributes of its customers.
+    /// Samples the rows of a shard, given the attributes of its customers.
     pub fn sample(&self, rows: &ShardRows, attributes: &Attributes) -> Result<Samples> {
         let mut samples = self.empty();
         let reader = Reader { request: self, attributes };
@@ -293,7 +295,7 @@ impl<'a> Request<'a> {
         Ok(samples)
     }
 
-    /// Adds what was gathered of another shard.
+    /// Adds the samples of another shard.
     pub fn add(&self, samples: &mut Samples, shard: Samples) {
         let classifiers = samples.classifiers.iter_mut().zip(shard.classifiers);
         for ((own, more), request) in classifiers.zip(&self.classifiers) {
@@ -308,7 +310,7 @@ impl<'a> Request<'a> {
         samples.skew.add(shard.skew);
     }
 
-    /// All that was gathered, ready to be learnt from.
+    /// Turns the samples of all shards into the data that models are trained on.
     pub fn gathered(self, samples: Samples, report: BuildReport) -> Gathered {
         let classifier = |(request, mut sample): (ClassifierRequest, ClassifierSample)| {
             sample.keep(request.most);
@@ -339,14 +341,14 @@ impl<'a> Request<'a> {
     }
 }
 
-/// What the rows of a shard are read with.
+/// The context that the rows of a shard are read in.
 struct Reader<'a> {
     request: &'a Request<'a>,
     attributes: &'a Attributes,
 }
 
 impl Reader<'_> {
-    /// Adds the rows of the plan called `name` to what was gathered.
+    /// Adds the rows of the plan `name` to the samples.
     fn take(&self, name: &str, role: Role, rows: &ShardRows, into: &mut Samples) -> Result<()> {
         let Self { request, attributes } = *self;
         let Request { source, models, known, .. } = request;
@@ -438,7 +440,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Adds the rows of a classifier at the snapshot of index `at`, with their labels.
+    /// Adds the rows of a classifier at the snapshot with index `at`, with their labels.
     fn snapshot(
         &self,
         index: usize,
@@ -456,7 +458,7 @@ impl Reader<'_> {
         let eligible: Vec<bool> = match &classifier.eligible {
             Eligible::Where(condition) => truths(condition, rows, source.context.scale)?,
             Eligible::Within(length) => within(*length).collect(),
-            // What `auto` finds is known only after the pass; nothing longer than this can be found.
+            // The length that `auto` finds is known only after the pass, and is at most this one.
             Eligible::Auto => within(LONGEST_AUTO).collect(),
         };
         let inputs: Vec<Vec<f64>> =
@@ -519,8 +521,8 @@ impl Reader<'_> {
     }
 }
 
-/// Joins labels to the customers who need one, by key; both are sorted by it. Who was there at a snapshot
-/// is still there when its outcome has ended.
+/// Joins labels by key to the customers who need one. Both are sorted by key. A customer of a snapshot
+/// still exists when the outcome of the snapshot has ended.
 fn join_labels(
     (kind, days_decide): (LabelKind, bool),
     labels: &RecordBatch,
@@ -553,7 +555,8 @@ fn of_attribute<'a>(levels: &'a BTreeMap<String, Levels>, name: &str) -> Result<
     })
 }
 
-/// Each past snapshot as it was known then, but never more than is known at the training's as-of.
+/// The as-of of each past snapshot, with what was known at that instant but never more than is known at
+/// the training's as-of.
 fn cuts(instants: &[Instant], as_of: AsOf) -> Vec<AsOf> {
     instants.iter().map(|t| AsOf { at: *t, known_at: (*t).min(as_of.known_at) }).collect()
 }
@@ -561,10 +564,10 @@ fn cuts(instants: &[Instant], as_of: AsOf) -> Vec<AsOf> {
 const TENURE: &str = "slice__days_since_first";
 const CHANNEL: &str = "slice__last_channel";
 const VALUE: &str = "slice__amount";
-/// Over how much time the amounts of a customer's label events are summed.
+/// The length of time over which the amounts of a customer's label events are summed.
 const VALUE_WINDOW: Duration = Duration::days(365);
 
-/// What the test rows are sliced by, as far as the events have it.
+/// Adds the features that test rows are sliced by, as far as the events have the columns for them.
 fn slices(classifier: &Classifier, source: &SourcePlan, mut plan: FeaturePlan) -> FeaturePlan {
     let of_all = |column: &str, op, input, ty| Aggregation {
         column: column.to_owned(),

@@ -1,5 +1,5 @@
-//! Lifetime value held against what happened: fitted on the past, compared with what came after it,
-//! beside two predictions that need no model.
+//! Tests lifetime value on a holdout: a model of the past is compared with what customers did afterwards,
+//! and with two predictions that need no model.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,85 +10,86 @@ use crate::models::lifetime_value::Buyer;
 use crate::spec::LifetimeValueSpec;
 use crate::time::{Duration, Instant};
 
-/// Ends of classes of age in days; the last has none.
+/// The upper ends of the age classes in days. The last class has no end.
 const TENURES: [f64; 4] = [30.0, 90.0, 180.0, 365.0];
-/// First frequencies of classes; the last has no end.
+/// The lowest frequency of each class. The last class has no end.
 const FREQUENCIES: [f64; 7] = [0.0, 1.0, 2.0, 3.0, 4.0, 7.0, 13.0];
-/// Groups of equally many customers by predicted value.
+/// The number of groups of equally many customers by predicted value.
 const GROUPS: usize = 10;
 
-/// Totals and errors of one prediction over the customers of a holdout.
+/// The totals and errors of one prediction over the customers of a holdout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Errors {
-    /// What predicted.
+    /// The name of the prediction.
     pub name: String,
-    /// Days with a purchase, all customers together.
+    /// The predicted days with a purchase, summed over all customers.
     pub purchases: f64,
-    /// Of that total, as a share of what happened; 0.1 is a tenth too many.
+    /// The relative error of that total; 0.1 means that 10 % too many were predicted.
     pub purchases_error: f64,
-    /// The mean absolute error of a customer's purchases.
+    /// The mean absolute error of the purchases of a customer.
     pub purchases_mae: f64,
-    /// The correlation of predicted and actual purchases.
+    /// The correlation between predicted and actual purchases.
     pub purchases_correlation: f64,
-    /// What they bring, all customers together.
+    /// The predicted spend, summed over all customers.
     pub spend: f64,
-    /// Of that total, as a share of what happened.
+    /// The relative error of that total.
     pub spend_error: f64,
-    /// The mean absolute error of what a customer brings.
+    /// The mean absolute error of the spend of a customer.
     pub spend_mae: f64,
-    /// The Gini coefficient of what customers bring in the order of the prediction, over that in their
-    /// own order; 1 ranks perfectly, 0 not at all.
+    /// The normalized Gini coefficient: that of the actual spend in the order of the prediction, divided
+    /// by that in its own order. 1 is a perfect ranking, and 0 is no ranking.
     pub spend_gini: f64,
 }
 
-/// Customers who had bought equally often.
+/// A group of customers, by frequency or by predicted spend.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Class {
-    /// Repeat purchases up to the holdout, or the group's number from the least predicted value.
+    /// The repeat purchases up to the holdout, or the number of the group from the lowest predicted
+    /// spend.
     pub name: String,
-    /// Customers.
+    /// The number of customers.
     pub customers: usize,
-    /// The mean number of purchases that was predicted.
+    /// The mean predicted number of purchases.
     pub predicted: f64,
-    /// And that was made.
+    /// The mean actual number of purchases.
     pub actual: f64,
-    /// The mean spend that was predicted.
+    /// The mean predicted spend.
     pub predicted_spend: f64,
-    /// And that was made.
+    /// The mean actual spend.
     pub actual_spend: f64,
 }
 
-/// A fit of the past beside what came after it.
+/// A fit of the past compared with the holdout after it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Holdout {
-    /// Fitted on what came before.
+    /// The start of the holdout. The model is fitted on purchases before it.
     pub from: Instant,
-    /// Compared up to here.
+    /// The end of the holdout.
     pub until: Instant,
-    /// Who had bought by then.
+    /// The number of customers who had bought before the start.
     pub customers: usize,
-    /// Days with a purchase that they made in it.
+    /// The days with a purchase of these customers in the holdout.
     pub purchases: f64,
-    /// What they brought in it.
+    /// The spend of these customers in the holdout.
     pub spend: f64,
-    /// The model.
+    /// The errors of the model.
     pub model: Errors,
-    /// Predictions without a model.
+    /// The errors of predictions without a model.
     pub baselines: Vec<Errors>,
-    /// By repeat purchases so far.
+    /// The customers by repeat purchases before the holdout.
     pub by_frequency: Vec<Class>,
-    /// By predicted spend, ten groups of equally many.
+    /// The customers in ten groups of equal size by predicted spend.
     pub by_value: Vec<Class>,
 }
 
-/// Purchases and spend.
+/// A pair of purchases and spend.
 type Pair = [f64; 2];
 
-/// Fits the buyers of `at` and compares with what they did until `until`; gives also what customers of
-/// an age did.
+/// Fits the buyers known at `at` and compares the predictions with what they did up to `until`. Also
+/// returns the means of what customers of each age did in that time.
 pub fn evaluate(
     spec: &LifetimeValueSpec,
     data: &PurchaseData,
@@ -100,11 +101,12 @@ pub fn evaluate(
     let length = Duration(until.0 - at.0);
     let days = length.as_days();
     let tenure = tenure_means(&customers, &actual, days);
-    // Where nothing is fitted the means of what came before the holdout stand in, not of the holdout.
+    // If nothing can be fitted, means stand in. They are of the time before the holdout, because means of
+    // the holdout itself would be a leak.
     let predictor = fit(spec, &customers, earlier_means(data, days)).predictor;
     let predictions = predictor.predict(&customers, &discounting(length, 0.0));
     let predicted: Vec<Pair> = predictions.iter().map(|p| [p.purchases, p.value]).collect();
-    // The first purchase begins the time that the rate is over, so it is not one of the purchases in it.
+    // The first purchase starts the period that the rate is taken over, so it is not counted in the rate.
     let run_rate = |customer: &Customer| {
         let share = days / customer.buyer.age.max(1.0);
         let spend = (customer.spend - customer.first_day_spend) * share;
@@ -130,7 +132,7 @@ pub fn evaluate(
     (holdout, tenure)
 }
 
-/// What customers of an age did in as many days before the holdout.
+/// Computes the means by age of what customers did in the same number of days before the holdout.
 fn earlier_means(data: &PurchaseData, days: f64) -> Vec<TenureMean> {
     let there = data.then.iter().filter(|(customer, _)| customer.buyer.age >= days);
     let (customers, did): (Vec<Customer>, Vec<Pair>) = there
@@ -142,14 +144,14 @@ fn earlier_means(data: &PurchaseData, days: f64) -> Vec<TenureMean> {
     tenure_means(&customers, &did, days)
 }
 
-/// What a customer has done between the holdout's instant and the as-of.
+/// Computes what a customer did between the start of the holdout and the as-of.
 fn since(then: &Customer, data: &PurchaseData) -> Pair {
     match data.now.binary_search_by_key(&then.hash, |customer| customer.hash) {
         Ok(found) => {
             let now = &data.now[found];
             [now.purchases() - then.purchases(), now.spend - then.spend]
         }
-        // A purchase that was known then and has been taken back since.
+        // The customer's purchases were known at the start of the holdout and have been withdrawn since.
         Err(_) => [0.0; 2],
     }
 }
@@ -180,7 +182,7 @@ fn errors(name: &str, predicted: &[Pair], actual: &[Pair]) -> Errors {
     }
 }
 
-/// Pearson's; 0 where one of the two does not vary.
+/// Computes Pearson's correlation coefficient. It is 0 if one of the two does not vary.
 pub fn correlation(pairs: &[[f64; 2]]) -> f64 {
     let count = pairs.len().max(1) as f64;
     let mean = |i: usize| pairs.iter().map(|pair| pair[i]).sum::<f64>() / count;
@@ -191,8 +193,10 @@ pub fn correlation(pairs: &[[f64; 2]]) -> f64 {
     if spread > 0.0 { both / spread.sqrt() } else { 0.0 }
 }
 
-/// Of (predicted, actual): the area between the actual values' cumulative share in the order of the
-/// prediction and the diagonal, over the same in their own order. Ties share their mean.
+/// Computes the normalized Gini coefficient of pairs (predicted, actual).
+///
+/// It is the area between the cumulative share of the actual values in the order of the prediction and
+/// the diagonal, divided by the same area for their own order. Ties share their mean.
 pub fn normalized_gini(pairs: &[Pair]) -> f64 {
     let area = |key: usize| {
         let mut sorted: Vec<&Pair> = pairs.iter().collect();
@@ -202,7 +206,7 @@ pub fn normalized_gini(pairs: &[Pair]) -> f64 {
         let (mut cumulative, mut area) = (0.0, 0.0);
         for ties in sorted.chunk_by(|a, b| a[key] == b[key]) {
             let own: f64 = ties.iter().map(|pair| pair[1]).sum();
-            // The mean of the cumulative share over the ties, at the middle of each.
+            // Each tie counts the mean of the cumulative share over all ties.
             area += ties.len() as f64 * (cumulative + own / 2.0);
             cumulative += own;
         }

@@ -1,4 +1,4 @@
-//! Lifetime value from gathered purchases to an artifact, and how well it would have done.
+//! Trains a model of lifetime value from gathered purchases, and tests it on a holdout.
 
 pub mod holdout;
 
@@ -20,66 +20,67 @@ use crate::spec::{LifetimeValue, LifetimeValueSpec, RECENT_DAYS, RECENT_SPEND};
 use crate::sum::ExactSum;
 use crate::time::{Duration, Instant};
 
-/// A correlation of how often and how much that the model does not allow for.
+/// The absolute correlation between frequency and mean spend above which training warns. The model of
+/// spend assumes that they are not correlated.
 const CORRELATED: f64 = 0.3;
-/// How purchases were fitted.
+/// The result of fitting the model of purchases.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PurchasingFit {
-    /// The cohort; None for all buyers.
+    /// The cohort; `None` if the fit is over all buyers.
     pub cohort: Option<String>,
-    /// Buyers.
+    /// The number of buyers.
     pub customers: usize,
-    /// Of these, who bought again.
+    /// The number of these buyers who bought again.
     pub repeaters: usize,
     /// The names of the parameters.
     pub parameters: Vec<String>,
-    /// Values and how they were found.
+    /// The values of the parameters and how they were found.
     pub fit: Fit,
-    /// Whether it is used.
+    /// Whether the fit is used for predictions.
     pub used: bool,
 }
 
-/// How spend was fitted.
+/// The result of fitting the model of spend.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpendFit {
     /// The names of the parameters.
     pub parameters: Vec<String>,
-    /// Values and how they were found.
+    /// The values of the parameters and how they were found.
     pub fit: Fit,
-    /// Of how often with how much, over those who bought again.
+    /// The correlation between frequency and mean spend over the customers who bought again.
     pub correlation: f64,
-    /// Whether it is used.
+    /// Whether the fit is used for predictions.
     pub used: bool,
 }
 
-/// `metrics.json` of a version.
+/// The content of `metrics.json` of a version of lifetime value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LifetimeValueMetrics {
-    /// Of this file.
+    /// The format version of this file.
     pub format_version: u32,
-    /// Up to when purchases were read.
+    /// The as-of of the training, up to which purchases were read.
     pub as_of: Instant,
     /// The family of the model of purchases.
     pub family: String,
-    /// Buyers that it was fitted on.
+    /// The number of buyers that the model was fitted on.
     pub customers: usize,
-    /// Over all buyers, then over cohorts.
+    /// The fits of purchases: over all buyers first, then over each cohort.
     pub purchasing: Vec<PurchasingFit>,
-    /// What purchases bring.
+    /// The fit of spend; `None` if there is none.
     pub spend: Option<SpendFit>,
     /// The share of revenue that is refunded.
     pub refund_rate: f64,
-    /// A fit of the past against what came after it; None where the history is too short.
+    /// A fit of the past compared with the holdout after it; `None` if the history is too short.
     pub holdout: Option<Holdout>,
-    /// What to know before use.
+    /// Warnings to read before use.
     pub warnings: Vec<String>,
 }
 
 impl LifetimeValueMetrics {
-    /// What was fitted, the names of its parameters, and how.
+    /// Lists the fits: what was fitted, the names of the parameters, and their values.
     pub fn fits(&self) -> impl Iterator<Item = (String, &[String], &Fit)> {
         let name = |cohort: Option<&String>| match cohort {
             Some(cohort) => format!("purchases of {cohort}"),
@@ -94,7 +95,8 @@ impl LifetimeValueMetrics {
         )
     }
 
-    /// What expects purchases: the family, or what stands in where it could not be fitted.
+    /// The name of the method that predicts purchases: the family, or the means that stand in if it could
+    /// not be fitted.
     pub fn method(&self) -> String {
         match self.purchasing.iter().any(|fit| fit.used) || self.family == HISTORIC {
             true => self.family.clone(),
@@ -102,7 +104,7 @@ impl LifetimeValueMetrics {
         }
     }
 
-    /// How it did on the holdout, and what to know before use.
+    /// Describes in sentences the result on the holdout and the warnings.
     pub fn sentences(&self) -> Vec<String> {
         let mut sentences = Vec::new();
         if let Some(holdout) = &self.holdout {
@@ -144,22 +146,23 @@ impl LifetimeValueMetrics {
     }
 }
 
-/// The name of what expects nothing.
+/// The name of the method that predicts no future purchases.
 const HISTORIC: &str = "historic";
 
-/// What training reads of purchases.
+/// The purchases that a model of lifetime value is trained on.
 #[derive(Debug, Default)]
 pub struct PurchaseData {
     /// Buyers at the as-of, sorted by the hash of the key.
     pub now: Vec<Customer>,
-    /// Buyers at the holdout's instant with days and spend within as much time before it, sorted too.
+    /// Buyers at the start of the holdout, in the same order, each with the days and the spend of
+    /// purchases within the length of the holdout before it.
     pub then: Vec<(Customer, [f64; 2])>,
-    /// Revenue and refunds of all customers to date.
+    /// The revenue and the refunds to date, summed over all customers.
     pub totals: [ExactSum; 2],
 }
 
 impl PurchaseData {
-    /// Adds rows of the as-of.
+    /// Adds rows computed at the as-of.
     pub(super) fn take_now(
         &mut self,
         model: &LifetimeValue,
@@ -177,7 +180,7 @@ impl PurchaseData {
         Ok(())
     }
 
-    /// Adds rows of the holdout's instant.
+    /// Adds rows computed at the start of the holdout.
     pub(super) fn take_then(
         &mut self,
         model: &LifetimeValue,
@@ -194,7 +197,7 @@ impl PurchaseData {
         Ok(())
     }
 
-    /// Adds the buyers of another shard, of whom `most` are kept.
+    /// Adds the buyers of another shard and keeps about `most` of them.
     pub(super) fn add(&mut self, other: Self, most: usize) {
         self.totals.iter_mut().zip(&other.totals).for_each(|(own, more)| own.merge(more));
         self.now.extend(other.now);
@@ -203,7 +206,7 @@ impl PurchaseData {
         keep_least(&mut self.then, most, |(customer, _)| customer.hash);
     }
 
-    /// Keeps `most` buyers, chosen by the hash of their keys.
+    /// Keeps `most` buyers, those with the smallest hashes of their keys.
     pub fn sample(&mut self, most: usize) {
         self.now.sort_unstable_by_key(|customer| customer.hash);
         self.then.sort_unstable_by_key(|(customer, _)| customer.hash);
@@ -214,8 +217,8 @@ impl PurchaseData {
     }
 }
 
-/// Of more than twice as many, leaves those `most` with the least hashes: the same sample in whatever
-/// order rows come.
+/// Keeps the `most` rows with the smallest hashes once there are more than twice as many. The sample does
+/// not depend on the order of the rows.
 fn keep_least<T>(rows: &mut Vec<T>, most: usize, hash: impl Fn(&T) -> u64) {
     if rows.len() > 2 * most {
         rows.sort_unstable_by_key(hash);
@@ -223,7 +226,9 @@ fn keep_least<T>(rows: &mut Vec<T>, most: usize, hash: impl Fn(&T) -> u64) {
     }
 }
 
-/// The instant at which a holdout begins: the horizon before the as-of, or half the history.
+/// The instant at which the holdout starts: the horizon before the as-of, or the middle of a history
+/// shorter than twice the horizon. Returns `None` if nothing is fitted, or if the holdout would be
+/// shorter than 7 days.
 pub fn holdout_at(spec: &LifetimeValueSpec, as_of: Instant, first: Instant) -> Option<Instant> {
     spec.method.family()?;
     let history = Duration(as_of.0 - first.0);
@@ -231,7 +236,7 @@ pub fn holdout_at(spec: &LifetimeValueSpec, as_of: Instant, first: Instant) -> O
     (length >= 7.0).then(|| as_of.minus(Duration::days(length as i64)))
 }
 
-/// Fits what the spec asks for.
+/// Fits the method of the spec and tests it on the holdout.
 pub fn train(
     model: &LifetimeValue,
     mut data: PurchaseData,
@@ -284,7 +289,7 @@ pub fn train(
     (artifact, metrics)
 }
 
-/// A predictor, and how it came about.
+/// A predictor with the fits that it consists of.
 struct Fitted {
     predictor: Predictor,
     purchasing: Vec<PurchasingFit>,
@@ -300,7 +305,7 @@ fn fit(spec: &LifetimeValueSpec, customers: &[Customer], tenure: Vec<TenureMean>
         let repeaters = buyers.iter().filter(|buyer| buyer.frequency > 0.0).count();
         let about = cohort.map_or(String::new(), |cohort| format!(" of {cohort}"));
         if repeaters < spec.minimum_repeaters {
-            // A small cohort is simply one of all.
+            // A cohort that is too small is predicted by the fit over all buyers.
             if cohort.is_none() {
                 warnings.push(format!(
                     "{repeaters} customers have bought again, fewer than {}: means of customers of the same age stand in for the model.",
@@ -361,7 +366,7 @@ fn fit_spend(
         warnings.push("No start of the fit of spend came to an end.".to_owned());
         return (None, None);
     };
-    // With q up to 1 the mean over customers is not finite.
+    // For q up to 1 the mean over customers is not finite.
     let used = fit.converged && model.q > 1.0;
     if !used {
         warnings.push(
