@@ -4,7 +4,8 @@
 
 use std::time::Instant as Clock;
 
-use c360_ml::models::logistic::{Logistic, sigmoid};
+use c360_ml::models::logistic::Logistic;
+use c360_ml::models::logit::sigmoid;
 use c360_ml::models::matrix::Matrix;
 use c360_ml::models::newton::Objective;
 

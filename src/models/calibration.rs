@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::logistic::{logit, sigmoid};
+use super::logit::{logit, sigmoid};
 
 /// Platt scaling: P = sigmoid(slope x logit + intercept).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -12,6 +12,7 @@ use linfa_logistic::LogisticRegression;
 use ndarray::{Array1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
+use super::logit::logit;
 use super::matrix::Matrix;
 use super::newton::Objective;
 use crate::error::{Error, Result};
@@ -35,22 +36,6 @@ pub struct Logistic {
     pub intercept: f64,
     /// One coefficient per column.
     pub coefficients: Vec<f64>,
-}
-
-/// The logistic function, which does not overflow for any argument.
-pub fn sigmoid(logit: f64) -> f64 {
-    if logit >= 0.0 {
-        1.0 / (1.0 + (-logit).exp())
-    } else {
-        let odds = logit.exp();
-        odds / (1.0 + odds)
-    }
-}
-
-/// The log-odds ln(p / (1 - p)), with p kept at least 1e-12 away from 0 and 1.
-pub fn logit(probability: f64) -> f64 {
-    let p = probability.clamp(1e-12, 1.0 - 1e-12);
-    (p / (1.0 - p)).ln()
 }
 
 impl Logistic {
@@ -185,6 +170,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::models::logit::sigmoid;
 
     fn plain(
         rows: &Matrix,

@@ -8,6 +8,7 @@ pub mod engagement;
 pub mod estimator;
 pub mod lifetime_value;
 pub mod logistic;
+pub mod logit;
 pub mod matrix;
 pub mod metrics;
 pub mod newton;

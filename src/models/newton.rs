@@ -9,7 +9,7 @@ use ndarray::{Array2, ArrayView1, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
 use super::cholesky;
-use super::logistic::sigmoid;
+use super::logit::sigmoid;
 use super::matrix::Matrix;
 
 /// The number of rows in one partial sum.

@@ -9,7 +9,7 @@ use crate::artifact::Calibrated;
 use crate::artifact::Configuration;
 use crate::error::Result;
 use crate::models::calibration::{Calibration, CalibrationChoice, Platt, base_rate_offset};
-use crate::models::logistic::sigmoid;
+use crate::models::logit::sigmoid;
 use crate::models::metrics::Metrics;
 use crate::spec::FitSpec;
 use crate::time::Instant;

@@ -2,8 +2,6 @@
 
 use rayon::prelude::*;
 
-use super::{Options, Sparse};
-
 /// The number of values of a row that are processed at once. Rows are padded with zeros to a multiple of
 /// it.
 pub(super) const LANES: usize = 8;
@@ -11,6 +9,24 @@ pub(super) const LANES: usize = 8;
 const STEPS: usize = 3;
 /// The number of rows in one partial sum of Y'Y. Partial sums are added in a fixed order.
 const BLOCK: usize = 4096;
+
+/// Interactions as rows of (column, weight).
+pub type Sparse = Vec<Vec<(u32, f64)>>;
+
+/// The options of a fit.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The number of factors, which is the length of each vector.
+    pub factors: usize,
+    /// The confidence per unit of weight.
+    pub alpha: f64,
+    /// The L2 penalty.
+    pub regularization: f64,
+    /// The number of alternations.
+    pub iterations: usize,
+    /// The seed of the first item factors.
+    pub seed: u64,
+}
 
 /// Interactions in compressed rows.
 pub(super) struct Compressed {

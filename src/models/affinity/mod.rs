@@ -22,6 +22,7 @@ use self::alternating::{Compressed, LANES, alternate};
 use super::cholesky;
 
 pub use align::Alignment;
+pub use alternating::{Options, Sparse};
 pub use recommend::{Because, Choice, Offer, Ranks};
 
 /// Item factors, frozen at training. Customers are folded in when they are scored.
@@ -54,24 +55,6 @@ pub struct Folded {
     /// The lower half of the Cholesky factor of that system. For a customer without interactions it is
     /// the system itself.
     system: Vec<f64>,
-}
-
-/// Interactions as rows of (column, weight).
-pub type Sparse = Vec<Vec<(u32, f64)>>;
-
-/// The options of a fit.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// The number of factors, which is the length of each vector.
-    pub factors: usize,
-    /// The confidence per unit of weight.
-    pub alpha: f64,
-    /// The L2 penalty.
-    pub regularization: f64,
-    /// The number of alternations.
-    pub iterations: usize,
-    /// The seed of the first item factors.
-    pub seed: u64,
 }
 
 impl ItemFactors {

@@ -194,7 +194,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::models::logistic::sigmoid;
+    use crate::models::logit::sigmoid;
 
     const GROWTH: Growth = Growth { trees: 30, leaves: 6, learning_rate: 0.1, leaf_weight: 1.0 };
 

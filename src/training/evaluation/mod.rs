@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use self::bootstrap::{Difference, Drawable, Drawn, Interval, draws};
 use self::tables::{Bar, Curves, Gain, Threshold};
 use crate::models::calibration::base_rate_offset;
-use crate::models::logistic::{logit, sigmoid};
+use crate::models::logit::{logit, sigmoid};
 use crate::models::matrix::Matrix;
 use crate::models::metrics::{Bin, Metrics, reliability};
 use crate::models::newton::Objective;

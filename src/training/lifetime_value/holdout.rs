@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{PurchaseData, fit};
+use super::fit::{PurchaseData, correlation, fit};
 use crate::artifact::lifetime_value::{TenureMean, discounting};
 use crate::artifact::purchases::Customer;
 use crate::models::lifetime_value::Buyer;
@@ -180,17 +180,6 @@ fn errors(name: &str, predicted: &[Pair], actual: &[Pair]) -> Errors {
         spend_mae: mae(1),
         spend_gini: normalized_gini(&of_spend),
     }
-}
-
-/// Computes Pearson's correlation coefficient. It is 0 if one of the two does not vary.
-pub fn correlation(pairs: &[[f64; 2]]) -> f64 {
-    let count = pairs.len().max(1) as f64;
-    let mean = |i: usize| pairs.iter().map(|pair| pair[i]).sum::<f64>() / count;
-    let (x, y) = (mean(0), mean(1));
-    let sum = |of: &dyn Fn(&[f64; 2]) -> f64| pairs.iter().map(of).sum::<f64>();
-    let both = sum(&|p| (p[0] - x) * (p[1] - y));
-    let spread = sum(&|p| (p[0] - x).powi(2)) * sum(&|p| (p[1] - y).powi(2));
-    if spread > 0.0 { both / spread.sqrt() } else { 0.0 }
 }
 
 /// Computes the normalized Gini coefficient of pairs (predicted, actual).
