@@ -89,7 +89,7 @@ fn scattering<'a>(
 const EVENTS_SHARE: u64 = 4;
 /// The share of the memory that rows of the profile may take before they go to disk. The rest is for the
 /// shards that are computed.
-const PROFILE_SHARE: u64 = 8;
+const PROFILE_SHARE: u64 = 16;
 
 /// The name of the run that `transaction` publishes.
 fn run_id(transaction: &Transaction, command: &str) -> String {

@@ -90,6 +90,101 @@ fn imports_run_one_way() {
     }
 }
 
+/// The module of each file, such as `features::timeline::block`, and the code of the file without its tests.
+fn modules() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let module = |file: PathBuf| {
+        let relative = file.strip_prefix(&root).unwrap().with_extension("");
+        let name = relative.to_string_lossy().replace('/', "::");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let code: Vec<&str> = lines.collect();
+        (name.trim_end_matches("::mod").to_owned(), code.join(" "))
+    };
+    files.into_iter().map(module).collect()
+}
+
+/// The paths of a `use` tree: `a::{b, c::{d, e}}` is a::b, a::c::d and a::c::e.
+fn paths(tree: &str) -> Vec<String> {
+    let tree = tree.trim();
+    let Some((base, rest)) = tree.split_once('{') else {
+        return vec![tree.split(" as ").next().unwrap().to_owned()];
+    };
+    let (mut depth, mut start, mut found) = (0, 0, Vec::new());
+    let inner = rest.trim_end().strip_suffix('}').unwrap_or(rest);
+    for (at, c) in inner.char_indices().chain([(inner.len(), ',')]) {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                let part = inner[start..at].trim();
+                if !part.is_empty() {
+                    found.extend(paths(part).into_iter().map(|path| format!("{base}{path}")));
+                }
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The modules that a module names after `crate::`, `super::` or `self::`.
+fn named(own: &str, code: &str, modules: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let mut all: Vec<String> = Vec::new();
+    for statement in code.split("use ").skip(1) {
+        all.extend(paths(statement.split(';').next().unwrap()));
+    }
+    let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    all.extend(code.split(|c| !is_path(c)).map(str::to_owned));
+    let mut found = BTreeSet::new();
+    for path in all {
+        let mut parts: Vec<&str> = path.split("::").map(str::trim).collect();
+        let mut base: Vec<&str> = own.split("::").collect();
+        match parts.remove(0) {
+            "crate" => base.clear(),
+            "self" => {}
+            "super" => {
+                base.pop();
+                while parts.first() == Some(&"super") {
+                    base.pop();
+                    parts.remove(0);
+                }
+            }
+            _ => continue,
+        }
+        base.extend(parts);
+        let module = (1..=base.len()).rev().map(|length| base[..length].join("::"));
+        found.extend(module.into_iter().find(|name| modules.contains_key(name)));
+    }
+    found.remove(own);
+    found
+}
+
+#[test]
+fn files_do_not_import_each_other_in_a_circle() {
+    let modules = modules();
+    let imports: BTreeMap<&str, BTreeSet<String>> =
+        modules.iter().map(|(name, code)| (name.as_str(), named(name, code, &modules))).collect();
+    let mut left: BTreeSet<&str> = imports.keys().copied().collect();
+    while !left.is_empty() {
+        let is_free = |name: &&str| imports[*name].iter().all(|other| !left.contains(&**other));
+        let free: Vec<&str> = left.iter().copied().filter(is_free).collect();
+        assert!(!free.is_empty(), "these files import each other in a circle: {left:?}");
+        left.retain(|name| !free.contains(name));
+    }
+}
+
+#[test]
+fn a_use_tree_has_a_path_for_each_name() {
+    let found = paths("crate::a::{b, c::{d, e as f}, g::H}");
+    assert_eq!(found, ["crate::a::b", "crate::a::c::d", "crate::a::c::e", "crate::a::g::H"]);
+    assert_eq!(paths("super::x::Y"), ["super::x::Y"]);
+}
+
 /// Renders the folders from the top to the bottom, each with the folders that it imports.
 fn drawing() -> String {
     let imports = imports();
