@@ -100,7 +100,7 @@ impl Artifact {
             if terms != model.terms || !fits {
                 return Err(Error::configuration(
                     format!(
-                        "{}: its coefficients do not fit its inputs",
+                        "{}: the number of coefficients does not match the inputs",
                         store.file(&relative).display()
                     ),
                     "the file was edited; train again",

@@ -109,7 +109,7 @@ fn classifier(
     match artifact.model.clone() {
         Trained::Classifier(model) => Ok((artifact, model)),
         _ => Err(Error::configuration(
-            format!("{name} is no classifier"),
+            format!("{name} is not a classifier"),
             "only classifiers can be exported; `models list` shows those with a ROC AUC",
         )),
     }
@@ -131,8 +131,8 @@ pub fn feast(
     }
     if let Some((view, _)) = ttl.iter().find(|(_, length)| length.0 == 0) {
         return Err(Error::configuration(
-            format!("--ttl {view}: no time is for ever to Feast"),
-            "name a length, or leave it out for snapshots that hold for ever",
+            format!("--ttl {view}: Feast treats a TTL of zero as unlimited"),
+            "give a length, or leave it out for snapshots that never expire",
         ));
     }
     let paths = views.iter().map(|view| snapshots(project, &store, &root, view));

@@ -128,7 +128,7 @@ pub fn compare(project: &Project, name: &str, ours: &str, theirs: &str) -> Resul
         let version = pick(&root, name, Some(version))?;
         let Trained::Classifier(model) = Artifact::load(&store, name, &version)?.model else {
             return Err(Error::configuration(
-                format!("{name} is no classifier"),
+                format!("{name} is not a classifier"),
                 "only versions of classifiers have metrics to compare",
             ));
         };

@@ -310,7 +310,7 @@ pub fn text(project: &Project, verdict: &Judgement) -> String {
     }
     if !breaches.is_empty() {
         text += &format!(
-            "what is broken was not published; it is in {}/{QUARANTINE}features/<view>/as_of=<as of>/\n",
+            "snapshots with broken expectations were not published; they are in {}/{QUARANTINE}features/<view>/as_of=<as of>/\n",
             project.settings.project.store
         );
     }

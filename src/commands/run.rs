@@ -21,7 +21,7 @@ pub fn run(project: &Project, force: bool, progress: &mut Progress) -> Result<(O
                     "a new version did not pass its gate, and there is no other:\n{}",
                     output.text
                 ),
-                "look at its report below models/ of the store; `c360-ml models promote` puts it in use all the same",
+                "look at its report below models/ of the store; `c360-ml models promote` promotes it anyway",
             ));
         }
     }

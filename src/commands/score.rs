@@ -524,7 +524,7 @@ fn printed(
     written.row(["report".to_owned(), format!("{store}/runs/{run}/report.html")]);
     text += &written.render();
     if !moves {
-        text += "\nthe current profile is of a later as-of and was not moved\n";
+        text += "\nthe current profile has a later as-of and was not replaced\n";
     }
     let sizes = metrics.segments.iter();
     let sizes = sizes.filter(|size| size.members > 0).map(|size| {

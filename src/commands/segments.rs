@@ -69,7 +69,7 @@ pub fn list(project: &Project, at: Option<Instant>) -> Result<Output> {
                     conditions += &format!("    stay   {stay}\n");
                 }
             }
-            None => conditions += ": everyone whom no primary segment before holds for\n",
+            None => conditions += ": all customers that no primary rule holds for\n",
         }
     }
     let mut text = format!("{}\n{conditions}", table.render());
@@ -397,9 +397,9 @@ fn conditions(segments: &Segments, tally: &Tally) -> (serde_json::Value, String)
         let holds = tally.enter.get(place).copied().unwrap_or(0);
         let (members, primary) = tally.now.get(name).copied().unwrap_or_default();
         let note = match () {
-            () if holds == 0 => "holds for nobody here",
+            () if holds == 0 => "holds for no customer",
             () if rule.spec.primary && primary == 0 => {
-                "nobody's primary segment here: others come before it"
+                "never the primary segment: rules before it hold"
             }
             () => "",
         };

@@ -396,7 +396,7 @@ fn fit(
         fitted.push((model.spec.name.clone(), artifact, numbers));
     }
     if let Some(model) = &models.affinity {
-        progress.stage("factorizing tastes");
+        progress.stage("fitting affinity");
         let (interactions, windows) = (gathered.interactions, gathered.windows);
         let (artifact, metrics) =
             affinity::train(model, interactions, as_of, windows, taste.as_ref())?;

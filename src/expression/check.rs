@@ -51,7 +51,7 @@ pub fn check_as(sql: &str, ty: Type, columns: &Columns, place: &str) -> Result<E
         | (Type::Date, Type::Timestamp) => Ok(expression.cast(ty)),
         _ if expression.node == Node::Literal(Value::Null) => Ok(expression.cast(ty)),
         (found, _) => Err(checker
-            .error(format!("has type {}, but {} is wanted here", found.name(), ty.name()), "")),
+            .error(format!("has type {}, but {} is required here", found.name(), ty.name()), "")),
     }
 }
 
@@ -116,7 +116,7 @@ impl Checker<'_> {
                         let node = Node::Like(Box::new(value), pattern);
                         Ok(not_if(*negated, Expression { node, ty: Type::Boolean }))
                     }
-                    _ => Err(self.error("like wants a varchar and a quoted pattern", "")),
+                    _ => Err(self.error("like requires a varchar and a quoted pattern", "")),
                 }
             }
             Expr::Case { operand, conditions, else_result, .. } => {
@@ -281,7 +281,7 @@ impl Checker<'_> {
             (Type::Date, Type::Timestamp) | (Type::Timestamp, Type::Date) => Type::Timestamp,
             (x, y) => {
                 return Err(self.error(
-                    format!("puts a {} beside a {}", x.name(), y.name()),
+                    format!("combines a {} with a {}", x.name(), y.name()),
                     "convert one of them with cast(… as …)",
                 ));
             }
@@ -325,7 +325,7 @@ impl Checker<'_> {
         {
             return Err(self.error(
                 format!("does arithmetic on a {} and a {}", a.ty.name(), b.ty.name()),
-                "for time use days_between(earlier, later)",
+                "use days_between(earlier, later) for time differences",
             ));
         }
         if operator == Operator::Divide {
@@ -356,9 +356,10 @@ impl Checker<'_> {
                     constants.push(constant);
                 }
                 _ => {
-                    return Err(
-                        self.error("lists something that is not a constant of its type", "")
-                    );
+                    return Err(self.error(
+                        "has a list element that is not a constant of the value's type",
+                        "",
+                    ));
                 }
             }
         }
@@ -459,7 +460,7 @@ impl Checker<'_> {
             (x, y) => x.is_numeric() && y.is_numeric(),
         };
         if !possible {
-            let hint = "for time use days_between, year, month, day, hour";
+            let hint = "use days_between, year, month, day or hour for times";
             return Err(self.error(format!("casts a {} to {}", from.name(), ty.name()), hint));
         }
         Ok(value.cast(ty))
@@ -527,7 +528,10 @@ impl Checker<'_> {
             F::Round | F::Floor | F::Ceil => {
                 if count == 2 && !matches!(arguments[1].node, Node::Literal(Value::Integer(0..=9)))
                 {
-                    return Err(self.error("rounds to a number of places that is not 0 to 9", ""));
+                    return Err(self.error(
+                        "rounds to a number of decimal places that is not between 0 and 9",
+                        "",
+                    ));
                 }
                 let mut arguments = arguments;
                 let places: Vec<Expression> = arguments.drain(1..).collect();

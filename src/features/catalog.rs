@@ -323,11 +323,11 @@ impl Catalog {
                 let names: Vec<&str> = left.iter().map(|(_, _, spec)| spec.name.as_str()).collect();
                 return Err(Error::configuration(
                     format!(
-                        "{}: derived features use each other in a circle: {}",
+                        "{}: derived features depend on each other in a cycle: {}",
                         failure.unwrap_or_default(),
                         names.join(", ")
                     ),
-                    "a derived feature may only use what can be computed before it",
+                    "a derived feature may use only features that can be computed before it",
                 ));
             }
             open = left;
@@ -367,7 +367,7 @@ impl Catalog {
             if let Some(other) = writers.insert(field, feature.column()) {
                 return Err(Error::configuration(
                     format!("features: both {other} and {} write {field}", feature.column()),
-                    "a field has one writer; give `writes` to a feature of one window",
+                    "only one model or feature can write a field; give `writes` to a feature of one window",
                 ));
             }
         }
@@ -407,7 +407,10 @@ fn result_type(spec: &FeatureSpec, input: Option<&Expression>, place: &str) -> R
     let error =
         |message: &str, hint: &str| Err(Error::configuration(format!("{place}: {message}"), hint));
     if (spec.op == Op::DecayedSum) != spec.half_life.is_some() {
-        return error("half_life belongs to decayed_sum, which needs it", "half_life = \"14d\"");
+        return error(
+            "half_life is required for decayed_sum and not allowed for other operations",
+            "half_life = \"14d\"",
+        );
     }
     if spec.half_life.is_some_and(|length| length.0 == 0) {
         return error("half_life must be longer than zero", "half_life = \"14d\"");

@@ -135,7 +135,7 @@ impl BuildReport {
             return Ok(());
         }
         Err(Error::contract(
-            format!("{} events belong to customers whom the profile does not have", self.orphans),
+            format!("{} events belong to customers that are not in the profile", self.orphans),
             "set sources.events.orphans to skip or create",
         ))
     }
@@ -146,7 +146,7 @@ impl BuildReport {
             "duplicate events",
             self.duplicates,
             Status::Warning,
-            "the first that was ingested counts",
+            "the duplicate that was ingested first is used",
         );
         let (status, hint) = match source.orphans {
             Orphans::Skip => {

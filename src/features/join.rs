@@ -221,7 +221,7 @@ pub fn joined(
     let mut all = entities.rows.schema().fields().to_vec();
     if let Some(taken) = fields.iter().find(|f| all.iter().any(|own| own.name() == f.name())) {
         return Err(Error::configuration(
-            format!("the entities have a column {} already", taken.name()),
+            format!("the entities already have a column {}", taken.name()),
             "rename it, or leave out the view that has a feature of this name",
         ));
     }

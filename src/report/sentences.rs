@@ -55,12 +55,12 @@ fn lifetime_value(score: f64, row: &ScoreRow) -> String {
     let ahead = row.reasons.iter().find_map(|(name, _)| name.strip_prefix("expected within "));
     let (Some(predicted), Some(ahead)) = (part("predicted"), ahead) else {
         return match row.reasons.iter().any(|(_, value)| *value != 0.0) {
-            true => format!("Worth {score:.2}: all of it has come already."),
+            true => format!("Worth {score:.2}: all of it is revenue to date."),
             false => "Has not bought anything yet.".to_owned(),
         };
     };
     let came = format!(
-        "Worth {score:.2}: {historic:.2} has come, {predicted:.2} is expected within {ahead}"
+        "Worth {score:.2}: {historic:.2} is revenue to date, {predicted:.2} is expected within {ahead}"
     );
     match (part("p_alive"), part("expected_purchases"), part("expected_spend")) {
         (Some(alive), Some(purchases), Some(spend)) => format!(
@@ -74,7 +74,7 @@ fn lifetime_value(score: f64, row: &ScoreRow) -> String {
 fn engagement(score: f64, row: &ScoreRow) -> String {
     let part = |name: &str| row.parts.get(name).copied().unwrap_or_default();
     if score == 0.0 {
-        return "Not engaged: did nothing of late.".to_owned();
+        return "Not engaged: no recent activity.".to_owned();
     }
     let trend = part("trend_28d");
     let moved = match trend {
@@ -95,7 +95,7 @@ fn rfm(row: &ScoreRow) -> String {
     let scores = [of("recency"), of("frequency"), of("monetary")];
     let [recency, frequency, monetary] = scores;
     format!(
-        "{}: {recency} of 5 for how lately, {frequency} for how often and {monetary} for how much they bought.",
+        "{}: recency {recency}, frequency {frequency} and monetary value {monetary}, each out of 5.",
         crate::models::rfm::segment(scores)
     )
 }
@@ -103,10 +103,12 @@ fn rfm(row: &ScoreRow) -> String {
 fn probability(score: f64, row: &ScoreRow) -> String {
     let percent = format!("{:.1} %", 100.0 * score);
     if row.basis == "lapsed" {
-        return format!("{percent}: what became of customers who had been away for as long.");
+        return format!(
+            "{percent}: the observed rate among customers who were inactive for as long."
+        );
     }
     let rank = row.percentile.map_or(String::new(), |percentile| {
-        format!(", higher than for {percentile:.0} % of those whom the model is for")
+        format!(", higher than for {percentile:.0} % of the eligible customers")
     });
     let by = |raises: bool| {
         let own = row.reasons.iter().filter(|(_, value)| (*value > 0.0) == raises && *value != 0.0);
@@ -153,7 +155,7 @@ pub fn membership(membership: &Membership) -> String {
     let why = match (membership.reason, values.is_empty()) {
         ("dwell", _) => {
             let least = membership.min_dwell.map_or(String::new(), |d| format!(" of {d} at least"));
-            format!("kept for the stay{least}, unless they buy")
+            format!("kept by the minimum dwell{least}, unless they buy")
         }
         (_, true) => "the rule held when they were scored".to_owned(),
         ("stay", _) => format!("still, as {values}"),
@@ -173,12 +175,14 @@ fn told(name: &str, value: &str) -> String {
 /// vector is empty, as in a project without an affinity model.
 pub fn taste(length: usize, interests: &[String], filled: bool) -> Option<String> {
     let vector = format!(
-        "The vector of taste has {length} numbers, worked out from what they did: near vectors are near tastes."
+        "The affinity vector has {length} numbers, computed from the customer's interactions: near vectors mean similar affinity."
     );
     let listed = interests.join(", ");
     (length > 0).then(|| match (interests.is_empty(), filled) {
         (true, _) => vector,
-        (_, true) => format!("{vector} Interests are what they go for most: {listed}."),
+        (_, true) => {
+            format!("{vector} Interests are the categories with the highest affinity: {listed}.")
+        }
         (_, false) => format!("{vector} Interests are those of the source: {listed}."),
     })
 }
@@ -192,9 +196,9 @@ pub fn recommendation(
     percentile: Option<f64>,
 ) -> Option<String> {
     let why = match (reason, because) {
-        ("own", _) => "they go for it already".to_owned(),
-        ("taste", Some(own)) => format!("customers who go for {own}, as they do, go for it too"),
-        ("popular", _) => "many go for it, and nothing is known of their taste".to_owned(),
+        ("own", _) => "they choose it already".to_owned(),
+        ("taste", Some(own)) => format!("customers who choose {own}, as they do, choose it too"),
+        ("popular", _) => "it is popular, and nothing is known of their affinity".to_owned(),
         _ => return None,
     };
     let rank = percentile.filter(|percentile| *percentile > 50.0);
@@ -223,11 +227,11 @@ mod tests {
         let churn = row(0.6838, "model", &[("silence", 0.5), ("visits", -0.1), ("gap", 0.08)], &[]);
         assert_eq!(
             sentence(ScoreKind::Probability, &churn),
-            "68.4 %, higher than for 86 % of those whom the model is for: raised by silence and gap, lowered by visits."
+            "68.4 %, higher than for 86 % of the eligible customers: raised by silence and gap, lowered by visits."
         );
         assert_eq!(
             sentence(ScoreKind::Probability, &row(0.9, "lapsed", &[("lapsed", 0.0)], &[])),
-            "90.0 %: what became of customers who had been away for as long."
+            "90.0 %: the observed rate among customers who were inactive for as long."
         );
         let none = ScoreRow { reasons: vec![("never bought".into(), 0.0)], ..ScoreRow::default() };
         assert_eq!(sentence(ScoreKind::Probability, &none), "No score: never bought.");
@@ -241,7 +245,7 @@ mod tests {
         let reasons = [("revenue to date", 100.0), ("expected within 365d", 20.0)];
         assert_eq!(
             sentence(ScoreKind::LifetimeValue, &row(120.0, "model", &reasons, &parts)),
-            "Worth 120.00: 100.00 has come, 20.00 is expected within 365d, with a chance of 50 % that they still buy, 1.2 more purchases, at 17.00 each."
+            "Worth 120.00: 100.00 is revenue to date, 20.00 is expected within 365d, with a chance of 50 % that they still buy, 1.2 more purchases, at 17.00 each."
         );
         assert_eq!(
             sentence(
@@ -260,7 +264,7 @@ mod tests {
             row(14.0, "model", &[("recency", 4.0), ("frequency", 5.0), ("monetary", 5.0)], &[]);
         assert_eq!(
             sentence(ScoreKind::Rfm, &rfm),
-            "Loyal: 4 of 5 for how lately, 5 for how often and 5 for how much they bought."
+            "Loyal: recency 4, frequency 5 and monetary value 5, each out of 5."
         );
     }
 
@@ -286,7 +290,7 @@ mod tests {
         );
         assert_eq!(
             told("dwell"),
-            "At risk (call them), since 2024-07-01: kept for the stay of 14d at least, unless they buy."
+            "At risk (call them), since 2024-07-01: kept by the minimum dwell of 14d at least, unless they buy."
         );
         let others = Membership { otherwise: true, description: "", ..at_risk.clone() };
         assert_eq!(
@@ -299,22 +303,22 @@ mod tests {
     fn each_recommendation_is_told() {
         assert_eq!(
             recommendation("coats", "own", None, Some(93.4)).unwrap(),
-            "coats: they go for it already; it suits them better than 93 % of customers."
+            "coats: they choose it already; it suits them better than 93 % of customers."
         );
         assert_eq!(
             recommendation("coats", "taste", Some("shirts"), None).unwrap(),
-            "coats: customers who go for shirts, as they do, go for it too."
+            "coats: customers who choose shirts, as they do, choose it too."
         );
         assert_eq!(
             recommendation("coats", "popular", None, None).unwrap(),
-            "coats: many go for it, and nothing is known of their taste."
+            "coats: it is popular, and nothing is known of their affinity."
         );
         assert_eq!(recommendation("coats", "new", None, None), None);
         let few = recommendation("coats", "own", None, Some(20.0)).unwrap();
-        assert_eq!(few, "coats: they go for it already.", "no reason to recommend it");
+        assert_eq!(few, "coats: they choose it already.", "no reason to recommend it");
         assert_eq!(told("churn risk score", "-"), "there is no churn risk score");
         let told = taste(16, &["toys".to_owned()], true).unwrap();
-        assert!(told.ends_with("what they go for most: toys."), "{told}");
+        assert!(told.ends_with("the categories with the highest affinity: toys."), "{told}");
         assert_eq!(taste(0, &[], false), None);
     }
 }

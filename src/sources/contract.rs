@@ -380,7 +380,7 @@ pub fn check_events(
         let range = format!("{} to {}", Instant(first), Instant(last));
         let sane = (-70 * 366 * DAY..100 * 366 * DAY).contains(&first) && last < 200 * 366 * DAY;
         let status = if sane { Status::Ok } else { Status::Warning };
-        checks.add("time range", range, status, "is the unit of event_ts right?");
+        checks.add("time range", range, status, "check the unit of event_ts");
     }
     for (name, expression) in &columns {
         let nulls = get(&null(name));
@@ -429,7 +429,7 @@ pub fn check_events(
         let share = get(LATE) as f64 / rows.max(1) as f64;
         let reloaded = share > 0.05 && source.ingestion == Ingestion::Respect;
         let status = if reloaded { Status::Warning } else { Status::Ok };
-        let hint = "if the warehouse was loaded anew, set sources.events.ingestion = \"ignore\"";
+        let hint = "if the warehouse was reloaded, set sources.events.ingestion = \"ignore\"";
         checks.add("ingested over 30 days late", format!("{:.1} %", share * 100.0), status, hint);
     }
     let is_known = |name: &&String| source.event_types.contains(name);
@@ -474,7 +474,7 @@ const ODDITIES: [Oddity; 4] = [
         field: "date_of_birth",
         check: "not a date",
         fits: |value| value.len() <= 10 && value.bytes().all(|b| b.is_ascii_digit() || b == b'-'),
-        hint: "they give no age",
+        hint: "no age is computed from them",
     },
 ];
 
@@ -537,7 +537,7 @@ pub fn check_profile(
         .map(|(file, row)| format!("every customer needs a key: {} row {row}", file.display()));
     checks.count("customer360_id: null", profile.nulls, violation, &first.unwrap_or_default());
     let first = facts.first_duplicate.as_ref();
-    let first = first.map(|key| format!("merge them upstream: {key} is there twice"));
+    let first = first.map(|key| format!("merge them upstream: {key} occurs more than once"));
     let hint = first.unwrap_or_default();
     checks.count("customer360_id: duplicate", facts.duplicates, violation, &hint);
     for (Oddity { field, check, hint, .. }, count) in ODDITIES.iter().zip(facts.odd) {

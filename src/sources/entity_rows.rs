@@ -61,7 +61,7 @@ impl EntityRows {
         }
         let rows = read_all(table.files.iter().map(|path| path.as_path()), None)?;
         let rows = rows.ok_or_else(|| {
-            Error::contract(format!("{file} has no rows"), "there is nothing to join to")
+            Error::contract(format!("{file} has no rows"), "entities need at least one row")
         })?;
         let failed = "reading entities";
         let column = |name: &str| {

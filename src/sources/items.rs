@@ -67,7 +67,7 @@ impl ItemTable {
         let mut seen = std::collections::HashSet::new();
         if let Some(twice) = keys.iter().flatten().find(|key| !seen.insert(*key)) {
             return Err(Error::contract(
-                format!("{file}: column {}: {twice} is there twice", self.key),
+                format!("{file}: column {}: {twice} occurs more than once", self.key),
                 "a table of items has one row per item",
             ));
         }

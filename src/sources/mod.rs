@@ -253,7 +253,7 @@ impl LookupPlan {
                     spec.on,
                     on.name()
                 ),
-                "a lookup joins columns of one type",
+                "both columns of a lookup must have the same type",
             ));
         }
         unique_keys(&table, &spec.key, place)?;
@@ -276,7 +276,7 @@ fn unique_keys(table: &RawTable, key: &str, place: &str) -> Result<()> {
             for text in texts.as_string::<i32>().iter().flatten() {
                 if !seen.insert(text.to_owned()) {
                     return Err(Error::contract(
-                        format!("{}: column {key}: {text} is there twice", file.display()),
+                        format!("{}: column {key}: {text} occurs more than once", file.display()),
                         format!("{place} joins by key, which must be unique"),
                     ));
                 }

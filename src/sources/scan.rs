@@ -151,7 +151,7 @@ impl<'a> Scan<'a> {
             let batch = batch.map_err(|error| {
                 Error::contract(
                     format!("the events cannot be read: {error}"),
-                    "was the file cut short while being written? `c360-ml validate` says more",
+                    "the file may be truncated; run `c360-ml validate` for details",
                 )
             })?;
             if let Some(scanned) = self.evaluate(task.file, &batch)? {

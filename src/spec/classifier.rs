@@ -376,7 +376,7 @@ fn check_numbers(file: &str, spec: &ClassifierSpec) -> Result<()> {
     }
     if spec.fit.minimum_class < LEAST_CLASS {
         let message = format!("fit.minimum_class must be at least {LEAST_CLASS}");
-        return fault(&message, "fewer rows of a class say nothing of a model");
+        return fault(&message, "a model cannot be evaluated on fewer rows of a class");
     }
     if spec.fit.max_rows < LEAST_ROWS {
         let message = format!("fit.max_rows must be at least {LEAST_ROWS}");
@@ -457,7 +457,7 @@ fn check_attributes(file: &str, spec: &InputsSpec, profile: &ProfilePlan) -> Res
         if !raw || MOVING.contains(&name.as_str()) {
             return fault(
                 format!(
-                    "{name} moves with what customers do; its value today was not known in the past"
+                    "{name} changes with customer behaviour; its value today was not known in the past"
                 ),
                 "only static attributes can be inputs; declare a feature over events instead",
             );
@@ -489,7 +489,7 @@ fn check_shapes(file: &str, spec: &InputsSpec, inputs: &[String]) -> Result<()> 
         let same = |[c, d]: &&[String; 2]| (a, b) == (c, d) || (a, b) == (d, c);
         if spec.interactions[..number].iter().any(|other| same(&other)) {
             return Err(Error::configuration(
-                format!("{file}: inputs.interactions: {a} x {b} is there twice"),
+                format!("{file}: inputs.interactions: {a} x {b} occurs more than once"),
                 "name each pair once, in either order",
             ));
         }

@@ -170,7 +170,10 @@ impl LifetimeValue {
         if spec.minimum_repeaters < 10 || spec.max_customers < 1000 {
             let message =
                 format!("{file}: minimum_repeaters is below 10, or max_customers below 1000");
-            return Err(Error::configuration(message, "fewer do not tell four parameters apart"));
+            return Err(Error::configuration(
+                message,
+                "four parameters cannot be estimated from fewer customers",
+            ));
         }
         if spec.cohort == Some(Cohort::FirstChannel) && columns.get("channel") != Some(Type::Text) {
             let message = format!("{file}: cohort is first_channel, and events have no channel");

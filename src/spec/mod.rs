@@ -101,7 +101,7 @@ impl Models {
                     if fields.contains(&classifier.spec.writes) {
                         return Err(Error::configuration(
                             format!("{file}: another model writes {}", classifier.spec.writes),
-                            "a field has one writer",
+                            "only one model or feature can write a field",
                         ));
                     }
                     fields.push(classifier.spec.writes.clone());

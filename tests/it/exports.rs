@@ -66,7 +66,7 @@ fn snapshots_are_a_feast_repository_of_plain_types() {
     assert!(days.iter().flatten().count() > 1000);
     assert!(days.iter().flatten().all(|at| at % c360_ml::time::DAY == 0));
     let never = ["export", "feast", "--out", out.to_str().unwrap(), "--ttl", "support=0d"];
-    assert_eq!(output(&project, &never).2, 2, "no time is for ever to Feast");
+    assert_eq!(output(&project, &never).2, 2, "Feast treats a TTL of zero as unlimited");
     let definitions = std::fs::read_to_string(out.join("definitions.py")).unwrap();
     let of_view = |view: &str| {
         let from = definitions.find(&format!("{view}_source = ")).unwrap();

@@ -114,7 +114,12 @@ fn a_duplicate_customer_is_named() {
     rewrite(&project, PROFILE_FILE, |rows| {
         concat(&[rows.clone(), rows.slice(5, 1)]).unwrap().unwrap()
     });
-    refused(&project, &["run"], 3, &["customer360_id", "the customer c360_0000005 is there twice"]);
+    refused(
+        &project,
+        &["run"],
+        3,
+        &["customer360_id", "the customer c360_0000005 occurs more than once"],
+    );
 }
 
 #[test]
@@ -154,7 +159,7 @@ fn validate_lists_null_and_duplicate_keys() {
     assert!(line("_id: null").ends_with("part-000.parquet row 10"), "{stdout}");
     assert!(
         line("_id: duplicate")
-            .ends_with("1 violation merge them upstream: c360_0000003 is there twice"),
+            .ends_with("1 violation merge them upstream: c360_0000003 occurs more than once"),
         "{stdout}"
     );
     assert!(line("events of unknown customers").contains("warning"), "{stdout}");
@@ -299,7 +304,7 @@ fn specs_are_checked_before_any_work() {
         let folder = tempfile::tempdir().unwrap();
         let project = project(folder.path());
         if to == "order_trend" {
-            // The two derived features use each other in a circle.
+            // The two derived features depend on each other in a cycle.
             edit(&project, file, from, to);
             edit(&project, file, "orders_30d / (orders_90d / 3)", "spend_trend");
             refused(&project, &["run"], 2, &["use each other in a circle", "order_trend"]);
@@ -385,7 +390,7 @@ fn an_edited_artifact_is_refused() {
     std::fs::write(&path, model.to_string()).unwrap();
     let (_, stderr, code) = output(&project, &["score"]);
     assert_eq!(code, 2, "{stderr}");
-    assert!(stderr.contains("its coefficients do not fit its inputs"), "{stderr}");
+    assert!(stderr.contains("the number of coefficients does not match the inputs"), "{stderr}");
     std::fs::write(&path, &text[..text.len() / 2]).unwrap();
     let (_, stderr, code) = output(&project, &["score"]);
     assert_eq!(code, 2, "{stderr}");
@@ -494,7 +499,7 @@ fn a_duplicate_lookup_key_is_named() {
         &project,
         &["run"],
         3,
-        &["products.parquet: column product_id: shoes-01 is there twice"],
+        &["products.parquet: column product_id: shoes-01 occurs more than once"],
     );
 }
 

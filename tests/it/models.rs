@@ -307,7 +307,7 @@ fn versions_are_exported() {
     assert_eq!((code, std::fs::read(out).unwrap()), (0, graph), "the same bytes again");
     let nowhere = folder.path().join("no/such/folder.onnx");
     for (arguments, expected, message) in [
-        (["onnx", "engagement", "--out", out], 2, "engagement is no classifier"),
+        (["onnx", "engagement", "--out", out], 2, "engagement is not a classifier"),
         (["onnx", "churm", "--out", out], 2, "did you mean `churn`"),
         (["onnx", "churn", "--out", nowhere.to_str().unwrap()], 1, "no/such/folder.onnx"),
         (["mlflow", "churn", "--tracking-uri", "runs"], 2, "`runs` is no address"),
@@ -337,7 +337,7 @@ fn specs_of_inputs_are_checked() {
         (
             "inputs = { ",
             "inputs = { attributes = [\"loyalty_tier\"], ",
-            "moves with what customers do",
+            "changes with customer behaviour",
         ),
         ("inputs = { ", "inputs = { attributes = [\"countri\"], ", "did you mean `country`"),
         ("inputs = { ", "inputs = { attributes = [\"consent_scopes\"], ", "moves with what"),
@@ -356,7 +356,7 @@ fn specs_of_inputs_are_checked() {
         (
             "inputs = { ",
             "inputs = { interactions = [[\"orders_90d\", \"orders_30d\"], [\"orders_30d\", \"orders_90d\"]], ",
-            "orders_30d x orders_90d is there twice",
+            "orders_30d x orders_90d occurs more than once",
         ),
     ] {
         std::fs::write(&path, text.replace(from, to)).unwrap();

@@ -106,7 +106,7 @@ fn interests_are_categories() {
     assert!(before.iter().filter(|list| !list.is_empty()).count() > 1000);
 }
 
-/// With too few repeat buyers, means of customers of the same age replace the fit, and the report says so.
+/// With too few repeat buyers, means of customers with the same tenure replace the fit, and the report says so.
 #[test]
 fn too_few_repeat_buyers_are_expected_to_do_what_others_did() {
     let folder = tempfile::tempdir().unwrap();
@@ -114,8 +114,14 @@ fn too_few_repeat_buyers_are_expected_to_do_what_others_did() {
     edit(&project, "models/lifetime_value.toml", "method =", "minimum_repeaters = 5000\nmethod =");
     let (stdout, stderr, code) = output(&project, &["run"]);
     assert_eq!(code, 0, "{stderr}");
-    assert!(stdout.contains("fewer than 5000: means of customers of the same age"), "{stdout}");
-    assert!(stdout.contains(": means of customers of the same age over 1,768 buyers"), "{stdout}");
+    assert!(
+        stdout.contains("fewer than 5000: means of customers with the same tenure"),
+        "{stdout}"
+    );
+    assert!(
+        stdout.contains(": means of customers with the same tenure over 1,768 buyers"),
+        "{stdout}"
+    );
     // The means are from the time before the holdout, so that they do not match it exactly.
     assert!(!stdout.contains("(+0.0 %)"), "{stdout}");
     let scores = parts(&project, "2024-07-01", "lifetime_value");

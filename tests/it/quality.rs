@@ -184,7 +184,7 @@ fn features_are_compared_with_the_training_and_with_the_snapshot_before() {
     let next = ["features", "build", "--as-of", "2024-07-02"];
     let (stdout, stderr, code) = output(&project, &next);
     assert_eq!(code, 0, "{stdout}{stderr}");
-    assert!(stdout.contains("has no such input by the same definition"), "{stdout}");
+    assert!(stdout.contains("has no input with this name and definition"), "{stdout}");
     expect(&project, "commerce", "columns = [\"orders_30d\"]\nmax_psi = 0.5");
     std::fs::write(project.join("store/registry/commerce/as_of=2024-07-02.json"), "{").unwrap();
     let (stdout, stderr, code) = output(&project, &["features", "build", "--as-of", "2024-07-03"]);

@@ -44,7 +44,7 @@ fn many_snapshots_are_those_of_one_build_each_and_are_not_computed_twice() {
     let project = project(folder.path());
     let built = json(&project, &RANGE);
     assert_eq!(computed(&built).len(), 3 * 6);
-    assert_eq!(built["refresh"]["all_because"], "nothing was kept yet");
+    assert_eq!(built["refresh"]["all_because"], "there are no kept timelines yet");
     let many = bytes(&project);
     let generation = root(&project)["generation"].clone();
     let again = json(&project, &RANGE);
@@ -142,7 +142,10 @@ fn a_column_mapped_anew_changes_the_features_that_look_at_it_and_no_others() {
     let mapped = "[sources.events]\ncolumns = { channel = \"coalesce(channel, 'none')\" }";
     edit(&project, "c360.toml", "[sources.events]", mapped);
     let plan = json(&project, &["features", "plan"]);
-    assert_eq!(plan["all_events_because"], "the events are read in another way than before");
+    assert_eq!(
+        plan["all_events_because"],
+        "the mapping or settings of the event source have changed"
+    );
     let changes = plan["changes"].as_array().unwrap().iter();
     let changed: Vec<&str> = changes.map(|change| change["feature"].as_str().unwrap()).collect();
     assert_eq!(changed, ["channels_180d", "channels_28d", "last_channel_seen"]);

@@ -254,7 +254,7 @@ fn moved<'a>(
 ) -> std::result::Result<(&'a Drift, String), String> {
     match against {
         Against::Previous => match earlier.previous.get(column) {
-            None => Err("there is no earlier snapshot by the same definition".into()),
+            None => Err("there is no earlier snapshot with the same definition".into()),
             Some((at, drift)) => Ok((drift, at.folder())),
         },
         Against::Model(model) => match earlier.models.get(model) {
@@ -264,7 +264,7 @@ fn moved<'a>(
                 .find(|drift| drift.column == column)
                 .map(|drift| (drift, format!("the training of {model}")))
                 .ok_or_else(|| {
-                    format!("the champion of {model} has no such input by the same definition")
+                    format!("the champion of {model} has no input with this name and definition")
                 }),
         },
     }

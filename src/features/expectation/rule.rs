@@ -154,7 +154,10 @@ fn rules(place: &str, spec: &ExpectationSpec, ty: Type) -> Result<Vec<Rule>> {
     rules.extend(most.map(Rule::Max));
     if let Some(share) = spec.max_null_share {
         if !(0.0..=1.0).contains(&share) {
-            return error(format!("max_null_share {share} is not a share"), "a share is 0 to 1");
+            return error(
+                format!("max_null_share {share} is not a share"),
+                "a share is between 0 and 1",
+            );
         }
         rules.push(Rule::MaxNullShare(share));
     }

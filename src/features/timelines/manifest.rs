@@ -114,10 +114,10 @@ impl Manifest {
         }
         let layout = self.layout(source, plans);
         if self.reading != reading {
-            return Some("the events are read in another way than before".into());
+            return Some("the mapping or settings of the event source have changed".into());
         }
         if layout.conditions.len() > self.conditions.len() || layout.keeps_text != self.keeps_text {
-            return Some("a feature looks at what was not kept of the events".into());
+            return Some("a feature or model uses a condition or input that is not kept".into());
         }
         None
     }

@@ -236,7 +236,7 @@ fn unfit(
     reading: &str,
     keeping: &Keeping,
 ) -> Option<String> {
-    let Some(kept) = kept else { return Some("nothing was kept yet".into()) };
+    let Some(kept) = kept else { return Some("there are no kept timelines yet".into()) };
     kept.unfit(source, plans, reading, keeping.shards)
 }
 

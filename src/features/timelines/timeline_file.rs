@@ -188,7 +188,7 @@ impl TimelineFile {
 
 fn damaged(path: &Path) -> Error {
     Error::configuration(
-        format!("{} is not what was written: it was changed or cut short", path.display()),
+        format!("{} is damaged: it was changed or truncated", path.display()),
         "`c360-ml features build --full` reads all events again and writes it anew",
     )
 }

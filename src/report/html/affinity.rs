@@ -26,7 +26,7 @@ pub fn render(
     let section = |id, title, body| Section { id, title, body };
     let sections = [
         section("verdict", "Verdict", verdict(metrics)),
-        section("ranking", "Foretelling what customers do", rankings(metrics)),
+        section("ranking", "Predicting the next interactions", rankings(metrics)),
         section("map", "The map of items", map(&model.model)),
         section("card", "Model card", card(artifact, model, metrics)),
     ];

@@ -75,7 +75,7 @@ pub fn of_lifetime_value(metrics: &LifetimeValueMetrics) -> Vec<Number> {
     numbers(
         [
             ("normalized Gini of spend", model(|errors| errors.spend_gini)),
-            ("of the better simple guess", simple),
+            ("of the better baseline", simple),
             ("correlation of purchases", model(|errors| errors.purchases_correlation)),
         ],
         [
@@ -93,11 +93,11 @@ pub fn of_affinity(metrics: &AffinityMetrics) -> Vec<Number> {
     numbers(
         [
             ("NDCG@10", tested.and_then(|tested| own(&tested.all))),
-            ("of the best without a model", tested.and_then(|tested| simple(&tested.all))),
+            ("of the best baseline", tested.and_then(|tested| simple(&tested.all))),
         ],
         [
             ("NDCG@10 of new items", tested.and_then(|tested| own(&tested.new))),
-            ("of the best without a model, new", tested.and_then(|tested| simple(&tested.new))),
+            ("of the best baseline, new", tested.and_then(|tested| simple(&tested.new))),
         ],
     )
 }

@@ -197,7 +197,7 @@ fn fits(metrics: &LifetimeValueMetrics) -> Markup {
                 "information; none are given where the likelihood is flat."
             }
             (table("Parameters", &head, &rows))
-            (table("Who was fitted", &["customers of", "buyers", "bought again", "log-likelihood", "used"], &customers))
+            (table("Customers of each fit", &["customers of", "buyers", "bought again", "log-likelihood", "used"], &customers))
             @if let Some(spend) = &metrics.spend { p {
                 "How often and how much customers buy are correlated at " (format!("{:.3}", spend.correlation))
                 "; the model of spend takes them for independent."

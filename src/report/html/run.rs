@@ -323,7 +323,7 @@ fn contract(metrics: &RunMetrics) -> Markup {
             p { (checks.len()) " checks of the contract, " (rows.len()) " of them worth a look." }
             @if !rows.is_empty() { (table("Worth a look in profile and events", &head, &rows)) }
             details {
-                summary { "What is as it should be" }
+                summary { "Checks that passed" }
                 (table("Kept by profile and events", &head, &kept))
             }
         }

@@ -257,7 +257,10 @@ impl ProfileShards {
         match faults.first_duplicate {
             None => Ok(rows),
             Some(key) => Err(Error::contract(
-                format!("{}: column {KEY}: the customer {key} is there twice", self.file.display(),),
+                format!(
+                    "{}: column {KEY}: the customer {key} occurs more than once",
+                    self.file.display(),
+                ),
                 "a unified profile has one row per customer; merge them upstream",
             )),
         }

@@ -24,7 +24,7 @@ const NOTICEABLE: f64 = 0.01;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CalibrationLine {
-    /// The slope of the outcomes on the predicted logit. It is below 1 if predictions are too extreme.
+    /// The slope of the outcomes on the predicted logit. It is below 1 if predictions are overconfident.
     pub slope: f64,
     /// The slope plus and minus 1.96 standard errors.
     pub slope_interval: Interval,
@@ -218,7 +218,7 @@ impl Grade {
         } else if surely {
             ("fair", "a little better than recency alone")
         } else if gain.difference > 0.0 {
-            ("unproven", "better than recency alone, but chance could have done that")
+            ("unproven", "better than recency alone, which is within what chance explains")
         } else {
             ("poor", "no better than recency alone")
         };
@@ -245,8 +245,8 @@ impl Grade {
         for (is, word) in [
             (intercept.low > 0.0, "too low on the whole"),
             (intercept.high < 0.0, "too high on the whole"),
-            (slope.high < 1.0, "too extreme"),
-            (slope.low > 1.0, "too timid"),
+            (slope.high < 1.0, "overconfident"),
+            (slope.low > 1.0, "underconfident"),
         ] {
             if is {
                 off.push(word);
@@ -258,7 +258,7 @@ impl Grade {
         let calibrated = off.is_empty() || metrics.ece < NOTICEABLE;
         let off = off.join(" and ");
         let verdict = match (off.is_empty(), calibrated) {
-            (true, _) => "can be taken at face value".to_owned(),
+            (true, _) => "are well calibrated".to_owned(),
             (false, true) => {
                 format!("are {off} by more than chance, but by less than a reader would notice")
             }
@@ -272,7 +272,7 @@ impl Grade {
             } else if change.interval.high < 0.0 {
                 "worse than"
             } else {
-                "not to be told from"
+                "not significantly different from"
             };
             sentences.push(format!(
                 "It is {word} the version in use ({}) on the same rows: average precision {:+.4} (95 % interval {}).",
@@ -327,7 +327,7 @@ mod tests {
         let recency = Baseline::of("recency alone", &p, &noise, &y);
         let grade = Grade::of(&evaluation, &recency, Some(&recency));
         assert_eq!(grade.grade, "strong");
-        assert!(grade.sentences[1].contains("at face value"), "{grade:?}");
+        assert!(grade.sentences[1].contains("are well calibrated"), "{grade:?}");
         assert!(grade.sentences[2].contains("better than the version in use"), "{grade:?}");
         let same = Baseline::of("recency alone", &p, &p, &y);
         assert_eq!(same.average_precision.difference, 0.0);

@@ -162,7 +162,7 @@ pub(super) fn fit(
             // A cohort that is too small is predicted by the fit over all buyers.
             if cohort.is_none() {
                 warnings.push(format!(
-                    "{repeaters} customers have bought again, fewer than {}: means of customers of the same age stand in for the model.",
+                    "{repeaters} customers have bought again, fewer than {}: means of customers with the same tenure stand in for the model.",
                     spec.minimum_repeaters
                 ));
             }

@@ -123,7 +123,11 @@ pub fn evaluate(
         spend: total(1),
         model: errors("this model", &predicted, &actual),
         baselines: vec![
-            errors("everyone goes on at their own rate of repeat purchases", &run_rates, &actual),
+            errors(
+                "each customer continues at their own rate of repeat purchases",
+                &run_rates,
+                &actual,
+            ),
             errors(&format!("the last {days:.0} days again"), &again, &actual),
         ],
         by_frequency: by_frequency(&customers, &predicted, &actual),

@@ -59,7 +59,7 @@ impl LifetimeValueMetrics {
     pub fn method(&self) -> String {
         match self.purchasing.iter().any(|fit| fit.used) || self.family == HISTORIC {
             true => self.family.clone(),
-            false => "means of customers of the same age".to_owned(),
+            false => "means of customers with the same tenure".to_owned(),
         }
     }
 
@@ -85,13 +85,17 @@ impl LifetimeValueMetrics {
                     model.spend_mae < other.spend_mae,
                     model.spend_gini > other.spend_gini,
                 ) {
-                    (true, true) => "It is closer for a customer, and ranks them better, than",
-                    (true, false) => {
-                        "It is closer for a customer, but does not rank them better, than"
+                    (true, true) => {
+                        "Its error per customer is lower and its ranking is better than with"
                     }
-                    (false, true) => "It ranks customers better, but is not closer for one, than",
+                    (true, false) => {
+                        "Its error per customer is lower, but its ranking is not better, than with"
+                    }
+                    (false, true) => {
+                        "Its ranking is better, but its error per customer is not lower, than with"
+                    }
                     (false, false) => {
-                        "It is neither closer for a customer nor better at ranking than"
+                        "Neither its error per customer nor its ranking is better than with"
                     }
                 };
                 sentences.push(format!(

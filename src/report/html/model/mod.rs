@@ -146,7 +146,7 @@ fn verdict(report: &ModelReport) -> Markup {
             ": " (check.asks) " — " (check.found)
         } } }
         @if let Some(other) = other {
-            h3 { "What linearity costs" }
+            h3 { "The other algorithm" }
             p {
                 "The other algorithm (" (other.configuration.describe()) ") has average precision "
                 (four(other.comparison.metrics.average_precision)) " on the same rows; this version less the other: "
