@@ -45,6 +45,7 @@ pub fn lower(expression: &Expression, scale: Scale) -> Expr {
             let value = remainder(recurse(a), recurse(b), expression.ty);
             if expression.ty == Type::Double { finite_or_null(value) } else { value }
         }
+        Node::Binary(Operator::Divide, a, b) => finite_or_null(quotient(recurse(a), recurse(b))),
         Node::Binary(operator, a, b) => {
             let value = binary(*operator, recurse(a), recurse(b));
             match expression.ty {
@@ -109,6 +110,36 @@ fn binary(operator: Operator, a: Expr, b: Expr) -> Expr {
 fn guarded(operator: Operator, value: Expr, a: Expr, b: Expr) -> Expr {
     let wide = binary(operator, a.cast(DataType::Float64), b.cast(DataType::Float64));
     when(wide.abs().lt(lit((1_i64 << 62) as f64))).then(value).otherwise(lit(NULL))
+}
+
+/// The quotient of two doubles. Polars multiplies by the reciprocal of a constant, but not in a batch of one
+/// row, so that its quotients depend on how rows are split into batches.
+fn quotient(a: Expr, b: Expr) -> Expr {
+    let function = move |columns: &mut [Column]| {
+        let (a, b) = (&columns[0], &columns[1]);
+        let (x, y) = (a.f64()?, b.f64()?);
+        let name = a.name().clone();
+        // A literal comes as a column of one row.
+        let series = match (x.len(), y.len(), x.cont_slice(), y.cont_slice()) {
+            (_, 1, Ok(x), Ok(y)) => {
+                Series::new(name, x.iter().map(|x| x / y[0]).collect::<Vec<_>>())
+            }
+            (rows, others, Ok(x), Ok(y)) if rows == others => {
+                Series::new(name, x.iter().zip(y).map(|(x, y)| x / y).collect::<Vec<_>>())
+            }
+            (rows, others, ..) => {
+                let at = |row: usize, length: usize| if length == 1 { 0 } else { row };
+                let value = |row| Some(x.get(at(row, rows))? / y.get(at(row, others))?);
+                let values = (0..rows.max(others)).map(value);
+                Series::new(name, values.collect::<Vec<Option<f64>>>())
+            }
+        };
+        Ok(series.into())
+    };
+    let double = |x: Expr| x.cast(DataType::Float64);
+    double(a).map_many(function, &[double(b)], |_, fields| {
+        Ok(Field::new(fields[0].name().clone(), DataType::Float64))
+    })
 }
 
 /// The remainder with the sign of the dividend, or null for a divisor of zero.

@@ -124,7 +124,7 @@ fn run_trains_scores_and_publishes() {
     let (stdout, stderr, code) = output(&project, &["run", "--as-of", "2024-06-01"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("stays champion: it was trained as of 2024-07-01"), "{stdout}");
-    assert!(stdout.contains("was not moved"), "{stdout}");
+    assert!(stdout.contains("was not replaced"), "{stdout}");
     let after = root(&project);
     assert_eq!(after["champions"], before["champions"]);
     assert_eq!(after["profile"], before["profile"]);

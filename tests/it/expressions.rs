@@ -111,7 +111,7 @@ fn what_is_outside_the_subset_is_refused_with_a_reason() {
         ("amuont > 1", "unknown column `amuont`"),
         ("nosuch(i)", "unknown function `nosuch`"),
         ("i + t", "does arithmetic on a integer and a varchar"),
-        ("t > 3", "puts a varchar beside a integer"),
+        ("t > 3", "combines a varchar with a integer"),
         ("i and b", "uses a integer as a condition"),
         ("select 1", "is not an SQL expression"),
         ("i >", "is not an SQL expression"),
@@ -204,4 +204,25 @@ fn random_expressions_agree_in_both_engines() {
         assert!(close, "{sql}: Polars says {polars}, the reference {reference}");
         compared += 1;
     }
+}
+
+/// A quotient does not depend on how many rows are evaluated at once. Polars multiplies by the reciprocal of a
+/// constant, but divides in a batch of one row.
+#[test]
+fn a_quotient_does_not_depend_on_the_batch() {
+    let seed: u64 = 11;
+    let mut random = <rand_chacha::ChaCha8Rng as rand::SeedableRng>::seed_from_u64(seed);
+    let x: Vec<f64> = (0..1000).map(|_| random.random_range(0.0..1000.0)).collect();
+    let columns = Columns::new(Scale::default(), [("x".to_owned(), Type::Double)]);
+    let quotient = check("x / 3", &columns, "test").unwrap();
+    let of = |values: &[f64]| -> Vec<f64> {
+        let column: ArrayRef = Arc::new(Float64Array::from(values.to_vec()));
+        let batch = RecordBatch::try_from_iter([("x", column)]).unwrap();
+        let named = [("quotient".to_owned(), quotient.clone())];
+        let found = polars::evaluate(&named, &batch, Scale::default()).unwrap();
+        found[0].as_primitive::<Float64Type>().values().to_vec()
+    };
+    let expected: Vec<f64> = x.iter().map(|x| x / 3.0).collect();
+    assert_eq!(of(&x), expected);
+    assert_eq!(x.iter().flat_map(|x| of(&[*x])).collect::<Vec<_>>(), expected);
 }

@@ -102,7 +102,8 @@ fn modules() -> BTreeMap<String, String> {
         let code = text.split("#[cfg(test)]").next().unwrap();
         let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
         let code: Vec<&str> = lines.collect();
-        (name.trim_end_matches("::mod").to_owned(), code.join(" "))
+        let code = code.join(" ").replace("pub(in crate::", "pub(in ");
+        (name.trim_end_matches("::mod").to_owned(), code)
     };
     files.into_iter().map(module).collect()
 }
@@ -155,6 +156,10 @@ fn named(own: &str, code: &str, modules: &BTreeMap<String, String>) -> BTreeSet<
                 }
             }
             _ => continue,
+        }
+        // `pub(super)` and `pub(crate)` import nothing.
+        if parts.is_empty() {
+            continue;
         }
         base.extend(parts);
         let module = (1..=base.len()).rev().map(|length| base[..length].join("::"));

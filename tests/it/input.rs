@@ -307,7 +307,7 @@ fn specs_are_checked_before_any_work() {
             // The two derived features depend on each other in a cycle.
             edit(&project, file, from, to);
             edit(&project, file, "orders_30d / (orders_90d / 3)", "spend_trend");
-            refused(&project, &["run"], 2, &["use each other in a circle", "order_trend"]);
+            refused(&project, &["run"], 2, &["depend on each other in a cycle", "order_trend"]);
             continue;
         }
         edit(&project, file, from, to);

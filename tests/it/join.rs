@@ -360,7 +360,7 @@ fn rows_come_back_as_they_went_with_features_beside_them() {
     write(&project.join("labels.parquet"), &clash.unwrap());
     let (_, stderr, code) = join(&[]);
     assert_eq!(code, 2);
-    assert!(stderr.contains("the entities have a column orders_count already"), "{stderr}");
+    assert!(stderr.contains("the entities already have a column orders_count"), "{stderr}");
     write(&project.join("labels.parquet"), &own);
     let more = "[[feature]]\nname = \"lines\"\nop = \"count\"\n\n[[derived]]";
     edit(&project, "features/commerce.toml", "[[derived]]", more);

@@ -340,7 +340,11 @@ fn specs_of_inputs_are_checked() {
             "changes with customer behaviour",
         ),
         ("inputs = { ", "inputs = { attributes = [\"countri\"], ", "did you mean `country`"),
-        ("inputs = { ", "inputs = { attributes = [\"consent_scopes\"], ", "moves with what"),
+        (
+            "inputs = { ",
+            "inputs = { attributes = [\"consent_scopes\"], ",
+            "changes with customer behaviour",
+        ),
         (
             "inputs = { ",
             "inputs = { shapes = { orders_9d = \"bins\" }, ",

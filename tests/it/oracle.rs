@@ -209,7 +209,7 @@ fn the_profile_and_the_events_say_who_is_a_row() {
         assert!(unknown > 0);
         let report = match (orphans, built) {
             (Orphans::Fail, Err(error)) => {
-                let expected = format!("{unknown} events belong to customers whom the profile");
+                let expected = format!("{unknown} events belong to customers that are not");
                 assert!(error.to_string().starts_with(&expected), "{error}");
                 assert_eq!(error.exit_code(), 3);
                 continue;
