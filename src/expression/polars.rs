@@ -184,12 +184,12 @@ fn cast(value: Expr, from: Type, to: Type, scale: Scale) -> Expr {
             // This is the same rounding as in `Scale::minor`.
             let away = RoundMode::HalfAwayFromZero;
             let thousandths = (value * lit(units as f64) * lit(1000.0)).round(0, away);
-            let scaled = (thousandths / lit(1000.0)).round(0, away);
+            let scaled = quotient(thousandths, lit(1000.0)).round(0, away);
             when(scaled.clone().abs().lt(lit(1e18)))
                 .then(scaled.cast(DataType::Int64))
                 .otherwise(lit(NULL))
         }
-        (Type::Money, Type::Double) => value.cast(DataType::Float64) / lit(units as f64),
+        (Type::Money, Type::Double) => quotient(value, lit(units as f64)),
         // The integer division of Polars rounds down, but this cast truncates toward zero.
         (Type::Money, Type::Integer) => {
             elementwise(value, to, move |c| map_i64(c, |v| Some(v / units)))
@@ -275,7 +275,7 @@ fn call(function: Function, mut values: Vec<Expr>, arguments: &[Expression]) -> 
                 Some(Node::Literal(Value::Integer(places))) => 10_f64.powi(*places as i32),
                 _ => 1.0,
             };
-            (first * lit(unit)).round(0, RoundMode::HalfAwayFromZero) / lit(unit)
+            quotient((first * lit(unit)).round(0, RoundMode::HalfAwayFromZero), lit(unit))
         }
         F::Floor => first.floor(),
         F::Ceil => first.ceil(),
@@ -314,7 +314,7 @@ fn call(function: Function, mut values: Vec<Expr>, arguments: &[Expression]) -> 
         F::Contains => first.str().contains_literal(or_null(second)),
         F::DaysBetween => {
             let micros = or_null(second).cast(DataType::Int64) - first.cast(DataType::Int64);
-            micros.cast(DataType::Float64) / lit(crate::time::DAY as f64)
+            quotient(micros, lit(crate::time::DAY as f64))
         }
         F::Year => first.dt().year().cast(DataType::Int64),
         F::Month => first.dt().month().cast(DataType::Int64),

@@ -226,3 +226,20 @@ fn a_quotient_does_not_depend_on_the_batch() {
     assert_eq!(of(&x), expected);
     assert_eq!(x.iter().flat_map(|x| of(&[*x])).collect::<Vec<_>>(), expected);
 }
+
+/// Money in major units is the nearest double, whatever the batch.
+#[test]
+fn money_in_major_units_is_the_nearest_double() {
+    let columns = Columns::new(Scale::default(), [("m".to_owned(), Type::Money)]);
+    let named = [("d".to_owned(), check("cast(m as double)", &columns, "test").unwrap())];
+    let cents: Vec<i128> = (0..10_000).collect();
+    let of = |cents: &[i128]| -> Vec<f64> {
+        let money = Decimal128Array::from(cents.to_vec()).with_precision_and_scale(18, 2).unwrap();
+        let batch = RecordBatch::try_from_iter([("m", Arc::new(money) as ArrayRef)]).unwrap();
+        let found = polars::evaluate(&named, &batch, Scale::default()).unwrap();
+        found[0].as_primitive::<Float64Type>().values().to_vec()
+    };
+    let expected: Vec<f64> = cents.iter().map(|cents| *cents as f64 / 100.0).collect();
+    assert_eq!(of(&cents), expected);
+    assert_eq!(of(&cents[35..36]), [0.35]);
+}

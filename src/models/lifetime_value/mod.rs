@@ -3,6 +3,7 @@
 //!
 //! Times are in any one unit and spend is in major units. This module knows no calendar.
 
+mod buyer;
 pub mod gamma_gamma;
 pub mod maximum_likelihood;
 mod pareto;
@@ -11,8 +12,9 @@ pub mod purchasing;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+pub use buyer::Buyer;
 pub use gamma_gamma::{GammaGamma, Spend};
-pub use purchasing::{Buyer, Family, Purchasing};
+pub use purchasing::{Family, Purchasing};
 
 /// Discounting at a yearly rate, month by month.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

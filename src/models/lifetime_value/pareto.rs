@@ -9,7 +9,7 @@
 //! slowly if alpha and beta are far apart. The integrand is positive and falls, so it is integrated
 //! numerically in logarithms, over panels that double in length.
 
-use super::purchasing::Buyer;
+use super::buyer::Buyer;
 
 /// Nodes and weights of the Gauss-Legendre rule of 8 points on [-1, 1] (Abramowitz and Stegun 25.4.30).
 const NODES: [(f64, f64); 4] = [

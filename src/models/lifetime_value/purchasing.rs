@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use statrs::function::gamma::{digamma, ln_gamma};
 
+use super::buyer::Buyer;
 use super::maximum_likelihood::{Fit, Likelihood, maximize};
 use super::pareto;
 
@@ -20,17 +21,6 @@ use super::pareto;
 const BLOCK: usize = 2048;
 /// The maximum number of future purchases over which survival is summed.
 const MOST_PURCHASES: u32 = 2_000_000;
-
-/// The purchase history of a customer: the sufficient statistics of all three families.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Buyer {
-    /// The number of purchases after the first.
-    pub frequency: f64,
-    /// The time from the first purchase to the last; 0 for a one-time buyer.
-    pub recency: f64,
-    /// The time from the first purchase to now.
-    pub age: f64,
-}
 
 /// A family of models of purchases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
