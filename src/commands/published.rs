@@ -1,7 +1,6 @@
 //! Reads what a scoring run has published: the rows of one customer, and the columns that the segment rules
 //! saw for all customers.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -12,6 +11,7 @@ use arrow_schema::{Field, Schema};
 use super::previous;
 use crate::config::Project;
 use crate::error::{Error, Result};
+use crate::export::online::Source;
 use crate::features::catalog::View;
 use crate::schema::{Origin, PROFILE as PROFILE_FIELDS};
 use crate::scoring::finish::last_purchases;
@@ -147,49 +147,80 @@ impl Published {
     }
 }
 
-/// Reads the features and the modeled fields of the current profile, which an online store serves. The key is
-/// the first column and the rows are sorted by it. There are no raw fields, and so no names or addresses,
-/// except whether a customer has opted out.
-///
-/// # Errors
-/// Returns the errors of [`Scored::shard`].
-pub fn served(project: &Project, views: &[String]) -> Result<(Instant, RecordBatch)> {
-    let store = &project.store()?;
-    let root = &store.root()?;
-    let as_of = scored_at(root, None)?;
-    let tables = Tables { project, store, root, as_of, shard: Shard::ALL, id: None };
-    let modeled = PROFILE_FIELDS.iter().filter(|field| field.origin == Origin::Modeled);
-    let names: Vec<&str> = modeled.map(|field| field.name).collect();
-    let profile = tables.read("profile", Some(&[&PROFILE[..2], &names].concat()))?;
-    let features = tables.features(keys(&profile)?, views)?;
-    tables.of_run(&features)?;
-    let consent = Consent::of(&profile);
-    let opted_out: BooleanArray =
-        (0..profile.num_rows()).map(|row| Some(consent.opted_out(row))).collect();
-    let schema = features.schema();
-    let given = schema.fields().iter().zip(features.columns());
-    let mut columns: Vec<(String, ArrayRef)> =
-        given.map(|(field, column)| (field.name().clone(), column.clone())).collect();
-    for name in names {
-        let column = profile.column_by_name(name);
-        let column =
-            column.ok_or_else(|| tables.moved_on(&format!("the profile has no {name}")))?;
-        columns.push((name.to_owned(), column.clone()));
+/// The features and the modeled fields of the current profile, which an online store serves. There are no raw
+/// fields, and so no names or addresses, except whether a customer has opted out.
+pub struct Served<'a> {
+    scored: Scored<'a>,
+    views: &'a [String],
+}
+
+impl<'a> Served<'a> {
+    /// Opens the current profile with the features of some views; of all views if none is named.
+    ///
+    /// # Errors
+    /// Returns a contract violation if a view was built by another run than the profile.
+    pub fn open(project: &'a Project, views: &'a [String]) -> Result<Self> {
+        let scored = Scored::open(project, None)?;
+        scored.tables(Shard::ALL, None).of_run(views)?;
+        Ok(Self { scored, views })
     }
-    columns.push(("opted_out".into(), Arc::new(opted_out)));
-    let taken = |name: &str| columns.iter().filter(|(own, _)| own == name).count() > 1;
-    if let Some((name, _)) = columns.iter().find(|(name, _)| taken(name)) {
-        return Err(Error::configuration(
-            format!("a feature and a field of the profile are both called {name}"),
-            "rename the feature, or leave out its view with --views",
-        ));
+
+    /// The as-of of the profile.
+    pub fn as_of(&self) -> Instant {
+        self.scored.as_of
     }
-    let rows =
-        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| {
+
+    fn row_columns(
+        &self,
+        tables: &Tables<'_>,
+        profile: &RecordBatch,
+        modeled: &[&str],
+    ) -> Result<Vec<(String, ArrayRef)>> {
+        let features = tables.features(keys(profile)?, self.views)?;
+        let schema = features.schema();
+        let given = schema.fields().iter().zip(features.columns());
+        let mut columns: Vec<(String, ArrayRef)> =
+            given.map(|(field, column)| (field.name().clone(), column.clone())).collect();
+        for name in modeled {
+            let column = profile.column_by_name(name);
+            let column =
+                column.ok_or_else(|| tables.moved_on(&format!("the profile has no {name}")))?;
+            columns.push(((*name).to_owned(), column.clone()));
+        }
+        let consent = Consent::of(profile);
+        let opted_out: BooleanArray =
+            (0..profile.num_rows()).map(|row| Some(consent.opted_out(row))).collect();
+        columns.push(("opted_out".into(), Arc::new(opted_out)));
+        Ok(columns)
+    }
+}
+
+impl Source for Served<'_> {
+    fn shards(&self) -> Shards {
+        self.scored.shards()
+    }
+
+    fn rows(&self, shard: Shard) -> Result<Option<RecordBatch>> {
+        let tables = self.scored.tables(shard, None);
+        let modeled = PROFILE_FIELDS.iter().filter(|field| field.origin == Origin::Modeled);
+        let modeled: Vec<&str> = modeled.map(|field| field.name).collect();
+        let names = [&PROFILE[..], &modeled].concat();
+        let Some(profile) = tables.find("profile", Some(&names))? else { return Ok(None) };
+        let columns = self.row_columns(&tables, &profile, &modeled)?;
+        let taken = |name: &str| columns.iter().filter(|(own, _)| own == name).count() > 1;
+        if let Some((name, _)) = columns.iter().find(|(name, _)| taken(name)) {
+            return Err(Error::configuration(
+                format!("a feature and a field of the profile are both called {name}"),
+                "rename the feature, or leave out its view with --views",
+            ));
+        }
+        let columns = columns.into_iter().map(|(name, column)| {
             let is_key = name == "customer360_id";
             (name, column, !is_key)
-        }));
-    Ok((as_of, rows.map_err(Error::engine("what is served"))?))
+        });
+        let rows = RecordBatch::try_from_iter_with_nullable(columns);
+        rows.map(Some).map_err(Error::engine("reading what is served"))
+    }
 }
 
 /// The tables of one as-of, restricted to a shard or to one customer.
@@ -233,8 +264,7 @@ impl Tables<'_> {
         let key: ArrayRef = Arc::new(customers.clone());
         let mut fields = vec![Field::new("customer360_id", key.data_type().clone(), false)];
         let mut columns = vec![key];
-        let wanted = |view: &&View| views.is_empty() || views.contains(&view.name);
-        for view in self.project.catalog.views.iter().filter(wanted) {
+        for view in self.wanted(views) {
             let rows = self.read(&format!("features/{}", view.name), None)?;
             if keys(&rows)? != customers {
                 let what = format!("the view {} was built anew, for other customers", view.name);
@@ -253,22 +283,26 @@ impl Tables<'_> {
             .map_err(Error::engine("features"))
     }
 
-    /// Refuses features that another run wrote than the run of the current profile, because the scores of the
-    /// profile were computed from other features.
-    fn of_run(&self, features: &RecordBatch) -> Result<()> {
+    /// Refuses features of some views that another run wrote than the run of the current profile, because the
+    /// scores of the profile were computed from other features.
+    fn of_run(&self, views: &[String]) -> Result<()> {
         let run = self.root.profile.as_ref().map_or("", |profile| profile.run.as_str());
         let generation: u64 = run.split('-').next().and_then(|n| n.parse().ok()).unwrap_or(0);
         let suffix = format!("-{generation}.parquet");
-        let schema = features.schema();
-        let named = schema.fields().iter().filter_map(|f| self.project.catalog.get(f.name()));
-        for view in named.map(|feature| &feature.view).collect::<BTreeSet<_>>() {
-            let folder = format!("features/{view}/as_of={}", self.as_of.folder());
+        for view in self.wanted(views) {
+            let folder = format!("features/{}/as_of={}", view.name, self.as_of.folder());
             if self.root.below(&folder).any(|file| !file.ends_with(&suffix)) {
-                let what = format!("the view {view} was built anew since");
+                let what = format!("the view {} was built anew since", view.name);
                 return Err(self.moved_on(&what));
             }
         }
         Ok(())
+    }
+
+    /// The named views, or all views if none is named.
+    fn wanted<'b>(&'b self, views: &'b [String]) -> impl Iterator<Item = &'b View> {
+        let views = move |view: &&View| views.is_empty() || views.contains(&view.name);
+        self.project.catalog.views.iter().filter(views)
     }
 
     /// Selects the rows of one model from `scores/`, one per customer.

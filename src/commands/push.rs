@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use serde_json::json;
 
-use super::published::served;
+use super::published::Served;
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::export::online::postgres::Postgres;
 use crate::export::online::redis::Redis;
-use crate::export::online::{Changes, OnlineStore, Push, Pushed, Rows};
+use crate::export::online::{Content, OnlineStore, Push, Pushed, Source};
 use crate::report::{Output, Progress, thousands};
 
 /// The greatest number of customers per batch.
@@ -43,52 +43,66 @@ pub fn push(
     if let Some(view) = views.iter().find(|view| !known.contains(&view.as_str())) {
         return Err(Error::unknown("--views", "view", view, known));
     }
+    let served = Served::open(project, views)?;
     progress.stage("reading the profile");
-    let (as_of, rows) = served(project, views)?;
-    let rows = Rows::new(rows)?;
+    progress.steps(served.shards().count() as u64);
+    let done = || progress.advance(1, "shards");
+    let content = Content::of(&served, &std::env::temp_dir(), done)?;
     progress.stage("connecting");
     let mut store = open()?;
     let file = project.store()?.file(&Pushed::file(store.target()));
     let held = store.holds()?;
     let holds = held.name.clone().filter(|_| held.is_whole && !full);
-    let before = Pushed::read(&file)
-        .filter(|pushed| holds.as_ref() == Some(&pushed.name) && pushed.columns == rows.columns());
-    let everything = before.is_none();
-    let changes = match &before {
-        Some(before) => rows.changes(before)?,
-        None if holds == Some(rows.name()) => Changes::default(),
-        None => rows.changes(&Pushed::default())?,
-    };
-    let (sent, mut removed) = (changes.rows.len() as u64, 0);
-    if holds != Some(rows.name()) {
+    let has_all = holds.as_deref() == Some(content.name());
+    let before = Pushed::open(&file).filter(|pushed| {
+        holds.as_ref() == Some(&pushed.name)
+            && pushed.columns == content.columns()
+            && pushed.shards == content.shards()
+    });
+    let everything = before.is_none() && !has_all;
+    let (mut sent, mut removed) = (0, 0);
+    if !has_all {
+        let (changed, gone) = sizes(&content, before.as_ref())?;
+        sent = changed;
         progress.stage("pushing");
-        progress.steps(sent + changes.gone.len() as u64);
-        let token = format!("unfinished-{:016x}", rand::rng().random::<u64>());
+        progress.steps(changed + gone);
+        let token = &format!("unfinished-{:016x}", rand::rng().random::<u64>());
         let batch = rate.map_or(BATCH, |rate| BATCH.min(rate as usize));
-        let (rows, held, token) = (&rows, held.name, token.as_str());
-        let push = Push { rows, as_of, held, changes, everything, batch, token };
+        let (as_of, held) = (served.as_of(), held.name);
+        let push = Push { content: &content, as_of, held, before, batch, token };
         let mut pace = Pace { rate, begun: Instant::now(), sent: 0 };
         removed = store.push(&push, &mut |customers| {
             progress.advance(customers, "customers");
             pace.wait(customers);
         })?;
     }
-    Pushed::write(&file, &rows)?;
+    Pushed::write(&file, &content)?;
     progress.finish();
-    let columns = rows.schema().fields().len() - 1;
+    let (columns, as_of) = (content.schema().fields().len() - 1, served.as_of());
     let text = format!(
         "{} of {} customers sent with {columns} values each, {} removed, as of {as_of}, to {}{}\n",
         thousands(sent),
-        thousands(rows.len() as u64),
+        thousands(content.len() as u64),
         thousands(removed),
         store.target(),
         if sent + removed == 0 { ": it holds them already" } else { "" },
     );
     let json = json!({
-        "target": store.target(), "as_of": as_of, "customers": rows.len(), "columns": columns,
-        "sent": sent, "removed": removed, "everything": everything, "holds": rows.name(),
+        "target": store.target(), "as_of": as_of, "customers": content.len(), "columns": columns,
+        "sent": sent, "removed": removed, "everything": everything, "holds": content.name(),
     });
     Ok(Output { text, json })
+}
+
+/// Counts the customers that are new or have changed since an earlier content, and those that are gone.
+fn sizes(content: &Content, before: Option<&Pushed>) -> Result<(u64, u64)> {
+    let (mut changed, mut gone) = (0, 0);
+    for shard in content.shards().all() {
+        let difference = content.difference(shard, before)?;
+        changed += difference.rows.len() as u64;
+        gone += difference.gone.len() as u64;
+    }
+    Ok((changed, gone))
 }
 
 /// Limits a push to a number of customers per second.

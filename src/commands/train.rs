@@ -45,7 +45,9 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
     let mut transaction = store.begin("train")?;
     progress.stage("fingerprinting the data");
     let data = data_fingerprint(project)?;
-    let history = history(&project.events, as_of.at, as_of.known_at)?.ok_or_else(|| {
+    progress.stage("counting events by day");
+    let files = timelines::facts(project, &mut transaction)?;
+    let history = history(&project.events, &files, as_of.at, as_of.known_at)?.ok_or_else(|| {
         Error::not_enough("there are no events to train on", "check sources.events.path")
     })?;
     let champions = champions(project, &store, &transaction.root, as_of, &data);

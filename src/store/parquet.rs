@@ -66,6 +66,11 @@ impl Writer {
         self.inner.write(batch).map_err(|source| written(source, &self.path))
     }
 
+    /// Ends the row group, if it has any rows.
+    pub fn end_row_group(&mut self) -> Result<()> {
+        self.inner.flush().map_err(|source| written(source, &self.path))
+    }
+
     /// Writes the footer.
     pub fn finish(self) -> Result<()> {
         self.inner.close().map(|_| ()).map_err(|source| written(source, &self.path))

@@ -13,6 +13,9 @@ use arrow_schema::{DataType, Schema};
 use super::{Held, Lists, OnlineStore, Push};
 use crate::error::{Error, Result};
 
+/// The column that marks a staged customer who is to be removed.
+const GONE: &str = "c360_gone";
+
 /// A table of a PostgreSQL database.
 pub struct Postgres {
     client: Client,
@@ -161,7 +164,7 @@ impl OnlineStore for Postgres {
     fn push(&mut self, push: &Push, sent: &mut dyn FnMut(u64)) -> Result<u64> {
         let (table, target) = (self.table.clone(), self.target.clone());
         let failed = |error| failed(&target, error);
-        let schema = push.rows.schema();
+        let schema = push.content.schema();
         check_columns(schema)?;
         let mut transaction = self.client.transaction().map_err(failed)?;
         make(&mut transaction, &table).map_err(failed)?;
@@ -272,46 +275,67 @@ fn stage(
     sent: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let failed = |error| failed(target, error);
-    let columns: Vec<String> = push
-        .rows
-        .schema()
-        .fields()
+    let content = push.content;
+    let fields = content.schema().fields();
+    let columns: Vec<String> = fields
         .iter()
         .map(|field| format!("{} {}", quoted(field.name()), column_type(field.data_type())))
         .collect();
-    let create = format!("create temp table c360_staged ({}) on commit drop", columns.join(", "));
+    let create = format!(
+        "create temp table c360_staged ({}, {GONE} boolean) on commit drop",
+        columns.join(", ")
+    );
     transaction.batch_execute(&create).map_err(failed)?;
     let mut copy = transaction.copy_in("copy c360_staged from stdin").map_err(failed)?;
-    for rows in push.changes.rows.chunks(push.batch) {
-        let columns = push.rows.render(rows, Lists::Postgres)?;
-        let mut text = String::new();
-        for row in 0..rows.len() {
-            for (at, column) in columns.iter().enumerate() {
-                if at > 0 {
+    let mut write = |text: String| {
+        let written = copy.write_all(text.as_bytes());
+        written.map_err(|error| told(target, error.to_string(), ""))
+    };
+    for shard in content.shards().all() {
+        let changes = push.changes(shard)?;
+        for columns in changes.rendered(push.batch, Lists::Postgres) {
+            let columns = columns?;
+            let mut text = String::new();
+            for row in 0..columns[0].len() {
+                for (field, column) in fields.iter().zip(&columns) {
+                    let customer = columns[0][row].as_deref().unwrap_or_default();
+                    copied(column[row].as_deref(), field.name(), customer, &mut text)?;
                     text.push('\t');
                 }
-                match &column[row] {
-                    None => text.push_str("\\N"),
-                    Some(value) if value.contains('\0') => {
-                        return Err(Error::contract(
-                            format!(
-                                "{} of customer {:?} has a NUL character, which PostgreSQL does not take",
-                                push.rows.schema().field(at).name(),
-                                columns[0][row].as_deref().unwrap_or_default()
-                            ),
-                            "map the column to a text without it",
-                        ));
-                    }
-                    Some(value) => escape(value, &mut text),
-                }
+                text.push_str("f\n");
             }
-            text.push('\n');
+            write(text)?;
+            sent(columns[0].len() as u64);
         }
-        let written = copy.write_all(text.as_bytes());
-        written.map_err(|error| told(target, error.to_string(), ""))?;
-        sent(rows.len() as u64);
+        let nothing = "\\N\t".repeat(fields.len() - 1);
+        for ids in changes.gone.chunks(push.batch) {
+            let mut text = String::new();
+            for id in ids {
+                copied(Some(id), "customer360_id", id, &mut text)?;
+                text += &format!("\t{nothing}t\n");
+            }
+            write(text)?;
+            sent(ids.len() as u64);
+        }
     }
     copy.finish().map_err(failed)?;
+    Ok(())
+}
+
+/// Adds a value of a customer to a line of COPY.
+fn copied(value: Option<&str>, column: &str, customer: &str, text: &mut String) -> Result<()> {
+    match value {
+        None => text.push_str("\\N"),
+        Some(value) if value.contains('\0') => {
+            return Err(Error::contract(
+                format!(
+                    "{column} of customer {customer:?} has a NUL character, which PostgreSQL does not take"
+                ),
+                "map the column to a text without it",
+            ));
+        }
+        Some(value) => escape(value, text),
+    }
     Ok(())
 }
 
@@ -337,7 +361,7 @@ fn replace(
 ) -> std::result::Result<u64, ::postgres::Error> {
     let (name, marker) = (table.quoted(), table.beside("_push"));
     let columns: Vec<String> =
-        push.rows.schema().fields().iter().map(|field| quoted(field.name())).collect();
+        push.content.schema().fields().iter().map(|field| quoted(field.name())).collect();
     let values = &columns[1..];
     let of = |prefix: &str| {
         values.iter().map(|column| format!("{prefix}.{column}")).collect::<Vec<_>>().join(", ")
@@ -345,7 +369,7 @@ fn replace(
     let set: Vec<String> = values.iter().map(|c| format!("{c} = excluded.{c}")).collect();
     let as_of = push.as_of.to_string();
     let insert = format!(
-        "insert into {name} as held (as_of, {columns}) select '{as_of}'::timestamptz, {columns} from c360_staged
+        "insert into {name} as held (as_of, {columns}) select '{as_of}'::timestamptz, {columns} from c360_staged where not {GONE}
          on conflict (customer360_id) do update set as_of = excluded.as_of, {set}
          where row({held}) is distinct from row({new})",
         columns = columns.join(", "),
@@ -354,7 +378,7 @@ fn replace(
         new = of("excluded"),
     );
     transaction.execute(&insert, &[])?;
-    let removed = if push.everything {
+    let removed = if push.before.is_none() {
         let others = format!(
             "delete from {name} where not exists
              (select from c360_staged s where s.customer360_id = {name}.customer360_id)"
@@ -368,17 +392,20 @@ fn replace(
         }
         removed
     } else {
-        let delete = format!("delete from {name} where customer360_id = any($1)");
-        transaction.execute(&delete, &[&push.changes.gone])?
+        let delete = format!(
+            "delete from {name} using c360_staged s
+             where s.{GONE} and s.customer360_id = {name}.customer360_id"
+        );
+        transaction.execute(&delete, &[])?
     };
-    let count = push.rows.len() as i64;
+    let count = push.content.len() as i64;
     transaction.execute(&format!("delete from {marker}"), &[])?;
     let names: Vec<&str> =
-        push.rows.schema().fields().iter().skip(1).map(|field| field.name().as_str()).collect();
+        push.content.schema().fields().iter().skip(1).map(|field| field.name().as_str()).collect();
     let tell = format!(
         "insert into {marker} values ($1, '{as_of}'::timestamptz, $2, current_timestamp, $3)"
     );
-    transaction.execute(&tell, &[&push.rows.name(), &count, &names])?;
+    transaction.execute(&tell, &[&push.content.name(), &count, &names])?;
     Ok(removed)
 }
 

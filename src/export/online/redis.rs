@@ -5,16 +5,22 @@
 //! a push is under way, its token replaces the name, and each batch is written only if the token is still
 //! there. Of two simultaneous pushes, the one that began first therefore ends with an error.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use redis::{Commands, Connection, ErrorKind, Pipeline, RedisError, RedisResult};
 
+use super::content::Hashes;
 use super::{Held, Lists, OnlineStore, Push};
 use crate::error::{Error, Result};
+use crate::shard::{self, Shards};
+use crate::store::spill::Spill;
 
 /// The time limits for a connection and for a response.
 const PATIENCE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
+
+/// The number of bytes of identifiers of a shard that are put aside at a time.
+const CHUNK: usize = 1 << 14;
 
 /// A Redis database.
 pub struct Redis {
@@ -90,8 +96,8 @@ impl Redis {
         }
     }
 
-    /// Lists the identifiers of all customers that the database has.
-    fn customers(&mut self) -> Result<Vec<String>> {
+    /// Calls `each` with the identifier of every customer that the database has.
+    fn customers(&mut self, mut each: impl FnMut(&str) -> Result<()>) -> Result<()> {
         let failed = self.failed();
         let start = self.customer("");
         // Characters that would be wildcards in a pattern are escaped.
@@ -101,9 +107,72 @@ impl Redis {
         let options =
             redis::ScanOptions::default().with_pattern(format!("{pattern}*")).with_count(1000);
         let found = self.connection.scan_options::<String>(options).map_err(&failed)?;
-        let keys: RedisResult<Vec<String>> = found.collect();
-        let keys = keys.map_err(failed)?;
-        Ok(keys.iter().filter_map(|key| key.strip_prefix(&start)).map(str::to_owned).collect())
+        for key in found {
+            if let Some(id) = key.map_err(&failed)?.strip_prefix(&start) {
+                each(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self) -> Result<u64> {
+        let mut customers = 0;
+        self.customers(|_| {
+            customers += 1;
+            Ok(())
+        })?;
+        Ok(customers)
+    }
+
+    /// Puts the identifiers of all customers that the database has aside on disk, by shard.
+    fn scattered(&mut self, shards: Shards) -> Result<Spill> {
+        let folder = std::env::temp_dir();
+        let spill = Spill::create(&folder, shards.count())?;
+        let mut waiting: Vec<Vec<u8>> = vec![Vec::new(); shards.count()];
+        self.customers(|id| {
+            let place = shards.index(shard::hash(id));
+            waiting[place].extend(id.bytes().chain([0]));
+            if waiting[place].len() > CHUNK {
+                spill.add(place, &std::mem::take(&mut waiting[place]))?;
+            }
+            Ok(())
+        })?;
+        for (place, rest) in waiting.iter().enumerate() {
+            spill.add(place, rest)?;
+        }
+        Ok(spill)
+    }
+
+    /// Sends some rows, given as text column by column.
+    fn send(
+        &mut self,
+        push: &Push,
+        names: &[&String],
+        columns: &[Vec<Option<String>>],
+    ) -> Result<u64> {
+        let keys = columns[0].iter().map(|key| self.customer(key.as_deref().unwrap_or_default()));
+        let keys: Vec<String> = keys.collect();
+        self.write(Some(push.token), |transaction| {
+            for (row, key) in keys.iter().enumerate() {
+                let values = names.iter().zip(columns).skip(1);
+                let fields: Vec<(&str, &str)> = values
+                    .filter_map(|(name, column)| Some((name.as_str(), column[row].as_deref()?)))
+                    .collect();
+                // A field that has become null is removed with the old hash.
+                transaction.unlink(key).ignore();
+                if !fields.is_empty() {
+                    transaction.hset_multiple(key, &fields).ignore();
+                }
+            }
+        })?;
+        Ok(keys.len() as u64)
+    }
+
+    /// Removes some customers.
+    fn remove(&mut self, push: &Push, ids: &[String]) -> Result<u64> {
+        let keys: Vec<String> = ids.iter().map(|id| self.customer(id)).collect();
+        self.write(Some(push.token), |transaction| _ = transaction.unlink(&keys).ignore())?;
+        Ok(keys.len() as u64)
     }
 }
 
@@ -118,13 +187,13 @@ impl OnlineStore for Redis {
             self.connection.hmget(marker, &["name", "customers"]);
         let (name, customers) = told.map_err(self.failed())?;
         // Keys may have been evicted, or deleted by hand.
-        let is_whole = name.is_some() && customers == Some(self.customers()?.len() as u64);
+        let is_whole = name.is_some() && customers == Some(self.count()?);
         Ok(Held { name, is_whole })
     }
 
     fn push(&mut self, push: &Push, sent: &mut dyn FnMut(u64)) -> Result<u64> {
         let marker = self.marker();
-        if push.held.is_none() && !self.customers()?.is_empty() {
+        if push.held.is_none() && self.count()? > 0 {
             return Err(Error::configuration(
                 format!("there are keys {}* that no push has written", self.customer("")),
                 "choose another --prefix, or remove them",
@@ -133,51 +202,47 @@ impl OnlineStore for Redis {
         self.write(push.held.as_deref(), |transaction| {
             _ = transaction.hset(&marker, "name", push.token).ignore();
         })?;
-        let names: Vec<&str> =
-            push.rows.schema().fields().iter().map(|f| f.name().as_str()).collect();
-        for rows in push.changes.rows.chunks(push.batch) {
-            let columns = push.rows.render(rows, Lists::Json)?;
-            let keys: Vec<String> = columns[0]
-                .iter()
-                .map(|key| self.customer(key.as_deref().unwrap_or_default()))
-                .collect();
-            self.write(Some(push.token), |transaction| {
-                for (row, key) in keys.iter().enumerate() {
-                    let values = names.iter().zip(&columns).skip(1);
-                    let fields: Vec<(&str, &str)> = values
-                        .filter_map(|(name, column)| Some((*name, column[row].as_deref()?)))
-                        .collect();
-                    // A field that has become null is removed with the old hash.
-                    transaction.unlink(key).ignore();
-                    if !fields.is_empty() {
-                        transaction.hset_multiple(key, &fields).ignore();
-                    }
-                }
-            })?;
-            sent(rows.len() as u64);
-        }
-        let gone = match push.everything {
-            false => push.changes.gone.clone(),
-            true => {
-                let own: HashSet<&str> = push.rows.keys()?.iter().flatten().collect();
-                self.customers()?.into_iter().filter(|id| !own.contains(id.as_str())).collect()
+        let content = push.content;
+        let names: Vec<&String> = content.schema().fields().iter().map(|f| f.name()).collect();
+        for shard in content.shards().all() {
+            for columns in push.changes(shard)?.rendered(push.batch, Lists::Json) {
+                sent(self.send(push, &names, &columns?)?);
             }
+        }
+        let theirs = match push.before {
+            Some(_) => None,
+            None => Some(self.scattered(content.shards())?),
         };
-        for ids in gone.chunks(push.batch) {
-            let keys: Vec<String> = ids.iter().map(|id| self.customer(id)).collect();
-            self.write(Some(push.token), |transaction| _ = transaction.unlink(&keys).ignore())?;
-            sent(ids.len() as u64);
+        let mut removed = 0;
+        for shard in content.shards().all() {
+            let gone = match &theirs {
+                None => content.difference(shard, push.before.as_ref())?.gone,
+                Some(theirs) => strangers(&theirs.read(shard.place())?, &content.hashes(shard)?),
+            };
+            for ids in gone.chunks(push.batch) {
+                let customers = self.remove(push, ids)?;
+                sent(customers);
+                removed += customers;
+            }
         }
         let told = [
-            ("name", push.rows.name()),
+            ("name", content.name().to_owned()),
             ("as_of", push.as_of.to_string()),
-            ("customers", push.rows.len().to_string()),
+            ("customers", content.len().to_string()),
         ];
         self.write(Some(push.token), |transaction| {
             _ = transaction.hset_multiple(&marker, &told).ignore()
         })?;
-        Ok(gone.len() as u64)
+        Ok(removed)
     }
+}
+
+/// The identifiers in chunks of texts that each end with a zero byte which are not among the keys.
+fn strangers(chunks: &[Vec<u8>], keys: &Hashes) -> Vec<String> {
+    let ids = chunks.iter().flat_map(|chunk| chunk.split(|byte| *byte == 0));
+    let ids = ids.map(String::from_utf8_lossy).filter(|id| !id.is_empty() && !keys.has(id));
+    // A scan of Redis may give a key twice.
+    ids.map(|id| id.into_owned()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn failed(target: &str, error: RedisError) -> Error {
