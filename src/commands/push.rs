@@ -59,7 +59,7 @@ pub fn push(
             && pushed.columns == content.columns()
             && pushed.shards == content.shards()
     });
-    let everything = before.is_none() && !has_all;
+    let everything = before.is_none();
     let (mut sent, mut removed) = (0, 0);
     if !has_all {
         let (changed, gone) = sizes(&content, before.as_ref())?;

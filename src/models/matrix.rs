@@ -51,6 +51,11 @@ impl Matrix {
         &self.values[row * self.width..(row + 1) * self.width]
     }
 
+    /// The values of one row, to be changed.
+    pub fn row_mut(&mut self, row: usize) -> &mut [f64] {
+        &mut self.values[row * self.width..(row + 1) * self.width]
+    }
+
     /// Copies the rows with these indices, in this order.
     pub fn select(&self, rows: &[usize]) -> Self {
         let mut values = Vec::with_capacity(rows.len() * self.width);

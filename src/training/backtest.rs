@@ -4,9 +4,8 @@
 use rayon::prelude::*;
 
 use super::evaluation::CalibrationLine;
-use super::selection::{Fitted, Fold, Inputs, fit};
+use super::selection::{Chosen, Fitted, Fold, predict};
 use crate::artifact::Calibrated;
-use crate::artifact::Configuration;
 use crate::error::Result;
 use crate::models::calibration::{Calibration, CalibrationChoice, Platt, base_rate_offset};
 use crate::models::logit::sigmoid;
@@ -34,24 +33,22 @@ impl OutOfTime {
     }
 }
 
-/// Predicts the snapshot of each fold with one configuration, on the logit scale of `ships`.
+/// Predicts the snapshot of each fold with the chosen configuration, on the logit scale of `ships`.
 ///
 /// # Errors
 /// Returns an error if a fit fails.
 pub fn backtest(
     spec: &FitSpec,
-    inputs: &Inputs,
-    configuration: &Configuration,
+    chosen: &Chosen,
     folds: &[Fold],
     ships: &Fitted,
 ) -> Result<Vec<OutOfTime>> {
-    let predict = |fold: &Fold| {
-        let fitted = fit(spec, inputs, configuration, &fold.earlier)?;
-        let (rows, labels) = (&fold.later.inputs, fold.later.labels.clone());
-        let logits = on_the_scale_of(fitted.logits(rows), &ships.logits(rows));
-        Ok(OutOfTime { as_of: fold.as_of, logits, labels })
+    let of_fold = |(fold, fitted): (&Fold, &Fitted)| {
+        let logits = predict(spec, &chosen.configuration, fitted, fold)?;
+        let logits = on_the_scale_of(logits, &ships.logits(&fold.later.inputs));
+        Ok(OutOfTime { as_of: fold.as_of, logits, labels: fold.later.labels.clone() })
     };
-    folds.par_iter().map(predict).collect()
+    folds.par_iter().zip(&chosen.fits).map(of_fold).collect()
 }
 
 /// Shifts and scales the logits of a fit so that they have the mean and the standard deviation of those

@@ -14,7 +14,9 @@ use super::gather::{ClassifierData, LONGEST_AUTO, Snapshot};
 use super::inspection;
 use super::matured::Matured;
 use super::promotion::Gate;
-use super::selection::{Fitted, Fold, Inputs, Rows, compared, fit, per_row, sample, select};
+use super::selection::{
+    Chosen, Fitted, Fold, Inputs, Rows, compared, fit, per_row, sample, select,
+};
 use super::skew::Skew;
 use crate::artifact::Configuration;
 use crate::artifact::Schedule;
@@ -121,18 +123,19 @@ pub fn train(
             test,
         }
     };
-    let (ships, other) = match (selection.algorithm, selection.gbdt.clone()) {
-        (Algorithm::Gbdt, Some(gbdt)) => (gbdt, Some(selection.logistic.clone())),
-        (_, gbdt) => (selection.logistic.clone(), gbdt),
+    let (ships, other) = match (selection.algorithm, selection.gbdt) {
+        (Algorithm::Gbdt, Some(gbdt)) => (gbdt, Some(selection.logistic)),
+        (_, gbdt) => (selection.logistic, gbdt),
     };
     let of_ours = split(spec.fit.max_rows);
     check_sampled(classifier, &of_ours.chosen_on)?;
     let ours = Tested::new(spec, &inputs, &ships, &of_ours)?;
     let rows = of_ours.rows;
     let other_algorithm = match other.filter(|_| spec.fit.compare) {
-        Some(configuration) => {
+        Some(chosen) => {
             let split = split(compared(&spec.fit));
-            let theirs = Tested::new(spec, &inputs, &configuration, &split)?.probabilities;
+            let theirs = Tested::new(spec, &inputs, &chosen, &split)?.probabilities;
+            let configuration = chosen.configuration;
             let name = configuration.describe();
             let comparison = Baseline::of(&name, &ours.probabilities, &theirs, &test.labels);
             let fitted_on = [rows.labels.len(), split.rows.labels.len()];
@@ -171,6 +174,7 @@ pub fn train(
     let shipped = calibrate(&all, Kind::Same(&ours.calibrated.calibration));
 
     let class_weights = spec.fit.class_weight.of(&rows.labels);
+    let ships = ships.configuration;
     let l2 = if let Configuration::Logistic { l2, .. } = ships {
         per_row(l2, &rows, class_weights)
     } else {
@@ -252,13 +256,14 @@ impl Tested {
     fn new(
         spec: &ClassifierSpec,
         inputs: &Inputs,
-        configuration: &Configuration,
+        chosen: &Chosen,
         split: &Split,
     ) -> Result<Self> {
         let (calibration, test) = (split.calibration, split.test);
-        let earlier = fit(&spec.fit, inputs, configuration, &split.chosen_on)?;
-        let fitted = fit(&spec.fit, inputs, configuration, &split.rows)?;
-        let mut past = backtest(&spec.fit, inputs, configuration, split.folds, &fitted)?;
+        let fit = |rows: &Rows| fit(&spec.fit, inputs, &chosen.configuration, rows);
+        let (earlier, fitted) = rayon::join(|| fit(&split.chosen_on), || fit(&split.rows));
+        let (earlier, fitted) = (earlier?, fitted?);
+        let mut past = backtest(&spec.fit, chosen, split.folds, &fitted)?;
         let out_of_time = |as_of: Instant, logits: Vec<f64>, snapshot: &Snapshot| OutOfTime {
             as_of,
             logits,

@@ -39,12 +39,13 @@ pub fn importance(fitted: &Fitted, calibrated: &Calibrated, test: &Snapshot) -> 
     let some: Vec<usize> = (0..rows).collect();
     let (inputs, labels) = (test.inputs.select(&some), &test.labels[..rows]);
     let once = vec![1; rows];
-    let evaluate = |inputs: &Matrix| {
-        let p: Vec<f64> =
-            fitted.logits(inputs).iter().map(|raw| calibrated.probability(*raw)).collect();
+    let evaluate = |columns: &Matrix| {
+        let logits = fitted.estimator.logits(columns);
+        let p: Vec<f64> = logits.iter().map(|raw| calibrated.probability(*raw)).collect();
         Drawable::new(&p, labels).metrics(&once)
     };
-    let whole = evaluate(&inputs);
+    let columns = fitted.preprocessing.transform(&inputs);
+    let whole = evaluate(&columns);
     let mut groups: Vec<&str> = Vec::new();
     for input in &fitted.preprocessing.inputs {
         if !groups.contains(&input.group.as_str()) {
@@ -59,15 +60,16 @@ pub fn importance(fitted: &Fitted, calibrated: &Calibrated, test: &Snapshot) -> 
             random.set_stream(number as u64);
             let mut from = some.clone();
             from.shuffle(&mut random);
-            let mut shuffled = inputs.clone();
-            for (column, input) in fitted.preprocessing.inputs.iter().enumerate() {
-                if input.group == **group {
-                    for (row, other) in from.iter().enumerate() {
-                        shuffled.values[row * inputs.width + column] = inputs.row(*other)[column];
-                    }
-                }
+            let (mut shuffled, mut columns) = (inputs.clone(), columns.clone());
+            let own = fitted.preprocessing.inputs.iter().enumerate();
+            let own = own.filter(|(_, input)| input.group == **group);
+            let own: Vec<usize> = own.map(|(column, _)| column).collect();
+            for (row, other) in from.iter().enumerate() {
+                let values = shuffled.row_mut(row);
+                own.iter().for_each(|column| values[*column] = inputs.row(*other)[*column]);
             }
-            let without = evaluate(&shuffled);
+            fitted.preprocessing.update(&shuffled, &own, &mut columns);
+            let without = evaluate(&columns);
             Importance {
                 group: (*group).to_owned(),
                 log_loss: without.log_loss - whole.log_loss,

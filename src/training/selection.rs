@@ -72,6 +72,23 @@ pub struct TriedShape {
     pub chosen: String,
 }
 
+/// A configuration that was tried, with its fit on each fold.
+#[derive(Debug)]
+struct Trial {
+    tried: Tried,
+    fits: Vec<Fitted>,
+}
+
+/// The best configuration of an algorithm, with its fit on the earlier rows of each fold. The fits of a
+/// logistic model are only as accurate as their comparison required.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The configuration.
+    pub configuration: Configuration,
+    /// The fits in the order of the folds.
+    pub fits: Vec<Fitted>,
+}
+
 /// The choices that the folds made.
 #[derive(Debug)]
 pub struct Selection {
@@ -82,9 +99,9 @@ pub struct Selection {
     /// The inputs with their shapes.
     pub candidates: Vec<Candidate>,
     /// The best logistic configuration.
-    pub logistic: Configuration,
+    pub logistic: Chosen,
     /// The best configuration of trees; `None` if trees were not tried.
-    pub gbdt: Option<Configuration>,
+    pub gbdt: Option<Chosen>,
     /// All configurations that were tried.
     pub tried: Vec<Tried>,
     /// The shapes that were tried for single inputs.
@@ -169,13 +186,12 @@ pub fn fit(
     let class_weights = spec.class_weight.of(&rows.labels);
     match configuration {
         Configuration::Logistic { l2, .. } => {
-            let preprocessing = Preprocessing::fit(
+            let (preprocessing, columns) = Preprocessing::fit_transform(
                 &inputs.candidates,
                 &inputs.interactions,
                 &rows.inputs,
                 &rows.labels,
             );
-            let columns = preprocessing.transform(&rows.inputs);
             let objective = Objective {
                 rows: &columns,
                 labels: &rows.labels,
@@ -192,6 +208,27 @@ pub fn fit(
             Ok(Fitted { preprocessing, estimator: Estimator::Gbdt(model) })
         }
     }
+}
+
+/// Logits of a fold's later rows by a fit on its earlier rows. A logistic model, which was fitted only as
+/// accurately as a comparison required, is first fitted to convergence.
+pub fn predict(
+    spec: &FitSpec,
+    configuration: &Configuration,
+    fitted: &Fitted,
+    fold: &Fold,
+) -> Result<Vec<f64>> {
+    let (Configuration::Logistic { l2, .. }, Estimator::Logistic(start)) =
+        (configuration, &fitted.estimator)
+    else {
+        return Ok(fitted.logits(&fold.later.inputs));
+    };
+    let labels = &fold.earlier.labels;
+    let class_weights = spec.class_weight.of(labels);
+    let rows = &fitted.preprocessing.transform(&fold.earlier.inputs);
+    let l2 = per_row(*l2, &fold.earlier, class_weights);
+    let model = Logistic::fit(Objective { rows, labels, class_weights, l2 }, Some(start))?;
+    Ok(model.logits(&fitted.preprocessing.transform(&fold.later.inputs)))
 }
 
 /// A snapshot to predict, with the rows of the snapshots whose outcomes had ended at its as-of.
@@ -249,8 +286,9 @@ pub fn select(
         (false, true) => "simple",
         (false, false) => "chosen",
     };
-    let mut tried = try_penalties(&spec.fit, &inputs, chosen, &folds)?;
+    let mut trials = try_penalties(&spec.fit, &inputs, chosen, &folds)?;
     let mut candidates = inputs.candidates.clone();
+    let mut tried = Vec::new();
     // Shapes that help single inputs need not help the whole model.
     if !shapes.is_empty() && inputs.candidates.iter().any(curved) {
         let mut simple = inputs.clone();
@@ -258,35 +296,47 @@ pub fn select(
             let found = simple.candidates.iter_mut().find(|c| c.column == shape.column);
             found.into_iter().for_each(|candidate| candidate.shape = ShapeChoice::Simple);
         }
-        let others = try_penalties(&spec.fit, &simple, "simple", &folds)?;
-        if loss(best(&others)) <= loss(best(&tried)) {
+        let mut others = try_penalties(&spec.fit, &simple, "simple", &folds)?;
+        tried.extend(trials.iter().chain(&others).map(|trial| trial.tried.clone()));
+        if loss(best(&others)) <= loss(best(&trials)) {
             candidates = simple.candidates;
+            std::mem::swap(&mut trials, &mut others);
         }
-        tried.extend(others);
+    } else {
+        tried.extend(trials.iter().map(|trial| trial.tried.clone()));
     }
-    let logistic = best(&tried).configuration.clone();
     let trees = spec.fit.compare || spec.algorithm != Algorithm::Logistic;
     let grown = if trees { try_trees(&spec.fit, &inputs, &folds)? } else { Vec::new() };
-    let gbdt = (!grown.is_empty()).then(|| best(&grown).configuration.clone());
+    tried.extend(grown.iter().map(|trial| trial.tried.clone()));
     let algorithm = match spec.algorithm {
-        Algorithm::Auto if !grown.is_empty() && loss(best(&grown)) < loss(best(&tried)) => {
+        Algorithm::Auto if !grown.is_empty() && loss(best(&grown)) < loss(best(&trials)) => {
             Algorithm::Gbdt
         }
         Algorithm::Auto => Algorithm::Logistic,
         named => named,
     };
-    tried.extend(grown);
+    let (logistic, gbdt) = (choose(trials), (!grown.is_empty()).then(|| choose(grown)));
     Ok(Selection { folds, algorithm, candidates, logistic, gbdt, tried, shapes })
 }
 
-fn loss(tried: &Tried) -> f64 {
-    tried.log_loss.unwrap_or(f64::INFINITY)
+fn loss(trial: &Trial) -> f64 {
+    trial.tried.log_loss.unwrap_or(f64::INFINITY)
 }
 
-/// The configuration with the least loss, or the middle of the list if there are no folds.
-fn best(tried: &[Tried]) -> &Tried {
-    let known = tried.iter().filter(|t| t.log_loss.is_some());
-    known.min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap_or(&tried[tried.len() / 2])
+/// The trial with the least loss, or the middle of the list if there are no folds.
+fn best(trials: &[Trial]) -> &Trial {
+    &trials[best_place(trials)]
+}
+
+fn best_place(trials: &[Trial]) -> usize {
+    let known = (0..trials.len()).filter(|place| trials[*place].tried.log_loss.is_some());
+    let least = known.min_by(|a, b| loss(&trials[*a]).total_cmp(&loss(&trials[*b])));
+    least.unwrap_or(trials.len() / 2)
+}
+
+fn choose(mut trials: Vec<Trial>) -> Chosen {
+    let Trial { tried, fits } = trials.swap_remove(best_place(&trials));
+    Chosen { configuration: tried.configuration, fits }
 }
 
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> Option<f64> {
@@ -314,11 +364,14 @@ fn choose_shapes(inputs: &mut Inputs, folds: &[Fold]) -> Result<Vec<TriedShape>>
             if candidate.shape != ShapeChoice::Auto || candidate.levels.is_some() {
                 return Ok(None);
             }
-            let mut losses: Vec<(ShapeChoice, Vec<f64>)> = Vec::new();
-            for shape in SHAPES {
-                let alone = [Candidate { shape, ..candidate.clone() }];
-                let of_folds = folds.iter().map(|fold| alone_loss(&alone, column, fold));
-                losses.push((shape, of_folds.collect::<Result<_>>()?));
+            let mut losses: Vec<(ShapeChoice, Vec<f64>)> = SHAPES.map(|s| (s, Vec::new())).into();
+            for fold in folds {
+                let of_column = |rows: &Rows| rows.inputs.columns(&[column]);
+                let (earlier, later) = (of_column(&fold.earlier), of_column(&fold.later));
+                for (shape, losses) in &mut losses {
+                    let alone = [Candidate { shape: *shape, ..candidate.clone() }];
+                    losses.push(alone_loss(&alone, fold, &earlier, &later));
+                }
             }
             let simple = losses[0].1.clone();
             let better = losses.iter().filter(|(_, losses)| surely_less(losses, &simple));
@@ -338,13 +391,10 @@ fn choose_shapes(inputs: &mut Inputs, folds: &[Fold]) -> Result<Vec<TriedShape>>
     Ok(tried.into_iter().flatten().collect())
 }
 
-/// Computes the log loss on a fold of a model with one input.
-fn alone_loss(alone: &[Candidate], column: usize, fold: &Fold) -> Result<f64> {
-    let (earlier, later) =
-        (fold.earlier.inputs.columns(&[column]), fold.later.inputs.columns(&[column]));
-    let preprocessing = Preprocessing::fit(alone, &[], &earlier, &fold.earlier.labels);
-    let rows = preprocessing.transform(&earlier);
+/// Computes the log loss on a fold of a model with one input, whose values are `earlier` and `later`.
+fn alone_loss(alone: &[Candidate], fold: &Fold, earlier: &Matrix, later: &Matrix) -> f64 {
     let labels = &fold.earlier.labels;
+    let (preprocessing, rows) = Preprocessing::fit_transform(alone, &[], earlier, labels);
     let l2 = per_row(SHAPE_L2, &fold.earlier, [1.0; 2]);
     let objective = Objective { rows: &rows, labels, class_weights: [1.0; 2], l2 };
     let start = vec![0.0; rows.width + 1];
@@ -352,7 +402,7 @@ fn alone_loss(alone: &[Candidate], column: usize, fold: &Fold) -> Result<f64> {
         if rows.width == 0 { start } else { objective.minimize_to(start, SHAPE_TOLERANCE).weights };
     let intercept = weights.pop().unwrap_or_default();
     let model = Logistic { intercept, coefficients: weights };
-    Ok(log_loss(&model.logits(&preprocessing.transform(&later)), &fold.later.labels))
+    log_loss(&model.logits(&preprocessing.transform(later)), &fold.later.labels)
 }
 
 /// Whether the mean of the differences is below zero by more than its standard error.
@@ -374,43 +424,44 @@ fn try_penalties(
     inputs: &Inputs,
     shapes: &str,
     folds: &[Fold],
-) -> Result<Vec<Tried>> {
+) -> Result<Vec<Trial>> {
     let mut penalties = spec.l2.clone();
     penalties.sort_by(|a, b| b.total_cmp(a));
-    let scores: Vec<Vec<FoldScore>> = folds
+    let of_folds: Vec<Vec<(FoldScore, Fitted)>> = folds
         .par_iter()
         .map(|fold| {
             let (rows, labels) = (&fold.earlier.inputs, &fold.earlier.labels);
-            let preprocessing =
-                Preprocessing::fit(&inputs.candidates, &inputs.interactions, rows, labels);
-            let rows = preprocessing.transform(rows);
+            let (preprocessing, rows) = Preprocessing::fit_transform(
+                &inputs.candidates,
+                &inputs.interactions,
+                rows,
+                labels,
+            );
             let later = preprocessing.transform(&fold.later.inputs);
             let class_weights = spec.class_weight.of(labels);
             let mut start: Option<Logistic> = None;
-            let mut scores = Vec::new();
+            let mut tried = Vec::new();
             for l2 in &penalties {
                 let l2 = per_row(*l2, &fold.earlier, class_weights);
                 let objective = Objective { rows: &rows, labels, class_weights, l2 };
                 let model = Logistic::roughly(objective, start.as_ref())?;
-                scores.push(fold_score(fold, &model.logits(&later), class_weights));
-                start = Some(model);
+                let score = fold_score(fold, &model.logits(&later), class_weights);
+                start = Some(model.clone());
+                let estimator = Estimator::Logistic(model);
+                tried.push((score, Fitted { preprocessing: preprocessing.clone(), estimator }));
             }
-            Ok(scores)
+            Ok(tried)
         })
         .collect::<Result<_>>()?;
-    Ok(penalties
-        .iter()
-        .enumerate()
-        .map(|(i, l2)| {
-            let folds: Vec<FoldScore> = scores.iter().map(|fold| fold[i]).collect();
-            let shapes = shapes.to_owned();
-            Tried {
-                configuration: Configuration::Logistic { shapes, l2: *l2 },
-                log_loss: mean(folds.iter().map(|fold| fold.log_loss)),
-                folds,
-            }
-        })
-        .collect())
+    let mut of_folds: Vec<_> = of_folds.into_iter().map(Vec::into_iter).collect();
+    let trial = |l2: f64| {
+        let (folds, fits): (Vec<FoldScore>, Vec<Fitted>) =
+            of_folds.iter_mut().filter_map(Iterator::next).unzip();
+        let configuration = Configuration::Logistic { shapes: shapes.to_owned(), l2 };
+        let log_loss = mean(folds.iter().map(|fold| fold.log_loss));
+        Trial { tried: Tried { configuration, log_loss, folds }, fits }
+    };
+    Ok(penalties.into_iter().map(trial).collect())
 }
 
 /// Computes the metrics of a fold after the shift by class weights is removed from its logits.
@@ -428,12 +479,14 @@ fn fold_score(fold: &Fold, logits: &[f64], class_weights: [f64; 2]) -> FoldScore
 }
 
 /// Tries each number of leaves, with the number of trees at which the loss over all folds is least.
-fn try_trees(spec: &FitSpec, inputs: &Inputs, folds: &[Fold]) -> Result<Vec<Tried>> {
-    let columns: Vec<(Matrix, Matrix)> = folds
+fn try_trees(spec: &FitSpec, inputs: &Inputs, folds: &[Fold]) -> Result<Vec<Trial>> {
+    let columns: Vec<(Preprocessing, Matrix, Matrix)> = folds
         .par_iter()
         .map(|fold| {
             let plain = Preprocessing::plain(&inputs.candidates, &fold.earlier.inputs);
-            (plain.transform(&fold.earlier.inputs), plain.transform(&fold.later.inputs))
+            let transform = |rows: &Rows| plain.transform(&rows.inputs);
+            let (earlier, later) = (transform(&fold.earlier), transform(&fold.later));
+            (plain, earlier, later)
         })
         .collect();
     let try_leaves = |leaves: &usize| {
@@ -446,7 +499,7 @@ fn try_trees(spec: &FitSpec, inputs: &Inputs, folds: &[Fold]) -> Result<Vec<Trie
         let grown: Vec<(Boosted, Vec<f64>)> = folds
             .par_iter()
             .zip(&columns)
-            .map(|(fold, (earlier, later))| {
+            .map(|(fold, (_, earlier, later))| {
                 let (earlier, later) =
                     ((earlier, &*fold.earlier.labels), (later, &*fold.later.labels));
                 Boosted::grow(earlier, later, spec.class_weight.of(earlier.1), growth)
@@ -456,17 +509,18 @@ fn try_trees(spec: &FitSpec, inputs: &Inputs, folds: &[Fold]) -> Result<Vec<Trie
         // Without folds there is no rule for when to stop, and too few trees cost less than too many.
         let growth = Growth { trees: trees.unwrap_or(spec.trees.div_ceil(4)), ..growth };
         let of_folds = folds.iter().zip(&columns).zip(grown);
-        let scores: Vec<FoldScore> = of_folds
-            .map(|((fold, (_, later)), (model, _))| {
+        let (scores, fits): (Vec<FoldScore>, Vec<Fitted>) = of_folds
+            .map(|((fold, (plain, _, later)), (model, _))| {
                 let weights = spec.class_weight.of(&fold.earlier.labels);
-                fold_score(fold, &model.first(growth.trees).logits(later), weights)
+                let model = model.first(growth.trees);
+                let score = fold_score(fold, &model.logits(later), weights);
+                let estimator = Estimator::Gbdt(model);
+                (score, Fitted { preprocessing: plain.clone(), estimator })
             })
-            .collect();
-        Ok(Tried {
-            configuration: Configuration::Gbdt(growth),
-            log_loss: mean(scores.iter().map(|fold| fold.log_loss)),
-            folds: scores,
-        })
+            .unzip();
+        let configuration = Configuration::Gbdt(growth);
+        let log_loss = mean(scores.iter().map(|fold| fold.log_loss));
+        Ok(Trial { tried: Tried { configuration, log_loss, folds: scores }, fits })
     };
     spec.leaves.par_iter().map(try_leaves).collect()
 }

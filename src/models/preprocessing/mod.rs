@@ -77,8 +77,8 @@ impl Input {
         let impute = present.get(present.len() / 2).copied().unwrap_or(0.0);
         let shape = match &candidate.levels {
             Some(levels) => Shape::Levels(Levels::fit(levels, values)),
-            None => Shape::fit(candidate.shape, values, labels)
-                .or_else(|| Shape::fit(ShapeChoice::Simple, values, labels))
+            None => Shape::fit(candidate.shape, &present, values, labels)
+                .or_else(|| Shape::fit(ShapeChoice::Simple, &present, values, labels))
                 .unwrap_or(Shape::Linear),
         };
         let count = shape.columns("").len();
@@ -99,6 +99,11 @@ impl Input {
             scaling,
             missing: Scaling::of(&missing),
         }
+    }
+
+    /// The number of columns, without those that are left out.
+    fn width(&self) -> usize {
+        self.scaling.iter().flatten().count() + usize::from(self.missing.is_some())
     }
 
     /// The names of the columns, including those that are left out.
@@ -172,7 +177,17 @@ impl Preprocessing {
         rows: &Matrix,
         labels: &[bool],
     ) -> Self {
-        let inputs = candidates.iter().enumerate().map(|(column, candidate)| {
+        Self::fit_transform(candidates, interactions, rows, labels).0
+    }
+
+    /// Fits the transformation like [`Preprocessing::fit`], and returns the transformed rows as well.
+    pub fn fit_transform(
+        candidates: &[Candidate],
+        interactions: &[[usize; 2]],
+        rows: &Matrix,
+        labels: &[bool],
+    ) -> (Self, Matrix) {
+        let inputs = candidates.par_iter().enumerate().map(|(column, candidate)| {
             Input::fit(candidate, &rows.column(column).collect::<Vec<_>>(), labels)
         });
         let mut fitted =
@@ -192,8 +207,9 @@ impl Preprocessing {
             });
         }
         fitted.drop_constant();
-        fitted.drop_collinear(rows);
-        fitted
+        let columns = fitted.transform(rows);
+        let columns = fitted.drop_collinear(columns);
+        (fitted, columns)
     }
 
     /// Builds the transformation for trees: numbers as they are, including missing ones, and one column
@@ -232,31 +248,67 @@ impl Preprocessing {
 
     /// Appends the transformed columns of one row to `out`.
     pub fn apply(&self, row: &[f64], out: &mut Vec<f64>) {
-        let mut buffer = Vec::new();
+        self.apply_with(row, &mut Vec::new(), out);
+    }
+
+    fn apply_with(&self, row: &[f64], buffer: &mut Vec<f64>, out: &mut Vec<f64>) {
         for (input, value) in self.inputs.iter().zip(row) {
-            input.apply(*value, &mut buffer, out);
+            input.apply(*value, buffer, out);
         }
-        for interaction in &self.interactions {
-            let [a, b] = interaction.inputs;
-            out.extend(interaction.scaling.map(|scaling| {
-                scaling.apply(self.inputs[a].factor(row[a]) * self.inputs[b].factor(row[b]))
-            }));
-        }
+        out.extend(self.interactions.iter().filter_map(|interaction| self.product(interaction, row)));
+    }
+
+    /// The scaled product of an interaction; `None` if it is left out.
+    fn product(&self, interaction: &Interaction, row: &[f64]) -> Option<f64> {
+        let [a, b] = interaction.inputs;
+        let scaling = interaction.scaling?;
+        Some(scaling.apply(self.inputs[a].factor(row[a]) * self.inputs[b].factor(row[b])))
     }
 
     /// Transforms all rows of a matrix, in parallel.
     pub fn transform(&self, rows: &Matrix) -> Matrix {
-        let starts: Vec<usize> = (0..rows.len()).step_by(CHUNK).collect();
-        let chunks: Vec<Vec<f64>> = starts
-            .into_par_iter()
-            .map(|start| {
-                let mut values = Vec::new();
-                let end = (start + CHUNK).min(rows.len());
-                (start..end).for_each(|row| self.apply(rows.row(row), &mut values));
-                values
-            })
-            .collect();
-        Matrix::of(self.terms().len(), chunks.concat(), rows.len())
+        let width = self.width();
+        let mut values = vec![0.0; rows.len() * width];
+        let chunks = values.par_chunks_mut((CHUNK * width).max(1)).enumerate();
+        chunks.for_each(|(chunk, values)| {
+            let (mut buffer, mut row) = (Vec::new(), Vec::with_capacity(width));
+            for (place, values) in values.chunks_exact_mut(width).enumerate() {
+                row.clear();
+                self.apply_with(rows.row(chunk * CHUNK + place), &mut buffer, &mut row);
+                values.copy_from_slice(&row);
+            }
+        });
+        Matrix::of(width, values, rows.len())
+    }
+
+    /// Brings transformed rows up to date with raw rows that differ in some inputs only.
+    pub fn update(&self, rows: &Matrix, inputs: &[usize], transformed: &mut Matrix) {
+        let places: Vec<_> = inputs.iter().map(|input| self.places(*input)).collect();
+        let first = self.inputs.iter().map(Input::width).sum::<usize>();
+        let products = self.interactions.iter().filter(|interaction| interaction.scaling.is_some());
+        let products: Vec<(usize, &Interaction)> = (first..).zip(products).collect();
+        let is_concerned = |interaction: &Interaction| {
+            interaction.inputs.iter().any(|input| inputs.contains(input))
+        };
+        let (mut buffer, mut own) = (Vec::new(), Vec::new());
+        for row in 0..rows.len() {
+            let raw = rows.row(row);
+            let values = transformed.row_mut(row);
+            for (input, places) in inputs.iter().zip(&places) {
+                own.clear();
+                self.inputs[*input].apply(raw[*input], &mut buffer, &mut own);
+                values[places.clone()].copy_from_slice(&own);
+            }
+            for (place, interaction) in products.iter().filter(|(_, i)| is_concerned(i)) {
+                values[*place] = self.product(interaction, raw).unwrap_or_default();
+            }
+        }
+    }
+
+    /// The number of transformed columns.
+    fn width(&self) -> usize {
+        let products = self.interactions.iter().filter(|interaction| interaction.scaling.is_some());
+        self.inputs.iter().map(Input::width).sum::<usize>() + products.count()
     }
 
     /// Visits the name, the group and the scaling of every column, including those that are left out.
@@ -285,17 +337,17 @@ impl Preprocessing {
             .extend(constant.into_iter().map(|term| Dropped { term, because: because.clone() }));
     }
 
-    /// Leaves out every column that the columns before it determine.
+    /// Leaves out every transformed column that the columns before it determine, and returns the others.
     ///
     /// These columns are found by a Cholesky decomposition of the correlations: what remains of the
     /// diagonal is the variance that the other columns do not explain.
-    fn drop_collinear(&mut self, rows: &Matrix) {
+    fn drop_collinear(&mut self, columns: Matrix) -> Matrix {
         let terms = self.terms();
-        let columns = self.transform(rows);
         let correlations = columns.correlations();
         let width = terms.len();
         let mut factor = vec![0.0; width * width];
         let mut repeated: Vec<(String, String)> = Vec::new();
+        let mut kept = Vec::with_capacity(width);
         for i in 0..width {
             let mut rest = correlations[i * width + i];
             for j in 0..i {
@@ -312,6 +364,7 @@ impl Preprocessing {
             }
             if rest > COLLINEAR {
                 factor[i * width + i] = rest.sqrt();
+                kept.push(i);
             } else {
                 let twin = (0..i).find(|j| correlations[i * width + j].abs() > 1.0 - COLLINEAR);
                 let because = match twin {
@@ -325,6 +378,7 @@ impl Preprocessing {
             self.leave_out(&term);
             self.dropped.push(Dropped { term, because });
         }
+        if kept.len() == width { columns } else { columns.columns(&kept) }
     }
 
     fn leave_out(&mut self, term: &str) {
@@ -340,11 +394,8 @@ impl Preprocessing {
 
     /// The range of the transformed columns that belong to an input.
     pub fn places(&self, input: usize) -> std::ops::Range<usize> {
-        let count = |input: &Input| {
-            input.scaling.iter().flatten().count() + usize::from(input.missing.is_some())
-        };
-        let before: usize = self.inputs[..input].iter().map(count).sum();
-        before..before + count(&self.inputs[input])
+        let before: usize = self.inputs[..input].iter().map(Input::width).sum();
+        before..before + self.inputs[input].width()
     }
 }
 

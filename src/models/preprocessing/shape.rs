@@ -97,19 +97,22 @@ pub struct Levels {
 }
 
 impl Shape {
-    /// Fits a shape. Returns `None` if the values do not allow it: a spline needs three distinct knots,
-    /// and bins need two distinct values.
-    pub fn fit(choice: ShapeChoice, values: &[f64], labels: &[bool]) -> Option<Self> {
-        let mut present: Vec<f64> = values.iter().copied().filter(|v| !v.is_nan()).collect();
-        present.sort_by(f64::total_cmp);
+    /// Fits a shape to values, with those that are present in ascending order. Returns `None` if the values do
+    /// not allow it: a spline needs three distinct knots, and bins need two distinct values.
+    pub fn fit(
+        choice: ShapeChoice,
+        present: &[f64],
+        values: &[f64],
+        labels: &[bool],
+    ) -> Option<Self> {
         let heavy =
-            present.first().is_some_and(|least| *least >= 0.0) && skewness(&present) > HEAVY_TAIL;
+            present.first().is_some_and(|least| *least >= 0.0) && skewness(present) > HEAVY_TAIL;
         Some(match choice {
             ShapeChoice::Auto | ShapeChoice::Simple if heavy => Self::Log1p,
             ShapeChoice::Auto | ShapeChoice::Simple | ShapeChoice::Linear => Self::Linear,
             ShapeChoice::Log1p => Self::Log1p,
-            ShapeChoice::Bins => Self::Bins(Bins::fit(&present, values, labels)?),
-            ShapeChoice::Spline => Self::Spline(Spline::fit(&present, heavy)?),
+            ShapeChoice::Bins => Self::Bins(Bins::fit(present, values, labels)?),
+            ShapeChoice::Spline => Self::Spline(Spline::fit(present, heavy)?),
         })
     }
 
@@ -382,7 +385,9 @@ mod tests {
     fn evidence_is_the_log_odds_against_all_rows() {
         let values: Vec<f64> = (0..1000).map(|i| f64::from(i % 10)).collect();
         let labels: Vec<bool> = (0..1000).map(|i| i % 10 >= 5).collect();
-        let Some(Shape::Bins(bins)) = Shape::fit(ShapeChoice::Bins, &values, &labels) else {
+        let mut sorted = values.clone();
+        sorted.sort_by(f64::total_cmp);
+        let Some(Shape::Bins(bins)) = Shape::fit(ShapeChoice::Bins, &sorted, &values, &labels) else {
             panic!("bins need two distinct values")
         };
         assert_eq!(bins.from, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
@@ -390,7 +395,7 @@ mod tests {
         assert!((bins.at(7.3) - expected).abs() < 1e-12);
         assert!((bins.at(-4.0) + expected).abs() < 1e-12);
         assert_eq!(bins.at(f64::NAN), 0.0, "training saw no missing value");
-        assert_eq!(Shape::fit(ShapeChoice::Bins, &[3.0; 50], &[true; 50]), None);
+        assert_eq!(Shape::fit(ShapeChoice::Bins, &[3.0; 50], &[3.0; 50], &[true; 50]), None);
     }
 
     #[test]
