@@ -6,10 +6,7 @@
 //! visible if the file of the other one is deleted. The first two sections contain everything that each sweep
 //! needs, so that the other sections need not be read.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
-
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::classes::Combinations;
 use super::column::{Damaged, Packed, TextColumn, Texts, pack, read_varint, take, write_varint};
@@ -149,8 +146,6 @@ impl<'a> BlockWriter<'a> {
             self.times.push(events.times[at]);
             self.ingested.push(events.ingested(row));
         }
-        let begin = self.details.len();
-        self.details.extend_from_slice(&[0; 4]);
         for row in sorted {
             let row = *row as usize;
             write_varint(events.files[row].into(), &mut self.details);
@@ -162,8 +157,6 @@ impl<'a> BlockWriter<'a> {
                 dictionary.next_round().write_short(&mut self.details);
             }
         }
-        let checksum = checksum(&self.details[begin + 4..]);
-        self.details[begin..begin + 4].copy_from_slice(&checksum);
         self.details_end.push(self.details.len() as i64);
     }
 
@@ -252,10 +245,6 @@ impl<'a> BlockWriter<'a> {
         }
         sections
     }
-}
-
-fn checksum(bytes: &[u8]) -> [u8; 4] {
-    (xxh3_64(bytes) as u32).to_le_bytes()
 }
 
 /// The sections of a block that every sweep reads.
@@ -426,8 +415,7 @@ impl<'a> Block<'a> {
 #[derive(Debug)]
 pub struct Details<'a> {
     lags: Option<Packed<'a>>,
-    whole: Option<&'a [u8]>,
-    some: &'a BTreeMap<usize, Vec<u8>>,
+    all: Option<&'a [u8]>,
     /// For each input, its texts and for each of their codes the code in the reader's interner, or
     /// [`UNKNOWN`] if it is not interned yet.
     texts: Vec<(Option<TextColumn<'a>>, Vec<u32>)>,
@@ -439,16 +427,11 @@ const UNKNOWN: u32 = u32::MAX;
 type Origins<'a> = (Vec<(u32, &'a [u8])>, &'a [u8]);
 
 impl<'a> Details<'a> {
-    /// Reads the sections that are loaded. `some` has the details of single customers if the section of all
-    /// details is not loaded.
+    /// Reads the sections that are loaded.
     ///
     /// # Errors
     /// `Damaged` if a section is not a valid column.
-    pub fn read(
-        sections: &[Option<&'a [u8]>],
-        some: &'a BTreeMap<usize, Vec<u8>>,
-        layout: &Layout,
-    ) -> Result<Self, Damaged> {
+    pub fn read(sections: &[Option<&'a [u8]>], layout: &Layout) -> Result<Self, Damaged> {
         let section = |index: usize| sections.get(index).copied().flatten();
         let lags = section(INGESTED).map(|bytes| Packed::read(&mut &bytes[..])).transpose()?;
         let texts = |input: usize| -> Result<_, Damaged> {
@@ -458,7 +441,7 @@ impl<'a> Details<'a> {
             Ok((column, codes))
         };
         let texts = (0..layout.inputs.len()).map(texts).collect::<Result<_, _>>()?;
-        Ok(Self { lags, whole: section(DETAILS), some, texts })
+        Ok(Self { lags, all: section(DETAILS), texts })
     }
 
     /// The time of ingestion of a row, in microseconds. It is `i64::MIN` if the section is not loaded or if
@@ -478,22 +461,15 @@ impl<'a> Details<'a> {
     }
 
     fn bytes(&self, block: &Block<'a>, customer: usize) -> Result<&'a [u8], Damaged> {
-        match self.whole {
-            Some(whole) => whole.get(block.details(customer)).ok_or(Damaged),
-            None => self.some.get(&customer).map(Vec::as_slice).ok_or(Damaged),
-        }
+        self.all.and_then(|all| all.get(block.details(customer))).ok_or(Damaged)
     }
 
     /// Reads the files and ids of a customer's events, and returns them with the bytes that follow.
     ///
     /// # Errors
-    /// `Damaged` if the details are not available or do not match their checksum.
+    /// `Damaged` if the details are not available or are not valid.
     fn of(&self, block: &Block<'a>, customer: usize) -> Result<Origins<'a>, Damaged> {
-        let bytes = self.bytes(block, customer)?;
-        let (written, mut rest) = bytes.split_at_checked(4).ok_or(Damaged)?;
-        if written != checksum(rest) {
-            return Err(Damaged);
-        }
+        let mut rest = self.bytes(block, customer)?;
         let rows = block.rows(customer).map(|_| {
             let file = read_varint(&mut rest)? as u32;
             let length = read_varint(&mut rest)? as usize;

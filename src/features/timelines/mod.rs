@@ -411,6 +411,7 @@ impl Run {
         let swept = self.sweep(&mut blocks, arrived.into_partition(), known_ats, source)?;
         let new = blocks.into_iter().next().filter(|_| !touched.is_empty());
         let block = new.map(|new| NewBlock::new(shard.place(), whole, events, new.sections));
+        let block = block.transpose()?;
         Ok(Refreshed { swept, block, touched: touched.len() as u64, timeline_files })
     }
 
@@ -470,12 +471,10 @@ impl Run {
     /// Loads all sections that are needed to decode the customers at `places`.
     fn load(&self, blocks: &mut [Loaded<'_>], places: &[Place]) -> Result<()> {
         for (index, block) in blocks.iter_mut().enumerate() {
-            let of_block = places.iter().filter(|place| place.block == index);
-            let customers: BTreeSet<usize> = of_block.map(|place| place.customer).collect();
-            if !customers.is_empty() {
+            if places.iter().any(|place| place.block == index) {
                 block.need(block::INGESTED..block::INGESTED + 1)?;
                 block.need(block::TEXTS..block::TEXTS + self.layout.inputs.len())?;
-                block.need_details(&customers, &self.layout)?;
+                block.need(block::DETAILS..block::DETAILS + 1)?;
             }
         }
         Ok(())
@@ -540,8 +539,6 @@ impl Run {
 struct Loaded<'a> {
     stored: Option<(&'a TimelineFile, &'a BlockPlace)>,
     sections: Vec<Option<Vec<u8>>>,
-    /// The details of single customers.
-    details: BTreeMap<usize, Vec<u8>>,
 }
 
 impl<'a> Loaded<'a> {
@@ -549,16 +546,11 @@ impl<'a> Loaded<'a> {
         Self {
             stored: Some((timeline_file, place)),
             sections: vec![None; place.sections()],
-            details: BTreeMap::new(),
         }
     }
 
     fn new(sections: Vec<Vec<u8>>) -> Self {
-        Self {
-            stored: None,
-            sections: sections.into_iter().map(Some).collect(),
-            details: BTreeMap::new(),
-        }
+        Self { stored: None, sections: sections.into_iter().map(Some).collect() }
     }
 
     fn name(&self) -> Option<String> {
@@ -576,23 +568,6 @@ impl<'a> Loaded<'a> {
         Ok(())
     }
 
-    /// Loads the details of some customers, or of all customers if more than half of them are needed.
-    fn need_details(&mut self, customers: &BTreeSet<usize>, layout: &Layout) -> Result<()> {
-        let Some((timeline_file, place)) = self.stored else { return Ok(()) };
-        if self.sections.get(block::DETAILS).is_some_and(Option::is_some) {
-            return Ok(());
-        }
-        let kept = self.view(layout)?.block;
-        if customers.len() * 2 > kept.keys.len() {
-            return self.need(block::DETAILS..block::DETAILS + 1);
-        }
-        let ranges: Vec<Range<usize>> =
-            customers.iter().map(|index| kept.details(*index)).collect();
-        let read = timeline_file.read_ranges(place, block::DETAILS, &ranges)?;
-        self.details.extend(customers.iter().copied().zip(read));
-        Ok(())
-    }
-
     fn damaged(&self) -> Error {
         self.stored.map_or_else(damaged, |(timeline_file, _)| timeline_file.damaged())
     }
@@ -601,7 +576,7 @@ impl<'a> Loaded<'a> {
         let sections: Vec<Option<&[u8]>> = self.sections.iter().map(Option::as_deref).collect();
         let head = |index: usize| sections.get(index).copied().flatten().unwrap_or_default();
         let block = Block::read(head(block::CUSTOMERS), head(block::EVENTS), layout);
-        let details = Details::read(&sections, &self.details, layout);
+        let details = Details::read(&sections, layout);
         match (block, details) {
             (Ok(block), Ok(details)) => Ok(Kept { block, details }),
             _ => Err(self.damaged()),

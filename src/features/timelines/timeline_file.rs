@@ -1,8 +1,8 @@
-//! Timeline files: the blocks of shards one after another, followed by an index of their sections.
+//! Timeline files: the blocks of shards one after another, followed by an index of their sections. Each section
+//! is compressed by zstd.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -25,8 +25,18 @@ pub struct BlockPlace {
     /// The number of events in the block.
     pub events: u64,
     start: u64,
-    /// The length in bytes and the XXH3-64 hash of each section.
-    sections: Vec<(u64, u64)>,
+    sections: Vec<SectionPlace>,
+}
+
+/// The size of a section.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SectionPlace {
+    /// The number of bytes in the file.
+    stored: u64,
+    /// The XXH3-64 hash of these bytes.
+    hash: u64,
+    /// The number of bytes of the section itself.
+    length: u64,
 }
 
 impl BlockPlace {
@@ -42,20 +52,41 @@ struct Index {
     blocks: Vec<BlockPlace>,
 }
 
-/// A block to be written.
+/// A block to be written, with compressed sections.
 #[derive(Debug)]
 pub struct NewBlock {
     place: BlockPlace,
     sections: Vec<Vec<u8>>,
 }
 
+/// The level of compression. Higher levels save little and cost much time.
+const LEVEL: i32 = 1;
+
 impl NewBlock {
     /// Creates the block of a shard with `events` events. A section that is None is written as an empty one.
-    pub fn new(shard: usize, whole: bool, events: u64, sections: Vec<Option<Vec<u8>>>) -> Self {
-        let sections: Vec<Vec<u8>> = sections.into_iter().map(Option::unwrap_or_default).collect();
-        let place = |section: &Vec<u8>| (section.len() as u64, xxh3_64(section));
-        let places = sections.iter().map(place).collect();
-        Self { place: BlockPlace { shard, whole, events, start: 0, sections: places }, sections }
+    ///
+    /// # Errors
+    /// An engine error if a section cannot be compressed.
+    pub fn new(
+        shard: usize,
+        whole: bool,
+        events: u64,
+        sections: Vec<Option<Vec<u8>>>,
+    ) -> Result<Self> {
+        let mut place = BlockPlace { shard, whole, events, start: 0, sections: Vec::new() };
+        let compress = |section: Option<Vec<u8>>| {
+            let section = section.unwrap_or_default();
+            let stored = zstd::bulk::compress(&section, LEVEL);
+            let stored = stored.map_err(Error::engine("compressing timelines"))?;
+            place.sections.push(SectionPlace {
+                stored: stored.len() as u64,
+                hash: xxh3_64(&stored),
+                length: section.len() as u64,
+            });
+            Ok(stored)
+        };
+        let sections = sections.into_iter().map(compress).collect::<Result<_>>()?;
+        Ok(Self { place, sections })
     }
 }
 
@@ -150,24 +181,13 @@ impl TimelineFile {
     /// A configuration error if the section does not match its hash.
     pub fn read(&self, block: &BlockPlace, section: usize) -> Result<Vec<u8>> {
         let place = block.sections.get(section).ok_or_else(|| self.damaged())?;
-        let before: u64 = block.sections[..section].iter().map(|place| place.0).sum();
-        let bytes = self.at(block.start + before, place.0 as usize)?;
-        let whole = (bytes.len() as u64, xxh3_64(&bytes)) == *place;
-        whole.then_some(bytes).ok_or_else(|| self.damaged())
-    }
-
-    /// Reads ascending ranges of a section.
-    ///
-    /// They are not checked against the hash of the section, so their content must carry its own checksums.
-    pub fn read_ranges(
-        &self,
-        block: &BlockPlace,
-        section: usize,
-        ranges: &[Range<usize>],
-    ) -> Result<Vec<Vec<u8>>> {
-        let before: u64 = block.sections[..section].iter().map(|place| place.0).sum();
-        let start = block.start + before;
-        ranges.iter().map(|range| self.at(start + range.start as u64, range.len())).collect()
+        let before: u64 = block.sections[..section].iter().map(|place| place.stored).sum();
+        let bytes = self.at(block.start + before, place.stored as usize)?;
+        if xxh3_64(&bytes) != place.hash {
+            return Err(self.damaged());
+        }
+        let section = zstd::bulk::decompress(&bytes, place.length as usize);
+        section.map_err(|_| self.damaged())
     }
 
     /// Reads bytes of the file. Several threads may read at the same time.
