@@ -358,7 +358,9 @@ struct Simulate {
 /// Parses the arguments, runs the command, prints, and gives the exit code.
 pub fn main() -> Exit {
     std::panic::set_hook(Box::new(|panic| {
-        eprintln!("error: c360-ml has a defect\n  caused by: {panic}\n\nhint: please report it with the command");
+        eprintln!(
+            "error: c360-ml has a defect\n  caused by: {panic}\n\nhint: please report it with the command"
+        );
         std::process::exit(Exit::Unexpected.code().into());
     }));
     let cli = match Cli::try_parse() {

@@ -17,6 +17,12 @@ pub enum Error {
     /// A setting, a spec or an argument is wrong. Exit code 2.
     #[error("{message}")]
     Configuration { message: String, hint: String },
+    /// A setting has a value that it cannot have. Exit code 2.
+    #[error("{place}: {setting} = {value}, but it must be {required}")]
+    Setting { place: String, setting: String, value: String, required: String, example: String },
+    /// A name is declared twice. Exit code 2.
+    #[error("{place}: there is already a {noun} `{name}`")]
+    Duplicate { place: String, noun: &'static str, name: String },
     /// A name that does not exist where it is used. Exit code 2.
     #[error("{place}: unknown {noun} `{name}`")]
     UnknownName { place: String, noun: &'static str, name: String, valid: Vec<String> },
@@ -39,14 +45,40 @@ pub enum Error {
     #[error("{service}: {message}")]
     Service { service: String, message: String, hint: String },
     /// A computation of Arrow, Parquet or Polars failed in a way that no input should cause. Exit code 1.
-    #[error("{context}: {message}")]
-    Engine { context: &'static str, message: String },
+    #[error("{context} failed")]
+    Engine { context: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
 }
 
 impl Error {
     /// Creates a configuration error; `hint` may be empty.
     pub fn configuration(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Configuration { message: message.into(), hint: hint.into() }
+    }
+
+    /// Creates an error for a setting whose value is not what is required, with an example of a valid one.
+    pub fn setting(
+        place: impl Into<String>,
+        setting: impl Into<String>,
+        value: impl std::fmt::Display,
+        required: impl Into<String>,
+        example: impl Into<String>,
+    ) -> Self {
+        Self::Setting {
+            place: place.into(),
+            setting: setting.into(),
+            value: value.to_string(),
+            required: required.into(),
+            example: example.into(),
+        }
+    }
+
+    /// Creates an error for a name that is declared twice.
+    pub fn duplicate(
+        place: impl Into<String>,
+        noun: &'static str,
+        name: impl Into<String>,
+    ) -> Self {
+        Self::Duplicate { place: place.into(), noun, name: name.into() }
     }
 
     /// Creates an error for data that violate the contract; `hint` may be empty.
@@ -80,14 +112,19 @@ impl Error {
 
     /// Returns a closure for `map_err` on calls of Arrow, Parquet and Polars that fail only because of a
     /// defect.
-    pub fn engine<E: std::fmt::Display>(context: &'static str) -> impl FnOnce(E) -> Self {
-        move |source| Self::Engine { context, message: source.to_string() }
+    pub fn engine<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        context: &'static str,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self::Engine { context, source: source.into() }
     }
 
     /// The exit status of a run that ends with this error.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Configuration { .. } | Self::UnknownName { .. } => Exit::Configuration,
+            Self::Configuration { .. }
+            | Self::Setting { .. }
+            | Self::Duplicate { .. }
+            | Self::UnknownName { .. } => Exit::Configuration,
             Self::Contract { .. } | Self::Parquet { .. } => Exit::Contract,
             Self::NotEnough { .. } => Exit::NotMet,
             Self::Locked { .. } => Exit::Locked,
@@ -107,6 +144,8 @@ impl Error {
             | Self::Contract { hint, .. }
             | Self::Service { hint, .. }
             | Self::NotEnough { hint, .. } => (!hint.is_empty()).then(|| hint.clone()),
+            Self::Setting { example, .. } => (!example.is_empty()).then(|| example.clone()),
+            Self::Duplicate { noun, .. } => Some(format!("give each {noun} a name of its own")),
             Self::UnknownName { name, valid, .. } => Some(hint_for_unknown(name, valid)),
             Self::Locked { .. } => {
                 Some("wait for that run to end; a lock whose holder has died is taken over".into())

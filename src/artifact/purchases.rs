@@ -54,10 +54,7 @@ pub fn read(
     let instants = |name: &str| {
         let array = rows.column_by_name(name);
         array.and_then(|array| array.as_primitive_opt::<TimestampMicrosecondType>()).ok_or_else(
-            || Error::Engine {
-                context: "reading purchases",
-                message: format!("{name} is no column of instants"),
-            },
+            || Error::engine("reading purchases")(format!("{name} is no column of instants")),
         )
     };
     let (first, last) = (instants(FIRST_PURCHASE)?, instants(LAST_PURCHASE)?);

@@ -33,9 +33,8 @@ pub fn read(rows: &RecordBatch, zone: Zone, at: Instant) -> Result<Vec<Option<[f
     let [last, days, spend, refunds] = RFM_COLUMNS;
     let last = rows.column_by_name(last);
     let last = last.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
-    let last = last.ok_or_else(|| Error::Engine {
-        context: "reading purchases",
-        message: "there are no instants of the last ones; train again".into(),
+    let last = last.ok_or_else(|| {
+        Error::engine("reading purchases")("there are no instants of the last ones; train again")
     })?;
     let (days, spend, refunds) =
         (column(rows, days)?, column(rows, spend)?, column(rows, refunds)?);

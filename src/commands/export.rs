@@ -187,9 +187,12 @@ fn stage_feast(
     for path in paths {
         for rows in read(path, Some(&names))? {
             let column = |field: &Arc<Field>| {
-                let array = rows.column_by_name(field.name()).ok_or_else(|| Error::Engine {
-                    context: "exporting features",
-                    message: format!("{} has no column {}", path.display(), field.name()),
+                let array = rows.column_by_name(field.name()).ok_or_else(|| {
+                    Error::engine("exporting features")(format!(
+                        "{} has no column {}",
+                        path.display(),
+                        field.name()
+                    ))
                 })?;
                 feast::cast(array, field.data_type())
             };

@@ -162,10 +162,8 @@ fn kept(path: &Path, names: &[&str], rows: &[u32]) -> Result<RecordBatch> {
         batches.push(take(&batch, &own.into())?);
         (before, rest) = (end, later);
     }
-    concat(&batches)?.ok_or_else(|| Error::Engine {
-        context: "a join",
-        message: format!("{} has no rows any more", path.display()),
-    })
+    concat(&batches)?
+        .ok_or_else(|| Error::engine("a join")(format!("{} has no rows any more", path.display())))
 }
 
 /// The files of all snapshots of a view.

@@ -274,10 +274,10 @@ fn parse_bytes(text: &str) -> Result<u64> {
     let unit = units.get(text[digits.len()..].trim().to_uppercase().as_str());
     match (digits.parse::<u64>(), unit) {
         (Ok(number), Some(unit)) => Ok(number.saturating_mul(*unit)),
-        _ => Err(Error::configuration(
-            format!("engine.memory = \"{text}\" is not a size"),
-            "write 2GB or 500MB",
-        )),
+        _ => {
+            let value = format!("{text:?}");
+            Err(Error::setting("c360.toml", "engine.memory", value, "a size", "2GB or 500MB"))
+        }
     }
 }
 

@@ -348,9 +348,8 @@ pub fn evaluate(
         expressions.iter().flat_map(|(_, x)| x.columns()).filter(|name| !made(name)).collect();
     let mut columns = Vec::new();
     for name in needed {
-        let array = batch.column_by_name(name).ok_or_else(|| Error::Engine {
-            context: "evaluating expressions",
-            message: format!("the batch has no column {name}"),
+        let array = batch.column_by_name(name).ok_or_else(|| {
+            Error::engine("evaluating expressions")(format!("the batch has no column {name}"))
         })?;
         columns.push(to_polars(name, array)?.into());
     }
@@ -422,9 +421,11 @@ pub fn columns_of(schema: &arrow_schema::Schema, scale: Scale) -> Columns {
 
 fn to_polars(name: &str, array: &ArrayRef) -> Result<Series> {
     let name = PlSmallStr::from_str(name);
-    let unsupported = || Error::Engine {
-        context: "evaluating expressions",
-        message: format!("the column {name} has type {}", array.data_type()),
+    let unsupported = || {
+        Error::engine("evaluating expressions")(format!(
+            "the column {name} has type {}",
+            array.data_type()
+        ))
     };
     let ty = type_of(array.data_type()).ok_or_else(unsupported)?;
     let array = match (ty, array.data_type()) {

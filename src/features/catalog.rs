@@ -223,10 +223,7 @@ impl Catalog {
         }
         check_name(file, &spec.name)?;
         if self.views.iter().any(|view| view.name == spec.name) {
-            return Err(Error::configuration(
-                format!("{file}: a view called {} is already declared", spec.name),
-                "give each view a name of its own",
-            ));
+            return Err(Error::duplicate(file, "view", &spec.name));
         }
         self.views.push(View {
             name: spec.name.clone(),
@@ -412,8 +409,9 @@ fn result_type(spec: &FeatureSpec, input: Option<&Expression>, place: &str) -> R
             "half_life = \"14d\"",
         );
     }
-    if spec.half_life.is_some_and(|length| length.0 == 0) {
-        return error("half_life must be longer than zero", "half_life = \"14d\"");
+    if let Some(length) = spec.half_life.filter(|length| length.0 == 0) {
+        let example = "half_life = \"14d\"";
+        return Err(Error::setting(place, "half_life", length, "longer than 0", example));
     }
     let input = input.map(|x| x.ty);
     let numeric = input.is_some_and(Type::is_numeric);

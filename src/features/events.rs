@@ -55,9 +55,8 @@ impl ShardRows {
     /// An engine error if there is no plan with this name.
     pub fn of(&self, name: &str) -> Result<&[RecordBatch]> {
         let rows = self.by_plan.get(name).map(Vec::as_slice);
-        rows.ok_or_else(|| Error::Engine {
-            context: "reading computed rows",
-            message: format!("there was no plan called {name}"),
+        rows.ok_or_else(|| {
+            Error::engine("reading computed rows")(format!("there was no plan called {name}"))
         })
     }
 
@@ -66,9 +65,8 @@ impl ShardRows {
     /// # Errors
     /// An engine error if there is no plan with this name or if it has no as-of.
     pub fn one(&self, name: &str) -> Result<&RecordBatch> {
-        self.of(name)?.first().ok_or_else(|| Error::Engine {
-            context: "reading computed rows",
-            message: format!("the plan {name} had no as-of"),
+        self.of(name)?.first().ok_or_else(|| {
+            Error::engine("reading computed rows")(format!("the plan {name} had no as-of"))
         })
     }
 }

@@ -15,10 +15,9 @@ use crate::money::Scale;
 /// # Errors
 /// An engine error if the column does not exist or is not numeric.
 pub fn column(rows: &RecordBatch, name: &str) -> Result<Vec<f64>> {
-    let array = rows.column_by_name(name).ok_or_else(|| Error::Engine {
-        context: "reading features",
-        message: format!("there is no column {name}"),
-    })?;
+    let array = rows
+        .column_by_name(name)
+        .ok_or_else(|| Error::engine("reading features")(format!("there is no column {name}")))?;
     numeric(array)
 }
 
@@ -45,7 +44,7 @@ pub fn numeric(array: &ArrayRef) -> Result<Vec<f64>> {
         }
         other => {
             let message = format!("a {other} is not a number");
-            return Err(Error::Engine { context: "reading features", message });
+            return Err(Error::engine("reading features")(message));
         }
     })
 }

@@ -119,10 +119,7 @@ fn outputs(plan: &FeaturePlan, rows: &RecordBatch, scale: Scale) -> Result<Recor
     for output in &plan.outputs {
         let array = made(output).or_else(|| rows.column_by_name(output).cloned());
         let (Some(array), Some(ty)) = (array, plan.type_of(output)) else {
-            return Err(Error::Engine {
-                context: "a feature plan",
-                message: format!("nothing computes {output}"),
-            });
+            return Err(Error::engine("a feature plan")(format!("nothing computes {output}")));
         };
         columns.push(array);
         fields.push(Field::new(output, arrow_type(ty, scale), true));
@@ -344,10 +341,8 @@ const SLICE: usize = 1 << 14;
 /// Converts usable events to the columns from which records are written.
 fn batch<'a>(rows: &'a RecordBatch, layout: &Layout, file: usize) -> Result<Batch<'a>> {
     let column = |name: &str| {
-        rows.column_by_name(name).ok_or_else(|| Error::Engine {
-            context: CONTEXT,
-            message: format!("the scan has no column {name}"),
-        })
+        rows.column_by_name(name)
+            .ok_or_else(|| Error::engine(CONTEXT)(format!("the scan has no column {name}")))
     };
     let words = layout.words();
     let mut flags = vec![0_u64; rows.num_rows() * words];
@@ -409,7 +404,7 @@ fn input(values: &ArrayRef) -> Result<InputValues<'_>> {
         }
         other => {
             let message = format!("an input has type {other}");
-            return Err(Error::Engine { context: CONTEXT, message });
+            return Err(Error::engine(CONTEXT)(message));
         }
     }))
 }

@@ -74,9 +74,8 @@ impl ViewColumns {
         let mut arrays = vec![rows.column(0).clone(), stamp(as_of.at), stamp(as_of.known_at)];
         let mut columns = Vec::new();
         for ViewColumn { name, .. } in &self.columns {
-            let array = rows.column_by_name(name).ok_or_else(|| Error::Engine {
-                context: "writing features",
-                message: format!("nothing computed {name}"),
+            let array = rows.column_by_name(name).ok_or_else(|| {
+                Error::engine("writing features")(format!("nothing computed {name}"))
             })?;
             let mut summary = Summary::default();
             summary.add(array);

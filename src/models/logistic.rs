@@ -25,7 +25,7 @@ const TOLERANCE: f64 = 1e-5;
 const CONTEXT: &str = "fitting a logistic model";
 
 fn fault(message: String) -> Error {
-    Error::Engine { context: CONTEXT, message }
+    Error::engine(CONTEXT)(message)
 }
 
 /// A fitted model: logit = intercept + coefficients . x.

@@ -251,10 +251,9 @@ impl Scored {
     pub fn take_up(context: &ScoringContext, spill: &Spill, place: usize) -> Result<Self> {
         let mut batches = spill.read_rows(place)?.into_iter().flatten();
         let mut next = || {
-            batches.next().ok_or_else(|| Error::Engine {
-                context: "taking scores up",
-                message: "a shard was not scored".into(),
-            })
+            batches
+                .next()
+                .ok_or_else(|| Error::engine("taking scores up")("a shard was not scored"))
         };
         let (features, customers, recommendations) = (next()?, next()?, next()?);
         let scored = context.champions.scored();

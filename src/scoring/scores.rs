@@ -75,10 +75,8 @@ impl ModelScores {
     /// Reads the scores from a record batch of [`ModelScores::rows`].
     pub fn of(rows: &RecordBatch) -> Result<Self> {
         let column = |name: &str| {
-            rows.column_by_name(name).ok_or_else(|| Error::Engine {
-                context: "scores",
-                message: format!("there is no column {name}"),
-            })
+            rows.column_by_name(name)
+                .ok_or_else(|| Error::engine("scores")(format!("there is no column {name}")))
         };
         let number = |name: &str| Ok(column(name)?.as_primitive::<Float64Type>().clone());
         let list = |name: &str| Ok(column(name)?.as_list::<i32>().clone());

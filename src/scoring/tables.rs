@@ -140,9 +140,8 @@ pub fn recommendations(
     let mut columns = customers.columns(of_customer.iter().map(|row| *row as usize));
     columns.push(("version", texts(of_customer.iter().map(|_| version))));
     for name in ["rank", "item", "score", "percentile", "reason", "because"] {
-        let column = rows.column_by_name(name).ok_or_else(|| Error::Engine {
-            context: "recommendations",
-            message: format!("there is no column {name}"),
+        let column = rows.column_by_name(name).ok_or_else(|| {
+            Error::engine("recommendations")(format!("there is no column {name}"))
         })?;
         columns.push((name, column.clone()));
     }

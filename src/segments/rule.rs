@@ -96,9 +96,9 @@ pub(super) fn check_spec(file: &str, rule: &RuleSpec, profile: &ProfilePlan) -> 
             "make min_dwell shorter, or expires longer",
         ));
     }
-    if rule.expires.is_some_and(|expires| expires.0 == 0) {
-        let message = format!("{place} expires at once");
-        return Err(Error::configuration(message, "expires = \"30d\""));
+    if let Some(expires) = rule.expires.filter(|expires| expires.0 == 0) {
+        let example = "expires = \"30d\"";
+        return Err(Error::setting(place, "expires", expires, "longer than 0", example));
     }
     let known = Consent::COLUMNS.iter().any(|name| profile.type_of(name).is_some());
     if !rule.requires_consent.is_empty() && !known {
@@ -112,9 +112,10 @@ pub(super) fn check_spec(file: &str, rule: &RuleSpec, profile: &ProfilePlan) -> 
     }
     let scopes: BTreeSet<&String> = rule.requires_consent.iter().collect();
     if scopes.len() < rule.requires_consent.len() || scopes.iter().any(|scope| scope.is_empty()) {
-        let message =
-            format!("{place} requires_consent names a scope twice, or one without a name");
-        return Err(Error::configuration(message, "requires_consent = [\"email\"]"));
+        let value = format!("{:?}", rule.requires_consent);
+        let required = "a list of different names";
+        let example = "requires_consent = [\"email\"]";
+        return Err(Error::setting(place, "requires_consent", value, required, example));
     }
     Ok(())
 }

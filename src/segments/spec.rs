@@ -96,10 +96,7 @@ impl Segments {
         for rule in &spec.rules {
             if rules.iter().any(|other| other.spec.name == rule.name) || rule.name == spec.otherwise
             {
-                return Err(Error::configuration(
-                    format!("{file}: two segments are called \"{}\"", rule.name),
-                    "give each segment a name of its own",
-                ));
+                return Err(Error::duplicate(file, "segment", &rule.name));
             }
             check_spec(&file, rule, profile)?;
             let checked = Rule::check(&file, rule, &columns, &rules)?;
@@ -192,8 +189,9 @@ fn columns(
             return Err(Error::configuration(message, "rename the threshold"));
         }
         if matches!(value, Number::Double(value) if !value.is_finite()) {
-            let message = format!("{place} is {value}");
-            return Err(Error::configuration(message, "a threshold is a finite number"));
+            let setting = format!("thresholds.{name}");
+            let required = "a finite number";
+            return Err(Error::setting(file, setting, value, required, "high_value = 500"));
         }
         columns.name(name, *value);
     }

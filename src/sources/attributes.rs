@@ -154,7 +154,7 @@ fn decade(date: &str) -> Option<String> {
 
 /// A column of profile rows as text. Dates of birth become decades.
 pub fn levels_of(rows: &RecordBatch, name: &str) -> Result<StringArray> {
-    let fault = |message: String| Error::Engine { context: "reading attributes", message };
+    let fault = |message: String| Error::engine("reading attributes")(message);
     let column = rows.column_by_name(name).ok_or_else(|| fault(format!("no column {name}")))?;
     let text: ArrayRef = arrow_cast::cast(column, &DataType::Utf8)
         .map_err(|error| fault(format!("column {name}: {error}")))?;

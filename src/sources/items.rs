@@ -56,10 +56,8 @@ impl ItemTable {
             Error::contract(format!("{file} has no rows"), "a table of items needs at least one")
         })?;
         let column = |name: &str| {
-            rows.column_by_name(name).ok_or_else(|| Error::Engine {
-                context: "reading items",
-                message: format!("there is no column {name}"),
-            })
+            rows.column_by_name(name)
+                .ok_or_else(|| Error::engine("reading items")(format!("there is no column {name}")))
         };
         let keys = arrow_cast::cast(column(&self.key)?, &DataType::Utf8)
             .map_err(Error::engine("reading items"))?;

@@ -188,30 +188,52 @@ impl Affinity {
 /// A half-life so long that weights do not decay noticeably.
 const NEVER: Duration = Duration::days(100_000_000);
 
+fn check_numbers(file: &str, spec: &AffinitySpec) -> Result<()> {
+    let wrong = |name: &str, value: String, required: &str, example: &str| {
+        Err(Error::setting(file, name, value, required, format!("{name} = {example}")))
+    };
+    if !(1..=256).contains(&spec.factors) {
+        return wrong("factors", spec.factors.to_string(), "between 1 and 256", "16");
+    }
+    for (name, number, example) in [("iterations", spec.iterations, "15"), ("top", spec.top, "10")]
+    {
+        if number == 0 {
+            return wrong(name, number.to_string(), "at least 1", example);
+        }
+    }
+    let lengths = [
+        ("half_life", spec.half_life, "\"60d\""),
+        ("horizon", spec.horizon, "\"30d\""),
+        ("new_after", spec.new_after, "\"30d\""),
+    ];
+    for (name, length, example) in lengths {
+        if length.0 == 0 {
+            return wrong(name, length.to_string(), "longer than 0", example);
+        }
+    }
+    let positive = [("regularization", spec.regularization, "1.0"), ("alpha", spec.alpha, "2.0")];
+    for (name, number, example) in positive {
+        if !number.is_finite() || number <= 0.0 {
+            return wrong(name, number.to_string(), "above 0", example);
+        }
+    }
+    match spec.own {
+        Some(own) if !(0.0..=1e6).contains(&own) => {
+            wrong("own", own.to_string(), "between 0 and 1000000", "1.0")
+        }
+        _ => Ok(()),
+    }
+}
+
 fn interactions(file: &str, spec: &AffinitySpec, events: &SourcePlan) -> Result<Interactions> {
     check_weights(file, &spec.weights, events)?;
-    let positive = [spec.regularization, spec.alpha];
-    if !(1..=256).contains(&spec.factors)
-        || spec.iterations == 0
-        || spec.top == 0
-        || spec.half_life.0 == 0
-        || spec.horizon.0 == 0
-        || spec.new_after.0 == 0
-        || spec.own.is_some_and(|own| !(0.0..=1e6).contains(&own))
-        || positive.iter().any(|value| !value.is_finite() || *value <= 0.0)
-    {
-        return Err(Error::configuration(
-            format!(
-                "{file}: factors (1-256), iterations, top, half_life, regularization, alpha, own, horizon or new_after is off"
-            ),
-            "factors = 16, regularization = 1.0, alpha = 2.0, iterations = 15, half_life = \"60d\"",
-        ));
-    }
+    check_numbers(file, spec)?;
     let columns = events.columns();
     let item = check(&spec.item, &columns, &format!("{file}: item"))?;
     if !matches!(item.ty, Type::Text | Type::Integer) {
-        let message = format!("{file}: item has type {}", item.ty.name());
-        return Err(Error::configuration(message, "an item is text or an integer"));
+        let required = format!("of type text or integer, not {}", item.ty.name());
+        let example = "item = \"product_id\"";
+        return Err(Error::setting(file, "item", &spec.item, required, example));
     }
     let weight = check_as(&weight_sql(&spec.weights), Type::Double, &columns, file)?;
     let window = Window::Trailing(spec.window);

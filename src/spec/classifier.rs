@@ -353,10 +353,14 @@ impl Classifier {
                 ));
             }
         };
-        if spec.label.horizon.0 == 0 || spec.snapshots.every.is_some_and(|every| every.0 == 0) {
-            let message =
-                format!("{file}: label.horizon and snapshots.every must be longer than 0");
-            return Err(Error::configuration(message, "horizon = \"30d\""));
+        let lengths = [
+            ("label.horizon", Some(spec.label.horizon), "horizon = \"30d\""),
+            ("snapshots.every", spec.snapshots.every, "every = \"30d\""),
+        ];
+        for (name, length, example) in lengths {
+            if let Some(length) = length.filter(|length| length.0 == 0) {
+                return Err(Error::setting(file, name, length, "longer than 0", example));
+            }
         }
         check_numbers(&file, &spec)?;
         let inputs = inputs(&file, &spec.inputs, catalog)?;
@@ -368,50 +372,57 @@ impl Classifier {
 }
 
 fn check_numbers(file: &str, spec: &ClassifierSpec) -> Result<()> {
-    let fault =
-        |message: &str, hint: &str| Err(Error::configuration(format!("{file}: {message}"), hint));
-    let FitSpec { l2, leaves, class_weight, .. } = &spec.fit;
+    let wrong = |name: &str, value: &dyn std::fmt::Debug, required: &str, example: &str| {
+        Err(Error::setting(file, name, format!("{value:?}"), required, example))
+    };
+    let FitSpec { l2, minimum_class, max_rows, leaves, trees, learning_rate, class_weight, .. } =
+        &spec.fit;
     if l2.is_empty() || l2.iter().any(|l2| !l2.is_finite() || *l2 <= 0.0) {
-        return fault("fit.l2 needs penalties above 0", "l2 = [1, 10, 100]");
+        return wrong("fit.l2", l2, "a list of numbers above 0", "l2 = [1, 10, 100]");
     }
-    if spec.fit.minimum_class < LEAST_CLASS {
-        let message = format!("fit.minimum_class must be at least {LEAST_CLASS}");
-        return fault(&message, "a model cannot be evaluated on fewer rows of a class");
+    if *minimum_class < LEAST_CLASS {
+        let hint = "a model cannot be evaluated on fewer rows of a class";
+        let required = format!("at least {LEAST_CLASS}");
+        return wrong("fit.minimum_class", minimum_class, &required, hint);
     }
-    if spec.fit.max_rows < LEAST_ROWS {
-        let message = format!("fit.max_rows must be at least {LEAST_ROWS}");
-        return fault(&message, "it bounds time and memory of a fit; the default is 100000");
+    if *max_rows < LEAST_ROWS {
+        let hint = "it bounds time and memory of a fit; the default is 100000";
+        return wrong("fit.max_rows", max_rows, &format!("at least {LEAST_ROWS}"), hint);
     }
     if spec.snapshots.count == Some(0) {
-        return fault("snapshots.count must be at least 1", "leave it out for the default");
+        return wrong("snapshots.count", &0, "at least 1", "leave it out for the default");
     }
-    let rate = spec.fit.learning_rate;
-    if leaves.is_empty() || leaves.iter().any(|leaves| *leaves < 2) || spec.fit.trees == 0 {
-        let message = "fit.leaves needs numbers from 2, fit.trees one from 1";
-        return fault(message, "leaves = [4, 8], trees = 300");
+    if leaves.is_empty() || leaves.iter().any(|leaves| *leaves < 2) {
+        return wrong("fit.leaves", leaves, "a list of numbers from 2", "leaves = [4, 8]");
     }
-    if !(rate > 0.0 && rate <= 1.0) {
-        return fault("fit.learning_rate must be above 0 and at most 1", "learning_rate = 0.05");
+    if *trees == 0 {
+        return wrong("fit.trees", trees, "at least 1", "trees = 200");
+    }
+    if !(*learning_rate > 0.0 && *learning_rate <= 1.0) {
+        let required = "above 0 and at most 1";
+        return wrong("fit.learning_rate", learning_rate, required, "learning_rate = 0.05");
     }
     if let ClassWeight::Positive(weight) = class_weight
         && !(weight.is_finite() && *weight > 0.0)
     {
-        return fault("fit.class_weight must be above 0", "class_weight = { positive = 2.0 }");
+        let example = "class_weight = { positive = 2.0 }";
+        return wrong("fit.class_weight.positive", weight, "above 0", example);
     }
     let EvaluationSpec { benefit, cost, .. } = &spec.evaluation;
-    if [benefit, cost].into_iter().flatten().any(|amount| !amount.is_finite() || *amount < 0.0) {
-        return fault(
-            "evaluation.benefit and cost must not be below 0",
-            "benefit = 20.0, cost = 1.5",
-        );
+    for (name, amount) in [("evaluation.benefit", benefit), ("evaluation.cost", cost)] {
+        if let Some(amount) = amount.filter(|amount| !amount.is_finite() || *amount < 0.0) {
+            return wrong(name, &amount, "at least 0", "benefit = 20.0, cost = 1.5");
+        }
     }
     if benefit.is_some() != cost.is_some() {
-        let hint = "what reaching a customer with y = 1 brings, and what reaching any costs";
-        return fault("evaluation needs benefit and cost together", hint);
+        return Err(Error::configuration(
+            format!("{file}: evaluation has one of benefit and cost, and not the other"),
+            "what reaching a customer with y = 1 brings, and what reaching any costs",
+        ));
     }
     let tolerance = spec.promotion.tolerance;
     if !(tolerance.is_finite() && tolerance >= 0.0) {
-        return fault("promotion.tolerance must not be below 0", "tolerance = 0.005");
+        return wrong("promotion.tolerance", &tolerance, "at least 0", "tolerance = 0.005");
     }
     Ok(())
 }

@@ -42,16 +42,23 @@ pub(super) fn aggregations(
     events: &SourcePlan,
 ) -> Result<Vec<Aggregation>> {
     check_weights(file, &spec.weights, events)?;
-    if spec.half_life.0 == 0 || spec.window.0 == 0 {
-        let message = format!("{file}: half_life and window must be longer than 0");
-        return Err(Error::configuration(message, "half_life = \"14d\", window = \"180d\""));
+    for (name, length, example) in
+        [("half_life", spec.half_life, "14d"), ("window", spec.window, "180d")]
+    {
+        if length.0 == 0 {
+            let example = format!("{name} = \"{example}\"");
+            return Err(Error::setting(file, name, length, "longer than 0", example));
+        }
     }
     let Composite { activity, active_days, channels } = spec.composite;
     let shares = [activity, active_days, channels];
     let sum: f64 = shares.iter().sum();
     if shares.iter().any(|share| !(0.0..=1.0).contains(share)) || (sum - 1.0).abs() > 1e-9 {
-        return Err(Error::configuration(
-            format!("{file}: the shares of composite are {shares:?}, which is not 1 in all"),
+        return Err(Error::setting(
+            file,
+            "composite",
+            format!("{shares:?}"),
+            "three shares whose sum is 1",
             "composite = { activity = 0.5, active_days = 0.3, channels = 0.2 }",
         ));
     }

@@ -160,20 +160,22 @@ impl LifetimeValue {
         let condition = check_as(&spec.condition, Type::Boolean, &columns, &place("where"))?;
         let value = check_as(&spec.value, Type::Money, &columns, &place("value"))?;
         if spec.horizon < Duration::days(1) {
-            let message = format!("{file}: horizon is shorter than a day");
-            return Err(Error::configuration(message, "horizon = \"365d\""));
+            let example = "horizon = \"365d\"";
+            return Err(Error::setting(file, "horizon", spec.horizon, "at least a day", example));
         }
         if !(0.0..=10.0).contains(&spec.discount_rate) {
-            let message = format!("{file}: discount_rate is {}", spec.discount_rate);
-            return Err(Error::configuration(message, "10 % a year is discount_rate = 0.1"));
+            let example = "10 % a year is discount_rate = 0.1";
+            let required = "between 0 and 10";
+            let rate = spec.discount_rate;
+            return Err(Error::setting(file, "discount_rate", rate, required, example));
         }
-        if spec.minimum_repeaters < 10 || spec.max_customers < 1000 {
-            let message =
-                format!("{file}: minimum_repeaters is below 10, or max_customers below 1000");
-            return Err(Error::configuration(
-                message,
-                "four parameters cannot be estimated from fewer customers",
-            ));
+        let customers = [
+            ("minimum_repeaters", spec.minimum_repeaters, 10),
+            ("max_customers", spec.max_customers, 1000),
+        ];
+        if let Some((name, value, least)) = customers.into_iter().find(|c| c.1 < c.2) {
+            let hint = "four parameters cannot be estimated from fewer customers";
+            return Err(Error::setting(file, name, value, format!("at least {least}"), hint));
         }
         if spec.cohort == Some(Cohort::FirstChannel) && columns.get("channel") != Some(Type::Text) {
             let message = format!("{file}: cohort is first_channel, and events have no channel");

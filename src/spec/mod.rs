@@ -83,8 +83,7 @@ impl Models {
         for (file, spec) in specs {
             let name = spec.name().to_owned();
             if names.contains(&name) {
-                let message = format!("{file}: a model called {name} is already declared");
-                return Err(Error::configuration(message, "give each model a name of its own"));
+                return Err(Error::duplicate(file, "model", name));
             }
             names.push(name);
             let taken = |there: bool| match there {
@@ -207,9 +206,14 @@ fn check_weights(
     weights: &std::collections::BTreeMap<String, f64>,
     events: &SourcePlan,
 ) -> Result<()> {
-    if weights.is_empty() || weights.values().any(|weight| !weight.is_finite() || *weight <= 0.0) {
-        let message = format!("{file}: weights need event types with numbers above 0");
-        return Err(Error::configuration(message, "purchase = 10.0"));
+    let wrong = weights.iter().find(|(_, weight)| !weight.is_finite() || **weight <= 0.0);
+    if let Some((kind, weight)) = wrong {
+        let setting = format!("weights.{kind}");
+        return Err(Error::setting(file, setting, weight, "above 0", "purchase = 10.0"));
+    }
+    if weights.is_empty() {
+        let required = "a table of event types with numbers";
+        return Err(Error::setting(file, "weights", "{}", required, "purchase = 10.0"));
     }
     for kind in weights.keys() {
         if !events.event_types.contains(kind) {

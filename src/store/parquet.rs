@@ -191,10 +191,8 @@ pub fn take(batch: &RecordBatch, rows: &arrow_array::UInt32Array) -> Result<Reco
 pub fn of_shard(batch: &RecordBatch, shard: Shard) -> Result<RecordBatch> {
     use arrow_array::cast::AsArray;
     let keys = batch.column_by_name("customer360_id").and_then(|keys| keys.as_string_opt::<i32>());
-    let keys = keys.ok_or_else(|| Error::Engine {
-        context: "reading a shard",
-        message: "a table has no column customer360_id".into(),
-    })?;
+    let keys = keys
+        .ok_or_else(|| Error::engine("reading a shard")("a table has no column customer360_id"))?;
     let own: arrow_array::BooleanArray =
         keys.iter().map(|key| Some(key.is_some_and(|key| shard.has(key)))).collect();
     arrow_select::filter::filter_record_batch(batch, &own).map_err(Error::engine("reading a shard"))
@@ -203,10 +201,9 @@ pub fn of_shard(batch: &RecordBatch, shard: Shard) -> Result<RecordBatch> {
 /// Sorts `batch` by its text column `key`, bytewise.
 pub fn sort_by_key(batch: &RecordBatch, key: &str) -> Result<RecordBatch> {
     use arrow_array::cast::AsArray;
-    let keys = batch.column_by_name(key).ok_or_else(|| Error::Engine {
-        context: "sorting by key",
-        message: format!("there is no column {key}"),
-    })?;
+    let keys = batch
+        .column_by_name(key)
+        .ok_or_else(|| Error::engine("sorting by key")(format!("there is no column {key}")))?;
     let keys = keys.as_string::<i32>();
     let mut order: Vec<u32> = (0..batch.num_rows() as u32).collect();
     let key = |row: u32| keys.is_valid(row as usize).then(|| keys.value(row as usize));

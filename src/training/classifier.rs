@@ -103,7 +103,7 @@ pub fn train(
     let spec = &classifier.spec;
     let (training, held_out) = data.snapshots.split_at(data.schedule.training.len());
     let [.., calibration, test] = held_out else {
-        return Err(Error::Engine { context: "training", message: "snapshots are missing".into() });
+        return Err(Error::engine("training")("snapshots are missing"));
     };
     let inputs = inputs(classifier, catalog, &data.levels);
     let selection = select(classifier, inputs.clone(), training, &data.schedule.training)?;
@@ -253,12 +253,7 @@ struct Tested {
 }
 
 impl Tested {
-    fn new(
-        spec: &ClassifierSpec,
-        inputs: &Inputs,
-        chosen: &Chosen,
-        split: &Split,
-    ) -> Result<Self> {
+    fn new(spec: &ClassifierSpec, inputs: &Inputs, chosen: &Chosen, split: &Split) -> Result<Self> {
         let (calibration, test) = (split.calibration, split.test);
         let fit = |rows: &Rows| fit(&spec.fit, inputs, &chosen.configuration, rows);
         let (earlier, fitted) = rayon::join(|| fit(&split.chosen_on), || fit(&split.rows));

@@ -272,10 +272,10 @@ fn elements(array: &ArrayRef, lists: Lists) -> Result<String> {
                 }
             }
         } else {
-            return Err(Error::Engine {
-                context: "writing a list as text",
-                message: format!("a list of {}", array.data_type()),
-            });
+            return Err(Error::engine("writing a list as text")(format!(
+                "a list of {}",
+                array.data_type()
+            )));
         }
     }
     text.push(close);

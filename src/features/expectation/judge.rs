@@ -101,9 +101,8 @@ impl Tally {
     pub fn of(expectations: &[Expectation], rows: &RecordBatch) -> Result<Self> {
         let keys = keys(rows)?;
         let count = |Expectation { column, rule }: &Expectation| {
-            let array = rows.column_by_name(column).ok_or_else(|| Error::Engine {
-                context: "checking expectations",
-                message: format!("nothing computed {column}"),
+            let array = rows.column_by_name(column).ok_or_else(|| {
+                Error::engine("checking expectations")(format!("nothing computed {column}"))
             })?;
             Ok(match rule {
                 Rule::NotNull | Rule::MaxNullShare(_) => nulls(keys, array),

@@ -154,16 +154,14 @@ fn rules(place: &str, spec: &ExpectationSpec, ty: Type) -> Result<Vec<Rule>> {
     rules.extend(most.map(Rule::Max));
     if let Some(share) = spec.max_null_share {
         if !(0.0..=1.0).contains(&share) {
-            return error(
-                format!("max_null_share {share} is not a share"),
-                "a share is between 0 and 1",
-            );
+            let example = "max_null_share = 0.1";
+            return Err(Error::setting(place, "max_null_share", share, "between 0 and 1", example));
         }
         rules.push(Rule::MaxNullShare(share));
     }
     match spec.max_psi {
         Some(most) if !(most.is_finite() && most > 0.0) => {
-            return error(format!("max_psi {most} is not above zero"), "max_psi = 0.2");
+            return Err(Error::setting(place, "max_psi", most, "above 0", "max_psi = 0.2"));
         }
         Some(_) if !(ty.is_numeric() || ty == Type::Boolean) => {
             let message = format!("max_psi needs numbers, and the column is {}", ty.name());
@@ -209,8 +207,8 @@ fn limit(place: &str, (key, spec): (&str, &Option<LimitSpec>), ty: Type) -> Resu
             _ if ty.is_numeric() => format!("{key} = 0"),
             _ => "only numbers, instants and dates have limits".to_owned(),
         };
-        let message = format!("{place}: {key} = {spec} is no limit of a column of {}", ty.name());
-        Error::configuration(message, hint)
+        let required = format!("a limit of a column of type {}", ty.name());
+        Error::setting(place, key, spec, required, hint)
     };
     value.map(|value| Some(Limit { value, ty })).ok_or_else(refused)
 }

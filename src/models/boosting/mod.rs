@@ -153,8 +153,7 @@ fn tree(grown: &GrownTree) -> Result<Tree> {
             },
         }
     });
-    Tree::try_from(nodes.collect::<Vec<Node>>())
-        .map_err(|message| Error::Engine { context: CONTEXT, message })
+    Tree::try_from(nodes.collect::<Vec<Node>>()).map_err(|message| Error::engine(CONTEXT)(message))
 }
 
 fn grown(growth: Growth) -> GradientBooster {

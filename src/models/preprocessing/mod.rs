@@ -255,7 +255,9 @@ impl Preprocessing {
         for (input, value) in self.inputs.iter().zip(row) {
             input.apply(*value, buffer, out);
         }
-        out.extend(self.interactions.iter().filter_map(|interaction| self.product(interaction, row)));
+        out.extend(
+            self.interactions.iter().filter_map(|interaction| self.product(interaction, row)),
+        );
     }
 
     /// The scaled product of an interaction; `None` if it is left out.

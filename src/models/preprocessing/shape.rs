@@ -387,7 +387,8 @@ mod tests {
         let labels: Vec<bool> = (0..1000).map(|i| i % 10 >= 5).collect();
         let mut sorted = values.clone();
         sorted.sort_by(f64::total_cmp);
-        let Some(Shape::Bins(bins)) = Shape::fit(ShapeChoice::Bins, &sorted, &values, &labels) else {
+        let Some(Shape::Bins(bins)) = Shape::fit(ShapeChoice::Bins, &sorted, &values, &labels)
+        else {
             panic!("bins need two distinct values")
         };
         assert_eq!(bins.from, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);

@@ -52,7 +52,7 @@ pub struct KeyFaults {
 /// The key column of a batch.
 pub fn keys(rows: &RecordBatch) -> Result<&StringArray> {
     let column = rows.column_by_name(KEY).and_then(|column| column.as_string_opt::<i32>());
-    column.ok_or_else(|| Error::Engine { context: "reading keys", message: format!("no {KEY}") })
+    column.ok_or_else(|| Error::engine("reading keys")(format!("no {KEY}")))
 }
 
 /// Aligns the rows of a profile with `keys`. Both must be sorted by key.

@@ -532,11 +532,9 @@ fn join_labels(
     let counts = labels.column(1).as_primitive::<Int64Type>();
     let mut labelled = keys(labels)?.iter().flatten().zip(counts.values());
     for Unlabelled { key, is_eligible, recency } in customers {
-        let (_, count) =
-            labelled.find(|(other, _)| *other == key).ok_or_else(|| Error::Engine {
-                context: "joining labels",
-                message: format!("the customer {key} has no label"),
-            })?;
+        let (_, count) = labelled.find(|(other, _)| *other == key).ok_or_else(|| {
+            Error::engine("joining labels")(format!("the customer {key} has no label"))
+        })?;
         let label = (*count > 0) == (kind == LabelKind::Presence);
         if is_eligible {
             snapshot.count(days_decide.then_some(recency), label);
@@ -549,10 +547,9 @@ fn join_labels(
 }
 
 fn of_attribute<'a>(levels: &'a BTreeMap<String, Levels>, name: &str) -> Result<&'a Levels> {
-    levels.get(name).ok_or_else(|| Error::Engine {
-        context: "reading attributes",
-        message: format!("{name} was not read"),
-    })
+    levels
+        .get(name)
+        .ok_or_else(|| Error::engine("reading attributes")(format!("{name} was not read")))
 }
 
 /// The as-of of each past snapshot, with what was known at that instant but never more than is known at
