@@ -169,9 +169,18 @@ impl Run<'_> {
         let all = done.verdict.breaches.iter();
         let own = |breach: &&Breach| as_ofs.iter().any(|as_of| as_of.at == breach.as_of);
         let breaches: Vec<&Breach> = all.filter(own).collect();
-        let told = json!({ "refresh": refresh, "as_ofs": as_ofs, "breaches": breaches });
+        let outcome = json!({ "refresh": refresh, "as_ofs": as_ofs, "breaches": breaches });
         let command = "features-build";
-        write_manifest(&mut transaction, project, command, last, &data, &report, told, progress)?;
+        write_manifest(
+            &mut transaction,
+            project,
+            command,
+            last,
+            &data,
+            &report,
+            outcome,
+            progress,
+        )?;
         transaction.commit()?;
         done.add(report, refresh);
         Ok(())

@@ -17,7 +17,7 @@ use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::scanned::ScannedEvents;
 use crate::report::rows::{cell, columns_text, objects};
 use crate::report::sentences::{
-    Membership, ScoreKind, ScoreRow, membership, recommendation, sentence, taste,
+    Membership, ScoreKind, ScoreRow, affinity, membership, recommendation, sentence,
 };
 use crate::report::{Output, Table, text};
 use crate::scoring::champions::Champions;
@@ -65,9 +65,9 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
         json.insert("segments".into(), json!(objects(segments)));
         json.insert("segment_reasons".into(), json!(reasons));
     }
-    if let Some(of_taste) = of_taste(&row) {
-        text += &format!("\n{of_taste}\n");
-        json.insert("taste".into(), json!(of_taste));
+    if let Some(of_affinity) = of_affinity(&row) {
+        text += &format!("\n{of_affinity}\n");
+        json.insert("affinity".into(), json!(of_affinity));
     }
     if let Some(items) = &items {
         let names = ["rank", "item", "score", "percentile"];
@@ -114,7 +114,7 @@ fn memberships(project: &Project, id: &str, at: Instant, rows: &RecordBatch) -> 
 }
 
 /// Renders a sentence on the recommendation vector and the interests of a profile row.
-fn of_taste(row: &RecordBatch) -> Option<String> {
+fn of_affinity(row: &RecordBatch) -> Option<String> {
     let list = |name: &str| {
         let column = row.column_by_name(name).and_then(|column| column.as_list_opt::<i32>())?;
         column.is_valid(0).then(|| column.value(0))
@@ -125,7 +125,7 @@ fn of_taste(row: &RecordBatch) -> Option<String> {
         texts.map_or_else(Vec::new, |t| t.iter().flatten().map(str::to_owned).collect())
     };
     let filled = texts("filled_fields").iter().any(|name| name == "interests");
-    taste(list("recommendation_vector").map_or(0, |v| v.len()), &texts("interests"), filled)
+    affinity(list("recommendation_vector").map_or(0, |v| v.len()), &texts("interests"), filled)
 }
 
 /// Renders a sentence for each recommendation.

@@ -140,7 +140,7 @@ pub fn feast(
     let data = out.join("data");
     std::fs::create_dir_all(&data).map_err(Error::io("create", &data))?;
     let mut table = Table::new(&["view", "features", "snapshots", "rows", "file"]);
-    let (mut told, mut staged) = (Vec::new(), Vec::new());
+    let (mut exported, mut staged) = (Vec::new(), Vec::new());
     progress.steps(views.len() as u64);
     for (view, paths) in views.into_iter().zip(paths) {
         progress.stage("writing features");
@@ -156,7 +156,7 @@ pub fn feast(
             &thousands(rows),
             &file.display().to_string(),
         ]);
-        told.push(json!({ "view": view, "features": features, "snapshots": as_ofs, "rows": rows, "file": file }));
+        exported.push(json!({ "view": view, "features": features, "snapshots": as_ofs, "rows": rows, "file": file }));
         progress.advance(1, view);
     }
     progress.finish();
@@ -169,7 +169,7 @@ pub fn feast(
         replace(&settings, feast::settings(name).as_bytes())?;
     }
     let text = format!("{}\n`feast apply` in {} registers them\n", table.render(), out.display());
-    Ok(Output { text, json: json!({ "path": out, "views": told }) })
+    Ok(Output { text, json: json!({ "path": out, "views": exported }) })
 }
 
 /// Stages the file `out` with all snapshots of a view, one after another, and returns the number of rows.

@@ -111,9 +111,9 @@ fn describe_view(project: &Project, view: &View) -> Result<Output> {
             &names(&lineage.fields),
             &feature.version[..8],
         ]);
-        let mut told = describe_feature(feature);
-        told["lineage"] = json!(lineage);
-        list.push(told);
+        let mut described = describe_feature(feature);
+        described["lineage"] = json!(lineage);
+        list.push(described);
     }
     let store = project.store()?;
     let snapshots = registry::snapshots(&store, &store.root()?, &view.name)?;

@@ -50,7 +50,7 @@ pub fn join(project: &Project, join: &Join, progress: &mut Progress) -> Result<O
     progress.stage("reading the entities");
     let entities = EntityRows::read(join.entities, project.context())?;
     let mut table = Table::new(&["view", "columns", "rows with features", "rows without"]);
-    let (mut fields, mut arrays, mut told) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut fields, mut arrays, mut joined) = (Vec::new(), Vec::new(), Vec::new());
     progress.stage("joining");
     let joined_views = match join.exact {
         true => exactly(project, &entities, &views)?,
@@ -60,7 +60,7 @@ pub fn join(project: &Project, join: &Join, progress: &mut Progress) -> Result<O
         let with = places.iter().flatten().count() as u64;
         let without = places.len() as u64 - with;
         table.row([&view, &columns.len().to_string(), &thousands(with), &thousands(without)]);
-        told.push(
+        joined.push(
             json!({ "view": view, "columns": columns.len(), "with": with, "without": without }),
         );
         for (field, array) in columns {
@@ -81,7 +81,7 @@ pub fn join(project: &Project, join: &Join, progress: &mut Progress) -> Result<O
         rows.num_columns(),
         join.out.display()
     );
-    Ok(Output { text, json: json!({ "rows": rows.num_rows(), "views": told, "file": join.out }) })
+    Ok(Output { text, json: json!({ "rows": rows.num_rows(), "views": joined, "file": join.out }) })
 }
 
 /// Checks the arguments and returns the names of the views to join.
@@ -162,8 +162,9 @@ fn kept(path: &Path, names: &[&str], rows: &[u32]) -> Result<RecordBatch> {
         batches.push(take(&batch, &own.into())?);
         (before, rest) = (end, later);
     }
-    concat(&batches)?
-        .ok_or_else(|| Error::engine("a join")(format!("{} has no rows any more", path.display())))
+    concat(&batches)?.ok_or_else(|| {
+        Error::engine("joining features")(format!("{} has no rows any more", path.display()))
+    })
 }
 
 /// The files of all snapshots of a view.

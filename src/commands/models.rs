@@ -179,7 +179,7 @@ pub fn compare(project: &Project, name: &str, ours: &str, theirs: &str) -> Resul
     row("Brier", |m| m.brier, change(|b| &b.brier));
     row("ECE", |m| m.ece, change(|b| &b.ece));
     row("log loss", |m| m.log_loss, None);
-    let told = match &paired {
+    let difference = match &paired {
         Some(_) => format!("all of it on the {} rows that both were tested on", p.len()),
         None => format!(
             "not paired: {ours} was tested at {}, {theirs} at {}, or their labels differ",
@@ -187,7 +187,7 @@ pub fn compare(project: &Project, name: &str, ours: &str, theirs: &str) -> Resul
         ),
     };
     let text = format!(
-        "{}\n{told}\n{ours}: {}\n{theirs}: {}\n",
+        "{}\n{difference}\n{ours}: {}\n{theirs}: {}\n",
         table.render(),
         a.configuration.describe(),
         b.configuration.describe()

@@ -280,7 +280,7 @@ impl Tables<'_> {
             }
         }
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
-            .map_err(Error::engine("features"))
+            .map_err(Error::engine("collecting features"))
     }
 
     /// Refuses features of some views that another run wrote than the run of the current profile, because the

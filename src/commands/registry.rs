@@ -67,7 +67,7 @@ pub fn plan(project: &Project) -> Result<Output> {
         }
     }
     let mut table = Table::new(&["view", "feature", "change", "snapshots", "used by", "fills"]);
-    let mut told = Vec::new();
+    let mut listed = Vec::new();
     for ((view, column, change), count) in &changes {
         let lineage = project.catalog.get(column).map(|feature| lineage(project, feature));
         let lineage = lineage.unwrap_or_default();
@@ -82,7 +82,7 @@ pub fn plan(project: &Project) -> Result<Output> {
             &users.join(", "),
             &fields.join(", "),
         ]);
-        told.push(json!({
+        listed.push(json!({
             "view": view, "feature": column, "change": change.name(), "snapshots": count,
             "lineage": lineage,
         }));
@@ -114,7 +114,7 @@ pub fn plan(project: &Project) -> Result<Output> {
             "models score by the definitions they were trained with until they are trained again\n";
     }
     let json = json!({
-        "changes": told, "snapshots": outdated, "unrecorded": unrecorded,
+        "changes": listed, "snapshots": outdated, "unrecorded": unrecorded,
         "all_events_because": all_because,
     });
     Ok(Output { text, json })
@@ -132,7 +132,7 @@ pub fn diff(project: &Project, at: Instant, against: Instant) -> Result<Output> 
     let mut table = Table::new(&[
         "feature", "", "nulls", "was", "mean", "was", "min", "was", "max", "was", "distinct", "was",
     ]);
-    let (mut told, mut rows, mut found) = (Vec::new(), Vec::new(), 0);
+    let (mut columns, mut rows, mut found) = (Vec::new(), Vec::new(), 0);
     for view in &project.catalog.views {
         let read = |at: Instant| -> Result<Option<SnapshotRecord>> {
             let path = registry::path(&view.name, at);
@@ -171,7 +171,7 @@ pub fn diff(project: &Project, at: Instant, against: Instant) -> Result<Output> 
                 row.extend([cell(a, of), cell(b, of)]);
             }
             table.row(row);
-            told.push(json!({
+            columns.push(json!({
                 "view": view.name, "feature": name, "change": change, "is": a, "was": b,
             }));
         }
@@ -192,7 +192,7 @@ pub fn diff(project: &Project, at: Instant, against: Instant) -> Result<Output> 
         ));
     }
     let text = format!("{}\n\n{}", rows.join("\n"), table.render());
-    Ok(Output { text, json: json!({ "as_of": at, "against": against, "columns": told }) })
+    Ok(Output { text, json: json!({ "as_of": at, "against": against, "columns": columns }) })
 }
 
 /// Formats a number with few digits.

@@ -99,9 +99,9 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let mut checks = contract(project, &mut transaction, as_of.at, &profile, &first)?;
     let drifts = drifts_by_model(project, &context.champions, &first.summary);
     let (verdict, _) = views.publish(&mut transaction, 0, &mut first.written, drifts)?;
-    let told = Told { project, as_of, data: &data, report: &first.report };
+    let record = RunRecord { project, as_of, data: &data, report: &first.report };
     if !verdict.breaches.is_empty() {
-        return told.quarantined(transaction, inputs, &verdict, progress);
+        return record.quarantined(transaction, inputs, &verdict, progress);
     }
     checks.extend(quality::checks(&verdict));
 
@@ -127,7 +127,7 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     if moves {
         transaction.root.profile = Some(CurrentProfile { as_of: as_of.at, run: id });
     }
-    let id = told.manifest(&mut transaction, "score", inputs, progress)?;
+    let id = record.manifest(&mut transaction, "score", inputs, progress)?;
     transaction.commit()?;
     Ok((printed(project, as_of, &id, &metrics, &refresh, moves), Exit::Ok))
 }
@@ -393,14 +393,14 @@ fn warn_if_stale(metrics: &RunMetrics) {
 }
 
 /// The values that every manifest of the run contains.
-struct Told<'a> {
+struct RunRecord<'a> {
     project: &'a Project,
     as_of: AsOf,
     data: &'a str,
     report: &'a BuildReport,
 }
 
-impl Told<'_> {
+impl RunRecord<'_> {
     fn manifest(
         &self,
         transaction: &mut Transaction,

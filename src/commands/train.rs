@@ -84,8 +84,8 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
             history: history.clone(),
         });
     }
-    let taste = earlier_taste(project, &store, &transaction.root, as_of);
-    let fitted = fit(project, gathered, pasts, taste, as_of.at, progress)?;
+    let earlier = earlier_affinity(project, &store, &transaction.root, as_of);
+    let fitted = fit(project, gathered, pasts, earlier, as_of.at, progress)?;
 
     progress.stage("writing");
     let mut outcome = Summary::default();
@@ -300,7 +300,7 @@ fn champions(
 /// Finds the affinity version that a new version is aligned to. This is the champion if it was trained as of
 /// an earlier instant, and otherwise the latest version that was. A version of the same as-of is not used, so
 /// that training again gives the same result.
-fn earlier_taste(
+fn earlier_affinity(
     project: &Project,
     store: &Store,
     root: &Root,
@@ -356,7 +356,7 @@ fn fit(
     project: &Project,
     gathered: Gathered,
     pasts: Vec<Past>,
-    taste: Option<(String, AffinityArtifact)>,
+    earlier: Option<(String, AffinityArtifact)>,
     as_of: Instant,
     progress: &mut Progress,
 ) -> Result<Vec<Fitted>> {
@@ -401,7 +401,7 @@ fn fit(
         progress.stage("fitting affinity");
         let (interactions, windows) = (gathered.interactions, gathered.windows);
         let (artifact, metrics) =
-            affinity::train(model, interactions, as_of, windows, taste.as_ref())?;
+            affinity::train(model, interactions, as_of, windows, earlier.as_ref())?;
         let numbers = Numbers::Affinity(Box::new(metrics));
         fitted.push((model.spec.name.clone(), Trained::Affinity(Box::new(artifact)), numbers));
     }
@@ -422,5 +422,5 @@ fn prediction_rows(predictions: &[Prediction]) -> Result<RecordBatch> {
         ("probability", probability),
         ("label", label),
     ])
-    .map_err(Error::engine("predictions"))
+    .map_err(Error::engine("collecting predictions"))
 }

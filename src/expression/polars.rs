@@ -430,12 +430,10 @@ fn to_polars(name: &str, array: &ArrayRef) -> Result<Series> {
     let ty = type_of(array.data_type()).ok_or_else(unsupported)?;
     let array = match (ty, array.data_type()) {
         (Type::Integer, ArrowType::Int64) | (Type::Double, ArrowType::Float64) => array.clone(),
-        (Type::Integer, _) => {
-            arrow_cast::cast(array, &ArrowType::Int64).map_err(Error::engine("cast"))?
-        }
-        (Type::Double, _) => {
-            arrow_cast::cast(array, &ArrowType::Float64).map_err(Error::engine("cast"))?
-        }
+        (Type::Integer, _) => arrow_cast::cast(array, &ArrowType::Int64)
+            .map_err(Error::engine("converting a column"))?,
+        (Type::Double, _) => arrow_cast::cast(array, &ArrowType::Float64)
+            .map_err(Error::engine("converting a column"))?,
         _ => array.clone(),
     };
     if array.null_count() == 0 {
@@ -475,13 +473,13 @@ fn to_polars(name: &str, array: &ArrayRef) -> Result<Series> {
             let values = array.as_primitive::<arrow_types::TimestampMicrosecondType>().iter();
             Series::new(name, values.collect::<Vec<_>>())
                 .cast(&data_type(ty))
-                .map_err(Error::engine("cast"))?
+                .map_err(Error::engine("converting a column"))?
         }
         Type::Date => {
             let values = array.as_primitive::<arrow_types::Date32Type>().iter();
             Series::new(name, values.collect::<Vec<_>>())
                 .cast(&DataType::Date)
-                .map_err(Error::engine("cast"))?
+                .map_err(Error::engine("converting a column"))?
         }
     })
 }

@@ -197,7 +197,7 @@ pub fn gather(
             arrays.push(array.clone());
         }
         let arrays: Vec<&dyn Array> = arrays.iter().map(|array| array.as_ref()).collect();
-        interleave(&arrays, &indices).map_err(Error::engine("a join"))
+        interleave(&arrays, &indices).map_err(Error::engine("joining features"))
     });
     gathered.collect()
 }
@@ -228,5 +228,5 @@ pub fn joined(
     all.extend(fields.into_iter().map(Arc::new));
     let columns = entities.rows.columns().iter().cloned().chain(arrays).collect();
     let schema = Schema::new_with_metadata(all, entities.rows.schema().metadata().clone());
-    RecordBatch::try_new(Arc::new(schema), columns).map_err(Error::engine("a join"))
+    RecordBatch::try_new(Arc::new(schema), columns).map_err(Error::engine("joining features"))
 }

@@ -119,12 +119,15 @@ fn outputs(plan: &FeaturePlan, rows: &RecordBatch, scale: Scale) -> Result<Recor
     for output in &plan.outputs {
         let array = made(output).or_else(|| rows.column_by_name(output).cloned());
         let (Some(array), Some(ty)) = (array, plan.type_of(output)) else {
-            return Err(Error::engine("a feature plan")(format!("nothing computes {output}")));
+            return Err(Error::engine("computing a feature plan")(format!(
+                "nothing computes {output}"
+            )));
         };
         columns.push(array);
         fields.push(Field::new(output, arrow_type(ty, scale), true));
     }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::engine("a plan"))
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+        .map_err(Error::engine("computing a plan"))
 }
 
 /// The reasons for which an event cannot be used, in order of precedence.

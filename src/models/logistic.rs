@@ -359,7 +359,8 @@ mod tests {
         let labels = [true, false, false, true];
         assert!(Logistic::by_linfa(ITERATIONS, &rows, &labels, 0.01, None).is_ok());
         let error = Logistic::by_linfa(1, &rows, &labels, 0.01, None).unwrap_err();
-        assert!(error.to_string().contains("no convergence in 1 iterations"), "{error}");
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("no convergence in 1 iterations"), "{cause}");
     }
 
     /// If every input is constant, the prior is the model.

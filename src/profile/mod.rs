@@ -415,7 +415,7 @@ fn derived(
     let writer = rules.writers.get(name);
     let fresh = writer.and_then(|feature| computed.features.column_by_name(feature));
     let fresh = match fresh {
-        Some(column) => arrow_cast::cast(column, ty).map_err(Error::engine("a derived field"))?,
+        Some(column) => arrow_cast::cast(column, ty).map_err(Error::engine("deriving a field"))?,
         None => new_null_array(ty, rows),
     };
     let old = source.column_by_name(name).and_then(|column| arrow_cast::cast(column, ty).ok());
@@ -434,7 +434,7 @@ fn derived(
             let missing =
                 arrow_array::BooleanArray::from_iter((0..rows).map(|row| Some(old.is_null(row))));
             let chosen = arrow_select::zip::zip(&missing, &fresh, &old);
-            chosen.map_err(Error::engine("a derived field"))
+            chosen.map_err(Error::engine("deriving a field"))
         }
     }
 }

@@ -150,7 +150,7 @@ pub fn membership(membership: &Membership) -> String {
     }
     let values = membership.values.iter();
     let values: Vec<String> =
-        values.map(|(name, value)| told(&name.replace('_', " "), value)).collect();
+        values.map(|(name, value)| named(&name.replace('_', " "), value)).collect();
     let values = values.join(" and ");
     let why = match (membership.reason, values.is_empty()) {
         ("dwell", _) => {
@@ -167,13 +167,13 @@ pub fn membership(membership: &Membership) -> String {
     }
 }
 
-fn told(name: &str, value: &str) -> String {
+fn named(name: &str, value: &str) -> String {
     if value == "-" { format!("there is no {name}") } else { format!("{name} is {value}") }
 }
 
 /// Describes the affinity of a customer: the recommendation vector and the interests. Returns None if the
 /// vector is empty, as in a project without an affinity model.
-pub fn taste(length: usize, interests: &[String], filled: bool) -> Option<String> {
+pub fn affinity(length: usize, interests: &[String], filled: bool) -> Option<String> {
     let vector = format!(
         "The affinity vector has {length} numbers, computed from the customer's interactions: near vectors mean similar affinity."
     );
@@ -197,7 +197,7 @@ pub fn recommendation(
 ) -> Option<String> {
     let why = match (reason, because) {
         ("own", _) => "they choose it already".to_owned(),
-        ("taste", Some(own)) => format!("customers who choose {own}, as they do, choose it too"),
+        ("affinity", Some(own)) => format!("customers who choose {own}, as they do, choose it too"),
         ("popular", _) => "it is popular, and nothing is known of their affinity".to_owned(),
         _ => return None,
     };
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_score_is_told() {
+    fn each_kind_of_score_has_a_sentence() {
         let churn = row(0.6838, "model", &[("silence", 0.5), ("visits", -0.1), ("gap", 0.08)], &[]);
         assert_eq!(
             sentence(ScoreKind::Probability, &churn),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn each_membership_is_told() {
+    fn each_membership_has_a_sentence() {
         let at_risk = Membership {
             name: "At risk",
             description: "call them",
@@ -279,17 +279,18 @@ mod tests {
             values: vec![("churn_risk_score".into(), "0.7".into()), ("value".into(), "90".into())],
             ..Membership::default()
         };
-        let told = |reason: &'static str| membership(&Membership { reason, ..at_risk.clone() });
+        let sentence_of =
+            |reason: &'static str| membership(&Membership { reason, ..at_risk.clone() });
         assert_eq!(
-            told("enter"),
+            sentence_of("enter"),
             "At risk (call them), since 2024-07-01: churn risk score is 0.7 and value is 90."
         );
         assert_eq!(
-            told("stay"),
+            sentence_of("stay"),
             "At risk (call them), since 2024-07-01: still, as churn risk score is 0.7 and value is 90."
         );
         assert_eq!(
-            told("dwell"),
+            sentence_of("dwell"),
             "At risk (call them), since 2024-07-01: kept by the minimum dwell of 14d at least, unless they buy."
         );
         let others = Membership { otherwise: true, description: "", ..at_risk.clone() };
@@ -300,13 +301,13 @@ mod tests {
     }
 
     #[test]
-    fn each_recommendation_is_told() {
+    fn each_recommendation_has_a_sentence() {
         assert_eq!(
             recommendation("coats", "own", None, Some(93.4)).unwrap(),
             "coats: they choose it already; it suits them better than 93 % of customers."
         );
         assert_eq!(
-            recommendation("coats", "taste", Some("shirts"), None).unwrap(),
+            recommendation("coats", "affinity", Some("shirts"), None).unwrap(),
             "coats: customers who choose shirts, as they do, choose it too."
         );
         assert_eq!(
@@ -316,9 +317,12 @@ mod tests {
         assert_eq!(recommendation("coats", "new", None, None), None);
         let few = recommendation("coats", "own", None, Some(20.0)).unwrap();
         assert_eq!(few, "coats: they choose it already.", "no reason to recommend it");
-        assert_eq!(told("churn risk score", "-"), "there is no churn risk score");
-        let told = taste(16, &["toys".to_owned()], true).unwrap();
-        assert!(told.ends_with("the categories with the highest affinity: toys."), "{told}");
-        assert_eq!(taste(0, &[], false), None);
+        assert_eq!(named("churn risk score", "-"), "there is no churn risk score");
+        let sentence_of = affinity(16, &["toys".to_owned()], true).unwrap();
+        assert!(
+            sentence_of.ends_with("the categories with the highest affinity: toys."),
+            "{sentence_of}"
+        );
+        assert_eq!(affinity(0, &[], false), None);
     }
 }

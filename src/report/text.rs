@@ -237,20 +237,20 @@ pub fn waterfall(waterfall: &Waterfall) -> String {
     let high = levels.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let span = (high - low).max(1e-9);
     let place = |level: f64| ((level - low) / span * (AXIS - 1) as f64).round() as usize;
-    let line = |number: &str, from: usize, to: usize, mark: char, told: &str| {
+    let line = |number: &str, from: usize, to: usize, mark: char, label: &str| {
         let bar: String = std::iter::repeat_n(mark, to - from + 1).collect();
         let bar = " ".repeat(from) + &bar;
-        format!("    {number:>7} {bar:AXIS$}  {told}\n")
+        format!("    {number:>7} {bar:AXIS$}  {label}\n")
     };
-    let end = |level: f64, probability: f64, told: &str| {
-        let told = format!("{told}, probability {probability:.4}");
-        line(&format!("{level:.3}"), place(level), place(level), '|', &told)
+    let end = |level: f64, probability: f64, label: &str| {
+        let label = format!("{label}, probability {probability:.4}");
+        line(&format!("{level:.3}"), place(level), place(level), '|', &label)
     };
     let mut text = end(waterfall.base, waterfall.base_probability, "mean of the training rows");
-    for ((contribution, told), level) in lines.iter().zip(levels.windows(2)) {
+    for ((contribution, label), level) in lines.iter().zip(levels.windows(2)) {
         let (a, b) = (place(level[0]), place(level[1]));
         let mark = if *contribution < 0.0 { '░' } else { '█' };
-        text += &line(&format!("{contribution:+.3}"), a.min(b), a.max(b), mark, told);
+        text += &line(&format!("{contribution:+.3}"), a.min(b), a.max(b), mark, label);
     }
     text + &end(waterfall.raw, waterfall.probability, "this customer")
 }

@@ -34,7 +34,7 @@ pub struct AffinityRows {
     ///
     /// The columns are the index of the customer's row, rank, item, score, percentile (the share of
     /// customers whose score of the item is below, 0-100; null for a reason of `popular`), reason (`own`
-    /// for items that the customer has already, `taste` for items that the factors predict, or `popular`)
+    /// for items that the customer has already, `affinity` for items that the factors predict, or `popular`)
     /// and because (the customer's own item that adds most to the score).
     pub recommendations: RecordBatch,
 }
@@ -110,7 +110,7 @@ impl Rows {
             vectors: self.vectors.finish(),
             interests: self.interests.finish(),
             recommendations: RecordBatch::try_from_iter_with_nullable(columns)
-                .map_err(Error::engine("recommendations"))?,
+                .map_err(Error::engine("collecting recommendations"))?,
         })
     }
 }
@@ -167,7 +167,7 @@ fn recommendation(artifact: &AffinityArtifact, choice: Choice) -> Recommendation
     let name = |item: usize| artifact.model.items[item].as_str();
     let (reason, because) = match choice.because {
         Because::Own => ("own", None),
-        Because::Taste(item) => ("taste", Some(name(item as usize))),
+        Because::Affinity(item) => ("affinity", Some(name(item as usize))),
         Because::Popular => ("popular", None),
     };
     let percentile = match choice.because {
@@ -215,7 +215,7 @@ pub fn offer(model: &Affinity, factors: &ItemFactors, scale: Scale) -> Result<Of
         arrays.extend(rows.columns().iter().cloned());
     }
     let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
-        .map_err(Error::engine("the offer"))?;
+        .map_err(Error::engine("reading the offer"))?;
     let named = |name: &str| format!("\u{0}{name}");
     if let Some(condition) = &checked.condition {
         let truths = evaluate(&[(named("where"), condition.clone())], &rows, scale)?;

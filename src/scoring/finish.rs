@@ -122,7 +122,7 @@ fn consent(profile: &RecordBatch, customers: &StringArray) -> Result<Consent> {
     let wanted = |name: &str| name == "customer360_id" || Consent::COLUMNS.contains(&name);
     let columns: Vec<usize> =
         (0..known.fields().len()).filter(|column| wanted(known.field(*column).name())).collect();
-    let rows = profile.project(&columns).map_err(Error::engine("consent"))?;
+    let rows = profile.project(&columns).map_err(Error::engine("reading consent"))?;
     Ok(Consent::of(&align(&rows, customers)?))
 }
 

@@ -87,5 +87,6 @@ pub fn frame(
         let names = scores.map(crate::models::rfm::segment);
         push("rfm_segment".to_owned(), Arc::new(StringArray::from_iter_values(names)));
     }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::engine("scores"))
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+        .map_err(Error::engine("collecting scores"))
 }

@@ -69,14 +69,16 @@ impl ModelScores {
             Arc::new(self.parts.clone()),
         ];
         let columns = COLUMNS.into_iter().zip(columns).map(|(name, array)| (name, array, true));
-        RecordBatch::try_from_iter_with_nullable(columns).map_err(Error::engine("scores"))
+        RecordBatch::try_from_iter_with_nullable(columns)
+            .map_err(Error::engine("collecting scores"))
     }
 
     /// Reads the scores from a record batch of [`ModelScores::rows`].
     pub fn of(rows: &RecordBatch) -> Result<Self> {
         let column = |name: &str| {
-            rows.column_by_name(name)
-                .ok_or_else(|| Error::engine("scores")(format!("there is no column {name}")))
+            rows.column_by_name(name).ok_or_else(|| {
+                Error::engine("collecting scores")(format!("there is no column {name}"))
+            })
         };
         let number = |name: &str| Ok(column(name)?.as_primitive::<Float64Type>().clone());
         let list = |name: &str| Ok(column(name)?.as_list::<i32>().clone());

@@ -30,7 +30,7 @@ pub fn decimal(
         values.map(|value| value.map(|value| (value * unit).round() as i128)).collect();
     let array = array
         .with_precision_and_scale(precision, places as i8)
-        .map_err(Error::engine("a decimal column"))?;
+        .map_err(Error::engine("reading a decimal column"))?;
     Ok(Arc::new(array))
 }
 
@@ -49,7 +49,7 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     RecordBatch::try_from_iter_with_nullable(
         columns.into_iter().map(|(name, array)| (name.to_owned(), array, nullable(name))),
     )
-    .map_err(Error::engine("an output table"))
+    .map_err(Error::engine("collecting computed rows"))
 }
 
 /// Reads the pairs of a list column that [`scores`] has written.
@@ -126,7 +126,8 @@ pub fn scores(
 
 fn weave(arrays: &[ArrayRef], places: &[(usize, usize)]) -> Result<ArrayRef> {
     let arrays: Vec<&dyn Array> = arrays.iter().map(|array| array.as_ref()).collect();
-    arrow_select::interleave::interleave(&arrays, places).map_err(Error::engine("scores"))
+    arrow_select::interleave::interleave(&arrays, places)
+        .map_err(Error::engine("collecting scores"))
 }
 
 /// Builds the table of recommendations from [`super::affinity::AffinityRows::recommendations`], with one
@@ -141,7 +142,7 @@ pub fn recommendations(
     columns.push(("version", texts(of_customer.iter().map(|_| version))));
     for name in ["rank", "item", "score", "percentile", "reason", "because"] {
         let column = rows.column_by_name(name).ok_or_else(|| {
-            Error::engine("recommendations")(format!("there is no column {name}"))
+            Error::engine("collecting recommendations")(format!("there is no column {name}"))
         })?;
         columns.push((name, column.clone()));
     }

@@ -122,7 +122,7 @@ pub fn assign(
     let mut results = RuleResults::default();
     for (i, rule) in segments.rules.iter().enumerate() {
         let frame = RecordBatch::try_new(Arc::new(Schema::new(fields.clone())), columns.clone())
-            .map_err(Error::engine("segments"))?;
+            .map_err(Error::engine("collecting segments"))?;
         let named = [
             ("\u{0}enter".to_owned(), rule.enter.clone()),
             ("\u{0}stay".to_owned(), rule.stay.clone()),

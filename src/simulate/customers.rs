@@ -33,7 +33,7 @@ pub struct Latent {
     /// The time at which the customer drops out, in UTC microseconds.
     pub death: i64,
     /// The indices of the two categories that most of the customer's products belong to.
-    pub tastes: [usize; 2],
+    pub favourites: [usize; 2],
     /// The median price that the customer pays.
     pub price: f64,
     /// Whether the customer receives emails.
@@ -101,7 +101,7 @@ impl Latent {
             dropout_rate,
             start,
             death: start.saturating_add(days(life)),
-            tastes: [first, second],
+            favourites: [first, second],
             price: LogNormal::new(3.4, 0.6).map_or(30.0, |law| law.sample(random)),
             opted_in: random.random::<f64>() < 0.7,
             traits: random.random(),
@@ -204,8 +204,8 @@ impl Life<'_> {
 
     fn product(&mut self) -> (&'static str, String) {
         let category = match self.random.random::<f64>() {
-            u if u < 0.55 => self.latent.tastes[0],
-            u if u < 0.85 => self.latent.tastes[1],
+            u if u < 0.55 => self.latent.favourites[0],
+            u if u < 0.85 => self.latent.favourites[1],
             _ => self.random.random_range(0..CATEGORIES.len()),
         };
         let rank = self.random.random::<f64>().powi(2) * f64::from(PRODUCTS);

@@ -41,7 +41,7 @@ fn strings<T: AsRef<str>>(values: impl Iterator<Item = Option<T>>) -> ArrayRef {
 fn money(values: impl Iterator<Item = Option<i64>>) -> Result<ArrayRef> {
     let values: Decimal128Array = values.map(|v| v.map(i128::from)).collect();
     let values =
-        values.with_precision_and_scale(18, 2).map_err(Error::engine("simulated money"))?;
+        values.with_precision_and_scale(18, 2).map_err(Error::engine("simulating money"))?;
     Ok(Arc::new(values))
 }
 
@@ -49,7 +49,7 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     RecordBatch::try_from_iter_with_nullable(
         columns.into_iter().map(|(name, array)| (name, array, name != "customer360_id")),
     )
-    .map_err(Error::engine("simulated rows"))
+    .map_err(Error::engine("simulating rows"))
 }
 
 /// Converts events to rows.
@@ -104,7 +104,7 @@ pub fn profile(latents: &[Latent], options: &Options) -> Result<RecordBatch> {
             source_ids.keys().append_value("shop");
             source_ids.values().append_value(format!("shop-{}", latent.number));
         }
-        source_ids.append(true).map_err(Error::engine("simulated maps"))?;
+        source_ids.append(true).map_err(Error::engine("simulating maps"))?;
         device.append_value(["phone", "tablet", "desktop"][pick(latent, 3, 3)]);
         for i in 0..4 {
             embedding.values().append_value(pick(latent, 4 + i, 1000) as f32 / 1000.0);
@@ -162,7 +162,7 @@ pub fn profile(latents: &[Latent], options: &Options) -> Result<RecordBatch> {
             text(&|l| Some(if l.opted_in { "opted_in" } else { "opted_out" }.into())),
         ),
         ("consent_scopes", lists(&scopes)),
-        ("interests", lists(&|l| rare(l, 9, 10).then(|| vec![CATEGORIES[l.tastes[0]].into()]))),
+        ("interests", lists(&|l| rare(l, 9, 10).then(|| vec![CATEGORIES[l.favourites[0]].into()]))),
         (
             "loyalty_tier",
             text(&|l| rare(l, 10, 70).then(|| TIERS[pick(l, 11, TIERS.len())].into())),
@@ -184,7 +184,8 @@ pub fn truth(latents: &[Latent], options: &Options) -> Result<RecordBatch> {
     let number = |f: &dyn Fn(&Latent) -> f64| -> ArrayRef {
         Arc::new(Float64Array::from_iter_values(rows().map(|(l, _)| f(l))))
     };
-    let tastes = |i: usize| strings(rows().map(move |(l, _)| Some(CATEGORIES[l.tastes[i]])));
+    let favourites =
+        |i: usize| strings(rows().map(move |(l, _)| Some(CATEGORIES[l.favourites[i]])));
     batch(vec![
         ("customer360_id", strings(rows().map(|(l, _)| Some(&l.key)))),
         ("at", timestamps(rows().map(|(_, at)| Some(at.0)))),
@@ -199,7 +200,7 @@ pub fn truth(latents: &[Latent], options: &Options) -> Result<RecordBatch> {
         ("dropout_rate", number(&|l| l.dropout_rate)),
         ("started_at", timestamps(rows().map(|(l, _)| Some(l.start)))),
         ("died_at", timestamps(rows().map(|(l, _)| Some(l.death)))),
-        ("first_taste", tastes(0)),
-        ("second_taste", tastes(1)),
+        ("first_favourite", favourites(0)),
+        ("second_favourite", favourites(1)),
     ])
 }

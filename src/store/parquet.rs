@@ -45,7 +45,7 @@ impl Writer {
     /// Creates a file with this schema.
     pub fn create(path: &Path, schema: &SchemaRef) -> Result<Self> {
         let file = File::create(path).map_err(Error::io("create", path))?;
-        let level = ZstdLevel::try_new(1).map_err(Error::engine("the zstd level"))?;
+        let level = ZstdLevel::try_new(1).map_err(Error::engine("choosing the compression"))?;
         let mut properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(level))
             .set_max_row_group_row_count(Some(ROW_GROUP))

@@ -103,7 +103,7 @@ pub fn train(
     let spec = &classifier.spec;
     let (training, held_out) = data.snapshots.split_at(data.schedule.training.len());
     let [.., calibration, test] = held_out else {
-        return Err(Error::engine("training")("snapshots are missing"));
+        return Err(Error::engine("choosing snapshots")("snapshots are missing"));
     };
     let inputs = inputs(classifier, catalog, &data.levels);
     let selection = select(classifier, inputs.clone(), training, &data.schedule.training)?;
@@ -154,8 +154,9 @@ pub fn train(
     let mut grade = Grade::of(&evaluation, &recency, champion.as_ref());
     if selection.tried.iter().all(|tried| tried.folds.is_empty()) {
         grade.sentences.push(
-            "Nothing was chosen: no training snapshot's outcome had ended before another, so there is \
-             no fold; inputs are simple, and penalty and trees are the spec's middle ones."
+            "No training snapshot's outcome had ended before another, so there is no fold and nothing was \
+             chosen: inputs are simple, the penalty and the number of leaves are the middle ones of their lists, \
+             and a quarter of the trees is grown."
                 .into(),
         );
     }

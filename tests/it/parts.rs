@@ -187,12 +187,16 @@ fn an_offer_is_read_at_every_scoring() {
     let text = |name: &str| rows.column_by_name(name).unwrap().as_string::<i32>().clone();
     let (reasons, because) = (text("reason"), text("because"));
     let percentiles = rows.column_by_name("percentile").unwrap().as_primitive::<Float64Type>();
-    let mut of_taste = 0;
+    let mut of_affinity = 0;
     for (key, items) in &first {
         for (item, row) in items {
-            assert_eq!(reasons.value(*row) == "taste", percentiles.is_valid(*row), "{key} {item}");
-            if reasons.value(*row) == "taste" {
-                of_taste += 1;
+            assert_eq!(
+                reasons.value(*row) == "affinity",
+                percentiles.is_valid(*row),
+                "{key} {item}"
+            );
+            if reasons.value(*row) == "affinity" {
+                of_affinity += 1;
                 assert!((0.0..=100.0).contains(&percentiles.value(*row)));
                 assert_ne!(because.value(*row), item, "{key}");
                 // The item that supports a recommendation is the customer's own, and so it is not recommended
@@ -201,7 +205,7 @@ fn an_offer_is_read_at_every_scoring() {
             }
         }
     }
-    assert!(of_taste > 500, "{of_taste}");
+    assert!(of_affinity > 500, "{of_affinity}");
 
     let items: Vec<&str> = all.iter().map(|item| item.as_str()).collect();
     let stock: Vec<i64> = (0..items.len() as i64).map(|i| i % 4).collect();

@@ -235,10 +235,13 @@ fn rules_that_cannot_be_are_refused() {
             "enter = \"orders_30d > 3\"\nexpires = \"7d\"\nmin_dwell = \"8d\"",
             "expires after 7d, before its min_dwell",
         ),
-        ("enter = \"orders_30d > 3\"\nexpires = \"0d\"", "expires at once"),
+        (
+            "enter = \"orders_30d > 3\"\nexpires = \"0d\"",
+            "expires = 0d, but it must be longer than 0",
+        ),
         (
             "enter = \"orders_30d > 3\"\nrequires_consent = [\"\"]",
-            "names a scope twice, or one without",
+            "must be a list of different names",
         ),
         (
             "enter = \"orders_30d > 3\"\n[[example]]\ngiven = {}",

@@ -9,7 +9,7 @@ use c360_ml::features::reference::Event;
 use c360_ml::schema::{Origin, PROFILE};
 use c360_ml::shard::{Shard, Shards};
 use c360_ml::sources::Ingestion;
-use c360_ml::sources::contract::history;
+use c360_ml::sources::contract::{EventFacts, history};
 use c360_ml::store::Store;
 use c360_ml::store::parquet::{concat, read};
 use c360_ml::time::{DAY, Instant};
@@ -343,12 +343,21 @@ fn the_history_of_events_reaches_up_to_the_as_of() {
     let folder = tempfile::tempdir().unwrap();
     let mut random = random();
     let at = instant("2024-07-01");
-    let events: Vec<Event> = random_events(&mut random, &[at], 400);
-    let source = event_source(folder.path(), &events, "UTC", Ingestion::Ignore);
-    for days in [0, 1, 10, 900] {
+    let mut events: Vec<Event> = random_events(&mut random, &[at], 400);
+    // All events of the first file happen before those of the second one, so that facts suffice for the first
+    // file at most instants.
+    events.sort_by_key(|event| event.time);
+    let cases = [0, 1, 10, 900].into_iter().flat_map(|days| [(days, true), (days, false)]);
+    for (days, respect) in cases {
+        let ingestion = if respect { Ingestion::Respect } else { Ingestion::Ignore };
+        let source = event_source(folder.path(), &events, "UTC", ingestion);
+        let files = EventFacts::of_files(&source).unwrap();
         let until = Instant(at.0 + days * DAY);
-        let history = history(&source, until, until).unwrap().unwrap();
-        let visible: Vec<&Event> = events.iter().filter(|event| event.time < until.0).collect();
+        let history = history(&source, &files, until, until).unwrap().unwrap();
+        let is_known =
+            |event: &Event| !respect || event.ingested.is_none_or(|ingested| ingested < until.0);
+        let visible = events.iter().filter(|event| event.time < until.0 && is_known(event));
+        let visible: Vec<&Event> = visible.collect();
         let last = visible.iter().map(|event| event.time).max().unwrap();
         let total: u64 = history.events.iter().flat_map(|(_, counts)| counts).sum();
         assert_eq!(total as usize, visible.len());

@@ -372,9 +372,9 @@ mod tests {
         let text = |column: ArrayRef, lists| cells(&column, lists).unwrap();
         let some = |list: &[&str]| list.iter().map(|t| Some((*t).to_owned())).collect::<Vec<_>>();
         let doubles = Arc::new(Float64Array::from(vec![0.1, 1e-9, 1e300, -0.0]));
-        let told = text(doubles, Lists::Json);
-        let back: Vec<f64> = told.iter().flatten().map(|t| t.parse().unwrap()).collect();
-        assert_eq!(back, [0.1, 1e-9, 1e300, -0.0], "{told:?}");
+        let texts = text(doubles, Lists::Json);
+        let back: Vec<f64> = texts.iter().flatten().map(|t| t.parse().unwrap()).collect();
+        assert_eq!(back, [0.1, 1e-9, 1e300, -0.0], "{texts:?}");
         let money = Decimal128Array::from(vec![Some(-5), None, Some(123_456)]);
         let money = text(Arc::new(money.with_precision_and_scale(18, 2).unwrap()), Lists::Json);
         assert_eq!(money, [Some("-0.05".to_owned()), None, Some("1234.56".to_owned())]);

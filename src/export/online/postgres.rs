@@ -211,8 +211,8 @@ fn held(
     }
     let ask = format!("select name, customers = (select count(*) from {name}) from {marker}");
     let row = transaction.query_opt(&ask, &[])?;
-    let told = |row: ::postgres::Row| Held { name: Some(row.get(0)), is_whole: row.get(1) };
-    Ok(row.map_or_else(Held::default, told))
+    let of_row = |row: ::postgres::Row| Held { name: Some(row.get(0)), is_whole: row.get(1) };
+    Ok(row.map_or_else(Held::default, of_row))
 }
 
 /// Creates the tables that do not exist.
@@ -289,7 +289,7 @@ fn stage(
     let mut copy = transaction.copy_in("copy c360_staged from stdin").map_err(failed)?;
     let mut write = |text: String| {
         let written = copy.write_all(text.as_bytes());
-        written.map_err(|error| told(target, error.to_string(), ""))
+        written.map_err(|error| service_error(target, error.to_string(), ""))
     };
     for shard in content.shards().all() {
         let changes = push.changes(shard)?;
@@ -432,10 +432,10 @@ fn failed(target: &str, error: ::postgres::Error) -> Error {
         }
         Some(_) => "",
     };
-    told(target, chain(&error), hint)
+    service_error(target, chain(&error), hint)
 }
 
-fn told(target: &str, message: String, hint: &str) -> Error {
+fn service_error(target: &str, message: String, hint: &str) -> Error {
     Error::Service { service: target.to_owned(), message, hint: hint.into() }
 }
 

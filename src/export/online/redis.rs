@@ -183,9 +183,9 @@ impl OnlineStore for Redis {
 
     fn holds(&mut self) -> Result<Held> {
         let marker = self.marker();
-        let told: RedisResult<(Option<String>, Option<u64>)> =
+        let record: RedisResult<(Option<String>, Option<u64>)> =
             self.connection.hmget(marker, &["name", "customers"]);
-        let (name, customers) = told.map_err(self.failed())?;
+        let (name, customers) = record.map_err(self.failed())?;
         // Keys may have been evicted, or deleted by hand.
         let is_whole = name.is_some() && customers == Some(self.count()?);
         Ok(Held { name, is_whole })
@@ -225,13 +225,13 @@ impl OnlineStore for Redis {
                 removed += customers;
             }
         }
-        let told = [
+        let record = [
             ("name", content.name().to_owned()),
             ("as_of", push.as_of.to_string()),
             ("customers", content.len().to_string()),
         ];
         self.write(Some(push.token), |transaction| {
-            _ = transaction.hset_multiple(&marker, &told).ignore()
+            _ = transaction.hset_multiple(&marker, &record).ignore()
         })?;
         Ok(removed)
     }

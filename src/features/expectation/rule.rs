@@ -265,23 +265,29 @@ pub(super) mod tests {
             ("columns = [\"gap\"]", "v.toml: expect gap: expects nothing"),
             (
                 "columns = [\"gap\"]\nmin = \"a\"",
-                "v.toml: expect gap: min = \"a\" is no limit of a column of double",
+                "v.toml: expect gap: min = \"a\", but it must be a limit of a column of type double",
             ),
             (
                 "columns = [\"first\"]\nmax = 3",
-                "v.toml: expect first: max = 3 is no limit of a column of timestamp",
+                "v.toml: expect first: max = 3, but it must be a limit of a column of type timestamp",
             ),
             (
                 "columns = [\"channel\"]\nmin = 3",
-                "v.toml: expect channel: min = 3 is no limit of a column of varchar",
+                "v.toml: expect channel: min = 3, but it must be a limit of a column of type varchar",
             ),
             (
                 "columns = [\"gap\"]\nmin = 3\nmax = 2.5",
                 "v.toml: expect gap: min 3 is above max 2.5",
             ),
-            ("columns = [\"gap\"]\nmax = true", "max = true is no limit of a column of double"),
-            ("columns = [\"gap\"]\nmax_null_share = 5", "max_null_share 5 is not a share"),
-            ("columns = [\"gap\"]\nmax_psi = 0", "max_psi 0 is not above zero"),
+            (
+                "columns = [\"gap\"]\nmax = true",
+                "max = true, but it must be a limit of a column of type double",
+            ),
+            (
+                "columns = [\"gap\"]\nmax_null_share = 5",
+                "max_null_share = 5, but it must be between 0 and 1",
+            ),
+            ("columns = [\"gap\"]\nmax_psi = 0", "max_psi = 0, but it must be above 0"),
             ("columns = [\"first\"]\nmax_psi = 0.2", "max_psi needs numbers, and the column is"),
             ("columns = [\"gap\"]\nmin = 0\nagainst = \"churn\"", "against belongs to max_psi"),
         ] {

@@ -276,8 +276,9 @@ pub fn sweep_kept(
         let keep = |class: usize, _| !content.dominated[class];
         let (texts, events) = (&mut sweeper.texts, &mut sweeper.events);
         let decoded = details.decode(content, customer, layout, texts, keep, events);
-        decoded
-            .map_err(|_| Error::engine("a block of timelines")("it is not as it was written"))?;
+        decoded.map_err(|_| {
+            Error::engine("reading a block of timelines")("it is not as it was written")
+        })?;
         sweeper.duplicates += (content.count(customer) - events.times.len()) as u64;
         sweeper.events_at_hand(code)?;
     }

@@ -42,7 +42,8 @@ pub fn batch(
         fields.push(Field::new(&aggregation.column, arrow_type(aggregation.ty, scale), true));
         arrays.push(array(texts, aggregation.ty, values, scale)?);
     }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(Error::engine("a part"))
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+        .map_err(Error::engine("collecting a part"))
 }
 
 fn array(texts: &Interner, ty: Type, values: Values, scale: Scale) -> Result<ArrayRef> {
@@ -58,7 +59,7 @@ fn array(texts: &Interner, ty: Type, values: Values, scale: Scale) -> Result<Arr
             let units: Vec<i128> = bits.iter().map(|bits| i128::from(*bits as i64)).collect();
             let array = Decimal128Array::new(units.into(), nulls);
             let array = array.with_precision_and_scale(Scale::PRECISION, scale.places() as i8);
-            Arc::new(array.map_err(Error::engine("a money column"))?)
+            Arc::new(array.map_err(Error::engine("reading a money column"))?)
         }
         Type::Text => {
             let values = present().map(|b| b.map(|b| texts.text(b as u32)));
@@ -106,5 +107,5 @@ pub fn item_batch(
         Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.1))),
         Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.2))),
     ];
-    RecordBatch::try_new(Arc::new(schema), arrays).map_err(Error::engine("interactions"))
+    RecordBatch::try_new(Arc::new(schema), arrays).map_err(Error::engine("collecting interactions"))
 }

@@ -61,7 +61,7 @@ impl<'a> Loaded<'a> {
 
 /// The error for bytes that are not a block.
 pub fn damaged() -> Error {
-    Error::engine("a block of timelines")("it is not as it was written")
+    Error::engine("reading a block of timelines")("it is not as it was written")
 }
 
 /// Decodes the loaded sections of some blocks.

@@ -175,7 +175,7 @@ fn gram(vectors: &[Vec<f64>], f: usize) -> Vec<f64> {
 mod tests {
     use super::*;
 
-    fn two_tastes() -> (Vec<String>, Sparse) {
+    fn two_groups() -> (Vec<String>, Sparse) {
         let items = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
         let row = |i: u32| {
             let base = if i.is_multiple_of(2) { 0 } else { 2 };
@@ -191,19 +191,19 @@ mod tests {
         Options { factors: 2, alpha: 5.0, regularization: 0.1, iterations: 20, seed: 1 };
 
     #[test]
-    fn recommends_what_customers_of_the_same_taste_have() {
-        let (items, customers) = two_tastes();
+    fn recommends_what_customers_like_them_have() {
+        let (items, customers) = two_groups();
         let model = ItemFactors::fit(items, &customers, OPTIONS);
         let customer = model.fold_in(&[(0, 1.0)], &model.gram());
         let offer = Offer { top: 2, repeat: false, ..Offer::default() };
         let best = model.recommend(&customer, &[(0, 1.0)], 1.0, &offer);
         assert_eq!(best[0].item, 1, "who has a is offered b: {best:?}");
-        assert_eq!(best[0].because, Because::Taste(0));
+        assert_eq!(best[0].because, Because::Affinity(0));
     }
 
     #[test]
     fn a_solution_satisfies_its_normal_equations() {
-        let (items, customers) = two_tastes();
+        let (items, customers) = two_groups();
         let model = ItemFactors::fit(items, &customers, OPTIONS);
         let (gram, row) = (model.gram(), [(0, 1.5), (2, 0.5)]);
         let x = model.fold_in(&row, &gram).vector;

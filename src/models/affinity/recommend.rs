@@ -29,7 +29,7 @@ pub enum Because {
     Own,
     /// The factors predict an affinity for the item. The contained item of the customer adds most to the
     /// prediction.
-    Taste(u32),
+    Affinity(u32),
     /// The item is popular, and the customer has no interactions.
     Popular,
 }
@@ -99,7 +99,7 @@ impl ItemFactors {
             let because = match (row.is_empty(), had(item)) {
                 (true, _) => Because::Popular,
                 (_, true) => Because::Own,
-                _ => Because::Taste(self.because(customer, row, item)),
+                _ => Because::Affinity(self.because(customer, row, item)),
             };
             choices.push(Choice { item, score, because });
         }
@@ -213,7 +213,7 @@ mod tests {
         let all = model.recommend(&customer, &row, 0.0, &ALL);
         for choice in &all {
             let own = choice.item == 3;
-            assert_eq!(choice.because, if own { Because::Own } else { Because::Taste(3) });
+            assert_eq!(choice.because, if own { Because::Own } else { Because::Affinity(3) });
         }
         assert!(items(&all)[..2].contains(&2), "{all:?}");
         let new = model.recommend(&customer, &row, 0.0, &Offer { repeat: false, ..ALL });

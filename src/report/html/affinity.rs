@@ -165,7 +165,7 @@ fn card(artifact: &Artifact, model: &AffinityArtifact, metrics: &AffinityMetrics
     let spec = &model.spec;
     html! {
         (facts(&[
-            ("intended use", "To tell what a customer is likely to want next, and how near customers are to each other in taste.".to_owned()),
+            ("intended use", "To predict what a customer is likely to want next, and how similar the affinities of customers are.".to_owned()),
             ("trained as of", format!("{}, with what was known at {}", artifact.as_of, artifact.known_at)),
             ("an item", spec.item.clone()),
             ("look-back", format!("{}, weights halve in {}", spec.window, spec.half_life)),

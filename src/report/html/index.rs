@@ -134,12 +134,13 @@ fn of_model(model: &str, versions: &[&Version]) -> Markup {
         let values = versions.iter().map(|v| value(v, number.name).unwrap_or(f64::NAN)).collect();
         chart = chart.series(number.name, color, at.clone(), values);
     }
-    let told = |version: &&Version| version.numbers.iter().any(|number| number.value.is_some());
+    let has_numbers =
+        |version: &&Version| version.numbers.iter().any(|number| number.value.is_some());
     let chart = chart
         .says(format!("Numbers of {} versions of {model}; the table has them.", versions.len()));
     html! {
         h3 { (model) }
-        @if versions.iter().any(told) { (chart.render()) }
+        @if versions.iter().any(has_numbers) { (chart.render()) }
         div.scroll tabindex="0" role="region" aria-label={ "Versions of " (model) } { table.sortable {
             caption { "Versions of " (model) }
             thead { tr {

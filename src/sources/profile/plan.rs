@@ -142,7 +142,10 @@ impl ProfilePlan {
         for (name, origin) in columns {
             let (array, nullable) = match origin {
                 Origin::Raw(raw) => {
-                    let index = batch.schema().index_of(raw).map_err(Error::engine("a profile"))?;
+                    let index = batch
+                        .schema()
+                        .index_of(raw)
+                        .map_err(Error::engine("reading the profile"))?;
                     (batch.column(index).clone(), batch.schema().field(index).clone())
                 }
                 Origin::Folder(name) => {
@@ -171,7 +174,7 @@ impl ProfilePlan {
             arrays.push(array);
         }
         RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
-            .map_err(Error::engine("a profile"))
+            .map_err(Error::engine("reading the profile"))
     }
 
     fn compute(
@@ -197,7 +200,7 @@ impl ProfilePlan {
         let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let raw =
             RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
-                .map_err(Error::engine("a profile"))?;
+                .map_err(Error::engine("reading the profile"))?;
         // A mapped column may have the same name as a raw one, so a prefix keeps them apart.
         let named: Vec<(String, Expression)> =
             expressions.iter().map(|(name, x)| (format!("\u{0}{name}"), x.clone())).collect();

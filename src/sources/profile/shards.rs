@@ -190,7 +190,7 @@ impl ProfilePlan {
                 found.nulls += nulls as u64;
                 let own: BooleanArray = (0..rows).map(|row| Some(keys.is_valid(row))).collect();
                 batch = arrow_select::filter::filter_record_batch(&batch, &own)
-                    .map_err(Error::engine("a profile"))?;
+                    .map_err(Error::engine("reading the profile"))?;
             }
             first_row += rows;
             found.rows += batch.num_rows() as u64;
@@ -285,7 +285,7 @@ impl ProfileShards {
         };
         let own: BooleanArray = (0..rows.num_rows()).map(|row| Some(!repeats(row))).collect();
         let rows = arrow_select::filter::filter_record_batch(&rows, &own);
-        Ok((rows.map_err(Error::engine("a profile"))?, faults))
+        Ok((rows.map_err(Error::engine("reading the profile"))?, faults))
     }
 
     /// Adds each row to its shard.
@@ -294,7 +294,7 @@ impl ProfileShards {
             return Ok(());
         }
         let rows = &RecordBatch::try_new(self.schema.clone(), rows.columns().to_vec())
-            .map_err(Error::engine("a profile"))?;
+            .map_err(Error::engine("reading the profile"))?;
         let places: Vec<usize> =
             keys(rows)?.iter().flatten().map(|key| self.shards.index(shard::hash(key))).collect();
         let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();

@@ -118,7 +118,10 @@ impl AffinityMetrics {
             )
         });
         let Some(tested) = &self.tested else {
-            return vec!["The history is too short to foretell a part of it: nothing says how well this does.".to_owned()];
+            return vec![
+                "The history is too short to hold out a part of it, so the ranking is not tested."
+                    .to_owned(),
+            ];
         };
         let sentence = |what: &str, setting: &Setting| {
             let (own, best) = (setting.rankings.first()?, setting.best_simple()?);

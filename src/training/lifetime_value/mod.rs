@@ -144,7 +144,7 @@ pub fn train(
                 tenure = means;
             }
             None => metrics.warnings.push(
-                "The history is too short to hold a part of it out: nothing says how well this does."
+                "The history is too short to hold out a part of it, so the prediction is not tested."
                     .to_owned(),
             ),
         }
