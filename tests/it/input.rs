@@ -281,7 +281,13 @@ fn specs_are_checked_before_any_work() {
             2,
             &["another model writes churn_risk_score"],
         ),
-        ("models/engagement.toml", "activity = 0.5", "activity = 0.6", 2, &["not 1 in all"]),
+        (
+            "models/engagement.toml",
+            "activity = 0.5",
+            "activity = 0.6",
+            2,
+            &["[0.6, 0.3, 0.2]", "whose sum is 1"],
+        ),
         // Regression cases: these four were once accepted.
         (
             "features/browsing.toml",

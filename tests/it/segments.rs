@@ -272,7 +272,7 @@ fn rules_that_cannot_be_are_refused() {
         ("churn_high = 0.6 ", "churn_high = \"high\" ", "not a number"),
         ("[thresholds]", "[thresholds]\nunused = 1", "no rule uses the threshold unused"),
         ("[thresholds]", "[thresholds]\norders_30d = 1", "has the name of a feature or score"),
-        ("churn_high = 0.6 ", "churn_high = nan ", "is NaN"),
+        ("churn_high = 0.6 ", "churn_high = nan ", "thresholds.churn_high = NaN"),
     ] {
         std::fs::write(&path, text.replace(from, to)).unwrap();
         let (_, stderr, code) = output(&project, &["segments", "list"]);

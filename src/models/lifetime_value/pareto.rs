@@ -7,7 +7,8 @@
 //!
 //! Its closed form is a difference of two 2F1 functions, which cancels if t is near T and converges
 //! slowly if alpha and beta are far apart. The integrand is positive and falls, so it is integrated
-//! numerically in logarithms, over panels that double in length.
+//! numerically in logarithms, over panels that double in length up to one. Within such a panel the integrand is
+//! smooth: it may fall like exp(-exp(v)) where alpha is far above beta.
 
 use super::buyer::Buyer;
 
@@ -18,6 +19,9 @@ const NODES: [(f64, f64); 4] = [
     (0.796_666_477_413_626_7, 0.222_381_034_453_374_5),
     (0.960_289_856_497_536_3, 0.101_228_536_290_376_26),
 ];
+
+/// The greatest length of a panel.
+const LONGEST: f64 = 1.0;
 
 /// Computes the logarithm of this ratio, and its derivatives with respect to r, alpha, s and beta. The
 /// logarithm is minus infinity if no time has passed since the last purchase.
@@ -32,7 +36,7 @@ pub fn gone([r, alpha, s, beta]: [f64; 4], buyer: &Buyer) -> (f64, [f64; 4]) {
     let log_begin = begin.ln();
     // The first panel has the length scale of the integrand, from its rate of decay at the start.
     let fall = shape * (beta + buyer.recency) / begin + s;
-    let (mut from, mut width) = (0.0, (1.0 / fall).min(length));
+    let (mut from, mut width) = (0.0, (1.0 / fall).min(length).min(LONGEST));
     let mut sums = [0.0; 5];
     while from < length {
         let to = f64::min(from + width, length);
@@ -55,7 +59,7 @@ pub fn gone([r, alpha, s, beta]: [f64; 4], buyer: &Buyer) -> (f64, [f64; 4]) {
             break;
         }
         from = to;
-        width *= 2.0;
+        width = (width * 2.0).min(LONGEST);
     }
     let [integral, silence, at_alpha, passed, at_beta] = sums;
     let until = (alpha + buyer.age).ln() - log_begin;
