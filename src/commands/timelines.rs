@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Project;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::features::plan::FeaturePlan;
 use crate::features::timelines::{Keeping, KeptTimelines, Refresh, reading};
 use crate::report::thousands;
@@ -113,8 +113,9 @@ pub fn facts(project: &Project, transaction: &mut Transaction) -> Result<Vec<Eve
     if is_changed {
         before.iter().for_each(|path| transaction.remove(path));
         let name = format!("{FOLDER}/events-{:06}.json", transaction.generation());
-        transaction
-            .write_json(&name, &KeptFacts { format_version: FORMAT_VERSION, reading, files })?;
+        let kept = KeptFacts { format_version: FORMAT_VERSION, reading, files };
+        let text = serde_json::to_string(&kept).map_err(Error::engine("writing JSON"))?;
+        transaction.write_text(&name, &text)?;
     }
     Ok(facts)
 }
