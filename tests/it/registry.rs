@@ -157,13 +157,13 @@ fn damaged_timelines_are_said_to_be_and_written_anew() {
     let project = project(folder.path());
     json(&project, &RANGE);
     let before = bytes(&project);
-    let segment = project.join("store/timelines/000001.bin");
-    let whole = std::fs::read(&segment).unwrap();
+    let file = project.join("store/timelines/000001.bin");
+    let whole = std::fs::read(&file).unwrap();
     for (at, of) in [(1, 3), (1, 2), (99, 100)] {
         let mut bytes = whole.clone();
         let place = bytes.len() * at / of;
         bytes[place] ^= 0x10;
-        std::fs::write(&segment, &bytes).unwrap();
+        std::fs::write(&file, &bytes).unwrap();
         let (_, stderr, code) = output(&project, &["features", "build", "--as-of", "2024-06-01"]);
         // A flipped byte in a part that this build does not read goes unnoticed.
         assert!(code == 0 || code == 2, "{stderr}");
@@ -175,17 +175,38 @@ fn damaged_timelines_are_said_to_be_and_written_anew() {
     // The keys of the first customers are always read.
     let mut flipped = whole.clone();
     flipped[40] ^= 0x10;
-    std::fs::write(&segment, &flipped).unwrap();
+    std::fs::write(&file, &flipped).unwrap();
     let (_, stderr, code) = output(&project, &["features", "build", "--as-of", "2024-06-02"]);
     assert_eq!(code, 2, "{stderr}");
     assert!(stderr.contains("is damaged"), "{stderr}");
-    std::fs::write(&segment, &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
     let (_, stderr, code) = output(&project, &["features", "build", "--as-of", "2024-06-02"]);
     assert_eq!(code, 2, "{stderr}");
     let full = [&RANGE[..], &["--full"]].concat();
     json(&project, &full);
     let after = bytes(&project);
     assert!(before.iter().all(|(folder, bytes)| after[folder] == *bytes));
+}
+
+#[test]
+fn timelines_in_another_encoding_are_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    json(&project, &RANGE);
+    let manifest = std::fs::read_dir(project.join("store/timelines")).unwrap();
+    let mut manifest = manifest.map(|entry| entry.unwrap().path());
+    let manifest = manifest.find(|path| path.extension().is_some_and(|e| e == "json")).unwrap();
+    // The first encoding had no number, and other names for most fields.
+    std::fs::write(&manifest, r#"{"format_version": 1, "files": {}}"#).unwrap();
+    std::fs::write(project.join("store/timelines/000001.bin"), "another encoding").unwrap();
+    let build = ["features", "build", "--as-of", "2024-06-02"];
+    let built = json(&project, &build);
+    let because = "the timelines are in the encoding of another version of c360-ml";
+    assert_eq!(built["refresh"]["all_because"], because);
+    assert!(!manifest.exists());
+    let before = bytes(&project);
+    json(&project, &[&build[..], &["--full"]].concat());
+    assert!(bytes(&project) == before);
 }
 
 #[test]

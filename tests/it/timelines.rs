@@ -190,8 +190,8 @@ fn days(folder: &Path, ingestion: Ingestion, count: usize, random: &mut ChaCha8R
             "day {day}: kept and read differ"
         );
     }
-    let segments = std::fs::read_dir(folder.join("store/timelines")).unwrap().count() - 1;
-    assert!(segments <= 17, "{segments} segments are left");
+    let files = std::fs::read_dir(folder.join("store/timelines")).unwrap().count() - 1;
+    assert!(files <= 17, "{files} timeline files are left");
     assert_eq!(rebuilt, 2, "times that all files were read");
 }
 

@@ -232,9 +232,7 @@ impl<'a> BlockWriter<'a> {
         pack(&self.class, out);
         pack(&self.times, out);
         self.inputs.iter().for_each(|values| pack(values, out));
-        // Most events are ingested soon after they happen, so the difference takes fewer bytes than the time
-        // itself.
-        let late = |(ingested, time): (&i64, &i64)| ingested.wrapping_sub(*time);
+        let late = |(ingested, time): (&i64, &i64)| lag(*ingested, *time);
         let lags: Vec<i64> = self.ingested.iter().zip(&self.times).map(late).collect();
         pack(&lags, &mut sections[INGESTED]);
         sections[DETAILS] = self.details;
@@ -245,6 +243,18 @@ impl<'a> BlockWriter<'a> {
         }
         sections
     }
+}
+
+/// The time from an event to its ingestion in microseconds, or `i64::MIN` if the time of ingestion is unknown,
+/// that is `i64::MIN`. Most events are ingested soon after they happen, so the difference takes fewer bytes than
+/// the time itself, and a source without times of ingestion takes none.
+fn lag(ingested: i64, time: i64) -> i64 {
+    if ingested == i64::MIN { i64::MIN } else { ingested.wrapping_sub(time) }
+}
+
+/// The time of ingestion of an event at `time`, given its [`lag`].
+fn ingested_at(lag: i64, time: i64) -> i64 {
+    if lag == i64::MIN { i64::MIN } else { lag.wrapping_add(time) }
 }
 
 /// The sections of a block that every sweep reads.
@@ -447,7 +457,7 @@ impl<'a> Details<'a> {
     /// The time of ingestion of a row, in microseconds. It is `i64::MIN` if the section is not loaded or if
     /// the time is unknown.
     pub fn ingested(&self, row: usize, time: i64) -> i64 {
-        self.lags.map_or(i64::MIN, |lags| lags.get(row).wrapping_add(time))
+        self.lags.map_or(i64::MIN, |lags| ingested_at(lags.get(row), time))
     }
 
     /// Translates a code of the block to the code of the same text in `texts`.
@@ -545,5 +555,29 @@ impl<'a> Details<'a> {
             }
         });
         if is_whole { Ok(()) } else { Err(Damaged) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_times_of_ingestion_take_no_bytes() {
+        let times = [1_700_000_000_000_000, 1_719_792_000_000_001, 5];
+        for ingested in [[i64::MIN; 3], [1_700_000_000_000_009, i64::MIN, 5]] {
+            let lags: Vec<i64> = (0..3).map(|i| lag(ingested[i], times[i])).collect();
+            let back: Vec<i64> = (0..3).map(|i| ingested_at(lags[i], times[i])).collect();
+            assert_eq!(back, ingested);
+        }
+        let size = |ingested: i64| {
+            let mut bytes = Vec::new();
+            pack(&times.map(|time| lag(ingested, time)), &mut bytes);
+            bytes.len()
+        };
+        let mut empty = Vec::new();
+        pack(&[], &mut empty);
+        assert_eq!(size(i64::MIN), empty.len());
+        assert!(size(0) > empty.len());
     }
 }

@@ -17,6 +17,9 @@ use crate::store::{Root, Store};
 
 /// The folder of the store that contains the timelines.
 pub const FOLDER: &str = "timelines";
+/// The version of the encoding of timeline files. Timelines can be made from the events again, so those in
+/// another encoding are not read but replaced.
+const ENCODING: u32 = 2;
 
 /// The manifest of the timelines.
 ///
@@ -25,12 +28,13 @@ pub const FOLDER: &str = "timelines";
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     format_version: u32,
+    /// [`ENCODING`].
+    encoding: u32,
     /// The conditions that are kept for each event, in the order of their bits.
     pub conditions: Vec<Expression>,
     /// The inputs that are kept for each event, in the order of their values.
     pub inputs: Vec<Expression>,
     /// For each input, whether it is a text that may appear in results.
-    #[serde(alias = "spoken")]
     pub keeps_text: Vec<bool>,
     /// A hash of all other settings that the kept values depend on, from [`reading`].
     pub reading: String,
@@ -39,10 +43,40 @@ pub struct Manifest {
     /// The event files by number. Each event carries the number of its file.
     pub files: BTreeMap<u32, KeptFile>,
     /// The timeline files in the store, oldest first.
-    #[serde(alias = "segments")]
     pub timeline_files: Vec<String>,
     /// The number of times that timelines were written since all events were last read.
     pub rounds: u64,
+}
+
+/// The live manifest of a store.
+#[derive(Debug)]
+pub enum Live {
+    /// The store has no timelines.
+    None,
+    /// The timelines are in another encoding than [`ENCODING`].
+    OtherEncoding,
+    /// The path of the manifest in the store, and the manifest.
+    Current(String, Manifest),
+}
+
+impl Live {
+    /// The reason why the timelines cannot be used to compute `plans` with this number of shards. None if they
+    /// can.
+    pub fn unfit(
+        &self,
+        source: &SourcePlan,
+        plans: &[FeaturePlan],
+        reading: &str,
+        shards: Shards,
+    ) -> Option<String> {
+        match self {
+            Self::None => Some("there are no kept timelines yet".into()),
+            Self::OtherEncoding => {
+                Some("the timelines are in the encoding of another version of c360-ml".into())
+            }
+            Self::Current(_, manifest) => manifest.unfit(source, plans, reading, shards),
+        }
+    }
 }
 
 /// An event file whose events the timelines contain.
@@ -76,6 +110,7 @@ impl Manifest {
     pub fn new(layout: &Layout, reading: String, shards: Shards) -> Self {
         Self {
             format_version: crate::store::FORMAT_VERSION,
+            encoding: ENCODING,
             conditions: layout.conditions.clone(),
             inputs: layout.inputs.clone(),
             keeps_text: layout.keeps_text.clone(),
@@ -87,22 +122,21 @@ impl Manifest {
         }
     }
 
-    /// Reads the live manifest of a store, and returns it with its path in the store.
-    pub fn live(store: &Store, root: &Root) -> Result<Option<(String, Self)>> {
+    /// Reads the live manifest of a store.
+    pub fn live(store: &Store, root: &Root) -> Result<Live> {
         let is_manifest = |path: &&str| path.ends_with(".json");
-        let Some(path) = root.below(FOLDER).find(is_manifest) else { return Ok(None) };
-        // A manifest without a number of shards is from an older format, which grouped timelines by another
-        // hash.
+        let Some(path) = root.below(FOLDER).find(is_manifest) else { return Ok(Live::None) };
         let value: serde_json::Value = store.read_json(path)?;
-        if value.get("shards").is_none() {
-            return Ok(None);
-        }
-        Ok(Some((path.to_owned(), store.read_json(path)?)))
+        let is_current = value.get("encoding").is_some_and(|encoding| *encoding == ENCODING);
+        Ok(match is_current {
+            true => Live::Current(path.to_owned(), store.read_json(path)?),
+            false => Live::OtherEncoding,
+        })
     }
 
     /// The reason why the kept events cannot be used to compute `plans` with this number of shards. None if
     /// they can.
-    pub fn unfit(
+    fn unfit(
         &self,
         source: &SourcePlan,
         plans: &[FeaturePlan],

@@ -21,7 +21,7 @@ pub use self::manifest::reading;
 pub use self::run::{Keeping, Refresh};
 
 use self::manifest::{FOLDER, Manifest};
-use self::run::{Run, unfit};
+use self::run::Run;
 use self::timeline_file::{NewBlock, TimelineFileWriter};
 use super::events::{BuildReport, Events, ShardRows};
 use super::plan::{AsOf, FeaturePlan};
@@ -71,8 +71,7 @@ impl KeptTimelines {
         keeping: &Keeping,
     ) -> Result<Option<String>> {
         let live = Manifest::live(store, root)?;
-        let kept = live.as_ref().map(|(_, manifest)| manifest);
-        Ok(unfit(kept, source, plans, &reading(source)?, keeping))
+        Ok(live.unfit(source, plans, &reading(source)?, keeping.shards))
     }
 
     /// The files and events that were read.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use serde::Serialize;
 
 use super::loaded::{Loaded, damaged, views};
-use super::manifest::{Changes, FOLDER, KeptFile, Manifest, reading};
+use super::manifest::{Changes, FOLDER, KeptFile, Live, Manifest, reading};
 use super::timeline_file::{BlockPlace, NewBlock, TimelineFile};
 use crate::error::Result;
 use crate::features::events::BuildReport;
@@ -52,18 +52,6 @@ pub struct Refresh {
     pub customers_touched: u64,
 }
 
-/// The reason why the kept timelines cannot be used to compute `plans`. None if they can.
-pub fn unfit(
-    kept: Option<&Manifest>,
-    source: &SourcePlan,
-    plans: &[FeaturePlan],
-    reading: &str,
-    keeping: &Keeping,
-) -> Option<String> {
-    let Some(kept) = kept else { return Some("there are no kept timelines yet".into()) };
-    kept.unfit(source, plans, reading, keeping.shards)
-}
-
 /// The changes that one run makes to the timelines.
 pub struct Run {
     /// What is kept of each event.
@@ -106,13 +94,12 @@ impl Run {
         let live = Manifest::live(transaction.store(), &transaction.root)?;
         let unfit = match keeping.full {
             true => Some("--full".to_owned()),
-            false => {
-                let kept = live.as_ref().map(|(_, manifest)| manifest);
-                unfit(kept, source, plans, &reading, keeping)
-            }
+            false => live.unfit(source, plans, &reading, keeping.shards),
         };
-        let (before, kept) =
-            live.map_or((None, None), |(path, manifest)| (Some(path), Some(manifest)));
+        let (before, kept) = match live {
+            Live::Current(path, manifest) => (Some(path), Some(manifest)),
+            Live::None | Live::OtherEncoding => (None, None),
+        };
         let mut unused = Vec::new();
         let manifest = match (kept, &unfit) {
             (Some(manifest), None) => manifest,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
+use crate::store::FORMAT_VERSION;
 
 const MAGIC: &[u8; 8] = b"C360TIME";
 
@@ -136,7 +137,7 @@ fn write_all(mut file: BufWriter<File>, waiting: mpsc::Receiver<NewBlock>) -> st
             end += section.len() as u64;
         }
     }
-    let index = Index { format_version: crate::store::FORMAT_VERSION, blocks };
+    let index = Index { format_version: FORMAT_VERSION, blocks };
     let text = serde_json::to_vec(&index)?;
     file.write_all(&text)?;
     file.write_all(&(text.len() as u64).to_le_bytes())?;
@@ -164,7 +165,7 @@ impl TimelineFile {
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let text = read_index(&mut file).map_err(Error::io("read", path))?;
         let index: Option<Index> = text.and_then(|text| serde_json::from_slice(&text).ok());
-        let index = index.filter(|index| index.format_version == crate::store::FORMAT_VERSION);
+        let index = index.filter(|index| index.format_version == FORMAT_VERSION);
         let blocks = index.ok_or_else(|| damaged(path))?.blocks;
         Ok(Self { relative: relative.to_owned(), path: path.to_owned(), file, blocks })
     }
