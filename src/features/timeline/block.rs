@@ -134,7 +134,7 @@ impl<'a> BlockWriter<'a> {
             for input in (0..self.inputs.len()).filter(|i| self.layout.valid(*i).is_set(flags)) {
                 let bits = events.inputs[input][at];
                 if self.layout.is_text(input) {
-                    let text = order.texts.get(bits as u32);
+                    let text = order.text(input, bits);
                     let code = self.dictionaries[input].code(bits as usize, text);
                     self.inputs[input].push(code);
                 } else if !self.layout.is_time(input) {
@@ -519,7 +519,7 @@ impl<'a> Details<'a> {
             if layout.is_text(input) && !layout.keeps_text[input] {
                 for _ in 0..read_varint(&mut rest)? {
                     let length = read_varint(&mut rest)? as usize;
-                    codes.push(texts.intern(take(&mut rest, length)?));
+                    codes.push(events.compared.intern(take(&mut rest, length)?));
                 }
             }
         }

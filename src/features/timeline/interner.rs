@@ -9,6 +9,9 @@ pub fn hash(text: &[u8]) -> u64 {
     xxh3_64(text)
 }
 
+/// The number of texts from which an interner gives its memory back when it is cleared.
+const LARGE: usize = 1 << 12;
+
 /// Assigns codes to distinct byte strings in the order of their first occurrence.
 ///
 /// The codes depend on the order in which the strings arrive, so no result of a partition may depend on the
@@ -56,6 +59,17 @@ impl Interner {
     /// The text with the given code, which must have been interned from UTF-8.
     pub fn text(&self, code: u32) -> &str {
         std::str::from_utf8(self.get(code)).unwrap_or_default()
+    }
+
+    /// Removes all texts and keeps the allocated memory, unless it is so much that clearing it takes long.
+    pub fn clear(&mut self) {
+        if self.len() > LARGE {
+            *self = Self::default();
+        }
+        self.table.clear();
+        self.hashes.clear();
+        self.ends.clear();
+        self.bytes.clear();
     }
 
     /// The number of codes.

@@ -141,7 +141,7 @@ pub fn merge<'a>(
             details.decode(block, place.customer, layout, &mut texts, keep, &mut events)?;
         }
         for (_, record) in Record::all(arrived) {
-            record.read(layout, &mut events, |text| texts.intern(text));
+            record.read(layout, &mut events, &mut texts);
         }
         if events.times.is_empty() && whole {
             continue;

@@ -11,6 +11,7 @@ use crate::expression::Type;
 #[derive(Clone, Copy)]
 pub struct Order<'a> {
     pub layout: &'a Layout,
+    /// The texts that may appear in results.
     pub texts: &'a Interner,
     pub events: &'a Decoded<'a>,
 }
@@ -41,6 +42,13 @@ impl Order<'_> {
         }
     }
 
+    /// The text of an input with the given bits.
+    pub fn text(&self, input: usize, bits: u64) -> &[u8] {
+        let is_kept = self.layout.keeps_text[input];
+        let texts = if is_kept { self.texts } else { &self.events.compared };
+        texts.get(bits as u32)
+    }
+
     fn time(self, row: u32) -> i64 {
         self.events.times[row as usize]
     }
@@ -65,7 +73,7 @@ impl Order<'_> {
             let bits = self.events.inputs[i][row as usize];
             let valid = self.layout.valid(i).is_set(flags);
             let bytes = match input.ty {
-                Type::Text if valid => self.texts.get(bits as u32).to_vec(),
+                Type::Text if valid => self.text(i, bits).to_vec(),
                 _ => bits.to_be_bytes().to_vec(),
             };
             (valid, bytes)

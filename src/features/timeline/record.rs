@@ -6,6 +6,7 @@
 //! needs only one random access per event.
 
 use super::column::write_varint;
+use super::interner::Interner;
 use super::layout::Layout;
 
 /// The values of one input for a batch of events.
@@ -97,13 +98,8 @@ impl<'a> Record<'a> {
         self.text()
     }
 
-    /// Decodes the event and appends it to `events`. `intern` returns the code of a text.
-    pub fn read(
-        mut self,
-        layout: &Layout,
-        events: &mut Decoded<'a>,
-        mut intern: impl FnMut(&'a [u8]) -> u32,
-    ) {
+    /// Decodes the event and appends it to `events`. Texts that may appear in results get a code in `texts`.
+    pub fn read(mut self, layout: &Layout, events: &mut Decoded<'a>, texts: &mut Interner) {
         let time = i64::from_le_bytes(self.array());
         events.times.push(time);
         if layout.ingestion {
@@ -121,13 +117,15 @@ impl<'a> Record<'a> {
         }
         self.text();
         events.ids.push(self.text());
-        for (i, values) in events.inputs.iter_mut().enumerate() {
+        let Decoded { inputs, compared, .. } = events;
+        for (i, values) in inputs.iter_mut().enumerate() {
             values.push(if !layout.valid(i).is_set(flags) {
                 0
             } else if layout.is_time(i) {
                 time as u64
             } else if layout.is_text(i) {
-                intern(self.text()).into()
+                let texts = if layout.keeps_text[i] { &mut *texts } else { &mut *compared };
+                texts.intern(self.text()).into()
             } else {
                 u64::from_le_bytes(self.array())
             });
@@ -170,6 +168,8 @@ pub struct Decoded<'a> {
     pub flags: Vec<u64>,
     pub ids: Vec<&'a [u8]>,
     pub inputs: Vec<Vec<u64>>,
+    /// The texts that are only compared with each other. They are few enough to stay in the cache of a core.
+    pub compared: Interner,
 }
 
 impl Decoded<'_> {
@@ -191,5 +191,6 @@ impl Decoded<'_> {
         self.flags.clear();
         self.ids.clear();
         self.inputs.iter_mut().for_each(Vec::clear);
+        self.compared.clear();
     }
 }

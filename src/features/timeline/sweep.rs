@@ -115,6 +115,7 @@ pub(super) struct Sweeper<'a> {
     pub(super) partition: &'a Partition,
     pub(super) layout: &'a Layout,
     context: Context,
+    /// The texts that may appear in results.
     pub(super) texts: Interner,
     /// The events of the current customer. A row is an index into them.
     pub(super) events: Decoded<'a>,
@@ -201,7 +202,7 @@ impl<'a> Sweeper<'a> {
     fn customer(&mut self, customer: u32, records: &'a [u8]) -> Result<()> {
         self.events.clear();
         for (_, record) in Record::all(records) {
-            record.read(self.layout, &mut self.events, |text| self.texts.intern(text));
+            record.read(self.layout, &mut self.events, &mut self.texts);
         }
         self.events_at_hand(customer)
     }
