@@ -387,7 +387,8 @@ pub fn main() -> Exit {
 fn execute(cli: &Cli) -> Result<(Output, Exit)> {
     let global = &cli.global;
     if global.format == Format::Sql && !matches!(cli.command, Command::Schema) {
-        return Err(Error::configuration("--format sql is only for `schema`", "use text or json"));
+        let required = "text or json for this command";
+        return Err(Error::setting("command line", "--format", "sql", required, "--format json"));
     }
     let mut progress = Progress::new(global.quiet || !std::io::stderr().is_terminal());
     let overrides = Overrides {

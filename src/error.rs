@@ -11,12 +11,43 @@ use crate::exit::Exit;
 /// The result type of every fallible function of the library.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// An error that a module declares for what it works on, as an enum with the values of each case.
+pub trait Problem: std::error::Error + Send + Sync + 'static {
+    /// The exit status of a run that ends with the error.
+    fn exit(&self) -> Exit;
+
+    /// What the user can try next, if there is something.
+    fn hint(&self) -> Option<String>;
+}
+
+/// A [`Problem`] of any module.
+#[derive(Debug)]
+pub struct AnyProblem(Box<dyn Problem>);
+
+impl std::fmt::Display for AnyProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for AnyProblem {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+impl<P: Problem> From<P> for Error {
+    fn from(problem: P) -> Self {
+        Self::Problem(AnyProblem(Box::new(problem)))
+    }
+}
+
 /// An error with enough context to act on: its message names the file, the column, the value and the row.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A setting, a spec or an argument is wrong. Exit code 2.
-    #[error("{message}")]
-    Configuration { message: String, hint: String },
+    /// An error that a module has declared. The module decides on the exit code.
+    #[error(transparent)]
+    Problem(AnyProblem),
     /// A setting has a value that it cannot have. Exit code 2.
     #[error("{place}: {setting} = {value}, but it must be {required}")]
     Setting { place: String, setting: String, value: String, required: String, example: String },
@@ -26,12 +57,6 @@ pub enum Error {
     /// A name that does not exist where it is used. Exit code 2.
     #[error("{place}: unknown {noun} `{name}`")]
     UnknownName { place: String, noun: &'static str, name: String, valid: Vec<String> },
-    /// The data violate the contract. Exit code 3.
-    #[error("{message}")]
-    Contract { message: String, hint: String },
-    /// There are not enough data, or a quality gate was not met. Exit code 4.
-    #[error("{message}")]
-    NotEnough { message: String, hint: String },
     /// Another run holds the store. Exit code 5.
     #[error("the store {path} is held by another run: {holder}")]
     Locked { path: PathBuf, holder: String },
@@ -50,11 +75,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// Creates a configuration error; `hint` may be empty.
-    pub fn configuration(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Configuration { message: message.into(), hint: hint.into() }
-    }
-
     /// Creates an error for a setting whose value is not what is required, with an example of a valid one.
     pub fn setting(
         place: impl Into<String>,
@@ -79,16 +99,6 @@ impl Error {
         name: impl Into<String>,
     ) -> Self {
         Self::Duplicate { place: place.into(), noun, name: name.into() }
-    }
-
-    /// Creates an error for data that violate the contract; `hint` may be empty.
-    pub fn contract(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Contract { message: message.into(), hint: hint.into() }
-    }
-
-    /// Creates an error for too little data; `hint` may be empty.
-    pub fn not_enough(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::NotEnough { message: message.into(), hint: hint.into() }
     }
 
     /// Creates an error for a name that is not among the valid names.
@@ -121,12 +131,11 @@ impl Error {
     /// The exit status of a run that ends with this error.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Configuration { .. }
-            | Self::Setting { .. }
-            | Self::Duplicate { .. }
-            | Self::UnknownName { .. } => Exit::Configuration,
-            Self::Contract { .. } | Self::Parquet { .. } => Exit::Contract,
-            Self::NotEnough { .. } => Exit::NotMet,
+            Self::Problem(problem) => problem.0.exit(),
+            Self::Setting { .. } | Self::Duplicate { .. } | Self::UnknownName { .. } => {
+                Exit::Configuration
+            }
+            Self::Parquet { .. } => Exit::Contract,
             Self::Locked { .. } => Exit::Locked,
             Self::Io { .. } | Self::Service { .. } | Self::Engine { .. } => Exit::Unexpected,
         }
@@ -140,10 +149,8 @@ impl Error {
     /// A hint at what the user can try next, if there is one.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Configuration { hint, .. }
-            | Self::Contract { hint, .. }
-            | Self::Service { hint, .. }
-            | Self::NotEnough { hint, .. } => (!hint.is_empty()).then(|| hint.clone()),
+            Self::Problem(problem) => problem.0.hint(),
+            Self::Service { hint, .. } => (!hint.is_empty()).then(|| hint.clone()),
             Self::Setting { example, .. } => (!example.is_empty()).then(|| example.clone()),
             Self::Duplicate { noun, .. } => Some(format!("give each {noun} a name of its own")),
             Self::UnknownName { name, valid, .. } => Some(hint_for_unknown(name, valid)),

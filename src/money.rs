@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Problem, Result};
+use crate::exit::Exit;
 
 /// The number of decimal places of a project's money: 2 for euros and cents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,12 +54,28 @@ impl Scale {
 
     /// Checks a sum of minor units. Sums are computed in 128 bits and must fit in 18 digits.
     pub fn total(self, sum: i128, what: &str) -> Result<i64> {
-        i64::try_from(sum).ok().filter(|total| total.abs() < 10_i64.pow(18)).ok_or_else(|| {
-            Error::contract(
-                format!("the sum of {what} is {sum} minor units, more than 18 digits"),
-                "an amount is wrong, or project.money_scale is too fine for this currency",
-            )
-        })
+        i64::try_from(sum)
+            .ok()
+            .filter(|total| total.abs() < 10_i64.pow(18))
+            .ok_or_else(|| SumTooLarge { what: what.to_owned(), sum }.into())
+    }
+}
+
+/// The error for a sum of minor units with more than 18 digits.
+#[derive(Debug, thiserror::Error)]
+#[error("the sum of {what} is {sum} minor units, more than 18 digits")]
+pub struct SumTooLarge {
+    what: String,
+    sum: i128,
+}
+
+impl Problem for SumTooLarge {
+    fn exit(&self) -> Exit {
+        Exit::Contract
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("an amount is wrong, or project.money_scale is too fine for this currency".into())
     }
 }
 

@@ -20,9 +20,9 @@ pub use self::classifier::{
 pub use self::engagement::EngagementArtifact;
 pub use self::lifetime_value::LifetimeValueArtifact;
 pub use self::rfm::RfmArtifact;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::features::plan::AsOf;
-use crate::store::{FORMAT_VERSION, Root, Store};
+use crate::store::{FORMAT_VERSION, Root, Store, StoreProblem};
 use crate::time::Instant;
 
 /// The trained model of an artifact, by kind.
@@ -98,13 +98,7 @@ impl Artifact {
                 model.preprocessing.terms().into_iter().map(|(n, _)| n).collect();
             let fits = model.estimator.fits(terms.len());
             if terms != model.terms || !fits {
-                return Err(Error::configuration(
-                    format!(
-                        "{}: the number of coefficients does not match the inputs",
-                        store.file(&relative).display()
-                    ),
-                    "the file was edited; train again",
-                ));
+                return Err(StoreProblem::EditedModel { path: store.file(&relative) }.into());
             }
         }
         Ok(artifact)

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
+use super::CommandProblem;
 use super::quality::{self, Reference};
+use super::record::RunRecord;
 use super::views::{Views, ViewsAt, Written};
-use super::{scattering, shards, timelines, write_manifest};
+use super::{scattering, shards, timelines};
 use crate::config::Project;
 use crate::engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::exit::Exit;
 use crate::features::catalog::Feature;
 use crate::features::drift::Distribution;
@@ -74,9 +76,9 @@ pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result
             done.refresh = history.refreshed().clone();
             break;
         }
-        let run = Run { project, references: &references, must: asked.from.is_none() };
-        let last = as_ofs[as_ofs.len() - 1];
-        run.publish(transaction, history, &profile, now, last, &mut done, progress)?;
+        let (must, last) = (asked.from.is_none(), as_ofs[as_ofs.len() - 1]);
+        let run = Run { project, references: &references, must, last };
+        run.publish(transaction, history, &profile, now, &mut done, progress)?;
         let reached = now.last().map_or_else(String::new, |open| open.as_of.at.folder());
         progress.advance(now.len() as u64, &reached);
         if later.is_empty() {
@@ -94,19 +96,18 @@ struct Run<'a> {
     references: &'a [Reference],
     /// Whether an as-of without customers is an error.
     must: bool,
+    /// The last as-of of the whole build.
+    last: AsOf,
 }
 
 impl Run<'_> {
-    /// Computes and publishes the views that are `open` at some as-ofs. `last` is the last as-of of the whole
-    /// build and may be among them.
-    #[expect(clippy::too_many_arguments, reason = "what a run publishes from")]
+    /// Computes and publishes the views that are `open` at some as-ofs.
     fn publish(
         &self,
         mut transaction: Transaction,
         history: KeptTimelines,
         profile: &ProfileShards,
         open: &[ViewsAt],
-        last: AsOf,
         done: &mut Done,
         progress: &mut Progress,
     ) -> Result<()> {
@@ -117,7 +118,7 @@ impl Run<'_> {
             open.iter().flat_map(|open| open.views.iter().copied()).collect();
         let mut plans = vec![plan(project, &names, as_ofs.clone())];
         plans.extend(references.iter().map(|reference| reference.plan(&as_ofs)));
-        let data = history.visible_at(last);
+        let data = history.visible_at(self.last);
         let events = history.events(&mut transaction, &project.events, &plans)?;
         let mut views = Views::new(project, &transaction, open)?;
         let mut report = events.report.clone();
@@ -152,8 +153,7 @@ impl Run<'_> {
         for (at, ViewsAt { as_of, .. }) in open.iter().enumerate() {
             if written.rows(at) == 0 {
                 if self.must {
-                    let message = format!("there is no customer at {}", as_of.at);
-                    return Err(Error::not_enough(message, "choose a later as-of"));
+                    return Err(CommandProblem::NoCustomers { at: as_of.at }.into());
                 }
                 continue;
             }
@@ -170,17 +170,8 @@ impl Run<'_> {
         let own = |breach: &&Breach| as_ofs.iter().any(|as_of| as_of.at == breach.as_of);
         let breaches: Vec<&Breach> = all.filter(own).collect();
         let outcome = json!({ "refresh": refresh, "as_ofs": as_ofs, "breaches": breaches });
-        let command = "features-build";
-        write_manifest(
-            &mut transaction,
-            project,
-            command,
-            last,
-            &data,
-            &report,
-            outcome,
-            progress,
-        )?;
+        let record = RunRecord { project, as_of: self.last, data: &data, events: &report };
+        record.write(&mut transaction, "features-build", outcome, progress)?;
         transaction.commit()?;
         done.add(report, refresh);
         Ok(())
@@ -215,18 +206,13 @@ fn as_ofs(project: &Project, asked: Build) -> Result<Vec<AsOf>> {
     };
     let to = asked.to.map_or_else(|| project.as_of(), Ok)?;
     if from > to || asked.every.0 <= 0 {
-        return Err(Error::configuration(
-            format!("--from {from} --to {to} --every {} names no as-of", asked.every),
-            "--from comes before --to, and --every is longer than zero",
-        ));
+        return Err(CommandProblem::NoAsOfs { from, to, every: asked.every }.into());
     }
     let every = |i: usize| Instant(from.0.saturating_add(asked.every.0.saturating_mul(i as i64)));
     let list: Vec<AsOf> = (0..=MOST).map(every).take_while(|at| *at <= to).map(as_of).collect();
     if list.len() > MOST {
-        return Err(Error::configuration(
-            format!("--from {from} --to {to} --every {} names over {MOST} as-ofs", asked.every),
-            "choose a longer --every",
-        ));
+        let every = asked.every;
+        return Err(CommandProblem::ManyAsOfs { from, to, every, most: MOST }.into());
     }
     Ok(list)
 }

@@ -1,9 +1,10 @@
 //! Finds the champions that score an as-of, and checks them against the project's files.
 
+use super::CommandProblem;
 use super::as_of;
 use crate::artifact::Artifact;
 use crate::config::Project;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::features::plan::AsOf;
 use crate::scoring::champions::{Champion, Champions};
 use crate::store::{Root, Store};
@@ -12,7 +13,7 @@ use crate::time::Instant;
 /// Finds the version of each of the project's models that may score `as_of`.
 ///
 /// # Errors
-/// Returns [`Error::NotEnough`] with the names of the models that have no such version.
+/// Returns [`CommandProblem::NoVersions`] with the names of the models that have no such version.
 pub fn champions(project: &Project, store: &Store, root: &Root, as_of: AsOf) -> Result<Champions> {
     let mut champions = Champions::default();
     let mut missing = Vec::new();
@@ -28,21 +29,9 @@ pub fn champions(project: &Project, store: &Store, root: &Root, as_of: AsOf) -> 
     if missing.is_empty() {
         return Ok(champions);
     }
-    let (by, flag) = match as_of.known_at == as_of.at {
-        true => ("by then".to_owned(), String::new()),
-        false => (format!("by {}", as_of.known_at), format!(" --known-at {}", as_of.known_at)),
-    };
-    Err(Error::not_enough(
-        format!(
-            "no version of {} was trained by {} with what was known {by}",
-            missing.join(", "),
-            as_of.at
-        ),
-        format!(
-            "run `c360-ml train --as-of {}{flag}` first, or `c360-ml run`, which does both",
-            as_of.at
-        ),
-    ))
+    let models = missing.into_iter().map(str::to_owned).collect();
+    let known_at = (as_of.known_at != as_of.at).then_some(as_of.known_at);
+    Err(CommandProblem::NoVersions { models, at: as_of.at, known_at }.into())
 }
 
 /// Logs a warning for each champion whose definitions or spec differ from the project's files, and for each

@@ -9,6 +9,7 @@ use arrow_schema::Field;
 
 use serde_json::json;
 
+use super::CommandProblem;
 use super::join::snapshots;
 use super::models::pick;
 use crate::artifact::{Artifact, ClassifierArtifact, Trained};
@@ -108,10 +109,10 @@ fn classifier(
     let artifact = Artifact::load(store, name, &version)?;
     match artifact.model.clone() {
         Trained::Classifier(model) => Ok((artifact, model)),
-        _ => Err(Error::configuration(
-            format!("{name} is not a classifier"),
-            "only classifiers can be exported; `models list` shows those with a ROC AUC",
-        )),
+        _ => {
+            let only = "only classifiers can be exported; `models list` shows those with a ROC AUC";
+            Err(CommandProblem::NotAClassifier { model: name.to_owned(), only }.into())
+        }
     }
 }
 
@@ -130,10 +131,7 @@ pub fn feast(
         return Err(Error::unknown("--ttl", "view", view, views));
     }
     if let Some((view, _)) = ttl.iter().find(|(_, length)| length.0 == 0) {
-        return Err(Error::configuration(
-            format!("--ttl {view}: Feast treats a TTL of zero as unlimited"),
-            "give a length, or leave it out for snapshots that never expire",
-        ));
+        return Err(CommandProblem::ZeroTtl { view: view.clone() }.into());
     }
     let paths = views.iter().map(|view| snapshots(project, &store, &root, view));
     let paths: Vec<Vec<PathBuf>> = paths.collect::<Result<_>>()?;

@@ -8,6 +8,7 @@ use arrow_schema::Field;
 use rayon::prelude::*;
 use serde_json::json;
 
+use super::CommandProblem;
 use super::{reading, scattering, shards};
 use crate::config::Project;
 use crate::engine;
@@ -94,10 +95,7 @@ fn views(project: &Project, join: &Join) -> Result<Vec<String>> {
         }
     }
     if join.exact && (join.known || !join.ttl.is_empty()) {
-        return Err(Error::configuration(
-            "--ttl and --known are about snapshots, and --exact reads none",
-            "leave out --exact, or the others",
-        ));
+        return Err(CommandProblem::ExactWithSnapshots.into());
     }
     Ok(match join.views {
         [] => known.into_iter().map(str::to_owned).collect(),
@@ -170,7 +168,7 @@ fn kept(path: &Path, names: &[&str], rows: &[u32]) -> Result<RecordBatch> {
 /// The files of all snapshots of a view.
 ///
 /// # Errors
-/// Returns [`Error::NotEnough`] if there are none, and a contract violation if their definitions differ from
+/// Returns [`CommandProblem::NoSnapshots`] if there are none, and a contract violation if their definitions differ from
 /// those of the project.
 pub fn snapshots(
     project: &Project,
@@ -182,10 +180,7 @@ pub fn snapshots(
     let paths: Vec<_> =
         root.below(&format!("features/{view}")).map(|file| store.file(file)).collect();
     if paths.is_empty() {
-        return Err(Error::not_enough(
-            format!("there is no snapshot of the view {view}"),
-            "run `c360-ml features build --as-of T` for the instants you need; `features join --exact` needs none",
-        ));
+        return Err(CommandProblem::NoSnapshots { view: view.to_owned() }.into());
     }
     Ok(paths)
 }
@@ -200,15 +195,14 @@ fn same_definitions(project: &Project, store: &Store, root: &Root, view: &str) -
     };
     let others: Vec<(String, String)> = snapshots.iter().filter_map(other).collect();
     let Some((at, column)) = others.first() else { return Ok(()) };
-    Err(Error::contract(
-        format!(
-            "{} of {} snapshots of the view {view} were computed by other definitions: {column} at {at} is the first",
-            others.len(),
-            snapshots.len()
-        ),
-        "`c360-ml features plan` shows what has changed; `features build --from … --to … --every …` computes \
-         the snapshots again, and --exact needs none",
-    ))
+    let problem = CommandProblem::OtherDefinitions {
+        view: view.to_owned(),
+        column: column.clone(),
+        at: at.clone(),
+        others: others.len(),
+        snapshots: snapshots.len(),
+    };
+    Err(problem.into())
 }
 
 /// The name of the plan that computes features at the instants of the rows.

@@ -9,9 +9,11 @@ pub mod join;
 mod lineage;
 pub mod models;
 mod previous;
+mod problem;
 mod published;
 pub mod push;
 mod quality;
+mod record;
 pub mod registry;
 pub mod report;
 pub mod run;
@@ -24,39 +26,21 @@ pub mod train;
 pub mod validate;
 mod views;
 
+pub use self::problem::CommandProblem;
+
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde::Serialize;
 
 use crate::config::Project;
 use crate::error::{Error, Result};
-use crate::features::events::BuildReport;
 use crate::features::plan::AsOf;
 use crate::features::scanned::Reading;
-use crate::report::{Progress, Stage};
 use crate::shard::Shards;
 use crate::sources::files::Fingerprint;
 use crate::sources::profile::Scattering;
-use crate::store::{Root, Transaction};
+use crate::store::Root;
 use crate::time::Instant;
-
-/// The manifest of a run. It is the only written file that depends on the clock or the host.
-#[derive(Debug, Serialize)]
-struct Manifest<'a> {
-    format_version: u32,
-    run: &'a str,
-    command: &'a str,
-    as_of: AsOf,
-    binary: &'static str,
-    finished_at: String,
-    stages: &'a [Stage],
-    data_fingerprint: &'a str,
-    project_fingerprint: &'a str,
-    events: &'a BuildReport,
-    #[serde(flatten)]
-    inputs: serde_json::Value,
-}
 
 /// The as-of and the known-at of a run.
 fn as_of(project: &Project) -> Result<AsOf> {
@@ -90,41 +74,6 @@ const EVENTS_SHARE: u64 = 4;
 /// The share of the memory that rows of the profile may take before they go to disk. The rest is for the
 /// shards that are computed.
 const PROFILE_SHARE: u64 = 16;
-
-/// The name of the run that `transaction` publishes.
-fn run_id(transaction: &Transaction, command: &str) -> String {
-    format!("{:06}-{command}", transaction.generation())
-}
-
-#[expect(clippy::too_many_arguments, reason = "what a manifest says")]
-fn write_manifest(
-    transaction: &mut Transaction,
-    project: &Project,
-    command: &'static str,
-    as_of: AsOf,
-    data: &str,
-    events: &BuildReport,
-    inputs: serde_json::Value,
-    progress: &mut Progress,
-) -> Result<String> {
-    progress.finish();
-    let run = run_id(transaction, command);
-    let manifest = Manifest {
-        format_version: crate::store::FORMAT_VERSION,
-        run: &run,
-        command,
-        as_of,
-        binary: env!("CARGO_PKG_VERSION"),
-        finished_at: chrono::Utc::now().to_rfc3339(),
-        stages: &progress.stages,
-        data_fingerprint: data,
-        project_fingerprint: &project.fingerprint,
-        events,
-        inputs,
-    };
-    transaction.write_json(&format!("runs/{run}/manifest.json"), &manifest)?;
-    Ok(run)
-}
 
 /// Computes a hash of the bytes of all source files and of the columns that the names of their folders give,
 /// in the order of the files.

@@ -7,6 +7,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use serde_json::json;
 
+use super::CommandProblem;
 use crate::artifact::{Artifact, ClassifierArtifact, Trained};
 use crate::config::Project;
 use crate::error::{Error, Result};
@@ -14,7 +15,7 @@ use crate::models::metrics::Metrics;
 use crate::report::text::{describe, makeup};
 use crate::report::{Output, Table, text};
 use crate::sources::profile::keys;
-use crate::store::Root;
+use crate::store::{Root, StoreProblem};
 use crate::training::evaluation::Baseline;
 use crate::training::evaluation::bootstrap::Difference;
 use crate::training::metrics::ClassifierMetrics;
@@ -110,10 +111,7 @@ pub fn roll_back(project: &Project, name: &str) -> Result<Output> {
     let mut transaction = store.begin("models rollback")?;
     pick(&transaction.root, name, None)?;
     let Some((before, version)) = transaction.root.roll_back(name) else {
-        return Err(Error::configuration(
-            format!("no other version of {name} was in use before"),
-            "`models list` has the versions that `models promote` can put in use",
-        ));
+        return Err(CommandProblem::NoEarlierVersion { model: name.to_owned() }.into());
     };
     Artifact::load(&store, name, &version)?;
     transaction.commit()?;
@@ -127,10 +125,8 @@ pub fn compare(project: &Project, name: &str, ours: &str, theirs: &str) -> Resul
     let load = |version: &str| -> Result<(ClassifierArtifact, ClassifierMetrics, Tested)> {
         let version = pick(&root, name, Some(version))?;
         let Trained::Classifier(model) = Artifact::load(&store, name, &version)?.model else {
-            return Err(Error::configuration(
-                format!("{name} is not a classifier"),
-                "only versions of classifiers have metrics to compare",
-            ));
+            let (model, only) = (name.to_owned(), "only versions of classifiers can be compared");
+            return Err(CommandProblem::NotAClassifier { model, only }.into());
         };
         let folder = format!("models/{name}/{version}");
         let metrics = store.read_json(&format!("{folder}/metrics.json"))?;
@@ -204,12 +200,7 @@ pub fn compare(project: &Project, name: &str, ours: &str, theirs: &str) -> Resul
 type Tested = BTreeMap<String, (f64, bool)>;
 
 fn predictions(path: &Path) -> Result<Tested> {
-    let changed = || {
-        Error::contract(
-            format!("{} is not a table of predictions", path.display()),
-            "it was changed after it was written",
-        )
-    };
+    let changed = || StoreProblem::NotATable { path: path.to_owned(), table: "predictions" };
     let mut tested = Tested::new();
     for rows in crate::store::parquet::read(path, None)? {
         let p =
@@ -241,12 +232,10 @@ pub(super) fn pick(root: &Root, name: &str, version: Option<&str>) -> Result<Str
         return Err(Error::unknown("models", "model", name, names));
     }
     match version {
-        None => root.champions.get(name).cloned().ok_or_else(|| {
-            Error::configuration(
-                format!("no version of {name} is in use"),
-                "name one of `models list`",
-            )
-        }),
+        None => {
+            let none = || CommandProblem::NoneInUse { model: name.to_owned() }.into();
+            root.champions.get(name).cloned().ok_or_else(none)
+        }
         Some(version) if all.contains(&(name, version)) => Ok(version.to_owned()),
         Some(version) => {
             let valid = all.iter().filter(|(n, _)| *n == name).map(|(_, version)| *version);

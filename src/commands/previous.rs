@@ -10,12 +10,12 @@ use arrow_array::types::Float64Type;
 use serde_json::json;
 
 use crate::config::Project;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::features::plan::AsOf;
 use crate::scoring::context::ScoringContext;
 use crate::store::parquet::batches;
 use crate::store::sorted::SortedRuns;
-use crate::store::{Root, Store};
+use crate::store::{Root, Store, StoreProblem};
 use crate::time::Instant;
 
 /// The inputs of a scoring run in addition to its data and its project: the versions of the models and the
@@ -112,10 +112,8 @@ pub fn scores(
             let score = rows.column_by_name("score");
             let score = score.and_then(|column| column.as_primitive_opt::<Float64Type>());
             let (Some(model), Some(score)) = (model, score) else {
-                return Err(Error::contract(
-                    format!("{file} in the store is not a table of scores"),
-                    "it was changed after it was written; score that as-of again",
-                ));
+                let path = store.file(file);
+                return Err(StoreProblem::NotATable { path, table: "scores" }.into());
             };
             for row in (0..rows.num_rows()).filter(|row| score.is_valid(*row)) {
                 if let Some(own) = models.iter().position(|name| *name == model.value(row)) {

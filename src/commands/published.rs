@@ -8,6 +8,7 @@ use arrow_array::types::Float64Type;
 use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{Field, Schema};
 
+use super::CommandProblem;
 use super::previous;
 use crate::config::Project;
 use crate::error::{Error, Result};
@@ -53,7 +54,7 @@ impl<'a> Scored<'a> {
     /// Opens the as-of of the current profile, or another scored as-of.
     ///
     /// # Errors
-    /// Returns [`Error::NotEnough`] if the as-of was not scored.
+    /// Returns [`CommandProblem::NotScored`] if the as-of was not scored.
     pub fn open(project: &'a Project, at: Option<Instant>) -> Result<Self> {
         let store = project.store()?;
         let root = store.root()?;
@@ -209,10 +210,7 @@ impl Source for Served<'_> {
         let columns = self.row_columns(&tables, &profile, &modeled)?;
         let taken = |name: &str| columns.iter().filter(|(own, _)| own == name).count() > 1;
         if let Some((name, _)) = columns.iter().find(|(name, _)| taken(name)) {
-            return Err(Error::configuration(
-                format!("a feature and a field of the profile are both called {name}"),
-                "rename the feature, or leave out its view with --views",
-            ));
+            return Err(CommandProblem::SameName { name: name.clone() }.into());
         }
         let columns = columns.into_iter().map(|(name, column)| {
             let is_key = name == "customer360_id";
@@ -251,12 +249,8 @@ impl Tables<'_> {
         })
     }
 
-    fn moved_on(&self, what: &str) -> Error {
-        let as_of = self.as_of;
-        Error::contract(
-            format!("what was scored as of {as_of} does not fit the project any more: {what}"),
-            format!("run `c360-ml score --as-of {as_of}` again"),
-        )
+    fn moved_on(&self, difference: &str) -> Error {
+        CommandProblem::OldScores { as_of: self.as_of, difference: difference.to_owned() }.into()
     }
 
     /// Reads the features of some views side by side; of all views if none is named.
@@ -372,10 +366,7 @@ impl Tables<'_> {
 
 /// The error for a customer that the profile does not have.
 pub fn unknown_customer(as_of: Instant, id: &str) -> Error {
-    Error::configuration(
-        format!("the profile as of {as_of} has no customer {id}"),
-        "keys are case-sensitive; look one up in the written profile",
-    )
+    CommandProblem::UnknownCustomer { as_of, customer: id.to_owned() }.into()
 }
 
 /// Returns `at` if it was scored. Without `at`, returns the as-of of the current profile.
@@ -384,16 +375,11 @@ pub fn scored_at(root: &Root, at: Option<Instant>) -> Result<Instant> {
     match (at, &root.profile) {
         (Some(at), _) if scored.contains(at.folder().as_str()) => Ok(at),
         (Some(at), _) => {
-            let known: Vec<&str> = scored.into_iter().collect();
-            Err(Error::not_enough(
-                format!("{at} was not scored"),
-                format!("run `c360-ml score --as-of {at}` first; scored are: {}", known.join(", ")),
-            ))
+            let scored = scored.into_iter().map(str::to_owned).collect();
+            Err(CommandProblem::NotScored { at, scored }.into())
         }
         (None, Some(profile)) => Ok(profile.as_of),
-        (None, None) => {
-            Err(Error::not_enough("the store has no profile yet", "run `c360-ml run` first"))
-        }
+        (None, None) => Err(CommandProblem::NoProfile.into()),
     }
 }
 

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use super::CommandProblem;
 use super::lineage::lineage;
 use super::timelines;
 use crate::config::Project;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::features::registry::{self, SnapshotRecord};
 use crate::report::{Output, Table, thousands};
 use crate::time::Instant;
@@ -182,14 +183,9 @@ pub fn diff(project: &Project, at: Instant, against: Instant) -> Result<Output> 
             .into_iter()
             .filter_map(|at| at.strip_suffix(".json"))
             .collect();
-        let known: Vec<&str> = known.into_iter().collect();
-        return Err(Error::not_enough(
-            format!("no view has records of both {} and {}", at.folder(), against.folder()),
-            format!(
-                "there are: {}",
-                if known.is_empty() { "none".into() } else { known.join(", ") }
-            ),
-        ));
+        let known = known.into_iter().map(str::to_owned).collect();
+        let (at, against) = (at.folder(), against.folder());
+        return Err(CommandProblem::NoRecords { at, against, known }.into());
     }
     let text = format!("{}\n\n{}", rows.join("\n"), table.render());
     Ok(Output { text, json: json!({ "as_of": at, "against": against, "columns": columns }) })

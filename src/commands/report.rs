@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::CommandProblem;
 use crate::artifact::{Artifact, Trained};
 use crate::config::Project;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::report::html::index::{self, Version};
 use crate::report::html::model::{self, ModelReport};
 use crate::report::html::{affinity, lifetime_value, run};
@@ -128,11 +129,9 @@ fn runs(
 /// Returns an error if the port cannot be opened.
 pub fn serve(project: &Project, port: u16) -> Result<()> {
     let store = project.store()?;
-    let fault = |error: Box<dyn std::error::Error + Send + Sync>| {
-        Error::configuration(
-            format!("cannot serve on 127.0.0.1:{port}: {error}"),
-            "name another port, or 0 for any that is free",
-        )
+    let fault = |error: Box<dyn std::error::Error + Send + Sync>| CommandProblem::Port {
+        port,
+        error: error.to_string(),
     };
     let server = tiny_http::Server::http(("127.0.0.1", port)).map_err(fault)?;
     eprintln!("serving on http://{}/ until interrupted", server.server_addr());

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
+use super::CommandProblem;
 use super::{champions, score, train};
 use crate::config::Project;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::exit::Exit;
 use crate::report::{Output, Progress};
 
@@ -16,13 +17,7 @@ pub fn run(project: &Project, force: bool, progress: &mut Progress) -> Result<(O
         output.text = trained.text;
         output.json["train"] = trained.json;
         if exit != Exit::Ok && !champions::has_champions(project, &project.store()?)? {
-            return Err(Error::not_enough(
-                format!(
-                    "a new version did not pass its gate, and there is no other:\n{}",
-                    output.text
-                ),
-                "look at its report below models/ of the store; `c360-ml models promote` promotes it anyway",
-            ));
+            return Err(CommandProblem::GateNotMet { report: output.text }.into());
         }
     }
     let (scored, exit) = score::score(project, force, progress)?;

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
+use super::CommandProblem;
 use super::published::{Scored, rows_of};
 use crate::config::Project;
 use crate::engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::exit::Exit;
 use crate::expression::Number;
 use crate::report::{Output, Table, rows, thousands};
@@ -254,10 +255,7 @@ pub fn history(project: &Project, id: &str) -> Result<Output> {
         json.extend(rows::objects(&found));
     }
     if json.is_empty() {
-        return Err(Error::configuration(
-            format!("no run has put {id} in a segment"),
-            "keys are case-sensitive; look one up in the written profile",
-        ));
+        return Err(CommandProblem::NeverInASegment { customer: id.to_owned() }.into());
     }
     let text = format!("{id}\n\n{}", table.render());
     Ok(Output { text, json: json!({ "customer360_id": id, "changes": json }) })

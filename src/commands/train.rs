@@ -6,7 +6,8 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray};
 use serde_json::json;
 
-use super::{as_of, data_fingerprint, scattering, shards, timelines, write_manifest};
+use super::record::RunRecord;
+use super::{as_of, data_fingerprint, scattering, shards, timelines};
 use crate::artifact::{
     AffinityArtifact, Artifact, ClassifierArtifact, EngagementArtifact, RfmArtifact, Trained,
 };
@@ -27,11 +28,13 @@ use crate::sources::attributes::{Attributes, LevelCounts, Levels};
 use crate::sources::contract::history;
 use crate::sources::profile::{CREATED, Entities, KEY, ProfileShards};
 use crate::spec::Classifier;
+use crate::store::sorted::SortedRuns;
 use crate::store::{Root, Store, Transaction};
 use crate::time::Instant;
+use crate::training::TrainingProblem;
 use crate::training::affinity::{self, AffinityMetrics};
 use crate::training::classifier::{self, Champion, Past, Prediction};
-use crate::training::gather::{Gathered, Request, TrainingInputs};
+use crate::training::gather::{Distributions, Gathered, Request, TrainingInputs};
 use crate::training::lifetime_value::{self, LifetimeValueMetrics};
 use crate::training::matured;
 use crate::training::metrics::ClassifierMetrics;
@@ -47,9 +50,8 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
     let data = data_fingerprint(project)?;
     progress.stage("counting events by day");
     let files = timelines::facts(project, &mut transaction)?;
-    let history = history(&project.events, &files, as_of.at, as_of.known_at)?.ok_or_else(|| {
-        Error::not_enough("there are no events to train on", "check sources.events.path")
-    })?;
+    let history = history(&project.events, &files, as_of.at, as_of.known_at)?
+        .ok_or(TrainingProblem::NoEvents)?;
     let champions = champions(project, &store, &transaction.root, as_of, &data);
     let served = Served::latest(&store, &transaction.root, &project.catalog, as_of)?;
     progress.stage("gathering snapshots and labels");
@@ -62,11 +64,13 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
     let scattering = scattering(project, shards, transaction.scratch(), &[]);
     let profile = project.profile.scatter(scattering, &wanted)?;
     let scored: Vec<Vec<Instant>> = models.iter().map(scored).collect();
+    let compared = matured::compared(profile.rows);
     let known = TrainingInputs {
         attributes: &attributes,
         levels: &levels(&profile, &attributes)?,
         champions: &artifacts,
         scored: &scored,
+        compared,
         served: served.as_ref(),
         as_of,
         history: &history,
@@ -80,7 +84,13 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
         pasts.push(Past {
             champion: artifact.map(|artifact| Champion { version: &versions[i], artifact }),
             skew: served.as_ref().map(|served| gathered.skew.of(served, &model.inputs)),
-            matured: matured::matured(&store, &transaction.root, &model.spec, &data.happened)?,
+            matured: matured::matured(
+                &store,
+                &transaction.root,
+                &model.spec,
+                compared,
+                &data.happened,
+            )?,
             history: history.clone(),
         });
     }
@@ -95,7 +105,8 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
         keep(&store, &mut transaction, name, &artifact, numbers, &mut outcome)?;
     }
     let inputs = json!({ "versions": outcome.versions, "refresh": refresh });
-    write_manifest(&mut transaction, project, "train", as_of, &data, &report, inputs, progress)?;
+    let record = RunRecord { project, as_of, data: &data, events: &report };
+    record.write(&mut transaction, "train", inputs, progress)?;
     transaction.commit()?;
     let json = json!({
         "as_of": as_of.at,
@@ -119,11 +130,14 @@ fn gather(
     let timelines = timelines::refresh(project, transaction, shards, &request.plans, false)?;
     let events = timelines.events(transaction, &project.events, &request.plans)?;
     let mut report = events.report.clone();
+    let models = project.models.classifiers.len();
+    let distributions = Distributions::create(transaction.scratch(), shards, models)?;
     let mut samples = request.empty();
     let stage = |shard| {
         let rows = profile.rows(shard)?;
         let computed = events.shard(shard, &Entities::of(&rows)?)?;
-        let sample = request.sample(&computed, &Attributes::of(&rows, attributes)?)?;
+        let mut sample = request.sample(&computed, &Attributes::of(&rows, attributes)?)?;
+        distributions.put(shard, std::mem::take(&mut sample.numbers))?;
         Ok((computed.left_out(), sample))
     };
     engine::run(profile.shards(), stage, |_, (left_out, shard)| {
@@ -133,7 +147,7 @@ fn gather(
     })?;
     report.check_orphans(&project.events)?;
     let refresh = events.finish(transaction)?;
-    Ok((request.gathered(samples, report), refresh))
+    Ok((request.gathered(samples, distributions, report), refresh))
 }
 
 /// Counts the levels of attributes over the whole profile.
@@ -374,18 +388,20 @@ fn fit(
         let artifact = EngagementArtifact {
             spec: model.spec.clone(),
             aggregations: model.aggregations.clone(),
-            ecdf: Ecdf::fit(gathered.activity),
+            ecdf: Ecdf::fit(gathered.activity.len(), gathered.activity.values()?)?,
         };
         fitted.push((model.spec.name.clone(), Trained::Engagement(artifact), Numbers::None));
     }
     if let Some(model) = &models.rfm {
-        let column =
-            |i: usize| Quintiles::fit(gathered.buyers.iter().map(|buyer| buyer[i]).collect());
+        let cuts = |numbers: &SortedRuns| Quintiles::fit(numbers.len(), numbers.values()?);
+        let [recency, frequency, monetary] = &gathered.buyers;
+        let rfm =
+            Rfm { recency: cuts(recency)?, frequency: cuts(frequency)?, monetary: cuts(monetary)? };
         let artifact = RfmArtifact {
             spec: model.spec.clone(),
             aggregations: model.aggregations.clone(),
-            rfm: Rfm { recency: column(0), frequency: column(1), monetary: column(2) },
-            buyers: gathered.buyers.len(),
+            rfm,
+            buyers: recency.len(),
         };
         fitted.push((model.spec.name.clone(), Trained::Rfm(artifact), Numbers::None));
     }

@@ -1,6 +1,10 @@
 //! The project: `c360.toml`, `features/*.toml` and `models/*.toml`, which are read and checked as a whole
 //! before any work starts.
 
+mod problem;
+
+pub use self::problem::ProjectProblem;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -141,10 +145,7 @@ impl Project {
     pub fn load(root: &Path, overrides: &Overrides) -> Result<Self> {
         let path = root.join("c360.toml");
         if !path.exists() {
-            return Err(Error::configuration(
-                format!("there is no c360.toml in {}", root.display()),
-                "go to the project's folder, or name it with --project",
-            ));
+            return Err(ProjectProblem::NoProject { folder: root.to_owned() }.into());
         }
         let mut hashed = String::new();
         let mut settings: Settings = read_toml(&path, &mut hashed)?;
@@ -193,12 +194,7 @@ impl Project {
     /// # Errors
     /// Returns a configuration error if neither the command line nor the project names one.
     pub fn as_of(&self) -> Result<Instant> {
-        self.settings.project.as_of.ok_or_else(|| {
-            Error::configuration(
-                "no as-of is given",
-                "name it: --as-of 2024-07-01, or project.as_of",
-            )
-        })
+        self.settings.project.as_of.ok_or_else(|| ProjectProblem::NoAsOf.into())
     }
 
     /// Opens the store of the project.
@@ -228,10 +224,8 @@ fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, hashed: &mut String) -
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
     let value = toml::from_str(&text).map_err(|error| {
         let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
-        Error::configuration(
-            format!("{} line {line}: {}", path.display(), error.message().replace('\n', " ")),
-            "keys are listed in the README's configuration reference",
-        )
+        let (file, message) = (path.to_owned(), error.message().replace('\n', " "));
+        ProjectProblem::Toml { file, line, message }
     })?;
     hashed.push_str(&text);
     Ok(value)

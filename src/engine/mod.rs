@@ -170,18 +170,18 @@ mod tests {
         let stage = |shard: Shard| {
             begun.fetch_add(1, Ordering::SeqCst);
             match shard.place() {
-                5 => Err(Error::contract("shard 5", "")),
+                5 => Err(Error::engine("shard 5")("")),
                 _ => Ok(()),
             }
         };
         let error = run(shards, stage, |_, ()| Ok(())).unwrap_err();
-        assert_eq!(error.to_string(), "shard 5");
+        assert_eq!(error.to_string(), "shard 5 failed");
         assert!(begun.into_inner() < 100);
         let merge = |shard: Shard, ()| match shard.place() {
-            3 => Err(Error::contract("merge 3", "")),
+            3 => Err(Error::engine("merge 3")("")),
             _ => Ok(()),
         };
-        assert_eq!(run(shards, |_| Ok(()), merge).unwrap_err().to_string(), "merge 3");
+        assert_eq!(run(shards, |_| Ok(()), merge).unwrap_err().to_string(), "merge 3 failed");
     }
 
     #[test]

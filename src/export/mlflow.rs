@@ -12,6 +12,7 @@ use ureq::{Agent, Body};
 
 use crate::artifact::{Artifact, ClassifierArtifact};
 use crate::error::{Error, Result};
+use crate::export::ExportProblem;
 use crate::training::metrics::ClassifierMetrics;
 
 /// The time limit of a request, which includes the upload of a report.
@@ -75,10 +76,7 @@ impl Server {
     pub fn new(uri: &str, credentials: Credentials) -> Result<Self> {
         let uri = uri.trim_end_matches('/');
         if !(uri.starts_with("http://") || uri.starts_with("https://")) {
-            return Err(Error::configuration(
-                format!("`{uri}` is no address of an MLflow server"),
-                "start `mlflow server` and give its http:// or https:// address",
-            ));
+            return Err(ExportProblem::MlflowUrl { uri: uri.to_owned() }.into());
         }
         let agent = Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
@@ -153,10 +151,8 @@ impl Server {
         }
         let found = self.read(answer)?;
         if found["experiment"]["lifecycle_stage"] == "deleted" {
-            return Err(Error::configuration(
-                format!("the experiment `{name}` of {} was deleted", self.shown()),
-                "restore it there, or name another by --experiment",
-            ));
+            let (experiment, server) = (name.to_owned(), self.shown());
+            return Err(ExportProblem::MlflowExperiment { experiment, server }.into());
         }
         id(&found["experiment"]).ok_or_else(|| self.odd("experiments/get-by-name"))
     }
@@ -212,11 +208,7 @@ impl Server {
         let found = self.read(answer)?;
         let uri = found["run"]["info"]["artifact_uri"].as_str().unwrap_or_default();
         let place = uri.strip_prefix("mlflow-artifacts:").ok_or_else(|| {
-            Error::configuration(
-                format!("{} keeps the artifacts of its runs at `{uri}`", self.shown()),
-                "only a server that takes artifacts itself can be sent some: start it with \
-                 --serve-artifacts and --artifacts-destination; params and metrics have been sent",
-            )
+            ExportProblem::MlflowArtifacts { server: self.shown(), uri: uri.to_owned() }
         })?;
         // The URI may contain a host, which is the server's own.
         let path = match place.strip_prefix("//") {

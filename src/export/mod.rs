@@ -4,3 +4,6 @@ pub mod feast;
 pub mod mlflow;
 pub mod online;
 pub mod onnx;
+mod problem;
+
+pub use self::problem::ExportProblem;

@@ -7,7 +7,10 @@
 pub mod check;
 pub mod convert;
 pub mod polars;
+mod problem;
 pub mod reference;
+
+pub use self::problem::ExpressionProblem;
 
 use std::collections::{BTreeMap, BTreeSet};
 

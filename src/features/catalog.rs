@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::FeatureProblem;
 use super::expectation::{self, Expectation, ViewColumn};
 use super::spec::{FeatureSpec, Op, ViewSpec};
 use crate::error::{Error, Result};
@@ -236,14 +237,12 @@ impl Catalog {
 
     fn push(&mut self, file: &str, feature: Feature) -> Result<()> {
         if let Some(other) = self.get(feature.column()) {
-            return Err(Error::configuration(
-                format!(
-                    "{file}: the column {} is already in view {}",
-                    feature.column(),
-                    other.view
-                ),
-                "column names are shared by all views; rename one",
-            ));
+            let problem = FeatureProblem::ColumnOfTwoViews {
+                file: file.to_owned(),
+                column: feature.column().to_owned(),
+                view: other.view.clone(),
+            };
+            return Err(problem.into());
         }
         self.features.push(feature);
         Ok(())
@@ -317,15 +316,9 @@ impl Catalog {
                 }
             }
             if left.len() == before {
-                let names: Vec<&str> = left.iter().map(|(_, _, spec)| spec.name.as_str()).collect();
-                return Err(Error::configuration(
-                    format!(
-                        "{}: derived features depend on each other in a cycle: {}",
-                        failure.unwrap_or_default(),
-                        names.join(", ")
-                    ),
-                    "a derived feature may use only features that can be computed before it",
-                ));
+                let place = failure.unwrap_or_default();
+                let features = left.iter().map(|(_, _, spec)| spec.name.clone()).collect();
+                return Err(FeatureProblem::Cycle { place, features }.into());
             }
             open = left;
         }
@@ -349,23 +342,24 @@ impl Catalog {
                             | (Type::Text, Some(Arrow::Utf8))
                     );
                     if !fits {
-                        return Err(Error::configuration(
-                            format!(
-                                "{place} = \"{field}\", which is {}, but the feature is {}",
-                                known.type_name(false),
-                                feature.ty().name()
-                            ),
-                            "convert it with a derived feature, cast(… as …)",
-                        ));
+                        let problem = FeatureProblem::FieldType {
+                            feature: feature.column().to_owned(),
+                            field: field.to_owned(),
+                            field_type: known.type_name(false).to_string(),
+                            ty: feature.ty(),
+                        };
+                        return Err(problem.into());
                     }
                 }
                 _ => return Err(Error::unknown(place, "field", field, derived.map(|f| f.name))),
             }
             if let Some(other) = writers.insert(field, feature.column()) {
-                return Err(Error::configuration(
-                    format!("features: both {other} and {} write {field}", feature.column()),
-                    "only one model or feature can write a field; give `writes` to a feature of one window",
-                ));
+                let problem = FeatureProblem::FieldOfTwoFeatures {
+                    field: field.to_owned(),
+                    first: other.to_owned(),
+                    second: feature.column().to_owned(),
+                };
+                return Err(problem.into());
             }
         }
         Ok(())
@@ -401,13 +395,8 @@ pub fn aggregations(file: &str, spec: &FeatureSpec, events: &Columns) -> Result<
 }
 
 fn result_type(spec: &FeatureSpec, input: Option<&Expression>, place: &str) -> Result<Type> {
-    let error =
-        |message: &str, hint: &str| Err(Error::configuration(format!("{place}: {message}"), hint));
     if (spec.op == Op::DecayedSum) != spec.half_life.is_some() {
-        return error(
-            "half_life is required for decayed_sum and not allowed for other operations",
-            "half_life = \"14d\"",
-        );
+        return Err(FeatureProblem::HalfLife { place: place.to_owned() }.into());
     }
     if let Some(length) = spec.half_life.filter(|length| length.0 == 0) {
         let example = "half_life = \"14d\"";
@@ -430,11 +419,8 @@ fn result_type(spec: &FeatureSpec, input: Option<&Expression>, place: &str) -> R
         (Op::MaxGapDays | Op::StdGapDays, None) => Ok(Type::Double),
         (Op::DecayedSum, None) => Ok(Type::Double),
         (Op::DecayedSum, Some(_)) if numeric => Ok(Type::Double),
-        (_, None) => error("needs an input", "input = \"amount\""),
-        (_, Some(ty)) => {
-            let message = format!("does not take an input of type {}", ty.name());
-            error(&message, "leave the input out, or convert it")
-        }
+        (_, None) => Err(FeatureProblem::NoInput { place: place.to_owned() }.into()),
+        (_, Some(ty)) => Err(FeatureProblem::InputType { place: place.to_owned(), ty }.into()),
     }
 }
 
@@ -442,19 +428,14 @@ fn check_name(file: &str, name: &str) -> Result<()> {
     let mut characters = name.chars();
     let first = characters.next().is_some_and(|c| c.is_ascii_lowercase());
     let reserved = ["customer360_id", "event_timestamp", "created_timestamp"].contains(&name);
+    let (file, name) = (file.to_owned(), name.to_owned());
     if reserved || name.contains("__") {
-        return Err(Error::configuration(
-            format!("{file}: the name `{name}` is taken"),
-            "keys, timestamps and names with two underscores are the job's own",
-        ));
+        return Err(FeatureProblem::ReservedName { file, name }.into());
     }
     if first && characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
         return Ok(());
     }
-    Err(Error::configuration(
-        format!("{file}: `{name}` is not a name"),
-        "names are lower case letters, digits and underscores, and begin with a letter",
-    ))
+    Err(FeatureProblem::NotAName { file, name }.into())
 }
 
 /// A hash of a checked definition and of the versions that it depends on.

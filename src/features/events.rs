@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use arrow_array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
+use super::FeatureProblem;
 use super::plan::FeaturePlan;
 use crate::error::{Error, Result};
 use crate::shard::{Shard, Shards};
@@ -116,12 +117,8 @@ impl BuildReport {
         if rejected as f64 <= source.max_rejected_share * self.events as f64 {
             return Ok(());
         }
-        let reasons: Vec<String> =
-            self.rejected.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
-        Err(Error::contract(
-            format!("{rejected} of {} events cannot be used ({})", self.events, reasons.join(", ")),
-            "run `c360-ml validate`, or raise sources.events.max_rejected_share",
-        ))
+        let (events, reasons) = (self.events, self.rejected.clone());
+        Err(FeatureProblem::UnusableEvents { rejected, events, reasons }.into())
     }
 
     /// Checks for events of unknown customers, once all shards have been counted.
@@ -132,10 +129,7 @@ impl BuildReport {
         if source.orphans != Orphans::Fail || self.orphans == 0 {
             return Ok(());
         }
-        Err(Error::contract(
-            format!("{} events belong to customers that are not in the profile", self.orphans),
-            "set sources.events.orphans to skip or create",
-        ))
+        Err(FeatureProblem::Orphans { events: self.orphans }.into())
     }
 
     /// Adds the checks for duplicate events, events of unknown customers, and unusable rows.

@@ -14,6 +14,7 @@ use arrow_schema::{Field, Schema};
 use arrow_select::interleave::interleave;
 use rayon::prelude::*;
 
+use super::FeatureProblem;
 use super::plan::{AsOf, OwnAsOfs};
 use crate::error::{Error, Result};
 use crate::sources::entity_rows::EntityRows;
@@ -129,12 +130,7 @@ struct Stamp {
 fn instants(rows: &RecordBatch, name: &str) -> Result<Vec<i64>> {
     let column = rows.column_by_name(name);
     let column = column.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
-    let column = column.ok_or_else(|| {
-        Error::contract(
-            format!("a snapshot has no {name} in microseconds"),
-            "it was not written by `features build` or `score`",
-        )
-    })?;
+    let column = column.ok_or_else(|| FeatureProblem::NotASnapshot { column: name.to_owned() })?;
     Ok(column.values().to_vec())
 }
 
@@ -203,10 +199,7 @@ pub fn gather(
 }
 
 fn changed(name: &str) -> Error {
-    Error::contract(
-        format!("some snapshots have no {name}, or have it in another type"),
-        "its definition has changed since; build these as-ofs again",
-    )
+    FeatureProblem::ChangedSnapshots { column: name.to_owned() }.into()
 }
 
 /// Appends columns to the rows of the user.
@@ -220,10 +213,7 @@ pub fn joined(
 ) -> Result<RecordBatch> {
     let mut all = entities.rows.schema().fields().to_vec();
     if let Some(taken) = fields.iter().find(|f| all.iter().any(|own| own.name() == f.name())) {
-        return Err(Error::configuration(
-            format!("the entities already have a column {}", taken.name()),
-            "rename it, or leave out the view that has a feature of this name",
-        ));
+        return Err(FeatureProblem::EntityColumn { column: taken.name().clone() }.into());
     }
     all.extend(fields.into_iter().map(Arc::new));
     let columns = entities.rows.columns().iter().cloned().chain(arrays).collect();

@@ -10,6 +10,7 @@ pub mod events;
 pub mod expectation;
 pub mod join;
 pub mod plan;
+mod problem;
 pub mod read;
 pub mod reference;
 pub mod registry;
@@ -18,3 +19,5 @@ pub mod snapshot;
 pub mod spec;
 pub mod timeline;
 pub mod timelines;
+
+pub use self::problem::FeatureProblem;

@@ -1,5 +1,6 @@
 //! The engagement score: how much, how often and on how many channels a customer is active.
 
+use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
 /// An empirical distribution function, frozen at training as its values at evenly spaced ranks.
@@ -15,15 +16,22 @@ pub struct Ecdf {
 const KNOTS: usize = 1001;
 
 impl Ecdf {
-    /// Freezes the distribution of `values`.
-    pub fn fit(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        if values.len() <= KNOTS {
-            return Self { knots: values };
+    /// Freezes the distribution of `count` values, which come in ascending order.
+    ///
+    /// # Errors
+    /// Returns the first error of the values.
+    pub fn fit(count: usize, values: impl Iterator<Item = Result<f64>>) -> Result<Self> {
+        let kept = count.min(KNOTS);
+        let share = |knot: usize| knot as f64 / (kept - 1).max(1) as f64;
+        let rank = |knot: usize| (share(knot) * (count - 1) as f64).round() as usize;
+        let mut knots = Vec::with_capacity(kept);
+        for (i, value) in values.enumerate() {
+            let value = value?;
+            if knots.len() < kept && rank(knots.len()) == i {
+                knots.push(value);
+            }
         }
-        let last = (values.len() - 1) as f64;
-        let rank = |i: usize| (i as f64 / (KNOTS - 1) as f64 * last).round() as usize;
-        Self { knots: (0..KNOTS).map(|i| values[rank(i)]).collect() }
+        Ok(Self { knots })
     }
 
     /// The share of the distribution below `value`, with ties counted half. It is between 0 and 1 and
@@ -101,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_score_goes_from_0_to_100() {
-        let ecdf = Ecdf::fit((1..=5000).map(f64::from).collect());
+        let ecdf = Ecdf::fit(5000, (1..=5000).map(|value| Ok(f64::from(value)))).unwrap();
         assert_eq!(ecdf.knots.len(), 1001);
         let composite = Composite::default();
         assert_eq!(Parts::new(&ecdf, 0.0, 0.0, 0.0).score(&composite), 0.0);
@@ -122,7 +130,9 @@ mod tests {
                 // Values are often among a few, so that there are ties.
                 f64::from(random.random_range(0..20)) * random.random_range(0.0..1.0_f64).round()
             };
-            let ecdf = Ecdf::fit((0..count).map(|_| some(&mut random)).collect());
+            let mut values: Vec<f64> = (0..count).map(|_| some(&mut random)).collect();
+            values.sort_by(f64::total_cmp);
+            let ecdf = Ecdf::fit(values.len(), values.into_iter().map(Ok)).unwrap();
             let shares: [f64; 3] = std::array::from_fn(|_| random.random_range(0.01..1.0));
             let [activity, active_days, channels] =
                 shares.map(|share| share / shares.iter().sum::<f64>());

@@ -1,5 +1,6 @@
 //! Recency, frequency and monetary value (RFM) as quintiles, with cut points that are frozen at training.
 
+use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
 /// The lowest values of the scores 2, 3, 4 and 5.
@@ -11,25 +12,28 @@ pub struct Quintiles {
 }
 
 impl Quintiles {
-    /// Fits the cut points so that each value has the score 1 + floor(5 (rank - 1) / n). The rank is one
-    /// more than the number of smaller values, so that ties share a score.
-    pub fn fit(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let count = values.len();
-        let cut = |score: usize| {
-            // The lowest value that has at least (score - 1) / 5 of all values strictly below it.
-            let mut below = 0;
-            for i in 0..count {
-                if i > 0 && values[i] > values[i - 1] {
-                    below = i;
-                }
-                if 5 * below >= (score - 1) * count {
-                    return Some(values[i]);
-                }
+    /// Fits the cut points to `count` values, which come in ascending order, so that each value has the score
+    /// 1 + floor(5 (rank - 1) / n). The rank is one more than the number of smaller values, so that ties share
+    /// a score.
+    ///
+    /// # Errors
+    /// Returns the first error of the values.
+    pub fn fit(count: usize, values: impl Iterator<Item = Result<f64>>) -> Result<Self> {
+        let mut cuts = Vec::new();
+        let (mut below, mut last) = (0, f64::NEG_INFINITY);
+        for (i, value) in values.enumerate() {
+            let value = value?;
+            if value > last {
+                (below, last) = (i, value);
             }
-            None
-        };
-        Self { cuts: (2..=5).map(cut).collect() }
+            // The cut point of a score is the lowest value that has at least (score - 1) / 5 of all values
+            // strictly below it.
+            while cuts.len() < 4 && 5 * below >= (cuts.len() + 1) * count {
+                cuts.push(Some(value));
+            }
+        }
+        cuts.resize(4, None);
+        Ok(Self { cuts })
     }
 
     /// The score from 1 to 5. A higher value has a higher score.
@@ -116,7 +120,9 @@ mod tests {
             let count = random.random_range(1..60);
             let values: Vec<f64> =
                 (0..count).map(|_| f64::from(random.random_range(0..12))).collect();
-            let fitted = Quintiles::fit(values.clone());
+            let mut sorted = values.clone();
+            sorted.sort_by(f64::total_cmp);
+            let fitted = Quintiles::fit(sorted.len(), sorted.into_iter().map(Ok)).unwrap();
             for value in &values {
                 let below = values.iter().filter(|other| *other < value).count();
                 let expected = 1 + (5 * below / values.len()) as u8;

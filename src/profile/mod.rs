@@ -1,6 +1,10 @@
 //! The written profile: 50 fields in a fixed order with fixed types, and then the extra columns of the
 //! source.
 
+mod problem;
+
+pub use self::problem::ProfileProblem;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -73,11 +77,7 @@ impl Writeback {
             match catalog.get(name) {
                 Some(feature) if feature.ty() == Type::Integer => {}
                 Some(_) => {
-                    let message = format!("{place}: {name} is not a count");
-                    return Err(Error::configuration(
-                        message,
-                        "name a feature with op = \"count\"",
-                    ));
+                    return Err(ProfileProblem::NotACount { place, feature: name.clone() }.into());
                 }
                 None => {
                     let valid = catalog.features.iter().map(|feature| feature.column());
@@ -159,12 +159,10 @@ impl Losses {
         let mut losses = names.filter_map(|name| Some((name, self.by_field.get(name)?)));
         match losses.find(|(_, loss)| is_too_much(loss)) {
             None => Ok(()),
-            Some((name, Loss { known, lost })) => Err(Error::contract(
-                format!(
-                    "recomputing {name} would lose history for {lost} of {known} customers (a counter falls or a first time moves later)"
-                ),
-                "the event log does not reach back to its beginning: set writeback.derived to keep or fill_missing",
-            )),
+            Some((name, Loss { known, lost })) => {
+                let (field, known, lost) = (name.to_owned(), *known, *lost);
+                Err(ProfileProblem::LostHistory { field, lost, known }.into())
+            }
         }
     }
 }

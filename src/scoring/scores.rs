@@ -80,8 +80,9 @@ impl ModelScores {
                 Error::engine("collecting scores")(format!("there is no column {name}"))
             })
         };
-        let number = |name: &str| Ok(column(name)?.as_primitive::<Float64Type>().clone());
-        let list = |name: &str| Ok(column(name)?.as_list::<i32>().clone());
+        let number =
+            |name: &str| -> Result<_> { Ok(column(name)?.as_primitive::<Float64Type>().clone()) };
+        let list = |name: &str| -> Result<_> { Ok(column(name)?.as_list::<i32>().clone()) };
         Ok(Self {
             score: number("score")?,
             raw: number("raw")?,

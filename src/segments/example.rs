@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::problem::SegmentProblem;
 use crate::error::{Error, Result};
 use crate::expression::reference::evaluate;
 use crate::expression::{Columns, Expression, Node, Type, Value};
@@ -82,10 +83,7 @@ impl Example {
             }
         }
         if spec.primary.is_none() && spec.segments.is_none() {
-            return Err(Error::configuration(
-                format!("{place} says nothing of what must come out"),
-                "add primary = \"…\" or segments = [\"…\"]",
-            ));
+            return Err(SegmentProblem::ExampleWithoutResult { place }.into());
         }
         Ok(Self { spec: spec.clone(), values, scale: columns.scale })
     }
@@ -104,10 +102,9 @@ fn value(given: &Given, ty: Type, scale: Scale, place: &str, name: &str) -> Resu
     let literal = Expression { node: Node::Literal(value), ty: own };
     let cast = evaluate(&literal.cast(ty), scale, &|_| Value::Null);
     if !fits || cast == Value::Null {
-        return Err(Error::configuration(
-            format!("{place}: {name} = {given:?} is not a {}", ty.name()),
-            "give a value of the column's type, or leave the column out for null",
-        ));
+        let (place, column) = (place.to_owned(), name.to_owned());
+        let value = format!("{given:?}");
+        return Err(SegmentProblem::ExampleValue { place, column, value, ty }.into());
     }
     Ok(cast)
 }

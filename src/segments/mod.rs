@@ -7,6 +7,7 @@
 
 mod assign;
 mod example;
+mod problem;
 mod reach;
 mod rule;
 mod spec;
@@ -17,6 +18,7 @@ pub use assign::{
     Assigned, Assignment, CustomerState, Left, Membership, PreviousState, RuleResults, assign,
 };
 pub use example::{Example, ExampleSpec};
+pub use problem::SegmentProblem;
 pub use rule::{Rule, RuleSpec};
 pub use spec::{Segments, SegmentsSpec, score_columns};
 pub use state::States;

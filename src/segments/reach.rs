@@ -8,8 +8,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::problem::SegmentProblem;
 use super::rule::Rule;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::expression::reference::evaluate;
 use crate::expression::{Columns, Expression, Node, Operator, Type, Value};
 use crate::money::Scale;
@@ -22,10 +23,8 @@ pub fn check(file: &str, rules: &[Rule], columns: &Columns) -> Result<()> {
     for (i, rule) in rules.iter().enumerate() {
         let place = format!("{file}: segment \"{}\"", rule.spec.name);
         if never(&[&rule.enter], &[], columns) {
-            return Err(Error::configuration(
-                format!("{place} can have no members: no customer can meet `{}`", rule.spec.enter),
-                "its conditions exclude each other",
-            ));
+            let condition = rule.spec.enter.clone();
+            return Err(SegmentProblem::Impossible { place, condition }.into());
         }
         let own = columns_of(&[&rule.enter, &rule.stay]);
         let before = |shares: &dyn Fn(&Rule) -> bool| -> Vec<&Rule> {
@@ -38,32 +37,22 @@ pub fn check(file: &str, rules: &[Rule], columns: &Columns) -> Result<()> {
             });
             rivals.filter(|rival| rival.enter.columns().is_subset(&own)).collect()
         };
-        let hint = "move it before them, or narrow them";
         let rivals =
             before(&|rival| rule.spec.group.is_some() && rival.spec.group == rule.spec.group);
         if !rivals.is_empty() && never(&[&rule.enter], &rivals, columns) {
-            let message = format!(
-                "{place} can have no members: {} of its group come before it and hold wherever it does",
-                names(&rivals)
-            );
-            return Err(Error::configuration(message, hint));
+            return Err(SegmentProblem::PreemptedInGroup { place, rivals: names(&rivals) }.into());
         }
         let rivals = before(&|rival| rule.spec.primary && rival.spec.primary);
         let held = [&rule.enter, &rule.stay];
         if !rivals.is_empty() && rule.spec.min_dwell.is_none() && never(&held, &rivals, columns) {
-            let message = format!(
-                "{place} can be nobody's primary segment: {} come before it and hold wherever it does",
-                names(&rivals)
-            );
-            return Err(Error::configuration(message, hint));
+            return Err(SegmentProblem::PreemptedAsPrimary { place, rivals: names(&rivals) }.into());
         }
     }
     Ok(())
 }
 
-fn names(rules: &[&Rule]) -> String {
-    let quoted: Vec<String> = rules.iter().map(|rule| format!("\"{}\"", rule.spec.name)).collect();
-    quoted.join(", ")
+fn names(rules: &[&Rule]) -> Vec<String> {
+    rules.iter().map(|rule| rule.spec.name.clone()).collect()
 }
 
 fn columns_of<'a>(conditions: &[&'a Expression]) -> BTreeSet<&'a str> {

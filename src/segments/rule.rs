@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::problem::SegmentProblem;
 use crate::error::{Error, Result};
 use crate::expression::check::check_as;
 use crate::expression::{Columns, Expression, Type};
@@ -91,10 +92,8 @@ pub(super) fn check_spec(file: &str, rule: &RuleSpec, profile: &ProfilePlan) -> 
     if let (Some(expires), Some(dwell)) = (rule.expires, rule.min_dwell)
         && expires < dwell
     {
-        return Err(Error::configuration(
-            format!("{place} expires after {expires}, before its min_dwell of {dwell} has ended"),
-            "make min_dwell shorter, or expires longer",
-        ));
+        let problem = SegmentProblem::ExpiresBeforeDwell { place, expires, min_dwell: dwell };
+        return Err(problem.into());
     }
     if let Some(expires) = rule.expires.filter(|expires| expires.0 == 0) {
         let example = "expires = \"30d\"";
@@ -102,13 +101,7 @@ pub(super) fn check_spec(file: &str, rule: &RuleSpec, profile: &ProfilePlan) -> 
     }
     let known = Consent::COLUMNS.iter().any(|name| profile.type_of(name).is_some());
     if !rule.requires_consent.is_empty() && !known {
-        return Err(Error::configuration(
-            format!(
-                "{place} requires consent, but the profile has neither {}",
-                Consent::COLUMNS.join(" nor ")
-            ),
-            "nobody could be in it; map one of these columns in c360.toml",
-        ));
+        return Err(SegmentProblem::NoConsent { place, columns: Consent::COLUMNS.into() }.into());
     }
     let scopes: BTreeSet<&String> = rule.requires_consent.iter().collect();
     if scopes.len() < rule.requires_consent.len() || scopes.iter().any(|scope| scope.is_empty()) {

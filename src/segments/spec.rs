@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::example::{Example, ExampleSpec};
+use super::problem::SegmentProblem;
 use super::reach;
 use super::rule::{Rule, RuleSpec, check_spec};
 use crate::error::{Error, Result};
@@ -101,22 +102,14 @@ impl Segments {
             check_spec(&file, rule, profile)?;
             let checked = Rule::check(&file, rule, &columns, &rules)?;
             if columns.names().any(|name| name == rule.name) {
-                return Err(Error::configuration(
-                    format!(
-                        "{file}: segment \"{}\" has the name of a feature, score or threshold",
-                        rule.name
-                    ),
-                    "rename it; rules after it may name it, and must know which of the two is meant",
-                ));
+                let segment = rule.name.clone();
+                return Err(SegmentProblem::SegmentIsColumn { file, segment }.into());
             }
             columns.insert(&rule.name, Type::Boolean);
             rules.push(checked);
         }
         if let Some(name) = spec.thresholds.keys().find(|name| !is_used(name, &spec)) {
-            return Err(Error::configuration(
-                format!("{file}: no rule uses the threshold {name}"),
-                "name it in an enter or stay, or remove it",
-            ));
+            return Err(SegmentProblem::UnusedThreshold { file, threshold: name.clone() }.into());
         }
         reach::check(&file, &rules, &columns)?;
         let names: Vec<&str> =
@@ -175,18 +168,15 @@ fn columns(
     let mut columns: Columns = catalog.columns(scale);
     for (name, ty) in score_columns(models) {
         if let Some(feature) = catalog.get(&name) {
-            return Err(Error::configuration(
-                format!("features/{}.toml: {name} is the name of a score", feature.view),
-                "rename the feature; rules must know which of the two is meant",
-            ));
+            let view = feature.view.clone();
+            return Err(SegmentProblem::FeatureIsScore { view, feature: name }.into());
         }
         columns.insert(name, ty);
     }
     for (name, value) in &spec.thresholds {
-        let place = format!("{file}: the threshold {name}");
         if columns.get(name).is_some() {
-            let message = format!("{place} has the name of a feature or score");
-            return Err(Error::configuration(message, "rename the threshold"));
+            let (file, threshold) = (file.to_owned(), name.clone());
+            return Err(SegmentProblem::ThresholdIsColumn { file, threshold }.into());
         }
         if matches!(value, Number::Double(value) if !value.is_finite()) {
             let setting = format!("thresholds.{name}");

@@ -7,8 +7,9 @@ use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{RecordBatch, StringArray};
 
 use super::PreviousState;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sources::profile::keys;
+use crate::store::StoreProblem;
 use crate::time::Instant;
 
 /// The segments of some customers at an earlier as-of.
@@ -43,10 +44,8 @@ fn by_key(rows: &[RecordBatch]) -> Result<HashMap<String, PreviousState>> {
         let (Some(segment), Some(rule), Some(since), Some(primary)) =
             (text("segment"), text("rule"), since, primary)
         else {
-            return Err(Error::contract(
-                "the segments of an earlier as-of are not a table of segments",
-                "it was changed after it was written; score that as-of again",
-            ));
+            let path = "the table of the previous as-of".into();
+            return Err(StoreProblem::NotATable { path, table: "segments" }.into());
         };
         // Tables from before this column existed contain no expired memberships.
         let expired = rows.column_by_name("expired").and_then(|c| c.as_list_opt::<i32>());

@@ -54,10 +54,9 @@ pub fn simulate(options: &Options, out: &Path) -> Result<Simulated> {
     for name in ["profile", "events", "truth"] {
         let folder = out.join(name);
         if folder.exists() {
-            return Err(Error::configuration(
-                format!("{} is already there", folder.display()),
-                "name another --out, or remove it",
-            ));
+            let (out, required) = (folder.display(), "a folder that does not exist yet");
+            let hint = "name another --out, or remove it";
+            return Err(Error::setting("simulate", "--out", out, required, hint));
         }
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
     }

@@ -8,9 +8,9 @@ use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, RecordBatch, StringArray};
 use arrow_schema::DataType;
 
-use super::SourceContext;
 use super::files::{RawTable, RawType};
 use super::profile::normalize;
+use super::{SourceContext, SourceProblem};
 use crate::error::{Error, Result};
 use crate::store::parquet::read_all;
 use crate::time::Instant;
@@ -38,20 +38,17 @@ impl EntityRows {
     /// A contract violation for a missing key or instant, either as a column or in a row.
     pub fn read(path: &Path, context: &SourceContext) -> Result<Self> {
         let table = RawTable::open(path, "--entities")?;
-        let file = table.files[0].display().to_string();
-        let kind = |name: &str| match table.get(name) {
-            Some(column) => Ok(column.ty),
-            None => Err(Error::contract(
-                format!("{file}: the column {name} is missing"),
-                format!("entities have {KEY}, {TIME} and any columns of their own"),
-            )),
+        let file = || table.files[0].clone();
+        let kind = |name: &str| {
+            table.get(name).map(|column| column.ty).ok_or_else(|| SourceProblem::Missing {
+                file: file(),
+                column: name.to_owned(),
+                required: format!("entities have {KEY}, {TIME} and any columns of their own"),
+            })
         };
         let (key, time) = (kind(KEY)?, kind(TIME)?);
-        let wrong = |name: &str, wanted: &str| {
-            Err(Error::contract(
-                format!("{file}: column {name} is no {wanted}"),
-                "convert it where the file is written",
-            ))
+        let wrong = |name: &str, wanted: &'static str| {
+            Err(SourceProblem::EntityType { file: file(), column: name.to_owned(), wanted }.into())
         };
         if !matches!(key, RawType::Text | RawType::Integer) {
             return wrong(KEY, "text or integer");
@@ -60,9 +57,8 @@ impl EntityRows {
             return wrong(TIME, "timestamp or date");
         }
         let rows = read_all(table.files.iter().map(|path| path.as_path()), None)?;
-        let rows = rows.ok_or_else(|| {
-            Error::contract(format!("{file} has no rows"), "entities need at least one row")
-        })?;
+        let required = "entities need at least one row";
+        let rows = rows.ok_or_else(|| SourceProblem::NoRows { file: file(), required })?;
         let failed = "reading entities";
         let column = |name: &str| {
             let index = rows.schema().index_of(name).map_err(Error::engine(failed))?;
@@ -78,10 +74,13 @@ impl EntityRows {
         let nulls = [(KEY, keys.nulls()), (TIME, times.nulls())];
         for (name, nulls) in nulls {
             if let Some(row) = nulls.and_then(|nulls| nulls.iter().position(|valid| !valid)) {
-                return Err(Error::contract(
-                    format!("{file}: column {name}: row {} is null", row + 1),
-                    "every row needs a customer and an instant",
-                ));
+                let problem = SourceProblem::NullKey {
+                    file: file(),
+                    column: name.to_owned(),
+                    row: row + 1,
+                    required: "every row needs a customer and an instant",
+                };
+                return Err(problem.into());
             }
         }
         let times = times.values().iter().map(|time| Instant(*time)).collect();

@@ -11,6 +11,7 @@ use arrow_schema::{DataType, SchemaRef};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use serde::{Deserialize, Serialize};
 
+use super::SourceProblem;
 use crate::error::{Error, Result};
 use crate::expression::{Columns, Type};
 use crate::money::Scale;
@@ -120,10 +121,8 @@ impl RawTable {
         let mut raw: Vec<RawColumn> = Vec::new();
         for field in schema.fields() {
             if raw.iter().any(|column| column.name == *field.name()) {
-                return Err(Error::contract(
-                    format!("{}: two columns are called {}", files[0].display(), field.name()),
-                    "rename one of them where the file is written",
-                ));
+                let (file, column) = (files[0].clone(), field.name().clone());
+                return Err(SourceProblem::SameName { file, column }.into());
             }
             let ty = RawType::of(field.data_type());
             raw.push(RawColumn { name: field.name().clone(), ty, hive: false });
@@ -131,20 +130,12 @@ impl RawTable {
         let zones = |wanted: bool| {
             raw.iter()
                 .filter(move |c| c.ty == RawType::Timestamp { zoned: wanted })
-                .map(|c| c.name.as_str())
+                .map(|c| c.name.clone())
                 .collect::<Vec<_>>()
         };
         let (zoned, naive) = (zones(true), zones(false));
         if !zoned.is_empty() && !naive.is_empty() {
-            return Err(Error::contract(
-                format!(
-                    "{}: {} has a time zone but {} has none",
-                    files[0].display(),
-                    zoned.join(", "),
-                    naive.join(", ")
-                ),
-                "write all timestamps with a zone, or all without (then project.timezone holds)",
-            ));
+            return Err(SourceProblem::MixedZones { file: files[0].clone(), zoned, naive }.into());
         }
         for name in hive_columns(&files[0]) {
             if !raw.iter().any(|column| column.name == name.0) {
@@ -168,11 +159,9 @@ impl RawTable {
 
 fn find(path: &Path, place: &str) -> Result<Vec<PathBuf>> {
     let text = path.to_string_lossy().into_owned();
+    let place = place.to_owned();
     if text.contains("://") {
-        return Err(Error::configuration(
-            format!("{place}: {text} is a URL"),
-            "only local files are read; copy or mount them",
-        ));
+        return Err(SourceProblem::Url { place, path: text }.into());
     }
     let mut files = Vec::new();
     if path.is_file() {
@@ -180,22 +169,17 @@ fn find(path: &Path, place: &str) -> Result<Vec<PathBuf>> {
     } else if path.is_dir() {
         walk(path, &mut files)?;
     } else if text.contains(['*', '?', '[']) {
-        let pattern = glob::glob(&text).map_err(|error| {
-            Error::configuration(format!("{place}: {text} is not a glob: {error}"), "")
-        })?;
-        files.extend(pattern.filter_map(|entry| entry.ok()).filter(|entry| entry.is_file()));
+        let entries = match glob::glob(&text) {
+            Ok(entries) => entries,
+            Err(source) => return Err(SourceProblem::Glob { place, path: text, source }.into()),
+        };
+        files.extend(entries.filter_map(|entry| entry.ok()).filter(|entry| entry.is_file()));
     } else {
-        return Err(Error::configuration(
-            format!("{place}: there is no file or folder {text}"),
-            "paths are relative to the folder of c360.toml",
-        ));
+        return Err(SourceProblem::NoPath { place, path: text }.into());
     }
     files.sort();
     if files.is_empty() {
-        return Err(Error::contract(
-            format!("{place}: no Parquet file in {text}"),
-            "files must end in .parquet",
-        ));
+        return Err(SourceProblem::NoFiles { place, path: text }.into());
     }
     Ok(files)
 }
@@ -259,30 +243,24 @@ pub fn footer(path: &Path) -> Result<(SchemaRef, u64)> {
 }
 
 fn same_schema(first: &SchemaRef, path: &Path, other: &SchemaRef, other_path: &Path) -> Result<()> {
-    let hint = "files of one source have one schema; write the older files again";
     for field in first.fields() {
-        match other.field_with_name(field.name()) {
-            Ok(found) if compatible(field.data_type(), found.data_type()) => {}
-            Ok(found) => {
-                return Err(Error::contract(
-                    format!(
-                        "the column {} is {} in {} but {} in {}",
-                        field.name(),
-                        field.data_type(),
-                        path.display(),
-                        found.data_type(),
-                        other_path.display()
-                    ),
-                    hint,
-                ));
-            }
-            Err(_) => {
-                return Err(Error::contract(
-                    format!("{}: the column {} is missing", other_path.display(), field.name()),
-                    format!("{} has it; {hint}", path.display()),
-                ));
-            }
-        }
+        let column = field.name().clone();
+        let problem = match other.field_with_name(&column) {
+            Ok(found) if compatible(field.data_type(), found.data_type()) => continue,
+            Ok(found) => SourceProblem::MixedTypes {
+                column,
+                file: path.to_owned(),
+                ty: field.data_type().clone(),
+                other: other_path.to_owned(),
+                other_type: found.data_type().clone(),
+            },
+            Err(_) => SourceProblem::MixedColumns {
+                file: other_path.to_owned(),
+                column,
+                other: path.to_owned(),
+            },
+        };
+        return Err(problem.into());
     }
     Ok(())
 }

@@ -7,9 +7,9 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 
-use super::SourceContext;
 use super::files::{RawTable, RawType};
 use super::profile::normalize;
+use super::{SourceContext, SourceProblem};
 use crate::error::{Error, Result};
 use crate::store::parquet::{concat, read};
 
@@ -30,8 +30,8 @@ impl ItemTable {
         match table.get(key).map(|column| column.ty) {
             Some(RawType::Text | RawType::Integer) => {}
             Some(_) => {
-                let message = format!("{place}: the key {key} is neither text nor an integer");
-                return Err(Error::configuration(message, "an item is text or an integer"));
+                let (place, key) = (place.to_owned(), key.to_owned());
+                return Err(SourceProblem::ItemKey { place, key }.into());
             }
             None => {
                 let known = table.raw.iter().map(|column| column.name.as_str());
@@ -51,9 +51,10 @@ impl ItemTable {
         for file in &self.table.files {
             batches.extend(read(file, Some(&wanted))?);
         }
-        let file = self.table.files[0].display();
-        let rows = concat(&batches)?.ok_or_else(|| {
-            Error::contract(format!("{file} has no rows"), "a table of items needs at least one")
+        let file = &self.table.files[0];
+        let rows = concat(&batches)?.ok_or_else(|| SourceProblem::NoRows {
+            file: file.clone(),
+            required: "a table of items needs at least one",
         })?;
         let column = |name: &str| {
             rows.column_by_name(name)
@@ -64,10 +65,13 @@ impl ItemTable {
         let keys = keys.as_string::<i32>().clone();
         let mut seen = std::collections::HashSet::new();
         if let Some(twice) = keys.iter().flatten().find(|key| !seen.insert(*key)) {
-            return Err(Error::contract(
-                format!("{file}: column {}: {twice} occurs more than once", self.key),
-                "a table of items has one row per item",
-            ));
+            let problem = SourceProblem::RepeatedKey {
+                file: file.clone(),
+                column: self.key.clone(),
+                key: twice.to_owned(),
+                required: "a table of items has one row per item".to_owned(),
+            };
+            return Err(problem.into());
         }
         let known = self.table.raw.iter().filter(|raw| columns.contains(raw.name.as_str()));
         let mut fields = Vec::new();

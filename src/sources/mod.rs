@@ -9,6 +9,7 @@ pub mod contract;
 pub mod entity_rows;
 pub mod files;
 pub mod items;
+mod problem;
 pub mod profile;
 pub mod scan;
 
@@ -23,6 +24,8 @@ use crate::expression::{Columns, Expression, Type};
 use crate::money::Scale;
 use crate::time::Zone;
 use files::{RawColumn, RawTable};
+
+pub use self::problem::SourceProblem;
 
 /// How `ingested_at` decides which events may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -192,8 +195,15 @@ impl SourcePlan {
         }
         let mapping = event_mapping(&spec.columns, &table, &raw, place)?;
         if !(0.0..=1.0).contains(&spec.max_rejected_share) {
-            let message = format!("{place}: max_rejected_share = {}", spec.max_rejected_share);
-            return Err(Error::configuration(message, "a share is between 0 and 1"));
+            let (setting, share) = ("max_rejected_share", spec.max_rejected_share);
+            let required = "a share between 0 and 1";
+            return Err(Error::setting(
+                place,
+                setting,
+                share,
+                required,
+                "max_rejected_share = 0.01",
+            ));
         }
         let standard = crate::schema::EVENT_TYPES.iter().map(|name| (*name).to_owned());
         Ok(Self {
@@ -245,16 +255,14 @@ impl LookupPlan {
             Error::unknown(format!("{place} on"), "column", &spec.on, source_columns.names())
         })?;
         if key != on {
-            return Err(Error::configuration(
-                format!(
-                    "{place}: `{}` is {} but `{}` is {}",
-                    spec.key,
-                    key.name(),
-                    spec.on,
-                    on.name()
-                ),
-                "both columns of a lookup must have the same type",
-            ));
+            let problem = SourceProblem::LookupTypes {
+                place: place.to_owned(),
+                key: spec.key.clone(),
+                key_type: key.name(),
+                on: spec.on.clone(),
+                on_type: on.name(),
+            };
+            return Err(problem.into());
         }
         unique_keys(&table, &spec.key, place)?;
         for (column, ty) in columns.iter() {
@@ -275,10 +283,13 @@ fn unique_keys(table: &RawTable, key: &str, place: &str) -> Result<()> {
                 .map_err(Error::engine("reading a lookup's keys"))?;
             for text in texts.as_string::<i32>().iter().flatten() {
                 if !seen.insert(text.to_owned()) {
-                    return Err(Error::contract(
-                        format!("{}: column {key}: {text} occurs more than once", file.display()),
-                        format!("{place} joins by key, which must be unique"),
-                    ));
+                    let problem = SourceProblem::RepeatedKey {
+                        file: file.clone(),
+                        column: key.to_owned(),
+                        key: text.to_owned(),
+                        required: format!("{place} joins by key, which must be unique"),
+                    };
+                    return Err(problem.into());
                 }
             }
         }
@@ -313,14 +324,13 @@ fn event_mapping(
                 mapping.insert(name.to_owned(), canonical(expression, ty, name, place)?);
             }
             (None, _) if required => {
-                let found: Vec<&str> = raw.names().collect();
-                return Err(Error::contract(
-                    format!("{}: the column {name} is missing", table.files[0].display()),
-                    format!(
-                        "map it under {place} columns, {name} = \"…\"; found: {}",
-                        found.join(", ")
-                    ),
-                ));
+                let problem = SourceProblem::Unmapped {
+                    file: table.files[0].clone(),
+                    column: name.to_owned(),
+                    place: place.to_owned(),
+                    found: raw.names().map(str::to_owned).collect(),
+                };
+                return Err(problem.into());
             }
             (None, _) => {}
         }
@@ -336,9 +346,10 @@ fn canonical(expression: Expression, ty: Type, name: &str, place: &str) -> Resul
         | (Type::Double, Type::Money)
         | (Type::Money, Type::Double)
         | (Type::Date, Type::Timestamp) => Ok(expression.cast(ty)),
-        (found, wanted) => Err(Error::contract(
-            format!("{place}: the column {name} has type {}, not {}", found.name(), wanted.name()),
-            format!("map it: {name} = \"cast(… as {})\"", wanted.name()),
-        )),
+        (found, wanted) => {
+            let (place, column) = (place.to_owned(), name.to_owned());
+            let (found, wanted) = (found.name(), wanted.name());
+            Err(SourceProblem::EventType { place, column, found, wanted }.into())
+        }
     }
 }

@@ -20,7 +20,7 @@ use rayon::prelude::*;
 
 use super::files::{RawTable, RawType, hive_columns};
 use super::profile::normalize;
-use super::{LookupPlan, SourceContext, SourcePlan};
+use super::{LookupPlan, SourceContext, SourcePlan, SourceProblem};
 use crate::error::{Error, Result};
 use crate::expression::polars::{arrow_type, evaluate};
 use crate::expression::{Expression, Node};
@@ -148,13 +148,7 @@ impl<'a> Scan<'a> {
         let path = &self.source.table.files[task.file];
         let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
         for batch in parquet::batches(path, Some(&columns), Some(task.row_group))? {
-            let batch = batch.map_err(|error| {
-                Error::contract(
-                    format!("the events cannot be read: {error}"),
-                    "the file may be truncated; run `c360-ml validate` for details",
-                )
-            })?;
-            if let Some(scanned) = self.evaluate(task.file, &batch)? {
+            if let Some(scanned) = self.evaluate(task.file, &batch?)? {
                 take(state, scanned)?;
             }
         }
@@ -236,10 +230,12 @@ impl<'a> Scan<'a> {
 }
 
 fn missing(table: &RawTable, file: usize, name: &str) -> Error {
-    Error::contract(
-        format!("{}: the column {name} is missing", table.files[file].display()),
-        "files of one source have one schema; write the older files again",
-    )
+    SourceProblem::Missing {
+        file: table.files[file].clone(),
+        column: name.to_owned(),
+        required: "files of one source have one schema; write the older files again".to_owned(),
+    }
+    .into()
 }
 
 fn batch_of(fields: Vec<Field>, arrays: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {

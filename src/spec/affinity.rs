@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{check_weights, weight_sql};
+use super::{SpecProblem, check_weights, weight_sql};
 use crate::error::{Error, Result};
 use crate::expression::check::{check, check_as};
 use crate::expression::{Columns, Expression, Type};
@@ -109,10 +109,9 @@ impl CheckedOffer {
             (Some(path), Some(key)) => Some(ItemTable::open(path, key, context, &place)?),
             (None, None) => None,
             _ => {
-                return Err(Error::configuration(
-                    format!("{place} has one of items and key, and not the other"),
-                    "items = \"data/products.parquet\", key = \"product_id\"",
-                ));
+                let (first, second) = ("items", "key");
+                let example = "items = \"data/products.parquet\", key = \"product_id\"";
+                return Err(SpecProblem::HalfAPair { place, first, second, example }.into());
             }
         };
         let mut columns = items.as_ref().map_or_else(
@@ -133,10 +132,9 @@ impl CheckedOffer {
             }
             (None, None) => None,
             _ => {
-                return Err(Error::configuration(
-                    format!("{place} wants both category and most_per_category, at least 1"),
-                    "category = \"department\", most_per_category = 2",
-                ));
+                let (first, second) = ("category", "most_per_category above 0");
+                let example = "category = \"department\", most_per_category = 2";
+                return Err(SpecProblem::HalfAPair { place, first, second, example }.into());
             }
         };
         Ok(Self { items, condition, cap })

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::SpecProblem;
 use crate::error::{Error, Result};
 use crate::expression::check::check_as;
 use crate::expression::{Expression, Type};
@@ -343,15 +344,11 @@ impl Classifier {
                 Eligible::Where(check_as(sql, Type::Boolean, &catalog.columns(scale), &place)?)
             }
             (None, Some("auto")) => Eligible::Auto,
-            (None, Some(text)) => Eligible::Within(text.parse().map_err(|error: String| {
-                Error::configuration(format!("{file}: eligible.within: {error}"), "or \"auto\"")
+            (None, Some(text)) => Eligible::Within(text.parse().map_err(|_| {
+                let required = "a duration or \"auto\"";
+                Error::setting(&file, "eligible.within", text, required, "within = \"90d\"")
             })?),
-            _ => {
-                return Err(Error::configuration(
-                    format!("{file}: eligible needs either `where` or `within`"),
-                    "eligible = { within = \"auto\" }",
-                ));
-            }
+            _ => return Err(SpecProblem::Eligible { file }.into()),
         };
         let lengths = [
             ("label.horizon", Some(spec.label.horizon), "horizon = \"30d\""),
@@ -415,10 +412,13 @@ fn check_numbers(file: &str, spec: &ClassifierSpec) -> Result<()> {
         }
     }
     if benefit.is_some() != cost.is_some() {
-        return Err(Error::configuration(
-            format!("{file}: evaluation has one of benefit and cost, and not the other"),
-            "what reaching a customer with y = 1 brings, and what reaching any costs",
-        ));
+        let problem = SpecProblem::HalfAPair {
+            place: format!("{file}: evaluation"),
+            first: "benefit",
+            second: "cost",
+            example: "what reaching a customer with y = 1 brings, and what reaching any costs",
+        };
+        return Err(problem.into());
     }
     let tolerance = spec.promotion.tolerance;
     if !(tolerance.is_finite() && tolerance >= 0.0) {
@@ -456,34 +456,21 @@ pub const SENSITIVE: [&str; 13] = [
 ];
 
 fn check_attributes(file: &str, spec: &InputsSpec, profile: &ProfilePlan) -> Result<()> {
-    let fault = |message: String, hint: &str| {
-        Err(Error::configuration(format!("{file}: inputs.attributes: {message}"), hint))
-    };
     for name in &spec.attributes {
         let Some(ty) = profile.type_of(name) else {
             let place = format!("{file}: inputs.attributes");
             return Err(Error::unknown(place, "profile column", name, profile.names()));
         };
+        let (file, attribute) = (file.to_owned(), name.clone());
         let raw = profile_field(name).is_none_or(|field| field.origin == Origin::Raw);
         if !raw || MOVING.contains(&name.as_str()) {
-            return fault(
-                format!(
-                    "{name} changes with customer behaviour; its value today was not known in the past"
-                ),
-                "only static attributes can be inputs; declare a feature over events instead",
-            );
+            return Err(SpecProblem::MovingAttribute { file, attribute }.into());
         }
         if SENSITIVE.contains(&name.as_str()) && !spec.allow_sensitive.contains(name) {
-            return fault(
-                format!("{name} is sensitive"),
-                "if it is meant to be an input, name it in inputs.allow_sensitive too",
-            );
+            return Err(SpecProblem::SensitiveAttribute { file, attribute }.into());
         }
         if name == "customer360_id" || !are_levels(name, &ty) {
-            return fault(
-                format!("the values of {name} are no levels"),
-                "text, whole numbers and booleans can be levels",
-            );
+            return Err(SpecProblem::AttributeWithoutLevels { file, attribute }.into());
         }
     }
     Ok(())
@@ -499,10 +486,8 @@ fn check_shapes(file: &str, spec: &InputsSpec, inputs: &[String]) -> Result<()> 
     for (number, [a, b]) in spec.interactions.iter().enumerate() {
         let same = |[c, d]: &&[String; 2]| (a, b) == (c, d) || (a, b) == (d, c);
         if spec.interactions[..number].iter().any(|other| same(&other)) {
-            return Err(Error::configuration(
-                format!("{file}: inputs.interactions: {a} x {b} occurs more than once"),
-                "name each pair once, in either order",
-            ));
+            let (file, first, second) = (file.to_owned(), a.clone(), b.clone());
+            return Err(SpecProblem::RepeatedInteraction { file, first, second }.into());
         }
     }
     Ok(())
@@ -548,8 +533,7 @@ fn inputs(file: &str, spec: &InputsSpec, catalog: &Catalog) -> Result<Vec<String
         .filter(|column| !spec.exclude.contains(column))
         .collect();
     if inputs.is_empty() {
-        let message = format!("{file}: no numeric feature is left as an input");
-        return Err(Error::configuration(message, "name views that have some"));
+        return Err(SpecProblem::NoInputs { file: file.to_owned() }.into());
     }
     Ok(inputs)
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::SpecProblem;
 use crate::error::{Error, Result};
 use crate::expression::check::check_as;
 use crate::expression::{Expression, Type};
@@ -178,8 +179,7 @@ impl LifetimeValue {
             return Err(Error::setting(file, name, value, format!("at least {least}"), hint));
         }
         if spec.cohort == Some(Cohort::FirstChannel) && columns.get("channel") != Some(Type::Text) {
-            let message = format!("{file}: cohort is first_channel, and events have no channel");
-            return Err(Error::configuration(message, "map sources.events.columns.channel"));
+            return Err(SpecProblem::NoChannel { file: file.to_owned() }.into());
         }
         let wanted = revenue.columns().into_iter().chain(refunds.columns()).collect();
         let needed = catalog.closure(&wanted).into_iter();

@@ -4,6 +4,7 @@ mod affinity;
 mod classifier;
 mod engagement;
 mod lifetime_value;
+mod problem;
 mod rfm;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ pub use lifetime_value::{
     LifetimeValueMethod, LifetimeValueSpec, PURCHASE_DAYS, RECENT_DAYS, RECENT_SPEND, SPEND,
     read_by,
 };
+pub use problem::SpecProblem;
 pub use rfm::{RFM_COLUMNS, RfmSpec};
 
 use crate::error::{Error, Result};
@@ -87,10 +89,7 @@ impl Models {
             }
             names.push(name);
             let taken = |there: bool| match there {
-                true => Err(Error::configuration(
-                    format!("{file}: a project has one model of this kind"),
-                    "remove the other file",
-                )),
+                true => Err(SpecProblem::SecondOfKind { file: file.clone() }),
                 false => Ok(()),
             };
             match spec {
@@ -98,10 +97,8 @@ impl Models {
                     let classifier =
                         Classifier::check(file.clone(), *spec, catalog, events, profile)?;
                     if fields.contains(&classifier.spec.writes) {
-                        return Err(Error::configuration(
-                            format!("{file}: another model writes {}", classifier.spec.writes),
-                            "only one model or feature can write a field",
-                        ));
+                        let field = classifier.spec.writes;
+                        return Err(SpecProblem::FieldOfTwoModels { file, field }.into());
                     }
                     fields.push(classifier.spec.writes.clone());
                     models.classifiers.push(classifier);
@@ -145,10 +142,8 @@ impl Models {
                     return Err(Error::unknown(place, "classifier", name, valid));
                 };
                 if !model.inputs.contains(column) {
-                    return Err(Error::configuration(
-                        format!("{place}: {column} is no input of {name}"),
-                        "name a classifier that uses it, or leave out `against`",
-                    ));
+                    let (column, model) = (column.clone(), name.clone());
+                    return Err(SpecProblem::NotAnInput { place, column, model }.into());
                 }
             }
         }

@@ -5,6 +5,7 @@
 //! new one.
 
 pub mod parquet;
+mod problem;
 pub mod sorted;
 pub mod spill;
 pub mod staged;
@@ -20,6 +21,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
+pub use self::problem::StoreProblem;
 use crate::error::{Error, Result};
 use crate::shard::{Shard, Shards};
 use crate::time::Instant;
@@ -183,10 +185,7 @@ impl Store {
     pub fn at(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         if path.to_string_lossy().contains("://") {
-            return Err(Error::configuration(
-                format!("project.store = {} is a URL", path.display()),
-                "only a local folder can be a store",
-            ));
+            return Err(StoreProblem::Url { path }.into());
         }
         Ok(Self { path })
     }
@@ -296,31 +295,19 @@ impl Store {
 }
 
 fn parse_json<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
-    let value: serde_json::Value = serde_json::from_str(text).map_err(|error| {
-        Error::configuration(
-            format!("{} is not valid: {error}", path.display()),
-            "it was changed or cut short; take it from a backup, or train or score again",
-        )
-    })?;
+    let path = path.to_owned();
+    let value: serde_json::Value = match serde_json::from_str(text) {
+        Ok(value) => value,
+        Err(source) => return Err(StoreProblem::Invalid { path, source }.into()),
+    };
     let version = value.get("format_version").and_then(serde_json::Value::as_u64);
     if let Some(version) = version
         && !(u64::from(FORMAT_VERSION).saturating_sub(1)..=u64::from(FORMAT_VERSION))
             .contains(&version)
     {
-        return Err(Error::configuration(
-            format!(
-                "{} has format_version {version}; this binary reads {FORMAT_VERSION}",
-                path.display()
-            ),
-            "use the binary that wrote it, or write it anew",
-        ));
+        return Err(StoreProblem::OtherFormat { path, version, readable: FORMAT_VERSION }.into());
     }
-    serde_json::from_value(value).map_err(|error| {
-        Error::configuration(
-            format!("{} is not valid: {error}", path.display()),
-            "it was changed or cut short; take it from a backup, or train or score again",
-        )
-    })
+    serde_json::from_value(value).map_err(|source| StoreProblem::Invalid { path, source }.into())
 }
 
 /// The folder in which a run writes files before they are live. A file that is not passed to

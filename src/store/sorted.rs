@@ -66,6 +66,11 @@ impl SortedRuns {
         self.len() == 0
     }
 
+    /// Merges the values of all runs in ascending order.
+    pub fn values(&self) -> Result<impl Iterator<Item = Result<f64>>> {
+        Ok(self.merge()?.map(|next| Ok(next?.value)))
+    }
+
     /// Merges all runs in ascending order. Equal numbers are in the order of their runs.
     pub fn merge(&self) -> Result<Merge<'_>> {
         let buffer = (BUFFERED / self.runs.max(1) / 8).clamp(512, 1 << 16);

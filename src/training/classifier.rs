@@ -30,6 +30,7 @@ use crate::sources::contract::History;
 use crate::spec::{Algorithm, Classifier, ClassifierSpec, Eligible, LabelKind};
 use crate::store::FORMAT_VERSION;
 use crate::time::{Duration, Instant};
+use crate::training::TrainingProblem;
 use crate::training::metrics::{ClassifierMetrics, Funnel, OtherAlgorithm};
 
 /// The shortest length that `auto` eligibility may find.
@@ -87,14 +88,14 @@ pub struct Past<'a> {
 /// Trains a classifier on gathered data.
 ///
 /// # Errors
-/// Returns [`Error::NotEnough`] if training, calibration or test have too few rows of a class.
+/// Returns [`TrainingProblem`] if training, calibration or test have too few rows of a class.
 pub fn train(
     classifier: &Classifier,
     mut data: ClassifierData,
     catalog: &Catalog,
     past: Past,
 ) -> Result<TrainedClassifier> {
-    let eligible = resolve_eligible(classifier, &mut data);
+    let eligible = resolve_eligible(classifier, &mut data)?;
     order_by_hash(&mut data);
     let funnel = funnel(&data);
     check_enough(classifier, &data, &funnel)?;
@@ -373,14 +374,17 @@ fn predictions(test: &Snapshot, ours: &Tested) -> Vec<Prediction> {
 }
 
 /// Chooses the length for `auto` eligibility and moves the customers beyond it to the lapsed ones.
-fn resolve_eligible(classifier: &Classifier, data: &mut ClassifierData) -> ResolvedEligible {
+fn resolve_eligible(
+    classifier: &Classifier,
+    data: &mut ClassifierData,
+) -> Result<ResolvedEligible> {
     let within = match &classifier.eligible {
-        Eligible::Where(condition) => return ResolvedEligible::Where(condition.clone()),
-        Eligible::Within(length) => return ResolvedEligible::Within(*length),
+        Eligible::Where(condition) => return Ok(ResolvedEligible::Where(condition.clone())),
+        Eligible::Within(length) => return Ok(ResolvedEligible::Within(*length)),
         Eligible::Auto => {
-            data.gaps.sort_by(f64::total_cmp);
             let rank = (data.gaps.len() as f64 * 0.9).ceil() as usize;
-            let days = data.gaps.get(rank.saturating_sub(1)).copied().unwrap_or(365.0);
+            let days = data.gaps.values()?.nth(rank.saturating_sub(1)).transpose()?;
+            let days = days.unwrap_or(365.0);
             let days = days.clamp(SHORTEST_AUTO.as_days(), LONGEST_AUTO.as_days());
             Duration::days(days.ceil() as i64)
         }
@@ -399,7 +403,7 @@ fn resolve_eligible(classifier: &Classifier, data: &mut ClassifierData) -> Resol
         snapshot.select(&kept);
         snapshot.within(within);
     }
-    ResolvedEligible::Within(within)
+    Ok(ResolvedEligible::Within(within))
 }
 
 fn funnel(data: &ClassifierData) -> Vec<Funnel> {
@@ -439,16 +443,17 @@ fn check_enough(classifier: &Classifier, data: &ClassifierData, funnel: &[Funnel
         let negatives: usize = rows.iter().map(|row| row.eligible - row.positives).sum();
         if positives < least || negatives < least {
             let customers = rows.iter().map(|row| row.customers).max().unwrap_or(0);
-            return Err(Error::not_enough(
-                format!(
-                    "the model {} has {positives} rows with y = 1 ({}) and {negatives} with y = 0 for {name} (of {customers} customers), and needs {least} of each",
-                    classifier.spec.name, classifier.spec.positive
-                ),
-                format!(
-                    "train at a later as-of, widen `eligible`, or lower fit.minimum_class in {}",
-                    classifier.file
-                ),
-            ));
+            let problem = TrainingProblem::FewOfAClass {
+                model: classifier.spec.name.clone(),
+                file: classifier.file.clone(),
+                positive_class: classifier.spec.positive.clone(),
+                rows: name,
+                positives,
+                negatives,
+                customers,
+                required: least,
+            };
+            return Err(problem.into());
         }
     }
     Ok(())
@@ -461,16 +466,14 @@ fn check_sampled(classifier: &Classifier, rows: &Rows) -> Result<()> {
     if least >= classifier.spec.fit.minimum_class {
         return Ok(());
     }
-    Err(Error::not_enough(
-        format!(
-            "the model {} has {positives} rows with y = 1 among the {} training rows that \
-             fit.max_rows leaves, and needs {} of each class",
-            classifier.spec.name,
-            rows.labels.len(),
-            classifier.spec.fit.minimum_class
-        ),
-        format!("raise fit.max_rows, or lower fit.minimum_class, in {}", classifier.file),
-    ))
+    let problem = TrainingProblem::FewSampled {
+        model: classifier.spec.name.clone(),
+        file: classifier.file.clone(),
+        positives,
+        rows: rows.labels.len(),
+        required: classifier.spec.fit.minimum_class,
+    };
+    Err(problem.into())
 }
 
 /// Fits the observed rate of y = 1 among customers who are not eligible, monotone in the days since their

@@ -8,16 +8,19 @@ use arrow_array::types::Float64Type;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{Artifact, Trained};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::metrics::Metrics;
 use crate::shard;
 use crate::sources::profile::keys;
 use crate::spec::{ClassifierSpec, LabelKind};
-use crate::store::{Root, Store};
+use crate::store::{Root, Store, StoreProblem};
 use crate::time::Instant;
+use crate::training::sampling::Share;
 
 /// The maximum number of past scoring runs that are compared. The latest ones are taken.
 const RUNS: usize = 12;
+/// The number of customers who are compared. Of a larger profile a sample is taken.
+const CUSTOMERS: usize = 1_000_000;
 
 /// The scores of one version in a past scoring run whose outcome window has closed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,13 +44,19 @@ pub fn scored(root: &Root, spec: &ClassifierSpec, until: Instant) -> Vec<Instant
     ended.split_off(ended.len().saturating_sub(RUNS))
 }
 
-/// Joins the scores of past runs with the observed outcomes. `happened` has, for each as-of, the hashes
-/// of the customers with at least one event of the label. Versions that predict another label are left
-/// out.
+/// The customers whose past scores are compared, out of a profile with this many.
+pub fn compared(customers: u64) -> Share {
+    Share::of(CUSTOMERS, customers as usize)
+}
+
+/// Joins the scores of past runs with the observed outcomes of the customers of `compared`. `happened` has, for
+/// each as-of, the hashes of those with at least one event of the label. Versions that predict another label
+/// are left out.
 pub fn matured(
     store: &Store,
     root: &Root,
     spec: &ClassifierSpec,
+    compared: Share,
     happened: &[(Instant, HashSet<u64>)],
 ) -> Result<Vec<Matured>> {
     let columns = ["customer360_id", "model", "version", "score", "basis"];
@@ -66,15 +75,14 @@ pub fn matured(
                 let (Some(model), Some(version), Some(basis), Some(score)) =
                     (text("model"), text("version"), text("basis"), score)
                 else {
-                    return Err(Error::contract(
-                        format!("{} is not a table of scores", store.file(file).display()),
-                        "it was changed after it was written",
-                    ));
+                    let path = store.file(file);
+                    return Err(StoreProblem::NotATable { path, table: "scores" }.into());
                 };
                 for (row, key) in keys(&rows)?.iter().enumerate() {
                     let ours = model.value(row) == spec.name && basis.value(row) == "model";
-                    if let Some(key) = key.filter(|_| ours && score.is_valid(row)) {
-                        let there = happened.contains(&shard::hash(key));
+                    let hash = key.filter(|_| ours && score.is_valid(row)).map(shard::hash);
+                    if let Some(hash) = hash.filter(|hash| compared.has(*hash)) {
+                        let there = happened.contains(&hash);
                         let of_version =
                             by_version.entry(version.value(row).to_owned()).or_default();
                         of_version.0.push(score.value(row));

@@ -10,7 +10,11 @@ pub mod inspection;
 pub mod lifetime_value;
 pub mod matured;
 pub mod metrics;
+mod problem;
 pub mod promotion;
+pub mod sampling;
 pub mod schedule;
 pub mod selection;
 pub mod skew;
+
+pub use self::problem::TrainingProblem;

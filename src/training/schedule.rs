@@ -7,10 +7,11 @@
 //! snapshots whose outcomes have ended at the test snapshot.
 
 use crate::artifact::Schedule;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sources::contract::History;
 use crate::spec::ClassifierSpec;
 use crate::time::{Duration, Instant};
+use crate::training::TrainingProblem;
 
 /// The maximum number of training snapshots if the spec does not set it.
 const COUNT: usize = 6;
@@ -23,7 +24,7 @@ const LOOKBACK: Duration = Duration::days(90);
 /// loaded would count as customers who did nothing.
 ///
 /// # Errors
-/// Returns [`Error::NotEnough`] if the last event is further from `until` than is usual between days with
+/// Returns [`TrainingProblem`] if the last event is further from `until` than is usual between days with
 /// events, and further than a twentieth of the horizon.
 pub fn check_fresh(
     model: &str,
@@ -36,23 +37,13 @@ pub fn check_fresh(
     if quiet <= 2.0 * history.usual_gap as f64 || quiet <= STALE * horizon.as_days() {
         return Ok(());
     }
-    let day = last.to_string();
-    Err(Error::not_enough(
-        format!(
-            "the events end at {last}, {quiet:.1} days before {until}: outcomes of the model {model} \
-             up to then cannot be known"
-        ),
-        format!(
-            "load the missing events, or train at an as-of up to {}",
-            day.split('T').next().unwrap_or_default()
-        ),
-    ))
+    Err(TrainingProblem::Stale { model: model.to_owned(), last, quiet, until }.into())
 }
 
 /// Chooses the snapshots of a training at `as_of` with events from `history` on.
 ///
 /// # Errors
-/// Returns [`Error::NotEnough`] if the history is shorter than lookback + 3 x (gap + horizon).
+/// Returns [`TrainingProblem`] if the history is shorter than lookback + 3 x (gap + horizon).
 pub fn schedule(spec: &ClassifierSpec, as_of: Instant, history: Instant) -> Result<Schedule> {
     let outcome = spec.label.gap.plus(spec.label.horizon);
     let every = spec.snapshots.every.unwrap_or(outcome);
@@ -74,16 +65,8 @@ pub fn schedule(spec: &ClassifierSpec, as_of: Instant, history: Instant) -> Resu
     training.reverse();
     if training.is_empty() {
         let needed = Duration(lookback.0 + 3 * outcome.0);
-        let before = as_of.days_since(history.0).max(0.0);
-        return Err(Error::not_enough(
-            format!(
-                "the model {} needs {:.0} days of events before {as_of}, but they begin at {history}, {:.0} days before",
-                spec.name,
-                needed.as_days(),
-                before
-            ),
-            "train at a later as-of, or set a shorter snapshots.lookback or label.horizon",
-        ));
+        let model = spec.name.clone();
+        return Err(TrainingProblem::ShortHistory { model, needed, as_of, first: history }.into());
     }
     Ok(Schedule { training, later, calibration, test })
 }

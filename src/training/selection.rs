@@ -4,7 +4,8 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::gather::{Snapshot, spread};
+use super::gather::Snapshot;
+use super::sampling::Share;
 use crate::artifact::Configuration;
 use crate::error::Result;
 use crate::models::boosting::{Boosted, Growth};
@@ -148,13 +149,12 @@ pub struct Rows {
 pub fn sample(snapshots: &[&Snapshot], limit: usize) -> Rows {
     let total: usize =
         snapshots.iter().map(|snapshot| snapshot.classes().iter().sum::<usize>()).sum();
-    let share = (limit as f64 / total.max(1) as f64).min(1.0);
-    let highest = (share * u64::MAX as f64) as u64;
+    let share = Share::of(limit, total);
     let width = snapshots.first().map_or(0, |snapshot| snapshot.inputs.width);
     let mut rows = Rows { inputs: Matrix::new(width), labels: Vec::new(), hashes: Vec::new() };
     for snapshot in snapshots {
         for (row, hash) in snapshot.hashes.iter().enumerate() {
-            if share >= 1.0 || spread(*hash) <= highest {
+            if share.has(*hash) {
                 rows.inputs.push(snapshot.inputs.row(row).iter().copied());
                 rows.labels.push(snapshot.labels[row]);
                 rows.hashes.push(*hash);

@@ -10,7 +10,7 @@ use arrow_array::types::TimestampMicrosecondType;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{Artifact, ClassifierArtifact, Trained};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::features::catalog::Catalog;
 use crate::features::join::STAMPS;
 use crate::features::plan::AsOf;
@@ -18,7 +18,7 @@ use crate::features::read::column;
 use crate::shard;
 use crate::sources::profile::keys;
 use crate::store::parquet::{concat, read, row_groups};
-use crate::store::{Root, Store};
+use crate::store::{Root, Store, StoreProblem};
 use crate::sum::ExactSum;
 use crate::time::Instant;
 
@@ -145,11 +145,9 @@ impl Served {
                 let known = column.as_primitive_opt::<TimestampMicrosecondType>()?;
                 known.values().first().copied()
             });
-            let known = known.ok_or_else(|| {
-                Error::contract(
-                    format!("{folder} in the store has no created_timestamp"),
-                    "it was changed after it was written; run `c360-ml features build` again",
-                )
+            let known = known.ok_or_else(|| StoreProblem::NotATable {
+                path: store.file(&folder),
+                table: "features",
             })?;
             self.as_of.known_at = Instant(known);
         }

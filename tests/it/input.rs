@@ -114,12 +114,7 @@ fn a_duplicate_customer_is_named() {
     rewrite(&project, PROFILE_FILE, |rows| {
         concat(&[rows.clone(), rows.slice(5, 1)]).unwrap().unwrap()
     });
-    refused(
-        &project,
-        &["run"],
-        3,
-        &["customer360_id", "the customer c360_0000005 occurs more than once"],
-    );
+    refused(&project, &["run"], 3, &["column customer360_id: c360_0000005 occurs more than once"]);
 }
 
 #[test]

@@ -351,7 +351,7 @@ fn specs_of_inputs_are_checked() {
             "did you mean `orders_7d`",
         ),
         ("inputs = { ", "inputs = { interactions = [[\"orders_90d\", \"nobody\"]], ", "nobody"),
-        ("fit = { ", "evaluation = { benefit = 3.0 }\nfit = { ", "one of benefit and cost"),
+        ("fit = { ", "evaluation = { benefit = 3.0 }\nfit = { ", "needs both benefit and cost"),
         ("fit = { ", "evaluation = { slices = [\"consent_scopes\"] }\nfit = { ", "consent_scopes"),
         (
             "fit = { ",

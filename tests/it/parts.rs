@@ -253,7 +253,7 @@ fn an_offer_is_read_at_every_scoring() {
         (
             "most_per_category = 2",
             "most_per_category = 0",
-            "wants both category and most_per_category",
+            "needs both category and most_per_category above 0",
         ),
         ("items = \"items.parquet\"", "items = \"none.parquet\"", "there is no file or folder"),
     ] {

@@ -245,7 +245,7 @@ fn rules_that_cannot_be_are_refused() {
         ),
         (
             "enter = \"orders_30d > 3\"\n[[example]]\ngiven = {}",
-            "says nothing of what must come out",
+            "does not say which segments it expects",
         ),
         (
             "enter = \"orders_30d > 3\"\n[[example]]\nprimary = \"x\"\ngiven = { orders_30d = \"a\" }",

@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128};
 use super::{Lists, Pushed};
 use crate::engine;
 use crate::error::{Error, Result};
+use crate::export::ExportProblem;
 use crate::shard::{Shard, Shards};
 use crate::sources::profile::keys;
 use crate::store::parquet::take;
@@ -69,9 +70,7 @@ impl<'a> Content<'a> {
             done();
             Ok(())
         })?;
-        let schema = schema.ok_or_else(|| {
-            Error::not_enough("the profile has no customers", "run `c360-ml run` first")
-        })?;
+        let schema = schema.ok_or(ExportProblem::NoCustomers)?;
         let named = [columns_of(&schema).as_bytes(), &sum.to_le_bytes()].concat();
         let name = format!("{:032x}", xxh3_128(&named));
         Ok(Self { source, schema, hashes, counts, name })

@@ -12,6 +12,7 @@ use arrow_schema::{DataType, Schema};
 
 use super::{Held, Lists, OnlineStore, Push};
 use crate::error::{Error, Result};
+use crate::export::ExportProblem;
 
 /// The column that marks a staged customer who is to be removed.
 const GONE: &str = "c360_gone";
@@ -70,12 +71,8 @@ fn address(url: &str) -> Result<Config> {
     let config: Option<Config> = if is_url { url.parse().ok() } else { None };
     // A host that contains an @ is the end of a password that contains one.
     let is_host = |host: &Host| !matches!(host, Host::Tcp(name) if name.contains('@'));
-    config.filter(|config| config.get_hosts().iter().all(is_host)).ok_or_else(|| {
-        Error::configuration(
-            "--url is not the address of a PostgreSQL database",
-            "postgres://user@host:5432/database; in a password @ is %40, / is %2F, : is %3A",
-        )
-    })
+    let config = config.filter(|config| config.get_hosts().iter().all(is_host));
+    config.ok_or_else(|| ExportProblem::PostgresUrl.into())
 }
 
 /// The hosts, ports and database of a connection, without the user and the password.
@@ -103,10 +100,8 @@ impl Table {
         let names = [table.schema.as_deref().unwrap_or("_"), &format!("{}_push", table.name)]
             .map(|name| !name.is_empty() && name.len() <= LONGEST);
         if names.contains(&false) || table.name.is_empty() {
-            return Err(Error::configuration(
-                format!("--table {text} is no name of a table"),
-                format!("schema.table, or table; with _push at its end {LONGEST} bytes at most"),
-            ));
+            let (table, longest) = (text.to_owned(), LONGEST);
+            return Err(ExportProblem::PostgresTable { table, longest }.into());
         }
         Ok(table)
     }
@@ -120,10 +115,10 @@ fn check_columns(schema: &Schema) -> Result<()> {
     let names = || schema.fields().iter().map(|field| field.name().as_str());
     match names().find(|name| name.len() > LONGEST || *name == "as_of") {
         None => Ok(()),
-        Some(name) => Err(Error::configuration(
-            format!("{name} can be no column in PostgreSQL: over {LONGEST} bytes, or as_of"),
-            "rename the feature, or leave out its view with --views",
-        )),
+        Some(name) => {
+            let (column, longest) = (name.to_owned(), LONGEST);
+            Err(ExportProblem::PostgresColumn { column, longest }.into())
+        }
     }
 }
 
@@ -178,18 +173,13 @@ impl OnlineStore for Postgres {
         let theirs = format!("select exists (select from {})", table.quoted());
         let theirs: bool = transaction.query_one(&theirs, &[]).map_err(failed)?.get(0);
         if push.held.is_none() && theirs {
-            return Err(Error::configuration(
-                format!("the table {} has rows that no push has written", table.quoted()),
-                "choose another --table, or empty this one",
-            ));
+            return Err(ExportProblem::PostgresRows { table: table.quoted() }.into());
         }
         let gone = match prepare(&mut transaction, &table, schema).map_err(failed)? {
             Ok(gone) => gone,
-            Err((column, is, would)) => {
-                return Err(Error::configuration(
-                    format!("{}: {column} is {is}, and would be {would}", table.quoted()),
-                    "drop the column, or push to another table with --table",
-                ));
+            Err((column, found, wanted)) => {
+                let table = table.quoted();
+                return Err(ExportProblem::PostgresType { table, column, found, wanted }.into());
             }
         };
         stage(&mut transaction, push, &target, sent)?;
@@ -327,12 +317,8 @@ fn copied(value: Option<&str>, column: &str, customer: &str, text: &mut String) 
     match value {
         None => text.push_str("\\N"),
         Some(value) if value.contains('\0') => {
-            return Err(Error::contract(
-                format!(
-                    "{column} of customer {customer:?} has a NUL character, which PostgreSQL does not take"
-                ),
-                "map the column to a text without it",
-            ));
+            let (column, customer) = (column.to_owned(), customer.to_owned());
+            return Err(ExportProblem::PostgresNul { column, customer }.into());
         }
         Some(value) => escape(value, text),
     }

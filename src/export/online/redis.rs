@@ -13,6 +13,7 @@ use redis::{Commands, Connection, ErrorKind, Pipeline, RedisError, RedisResult};
 use super::content::Hashes;
 use super::{Held, Lists, OnlineStore, Push};
 use crate::error::{Error, Result};
+use crate::export::ExportProblem;
 use crate::shard::{self, Shards};
 use crate::store::spill::Spill;
 
@@ -37,17 +38,10 @@ impl Redis {
     /// does not answer.
     pub fn connect(url: &str, prefix: &str) -> Result<Self> {
         if prefix.is_empty() {
-            return Err(Error::configuration(
-                "--prefix is empty: the keys would be those of any other program",
-                "--prefix c360:",
-            ));
+            return Err(ExportProblem::EmptyPrefix.into());
         }
-        let client = redis::Client::open(url).map_err(|error| {
-            Error::configuration(
-                format!("--url is not the address of a Redis server: {error}"),
-                "redis://127.0.0.1:6379/0, or rediss:// for TLS",
-            )
-        })?;
+        let client =
+            redis::Client::open(url).map_err(|source| ExportProblem::RedisUrl { source })?;
         let information = client.get_connection_info();
         let database = information.redis_settings().db();
         let target = format!("redis {}/{database} {prefix}", information.addr());
@@ -194,10 +188,7 @@ impl OnlineStore for Redis {
     fn push(&mut self, push: &Push, sent: &mut dyn FnMut(u64)) -> Result<u64> {
         let marker = self.marker();
         if push.held.is_none() && self.count()? > 0 {
-            return Err(Error::configuration(
-                format!("there are keys {}* that no push has written", self.customer("")),
-                "choose another --prefix, or remove them",
-            ));
+            return Err(ExportProblem::RedisKeys { keys: self.customer("") }.into());
         }
         self.write(push.held.as_deref(), |transaction| {
             _ = transaction.hset(&marker, "name", push.token).ignore();

@@ -11,7 +11,8 @@ mod linear;
 
 use self::graph::{Attribute, Graph, Value};
 use crate::artifact::{Artifact, Calibrated, ClassifierArtifact};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::export::ExportProblem;
 use crate::models::boosting::{Boosted, Node};
 use crate::models::calibration::Calibration;
 use crate::models::estimator::Estimator;
@@ -37,10 +38,8 @@ pub struct Onnx {
 pub fn render(artifact: &Artifact, model: &ClassifierArtifact) -> Result<Onnx> {
     let graph = build(&model.preprocessing, &model.estimator, &model.shipped);
     let graph = graph.ok_or_else(|| {
-        Error::configuration(
-            format!("{} {} looks at no input", artifact.name, artifact.version),
-            "a graph without inputs cannot know how many rows there are; train with other features",
-        )
+        let (model, version) = (artifact.name.clone(), artifact.version.clone());
+        ExportProblem::NoInputs { model, version }
     })?;
     let facts = [
         ("model", artifact.name.clone()),

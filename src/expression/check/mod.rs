@@ -11,6 +11,7 @@ use sqlparser::tokenizer::Token;
 
 use super::{Columns, Expression, Function, Node, Operator, Type, Value};
 use crate::error::{Error, Result};
+use crate::expression::ExpressionProblem;
 use crate::time::parse_naive;
 
 /// Parses and checks `sql` against `columns`. Error messages start with `place`, which names the file and the
@@ -28,10 +29,8 @@ pub fn check(sql: &str, columns: &Columns, place: &str) -> Result<Expression> {
         }
     });
     let parsed = parsed.map_err(|error| {
-        Error::configuration(
-            format!("{place}: `{sql}` is not an SQL expression: {}", plain(&error)),
-            "an expression looks like: event_type = 'purchase' and amount > 10",
-        )
+        let (place, sql) = (place.to_owned(), sql.to_owned());
+        ExpressionProblem::Syntax { place, sql, error }
     })?;
     Checker { columns, place, sql }.expression(&parsed)
 }
@@ -57,10 +56,6 @@ pub fn check_as(sql: &str, ty: Type, columns: &Columns, place: &str) -> Result<E
     }
 }
 
-fn plain(error: &sqlparser::parser::ParserError) -> String {
-    error.to_string().replace("sql parser error: ", "")
-}
-
 struct Checker<'a> {
     columns: &'a Columns,
     place: &'a str,
@@ -68,8 +63,9 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn error(&self, message: impl std::fmt::Display, hint: &str) -> Error {
-        Error::configuration(format!("{}: `{}` {message}", self.place, self.sql), hint)
+    fn error(&self, fault: impl Into<String>, hint: &'static str) -> Error {
+        let (place, sql) = (self.place.to_owned(), self.sql.to_owned());
+        ExpressionProblem::Meaning { place, sql, fault: fault.into(), hint }.into()
     }
 
     fn expression(&self, parsed: &ast::Expr) -> Result<Expression> {

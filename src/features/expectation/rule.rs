@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::expression::Type;
+use crate::features::FeatureProblem;
 use crate::features::spec::{ExpectationSpec, LimitSpec, PREVIOUS, ViewSpec};
 use crate::time::{DAY, Instant};
 
@@ -111,10 +112,7 @@ pub fn check(file: &str, view: &ViewSpec, columns: &[ViewColumn<'_>]) -> Result<
     let mut list = Vec::new();
     for spec in &view.expectations {
         if spec.columns.is_empty() {
-            return Err(Error::configuration(
-                format!("{place}: names no columns"),
-                "columns = [\"spend_30d\"]",
-            ));
+            return Err(FeatureProblem::ExpectationOfNothing { place }.into());
         }
         for name in &spec.columns {
             let own = |column: &&ViewColumn| column.name == name || column.group == name;
@@ -136,9 +134,7 @@ pub fn check(file: &str, view: &ViewSpec, columns: &[ViewColumn<'_>]) -> Result<
 }
 
 fn rules(place: &str, spec: &ExpectationSpec, ty: Type) -> Result<Vec<Rule>> {
-    let error = |message: String, hint: &str| {
-        Err(Error::configuration(format!("{place}: {message}"), hint))
-    };
+    let here = || place.to_owned();
     let mut rules = Vec::new();
     if spec.not_null {
         rules.push(Rule::NotNull);
@@ -148,7 +144,8 @@ fn rules(place: &str, spec: &ExpectationSpec, ty: Type) -> Result<Vec<Rule>> {
     if let (Some(least), Some(most)) = (least, most)
         && least.value > most.value
     {
-        return error(format!("min {least} is above max {most}"), "exchange them");
+        let (min, max) = (least.to_string(), most.to_string());
+        return Err(FeatureProblem::Limits { place: here(), min, max }.into());
     }
     rules.extend(least.map(Rule::Min));
     rules.extend(most.map(Rule::Max));
@@ -164,8 +161,7 @@ fn rules(place: &str, spec: &ExpectationSpec, ty: Type) -> Result<Vec<Rule>> {
             return Err(Error::setting(place, "max_psi", most, "above 0", "max_psi = 0.2"));
         }
         Some(_) if !(ty.is_numeric() || ty == Type::Boolean) => {
-            let message = format!("max_psi needs numbers, and the column is {}", ty.name());
-            return error(message, "expect not_null, max_null_share or limits of it");
+            return Err(FeatureProblem::PsiType { place: here(), ty }.into());
         }
         Some(most) => {
             let against = match spec.against.as_str() {
@@ -175,14 +171,12 @@ fn rules(place: &str, spec: &ExpectationSpec, ty: Type) -> Result<Vec<Rule>> {
             rules.push(Rule::MaxPsi { most, against });
         }
         None if spec.against != PREVIOUS => {
-            return error("against belongs to max_psi".into(), "max_psi = 0.2");
+            return Err(FeatureProblem::AgainstWithoutPsi { place: here() }.into());
         }
         None => {}
     }
     match rules.is_empty() {
-        true => {
-            error("expects nothing".into(), "write not_null, min, max, max_null_share or max_psi")
-        }
+        true => Err(FeatureProblem::EmptyExpectation { place: here() }.into()),
         false => Ok(rules),
     }
 }

@@ -12,7 +12,8 @@ use super::order::Order;
 use super::output::{Items, batch, item_batch};
 use super::partition::Partition;
 use super::record::{Decoded, Record};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::features::FeatureProblem;
 use crate::features::plan::AsOf;
 use crate::time::Instant;
 
@@ -367,14 +368,12 @@ impl<'a> Sweeper<'a> {
         let (outputs, selected) = (&mut self.values[index], &self.selected[index]);
         let context = self.context;
         aggregate(plan, selected, cuts, &mut self.scratch, context, outputs).map_err(|overflow| {
-            let key = self.partition.customers.text(customer);
-            Error::contract(
-                format!(
-                    "the sum {} of customer {key} is {}, too large to hold",
-                    plan.plan.aggregations[overflow.column].column, overflow.sum
-                ),
-                "an amount is wrong, or project.money_scale is too fine for this currency",
-            )
+            let problem = FeatureProblem::Overflow {
+                column: plan.plan.aggregations[overflow.column].column.clone(),
+                customer: self.partition.customers.text(customer).to_owned(),
+                sum: overflow.sum,
+            };
+            problem.into()
         })
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
-use crate::store::FORMAT_VERSION;
+use crate::store::{FORMAT_VERSION, StoreProblem};
 
 const MAGIC: &[u8; 8] = b"C360TIME";
 
@@ -208,10 +208,7 @@ impl TimelineFile {
 }
 
 fn damaged(path: &Path) -> Error {
-    Error::configuration(
-        format!("{} is damaged: it was changed or truncated", path.display()),
-        "`c360-ml features build --full` reads all events again and writes it anew",
-    )
+    StoreProblem::DamagedTimelines { path: path.to_owned() }.into()
 }
 
 /// Reads the bytes of the index. Returns None if the file does not end like a timeline file.

@@ -18,7 +18,7 @@ use crate::expression::polars::{arrow_type, evaluate};
 use crate::expression::{Expression, Node};
 use crate::schema::{Origin as FieldOrigin, list_of, profile_field, type_name};
 use crate::sources::files::{RawTable, RawType, hive_columns};
-use crate::sources::{ProfileSpec, SourceContext};
+use crate::sources::{ProfileSpec, SourceContext, SourceProblem};
 
 /// Where a column of the profile comes from.
 #[derive(Debug, Clone)]
@@ -98,11 +98,13 @@ impl ProfilePlan {
             found.map_or(Ok(()), |found| check_type(name, &found, &table.files[0]))?;
         }
         if !columns.iter().any(|(name, _)| name == KEY) {
-            let found: Vec<&str> = raw.names().collect();
-            return Err(Error::contract(
-                format!("{}: the column {KEY} is missing", table.files[0].display()),
-                format!("map it under {place} columns, {KEY} = \"…\"; found: {}", found.join(", ")),
-            ));
+            let problem = SourceProblem::Unmapped {
+                file: table.files[0].clone(),
+                column: KEY.to_owned(),
+                place: place.to_owned(),
+                found: raw.names().map(str::to_owned).collect(),
+            };
+            return Err(problem.into());
         }
         Ok(Self { table, columns, context: context.clone() })
     }
@@ -278,12 +280,8 @@ fn is_list_of_text(ty: &DataType) -> bool {
 
 fn wrong_type(name: &str, found: &DataType, wanted: &DataType, file: &Path) -> Error {
     let (found, wanted) = (type_name(found, false), type_name(wanted, false));
-    Error::contract(
-        format!("{}: column {name} has type {found}, not {wanted}", file.display()),
-        format!(
-            "in c360.toml [sources.profile.columns] convert it, {name} = \"cast(… as …)\", or map it to a name of its own, {name}_raw = \"{name}\""
-        ),
-    )
+    let (file, column) = (file.to_owned(), name.to_owned());
+    SourceProblem::ProfileType { file, column, found, wanted }.into()
 }
 
 /// Converts a raw array to the Arrow type that expressions use for it.

@@ -16,6 +16,7 @@ use super::plan::{Origin, ProfilePlan};
 use super::rows::{Entities, KEY, KeyFaults, keys};
 use crate::error::{Error, Result};
 use crate::shard::{self, Shard, Shards};
+use crate::sources::SourceProblem;
 use crate::store::parquet::{self, concat, sort_by_key, take};
 use crate::store::spill::Spill;
 use crate::time::Instant;
@@ -150,10 +151,8 @@ impl ProfilePlan {
     }
 
     fn has_no_rows(&self) -> Error {
-        Error::contract(
-            format!("{} has no rows", self.table.files[0].display()),
-            "a profile source needs at least one customer",
-        )
+        let required = "a profile source needs at least one customer";
+        SourceProblem::NoRows { file: self.table.files[0].clone(), required }.into()
     }
 
     /// The schema of the mapped rows, derived from the first row group.
@@ -248,21 +247,19 @@ impl ProfileShards {
     /// A contract violation if a key is null anywhere in the profile or occurs twice in the shard.
     pub fn rows(&self, shard: Shard) -> Result<RecordBatch> {
         if let Some((file, row)) = &self.first_null {
-            return Err(Error::contract(
-                format!("{}: column {KEY}: row {row} is null", file.display()),
-                "every customer needs a key",
-            ));
+            let (file, column) = (file.clone(), KEY.to_owned());
+            let required = "every customer needs a key";
+            return Err(SourceProblem::NullKey { file, column, row: *row, required }.into());
         }
         let (rows, faults) = self.inspect(shard)?;
         match faults.first_duplicate {
             None => Ok(rows),
-            Some(key) => Err(Error::contract(
-                format!(
-                    "{}: column {KEY}: the customer {key} occurs more than once",
-                    self.file.display(),
-                ),
-                "a unified profile has one row per customer; merge them upstream",
-            )),
+            Some(key) => {
+                let (file, column) = (self.file.clone(), KEY.to_owned());
+                let required = "a unified profile has one row per customer; merge them upstream";
+                let required = required.to_owned();
+                Err(SourceProblem::RepeatedKey { file, column, key, required }.into())
+            }
         }
     }
 

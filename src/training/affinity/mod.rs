@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 use self::ranking::{Case, Pairs, Ranker, Ranking, judge};
 use self::sample::{InteractionData, Items, Row, Sample};
 use crate::artifact::AffinityArtifact;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::affinity::{Alignment, ItemFactors, Options, Ranks, Sparse, habit};
 use crate::spec::{Affinity, AffinitySpec};
 use crate::time::{Duration, Instant};
+use crate::training::TrainingProblem;
 
 /// The maximum number of customers that a ranking is judged on.
 const JUDGED: usize = 20_000;
@@ -140,7 +141,7 @@ impl AffinityMetrics {
 /// Factorizes the interactions of customers and tests the ranking.
 ///
 /// # Errors
-/// Returns [`Error::NotEnough`] if there is no interaction or if the factorization diverges.
+/// Returns [`TrainingProblem`] if there is no interaction or if the factorization diverges.
 pub fn train(
     model: &Affinity,
     mut data: InteractionData,
@@ -151,17 +152,10 @@ pub fn train(
     let spec = &model.spec;
     data.sort();
     let items = &data.items;
-    let (mut factors, rows) = factorize(spec, items, &data.now).ok_or_else(|| {
-        Error::not_enough(
-            format!("the model {} has no interactions to learn from", spec.name),
-            "check its item, weights and window",
-        )
-    })?;
+    let (mut factors, rows) = factorize(spec, items, &data.now)
+        .ok_or_else(|| TrainingProblem::NoInteractions { model: spec.name.clone() })?;
     if factors.vectors.iter().flatten().any(|value| !value.is_finite()) {
-        return Err(Error::not_enough(
-            format!("the factors of the model {} do not stay finite", spec.name),
-            "lower its alpha or weights, or raise its regularization",
-        ));
+        return Err(TrainingProblem::InfiniteFactors { model: spec.name.clone() }.into());
     }
     let mut tried = Vec::new();
     let mut chosen_at = None;

@@ -4,23 +4,22 @@
 //! them, chosen by the hash of their keys. Memory therefore does not grow with the number of customers.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 use crate::artifact::Schedule;
+use crate::error::Result;
 use crate::features::catalog::Aggregation;
 use crate::features::events::BuildReport;
 use crate::features::plan::FeaturePlan;
 use crate::models::matrix::Matrix;
+use crate::shard::{Shard, Shards};
+use crate::store::sorted::SortedRuns;
 use crate::time::{Duration, Instant};
 use crate::training::affinity::Windows;
 use crate::training::affinity::sample::InteractionData;
 use crate::training::lifetime_value::PurchaseData;
+use crate::training::sampling::spread;
 use crate::training::skew::Differences;
-
-/// Mixes the hash of a key into a number that decides who is sampled: the customers with the smallest
-/// numbers. The hash itself also decides the shard, so it is multiplied to be independent of it.
-pub fn spread(hash: u64) -> u64 {
-    hash.wrapping_mul(0x9E37_79B9_7F4A_7C15)
-}
 
 /// The number of rows from which the rows that are not kept are dropped.
 fn limit(most: usize) -> usize {
@@ -149,9 +148,6 @@ pub struct SliceRow {
 pub struct ClassifierSample {
     /// The snapshots in time order: training, calibration, test.
     pub snapshots: Vec<Snapshot>,
-    /// Each customer's median gap between days with a label event, at the last training snapshot, in
-    /// days.
-    pub gaps: Vec<f64>,
     /// The values to slice by at the test snapshot, by the hash of the key.
     pub slices: HashMap<u64, SliceRow>,
     /// The champion's logits before calibration at the test snapshot, by the hash of the key.
@@ -164,7 +160,6 @@ impl ClassifierSample {
     /// Adds the customers of another shard and keeps the rows of `most` customers of each snapshot.
     pub fn add(&mut self, other: Self, most: usize) {
         self.snapshots.iter_mut().zip(other.snapshots).for_each(|(own, more)| own.add(more, most));
-        self.gaps.extend(other.gaps);
         self.slices.extend(other.slices);
         self.champion.extend(other.champion);
         for ((_, own), (_, more)) in self.happened.iter_mut().zip(other.happened) {
@@ -191,15 +186,55 @@ impl ClassifierSample {
     }
 }
 
+/// A number of each customer, for the distributions that models need of all customers.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    /// The decayed activity of each customer who has any.
+    pub activity: Vec<f64>,
+    /// For each buyer: minus the recency in days, the number of days with a purchase, and the net spend.
+    pub buyers: [Vec<f64>; 3],
+    /// For each classifier, each customer's median gap between days with a label event, at the last training
+    /// snapshot, in days.
+    pub gaps: Vec<Vec<f64>>,
+}
+
+/// The [`Numbers`] of all shards. They are on disk, so that memory does not grow with the number of customers.
+#[derive(Debug)]
+pub struct Distributions {
+    /// The activity, as in [`Numbers::activity`].
+    pub activity: SortedRuns,
+    /// The numbers of the buyers, as in [`Numbers::buyers`].
+    pub buyers: [SortedRuns; 3],
+    /// The median gaps, as in [`Numbers::gaps`].
+    pub gaps: Vec<SortedRuns>,
+}
+
+impl Distributions {
+    /// Creates distributions without numbers in files below `folder`.
+    pub fn create(folder: &Path, shards: Shards, classifiers: usize) -> Result<Self> {
+        let runs = || SortedRuns::create(folder, shards.count());
+        let gaps = (0..classifiers).map(|_| runs()).collect::<Result<_>>()?;
+        Ok(Self { activity: runs()?, buyers: [runs()?, runs()?, runs()?], gaps })
+    }
+
+    /// Writes the numbers of a shard. It is called once for each shard.
+    pub fn put(&self, shard: Shard, numbers: Numbers) -> Result<()> {
+        let all = [(&self.activity, numbers.activity)].into_iter();
+        let all = all.chain(self.buyers.iter().zip(numbers.buyers));
+        for (runs, own) in all.chain(self.gaps.iter().zip(numbers.gaps)) {
+            runs.put(shard.place(), own.into_iter().map(|number| (number, false)).collect())?;
+        }
+        Ok(())
+    }
+}
+
 /// The samples that are gathered for all models.
 #[derive(Debug, Default)]
 pub struct Samples {
     /// The samples of the classifiers, in the order of the models.
     pub classifiers: Vec<ClassifierSample>,
-    /// The decayed activity of each customer who has any.
-    pub activity: Vec<f64>,
-    /// For each buyer: minus the recency in days, the number of days with a purchase, and the net spend.
-    pub buyers: Vec<[f64; 3]>,
+    /// The numbers of the customers of one shard.
+    pub numbers: Numbers,
     /// The purchases of buyers.
     pub purchases: PurchaseData,
     /// The interactions of customers with items.
@@ -221,8 +256,8 @@ pub struct ClassifierData {
     pub levels: Vec<Vec<String>>,
     /// The snapshots, as in [`ClassifierSample::snapshots`].
     pub snapshots: Vec<Snapshot>,
-    /// The median gaps, as in [`ClassifierSample::gaps`].
-    pub gaps: Vec<f64>,
+    /// The median gaps, as in [`Numbers::gaps`].
+    pub gaps: SortedRuns,
     /// The values to slice by, as in [`ClassifierSample::slices`].
     pub slices: HashMap<u64, SliceRow>,
     /// The champion's logits, as in [`ClassifierSample::champion`].
@@ -236,10 +271,10 @@ pub struct ClassifierData {
 pub struct Gathered {
     /// The data of the classifiers, in the order of the models.
     pub classifiers: Vec<ClassifierData>,
-    /// The decayed activity, as in [`Samples::activity`].
-    pub activity: Vec<f64>,
-    /// The buyers, as in [`Samples::buyers`].
-    pub buyers: Vec<[f64; 3]>,
+    /// The decayed activity, as in [`Numbers::activity`].
+    pub activity: SortedRuns,
+    /// The buyers, as in [`Numbers::buyers`].
+    pub buyers: [SortedRuns; 3],
     /// The purchases, as in [`Samples::purchases`].
     pub purchases: PurchaseData,
     /// The instant from which purchases are held out; `None` if none are.

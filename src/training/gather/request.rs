@@ -1,31 +1,27 @@
-//! The plans that models ask the events for, and how the rows of a shard become samples.
+//! The plans that models ask the events for.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
-use arrow_array::{Array, RecordBatch};
-
-use super::gathered::{ClassifierData, ClassifierSample, Gathered, Samples, SliceRow, Snapshot};
+use super::gathered::{
+    ClassifierData, ClassifierSample, Distributions, Gathered, Numbers, Samples, Snapshot,
+};
 use crate::artifact::ClassifierArtifact;
 use crate::artifact::Schedule;
-use crate::artifact::rfm;
 use crate::error::{Error, Result};
 use crate::expression::{Expression, Type};
 use crate::features::catalog::{Aggregation, Catalog};
-use crate::features::events::{BuildReport, ShardRows};
+use crate::features::events::BuildReport;
 use crate::features::plan::{AsOf, FeaturePlan, Interactions};
-use crate::features::read::{column, numeric, truths};
 use crate::features::spec::Op;
-use crate::shard;
 use crate::sources::SourcePlan;
-use crate::sources::attributes::{Attributes, Levels};
+use crate::sources::attributes::Levels;
 use crate::sources::contract::History;
-use crate::sources::profile::keys;
-use crate::spec::{Classifier, Eligible, LabelKind, Models};
+use crate::spec::{Classifier, Eligible, Models};
+use crate::store::sorted::SortedRuns;
 use crate::time::{Duration, Instant, Window};
 use crate::training::affinity::Windows;
 use crate::training::lifetime_value::holdout_at;
+use crate::training::sampling::Share;
 use crate::training::schedule::{check_fresh, schedule};
 use crate::training::skew::Served;
 
@@ -43,16 +39,9 @@ const KEPT_BY_AUTO: f64 = 2.0;
 /// snapshots, so that it needs only a part of its limit from each.
 const SNAPSHOTS: usize = 2;
 
-/// A customer of a snapshot whose label must be joined.
-struct Unlabelled<'a> {
-    key: &'a str,
-    is_eligible: bool,
-    recency: f64,
-}
-
 /// The use of a plan in the pass over the events.
 #[derive(Debug, Clone, Copy)]
-enum Role {
+pub(super) enum Role {
     Features(usize),
     /// Labels, which are read together with the features of the same snapshot.
     Labels,
@@ -82,6 +71,8 @@ pub struct TrainingInputs<'a> {
     pub champions: &'a [Option<ClassifierArtifact>],
     /// The as-ofs of past scores whose outcomes have ended, in the order of the classifiers.
     pub scored: &'a [Vec<Instant>],
+    /// The customers whose past scores are compared with their outcomes.
+    pub compared: Share,
     /// The features as they were served when customers were scored.
     pub served: Option<&'a Served>,
     /// The as-of of the training.
@@ -92,7 +83,7 @@ pub struct TrainingInputs<'a> {
 
 /// The requests to the events for one classifier.
 #[derive(Debug)]
-struct ClassifierRequest {
+pub(super) struct ClassifierRequest {
     schedule: Schedule,
     recency: Aggregation,
     plan: FeaturePlan,
@@ -101,21 +92,21 @@ struct ClassifierRequest {
     width: usize,
     scored: Vec<Instant>,
     /// The number of customers whose rows are kept of each snapshot.
-    most: usize,
+    pub(super) most: usize,
 }
 
 /// The requests of all models of a project to the events, and the reader of the rows of a shard.
 #[derive(Debug)]
 pub struct Request<'a> {
-    source: &'a SourcePlan,
-    models: &'a Models,
-    known: TrainingInputs<'a>,
+    pub(super) source: &'a SourcePlan,
+    pub(super) models: &'a Models,
+    pub(super) known: TrainingInputs<'a>,
     /// The plans, each with a name of its own.
     pub plans: Vec<FeaturePlan>,
     /// The roles of the plans, in the same order.
-    roles: Vec<Role>,
-    classifiers: Vec<ClassifierRequest>,
-    holdout: Option<Instant>,
+    pub(super) roles: Vec<Role>,
+    pub(super) classifiers: Vec<ClassifierRequest>,
+    pub(super) holdout: Option<Instant>,
     windows: Option<Windows>,
 }
 
@@ -123,7 +114,7 @@ impl<'a> Request<'a> {
     /// Collects the plans that the models of a project need.
     ///
     /// # Errors
-    /// Returns [`Error::NotEnough`] if the history is too short for a model.
+    /// Returns [`TrainingProblem`](crate::training::TrainingProblem) if the history is too short for a model.
     pub fn new(
         source: &'a SourcePlan,
         catalog: &Catalog,
@@ -279,20 +270,9 @@ impl<'a> Request<'a> {
             ..ClassifierSample::default()
         };
         let classifiers = self.classifiers.iter().map(classifier).collect();
-        Samples { classifiers, ..Samples::default() }
-    }
-
-    /// Samples the rows of a shard, given the attributes of its customers.
-    pub fn sample(&self, rows: &ShardRows, attributes: &Attributes) -> Result<Samples> {
-        let mut samples = self.empty();
-        let reader = Reader { request: self, attributes };
-        for (plan, role) in self.plans.iter().zip(&self.roles) {
-            reader.take(&plan.name, *role, rows, &mut samples)?;
-        }
-        for (sample, request) in samples.classifiers.iter_mut().zip(&self.classifiers) {
-            sample.keep(request.most);
-        }
-        Ok(samples)
+        let gaps = vec![Vec::new(); self.classifiers.len()];
+        let numbers = Numbers { gaps, ..Numbers::default() };
+        Samples { classifiers, numbers, ..Samples::default() }
     }
 
     /// Adds the samples of another shard.
@@ -301,8 +281,6 @@ impl<'a> Request<'a> {
         for ((own, more), request) in classifiers.zip(&self.classifiers) {
             own.add(more, request.most);
         }
-        samples.activity.extend(shard.activity);
-        samples.buyers.extend(shard.buyers);
         if let Some(model) = &self.models.lifetime_value {
             samples.purchases.add(shard.purchases, model.spec.max_customers);
         }
@@ -310,9 +288,16 @@ impl<'a> Request<'a> {
         samples.skew.add(shard.skew);
     }
 
-    /// Turns the samples of all shards into the data that models are trained on.
-    pub fn gathered(self, samples: Samples, report: BuildReport) -> Gathered {
-        let classifier = |(request, mut sample): (ClassifierRequest, ClassifierSample)| {
+    /// Turns the samples and distributions of all shards into the data that models are trained on.
+    pub fn gathered(
+        self,
+        samples: Samples,
+        distributions: Distributions,
+        report: BuildReport,
+    ) -> Gathered {
+        let Distributions { activity, buyers, gaps } = distributions;
+        type Own = ((ClassifierRequest, ClassifierSample), SortedRuns);
+        let classifier = |((request, mut sample), gaps): Own| {
             sample.keep(request.most);
             ClassifierData {
                 schedule: request.schedule,
@@ -320,17 +305,17 @@ impl<'a> Request<'a> {
                 plan: request.plan,
                 levels: request.levels,
                 snapshots: sample.snapshots,
-                gaps: sample.gaps,
+                gaps,
                 slices: sample.slices,
                 champion: sample.champion,
                 happened: sample.happened,
             }
         };
-        let classifiers = self.classifiers.into_iter().zip(samples.classifiers);
+        let classifiers = self.classifiers.into_iter().zip(samples.classifiers).zip(gaps);
         Gathered {
             classifiers: classifiers.map(classifier).collect(),
-            activity: samples.activity,
-            buyers: samples.buyers,
+            activity,
+            buyers,
             purchases: samples.purchases,
             holdout: self.holdout,
             interactions: samples.interactions,
@@ -341,212 +326,11 @@ impl<'a> Request<'a> {
     }
 }
 
-/// The context that the rows of a shard are read in.
-struct Reader<'a> {
-    request: &'a Request<'a>,
-    attributes: &'a Attributes,
-}
-
-impl Reader<'_> {
-    /// Adds the rows of the plan `name` to the samples.
-    fn take(&self, name: &str, role: Role, rows: &ShardRows, into: &mut Samples) -> Result<()> {
-        let Self { request, attributes } = *self;
-        let Request { source, models, known, .. } = request;
-        let as_of = known.as_of;
-        match role {
-            Role::Features(index) => {
-                let labels = rows.of(&format!("{}/labels", models.classifiers[index].spec.name))?;
-                for (at, (rows, labels)) in rows.of(name)?.iter().zip(labels).enumerate() {
-                    self.snapshot(index, at, rows, labels, &mut into.classifiers[index])?;
-                }
-                Ok(())
-            }
-            Role::Labels => Ok(()),
-            Role::Slices(index) => {
-                let names = &models.classifiers[index].slices;
-                self.slice_rows(names, rows.one(name)?, &mut into.classifiers[index].slices)
-            }
-            Role::Happened(index) => {
-                let happened = &mut into.classifiers[index].happened;
-                for (rows, (_, happened)) in rows.of(name)?.iter().zip(happened) {
-                    let counts = rows.column(1).as_primitive::<Int64Type>();
-                    let hashes = keys(rows)?.iter().flatten().map(shard::hash);
-                    let there = hashes.zip(counts.values()).filter(|(_, count)| **count > 0);
-                    happened.extend(there.map(|(hash, _)| hash));
-                }
-                Ok(())
-            }
-            Role::Champion(index) => {
-                let Some(champion) = &known.champions[index] else {
-                    unreachable!("a plan of this role is made of the champion")
-                };
-                let rows = rows.one(name)?;
-                let inputs = champion.inputs(rows, attributes)?;
-                let logits = champion.estimator.logits(&champion.preprocessing.transform(&inputs));
-                let hashes = keys(rows)?.iter().flatten().map(shard::hash);
-                into.classifiers[index].champion.extend(hashes.zip(logits));
-                Ok(())
-            }
-            Role::Served => {
-                let Some(served) = known.served else {
-                    unreachable!("a plan of this role is made of what was served")
-                };
-                into.skew.count(served, rows.one(name)?)
-            }
-            Role::Gaps(index) => {
-                let gaps = numeric(rows.one(name)?.column(1))?;
-                let gaps = gaps.into_iter().filter(|gap| !gap.is_nan());
-                into.classifiers[index].gaps.extend(gaps);
-                Ok(())
-            }
-            Role::Activity => {
-                let activity = numeric(rows.one(name)?.column(1))?;
-                into.activity.extend(activity.into_iter().filter(|a| *a > 0.0));
-                Ok(())
-            }
-            Role::Buyers => {
-                let buyers = rfm::read(rows.one(name)?, source.context.zone, as_of.at)?;
-                let buyers = buyers.into_iter().flatten();
-                into.buyers.extend(buyers.map(|[since, days, net]| [-since, days, net]));
-                Ok(())
-            }
-            Role::Purchases | Role::PastPurchases => {
-                let Some(model) = &models.lifetime_value else {
-                    unreachable!("a plan of this role is made of the model of lifetime value")
-                };
-                let rows = rows.one(name)?;
-                match request.holdout.filter(|_| matches!(role, Role::PastPurchases)) {
-                    Some(at) => into.purchases.take_then(model, rows, source, at),
-                    None => into.purchases.take_now(model, rows, source, as_of.at),
-                }
-            }
-            Role::Interactions => {
-                let data = &mut into.interactions;
-                data.now.take(rows.one(name)?, &mut data.items)
-            }
-            Role::PastInteractions | Role::LaterInteractions => {
-                let data = &mut into.interactions;
-                let is_past = matches!(role, Role::PastInteractions);
-                let samples = if is_past { &mut data.past } else { &mut data.later };
-                for (rows, sample) in rows.of(name)?.iter().zip(samples) {
-                    sample.take(rows, &mut data.items)?;
-                }
-                Ok(())
-            }
-            Role::RecentInteractions => {
-                let data = &mut into.interactions;
-                data.recent.take(rows.one(name)?, &mut data.items)
-            }
-        }
-    }
-
-    /// Adds the rows of a classifier at the snapshot with index `at`, with their labels.
-    fn snapshot(
-        &self,
-        index: usize,
-        at: usize,
-        rows: &RecordBatch,
-        labels: &RecordBatch,
-        into: &mut ClassifierSample,
-    ) -> Result<()> {
-        let Request { source, models, known, .. } = self.request;
-        let classifier = &models.classifiers[index];
-        let keep_keys = at + 1 == into.snapshots.len();
-        let snapshot = &mut into.snapshots[at];
-        let recency = column(rows, "label__days_since_last")?;
-        let within = |length: Duration| recency.iter().map(move |days| *days <= length.as_days());
-        let eligible: Vec<bool> = match &classifier.eligible {
-            Eligible::Where(condition) => truths(condition, rows, source.context.scale)?,
-            Eligible::Within(length) => within(*length).collect(),
-            // The length that `auto` finds is known only after the pass, and is at most this one.
-            Eligible::Auto => within(LONGEST_AUTO).collect(),
-        };
-        let inputs: Vec<Vec<f64>> =
-            classifier.inputs.iter().map(|name| column(rows, name)).collect::<Result<_>>()?;
-        let of_profile = classifier.spec.inputs.attributes.iter();
-        let of_profile = of_profile.map(|name| Ok((name, of_attribute(known.levels, name)?)));
-        let of_profile: Vec<(&String, &Levels)> = of_profile.collect::<Result<_>>()?;
-        let mut unlabelled = Vec::new();
-        for (i, key) in keys(rows)?.iter().flatten().enumerate() {
-            let (is_eligible, recency) = (eligible[i], recency[i]);
-            if is_eligible {
-                snapshot.hashes.push(shard::hash(key));
-                let customer = if of_profile.is_empty() { None } else { self.attributes.find(key) };
-                let level = |(name, levels): &(&String, &Levels)| {
-                    levels.code(self.attributes.level(name, customer))
-                };
-                let levels = of_profile.iter().map(level);
-                snapshot.inputs.push(inputs.iter().map(|input| input[i]).chain(levels));
-                snapshot.recency.push(recency);
-                if keep_keys {
-                    snapshot.keys.push(key.to_owned());
-                }
-            }
-            if is_eligible || !recency.is_nan() {
-                unlabelled.push(Unlabelled { key, is_eligible, recency });
-            }
-        }
-        snapshot.customers += rows.num_rows();
-        let days_decide = matches!(classifier.eligible, Eligible::Auto);
-        join_labels((classifier.spec.label.kind, days_decide), labels, unlabelled, snapshot)
-    }
-
-    fn slice_rows(
-        &self,
-        names: &[String],
-        rows: &RecordBatch,
-        out: &mut HashMap<u64, SliceRow>,
-    ) -> Result<()> {
-        let tenure = column(rows, TENURE)?;
-        let value = rows.column_by_name(VALUE).map(numeric).transpose()?;
-        let channel = rows.column_by_name(CHANNEL).and_then(|column| column.as_string_opt::<i32>());
-        let known = &self.request.known;
-        let levels = names.iter().map(|name| Ok((name, of_attribute(known.levels, name)?)));
-        let levels: Vec<(&String, &Levels)> = levels.collect::<Result<_>>()?;
-        for (i, key) in keys(rows)?.iter().flatten().enumerate() {
-            let customer = self.attributes.find(key);
-            let level = |(name, levels): &(&String, &Levels)| {
-                let level = self.attributes.level(name, customer)?;
-                Some(levels.name(level).to_owned())
-            };
-            let row = SliceRow {
-                tenure: tenure[i],
-                value: value.as_ref().map_or(f64::NAN, |value| value[i]),
-                channel: channel.filter(|c| c.is_valid(i)).map(|c| c.value(i).to_owned()),
-                levels: levels.iter().map(level).collect(),
-            };
-            out.insert(shard::hash(key), row);
-        }
-        Ok(())
-    }
-}
-
-/// Joins labels by key to the customers who need one. Both are sorted by key. A customer of a snapshot
-/// still exists when the outcome of the snapshot has ended.
-fn join_labels(
-    (kind, days_decide): (LabelKind, bool),
-    labels: &RecordBatch,
-    customers: Vec<Unlabelled>,
-    snapshot: &mut Snapshot,
-) -> Result<()> {
-    let counts = labels.column(1).as_primitive::<Int64Type>();
-    let mut labelled = keys(labels)?.iter().flatten().zip(counts.values());
-    for Unlabelled { key, is_eligible, recency } in customers {
-        let (_, count) = labelled.find(|(other, _)| *other == key).ok_or_else(|| {
-            Error::engine("joining labels")(format!("the customer {key} has no label"))
-        })?;
-        let label = (*count > 0) == (kind == LabelKind::Presence);
-        if is_eligible {
-            snapshot.count(days_decide.then_some(recency), label);
-            snapshot.labels.push(label);
-        } else {
-            snapshot.lapsed.push((shard::hash(key), recency, label));
-        }
-    }
-    Ok(())
-}
-
-fn of_attribute<'a>(levels: &'a BTreeMap<String, Levels>, name: &str) -> Result<&'a Levels> {
+/// The levels of an attribute.
+pub(super) fn of_attribute<'a>(
+    levels: &'a BTreeMap<String, Levels>,
+    name: &str,
+) -> Result<&'a Levels> {
     levels
         .get(name)
         .ok_or_else(|| Error::engine("reading attributes")(format!("{name} was not read")))
@@ -558,9 +342,9 @@ fn cuts(instants: &[Instant], as_of: AsOf) -> Vec<AsOf> {
     instants.iter().map(|t| AsOf { at: *t, known_at: (*t).min(as_of.known_at) }).collect()
 }
 
-const TENURE: &str = "slice__days_since_first";
-const CHANNEL: &str = "slice__last_channel";
-const VALUE: &str = "slice__amount";
+pub(super) const TENURE: &str = "slice__days_since_first";
+pub(super) const CHANNEL: &str = "slice__last_channel";
+pub(super) const VALUE: &str = "slice__amount";
 /// The length of time over which the amounts of a customer's label events are summed.
 const VALUE_WINDOW: Duration = Duration::days(365);
 

@@ -1,0 +1,114 @@
+//! What can be wrong with a source: its settings, its files and the rows in them.
+
+use std::path::PathBuf;
+
+use arrow_schema::DataType;
+
+use crate::error::Problem;
+use crate::exit::Exit;
+
+/// A wrong setting of a source, or a violation of its contract.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceProblem {
+    #[error("{place}: {path} is a URL")]
+    Url { place: String, path: String },
+    #[error("{place}: {path} is not a glob")]
+    Glob { place: String, path: String, source: glob::PatternError },
+    #[error("{place}: there is no file or folder {path}")]
+    NoPath { place: String, path: String },
+    #[error("{place}: the key {key} is neither text nor an integer")]
+    ItemKey { place: String, key: String },
+    #[error("{place}: `{key}` is {key_type} but `{on}` is {on_type}")]
+    LookupTypes {
+        place: String,
+        key: String,
+        key_type: &'static str,
+        on: String,
+        on_type: &'static str,
+    },
+    #[error("{place}: no Parquet file in {path}")]
+    NoFiles { place: String, path: String },
+    #[error("{}: two columns are called {column}", file.display())]
+    SameName { file: PathBuf, column: String },
+    #[error("{}: {} has a time zone but {} has none", file.display(), zoned.join(", "), naive.join(", "))]
+    MixedZones { file: PathBuf, zoned: Vec<String>, naive: Vec<String> },
+    #[error("the column {column} is {ty} in {} but {other_type} in {}", file.display(), other.display())]
+    MixedTypes { column: String, file: PathBuf, ty: DataType, other: PathBuf, other_type: DataType },
+    /// Another file of the same source has the column.
+    #[error("{}: the column {column} is missing", file.display())]
+    MixedColumns { file: PathBuf, column: String, other: PathBuf },
+    /// The column is required, and no setting below `place` maps it.
+    #[error("{}: the column {column} is missing", file.display())]
+    Unmapped { file: PathBuf, column: String, place: String, found: Vec<String> },
+    /// The column is required in a file that is read as it is.
+    #[error("{}: the column {column} is missing", file.display())]
+    Missing { file: PathBuf, column: String, required: String },
+    #[error("{place}: the column {column} has type {found}, not {wanted}")]
+    EventType { place: String, column: String, found: &'static str, wanted: &'static str },
+    #[error("{}: column {column} has type {found}, not {wanted}", file.display())]
+    ProfileType { file: PathBuf, column: String, found: String, wanted: String },
+    #[error("{}: column {column} is no {wanted}", file.display())]
+    EntityType { file: PathBuf, column: String, wanted: &'static str },
+    #[error("{} has no rows", file.display())]
+    NoRows { file: PathBuf, required: &'static str },
+    #[error("{}: column {column}: row {row} is null", file.display())]
+    NullKey { file: PathBuf, column: String, row: usize, required: &'static str },
+    #[error("{}: column {column}: {key} occurs more than once", file.display())]
+    RepeatedKey { file: PathBuf, column: String, key: String, required: String },
+}
+
+impl Problem for SourceProblem {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Url { .. }
+            | Self::Glob { .. }
+            | Self::NoPath { .. }
+            | Self::ItemKey { .. }
+            | Self::LookupTypes { .. } => Exit::Configuration,
+            _ => Exit::Contract,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Url { .. } => "only local files are read; copy or mount them",
+            Self::Glob { .. } => "`*` and `?` stand for characters of a name, and `**` for folders",
+            Self::NoPath { .. } => "paths are relative to the folder of c360.toml",
+            Self::ItemKey { .. } => "an item is text or an integer",
+            Self::LookupTypes { .. } => "both columns of a lookup must have the same type",
+            Self::NoFiles { .. } => "files must end in .parquet",
+            Self::SameName { .. } => "rename one of them where the file is written",
+            Self::MixedZones { .. } => {
+                "write all timestamps with a zone, or all without (then project.timezone holds)"
+            }
+            Self::MixedTypes { .. } => {
+                "files of one source have one schema; write the older files again"
+            }
+            Self::MixedColumns { other, .. } => {
+                return Some(format!(
+                    "{} has it; files of one source have one schema; write the older files again",
+                    other.display()
+                ));
+            }
+            Self::Unmapped { column, place, found, .. } => {
+                let found = found.join(", ");
+                return Some(format!(
+                    "map it under {place} columns, {column} = \"…\"; found: {found}"
+                ));
+            }
+            Self::EventType { column, wanted, .. } => {
+                return Some(format!("map it: {column} = \"cast(… as {wanted})\""));
+            }
+            Self::ProfileType { column, .. } => {
+                return Some(format!(
+                    "in c360.toml [sources.profile.columns] convert it, {column} = \"cast(… as …)\", or \
+                     map it to a name of its own, {column}_raw = \"{column}\""
+                ));
+            }
+            Self::EntityType { .. } => "convert it where the file is written",
+            Self::NoRows { required, .. } | Self::NullKey { required, .. } => required,
+            Self::Missing { required, .. } | Self::RepeatedKey { required, .. } => required,
+        };
+        Some(hint.to_owned())
+    }
+}

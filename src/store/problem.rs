@@ -1,0 +1,51 @@
+//! What can be wrong with a store and with the files in it.
+
+use std::path::PathBuf;
+
+use crate::error::Problem;
+use crate::exit::Exit;
+
+/// A store that cannot be used, or a file that is not as it was written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreProblem {
+    #[error("project.store = {} is a URL", path.display())]
+    Url { path: PathBuf },
+    #[error("{} is not valid", path.display())]
+    Invalid { path: PathBuf, source: serde_json::Error },
+    #[error("{} has format_version {version}; this binary reads {readable}", path.display())]
+    OtherFormat { path: PathBuf, version: u64, readable: u32 },
+    #[error("{} is damaged: it was changed or truncated", path.display())]
+    DamagedTimelines { path: PathBuf },
+    #[error("{}: the number of coefficients does not match the inputs", path.display())]
+    EditedModel { path: PathBuf },
+    /// A file lacks a column of its table, or has it in another type.
+    #[error("{} is not a table of {table}", path.display())]
+    NotATable { path: PathBuf, table: &'static str },
+}
+
+impl Problem for StoreProblem {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::NotATable { .. } => Exit::Contract,
+            _ => Exit::Configuration,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Url { .. } => "only a local folder can be a store",
+            Self::Invalid { .. } => {
+                "it was changed or cut short; take it from a backup, or train or score again"
+            }
+            Self::OtherFormat { .. } => "use the binary that wrote it, or write it anew",
+            Self::DamagedTimelines { .. } => {
+                "`c360-ml features build --full` reads all events again and writes it anew"
+            }
+            Self::EditedModel { .. } => "the file was edited; train again",
+            Self::NotATable { .. } => {
+                "it was changed after it was written; run the command that wrote it again"
+            }
+        };
+        Some(hint.to_owned())
+    }
+}
