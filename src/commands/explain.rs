@@ -7,7 +7,7 @@ use arrow_array::types::Float64Type;
 use arrow_array::{Array, RecordBatch};
 use serde_json::{Map, Value, json};
 
-use super::published::{Scored, rows_of, scored_at, unknown_customer};
+use super::published::{ScoredAsOf, rows_of, scored_at, unknown_customer};
 use super::{reading, scattering, shards};
 use crate::artifact::{Artifact, Trained};
 use crate::config::Project;
@@ -83,7 +83,7 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
 /// Renders a sentence for each segment of the customer. The values that decided are left out if the rule has
 /// changed since the customer was scored.
 fn memberships(project: &Project, id: &str, at: Instant, rows: &RecordBatch) -> Vec<String> {
-    let scored = Scored::open(project, Some(at));
+    let scored = ScoredAsOf::open(project, Some(at));
     let seen = scored.and_then(|scored| scored.customer(id)).ok().map(|published| published.frame);
     let text = |name: &str, row: usize| {
         rows.column_by_name(name).map_or_else(String::new, |column| cell(column, row))

@@ -31,7 +31,7 @@ use crate::time::Instant;
 const PROFILE: [&str; 3] = ["customer360_id", Consent::COLUMNS[0], Consent::COLUMNS[1]];
 
 /// A scored as-of, ready to be read shard by shard.
-pub struct Scored<'a> {
+pub struct ScoredAsOf<'a> {
     project: &'a Project,
     store: Store,
     root: Root,
@@ -50,7 +50,7 @@ pub struct Published {
     last_purchase: Vec<Option<Instant>>,
 }
 
-impl<'a> Scored<'a> {
+impl<'a> ScoredAsOf<'a> {
     /// Opens the as-of of the current profile, or another scored as-of.
     ///
     /// # Errors
@@ -90,7 +90,7 @@ impl<'a> Scored<'a> {
     /// Reads the features, scores and segments of one customer.
     ///
     /// # Errors
-    /// Returns the errors of [`Scored::shard`], and a configuration error if there is no such customer.
+    /// Returns the errors of [`ScoredAsOf::shard`], and a configuration error if there is no such customer.
     pub fn customer(&self, id: &str) -> Result<Published> {
         let shards = self.shards();
         let shard = shards.shard(shards.index(shard::hash(id)));
@@ -137,7 +137,7 @@ impl<'a> Scored<'a> {
 
 impl Published {
     /// Evaluates the segment rules for these customers.
-    pub fn assign(&self, scored: &Scored<'_>, segments: &Segments) -> Result<RuleResults> {
+    pub fn assign(&self, scored: &ScoredAsOf<'_>, segments: &Segments) -> Result<RuleResults> {
         let state = CustomerState {
             previous: &self.previous,
             last_purchase: &self.last_purchase,
@@ -150,18 +150,18 @@ impl Published {
 
 /// The features and the modeled fields of the current profile, which an online store serves. There are no raw
 /// fields, and so no names or addresses, except whether a customer has opted out.
-pub struct Served<'a> {
-    scored: Scored<'a>,
+pub struct ServedProfile<'a> {
+    scored: ScoredAsOf<'a>,
     views: &'a [String],
 }
 
-impl<'a> Served<'a> {
+impl<'a> ServedProfile<'a> {
     /// Opens the current profile with the features of some views; of all views if none is named.
     ///
     /// # Errors
     /// Returns a contract violation if a view was built by another run than the profile.
     pub fn open(project: &'a Project, views: &'a [String]) -> Result<Self> {
-        let scored = Scored::open(project, None)?;
+        let scored = ScoredAsOf::open(project, None)?;
         scored.tables(Shard::ALL, None).of_run(views)?;
         Ok(Self { scored, views })
     }
@@ -196,7 +196,7 @@ impl<'a> Served<'a> {
     }
 }
 
-impl Source for Served<'_> {
+impl Source for ServedProfile<'_> {
     fn shards(&self) -> Shards {
         self.scored.shards()
     }

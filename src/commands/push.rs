@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use serde_json::json;
 
-use super::published::Served;
+use super::published::ServedProfile;
 use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::export::online::postgres::Postgres;
@@ -43,7 +43,7 @@ pub fn push(
     if let Some(view) = views.iter().find(|view| !known.contains(&view.as_str())) {
         return Err(Error::unknown("--views", "view", view, known));
     }
-    let served = Served::open(project, views)?;
+    let served = ServedProfile::open(project, views)?;
     progress.stage("reading the profile");
     progress.steps(served.shards().count() as u64);
     let done = || progress.advance(1, "shards");

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::CommandProblem;
-use super::published::{Scored, rows_of};
+use super::published::{ScoredAsOf, rows_of};
 use crate::config::Project;
 use crate::engine;
 use crate::error::Result;
@@ -27,7 +27,7 @@ const OVERLAPS: usize = 25;
 pub fn list(project: &Project, at: Option<Instant>) -> Result<Output> {
     let store = project.store()?;
     let scored = store.root()?.profile.is_some() || at.is_some();
-    let scored = scored.then(|| Scored::open(project, at)).transpose()?;
+    let scored = scored.then(|| ScoredAsOf::open(project, at)).transpose()?;
     let sizes = scored.as_ref().map(published_sizes).transpose()?;
     let segments = &project.segments;
     let mut json = Vec::new();
@@ -111,7 +111,7 @@ pub fn test(project: &Project, at: Option<Instant>) -> Result<(Output, Exit)> {
     );
     let mut json = json!({ "rules": rules, "examples": examples });
     if project.store()?.root()?.profile.is_some() || at.is_some() {
-        let scored = Scored::open(project, at)?;
+        let scored = ScoredAsOf::open(project, at)?;
         let names: Vec<&str> = segments.names().collect();
         let mut all = Tally::default();
         engine::run(
@@ -168,7 +168,7 @@ pub fn simulate(
         &project.profile,
         scale,
     )?;
-    let scored = Scored::open(project, at)?;
+    let scored = ScoredAsOf::open(project, at)?;
     let names: Vec<&str> = segments.names().collect();
     let mut all = Tally::default();
     engine::run(
@@ -273,7 +273,7 @@ fn change(before: u64, after: u64) -> String {
 type Sizes = BTreeMap<String, (u64, u64)>;
 
 /// Counts the sizes of the published segments.
-fn published_sizes(scored: &Scored<'_>) -> Result<Sizes> {
+fn published_sizes(scored: &ScoredAsOf<'_>) -> Result<Sizes> {
     let mut all = Sizes::new();
     let of_shard = |shard| Ok(sizes(&scored.segments(shard)?));
     engine::run(scored.shards(), of_shard, |_, sizes| {
@@ -322,7 +322,12 @@ struct Tally {
 }
 
 impl Tally {
-    fn of(scored: &Scored<'_>, shard: Shard, segments: &Segments, names: &[&str]) -> Result<Self> {
+    fn of(
+        scored: &ScoredAsOf<'_>,
+        shard: Shard,
+        segments: &Segments,
+        names: &[&str],
+    ) -> Result<Self> {
         let Some(published) = scored.shard(shard)? else { return Ok(Self::default()) };
         let results = published.assign(scored, segments)?;
         let mut tally = Self {

@@ -33,7 +33,7 @@ use crate::store::{Root, Store, Transaction};
 use crate::time::Instant;
 use crate::training::TrainingProblem;
 use crate::training::affinity::{self, AffinityMetrics};
-use crate::training::classifier::{self, Champion, Past, Prediction};
+use crate::training::classifier::{self, Champion, Past, TestPrediction};
 use crate::training::gather::{Distributions, Gathered, Request, TrainingInputs};
 use crate::training::lifetime_value::{self, LifetimeValueMetrics};
 use crate::training::matured;
@@ -358,7 +358,7 @@ fn attributes<'a>(
 /// The numbers that are stored with an artifact.
 enum Numbers {
     None,
-    Classifier(Box<ClassifierMetrics>, Vec<Prediction>),
+    Classifier(Box<ClassifierMetrics>, Vec<TestPrediction>),
     LifetimeValue(Box<LifetimeValueMetrics>),
     Affinity(Box<AffinityMetrics>),
 }
@@ -424,7 +424,7 @@ fn fit(
     Ok(fitted)
 }
 
-fn prediction_rows(predictions: &[Prediction]) -> Result<RecordBatch> {
+fn prediction_rows(predictions: &[TestPrediction]) -> Result<RecordBatch> {
     let keys: ArrayRef =
         Arc::new(StringArray::from_iter_values(predictions.iter().map(|p| &p.key)));
     let raw: ArrayRef = Arc::new(Float64Array::from_iter_values(predictions.iter().map(|p| p.raw)));

@@ -33,7 +33,7 @@ pub struct Metrics {
 impl Metrics {
     /// Computes all metrics of `probabilities` against `labels`.
     pub fn of(probabilities: &[f64], labels: &[bool]) -> Self {
-        let ranking = Ranking::of(probabilities, labels);
+        let ranking = RankMetrics::of(probabilities, labels);
         let count = labels.len() as f64;
         let y = |label: &bool| f64::from(u8::from(*label));
         let pairs = || probabilities.iter().zip(labels);
@@ -59,7 +59,7 @@ impl Metrics {
 /// The metrics that depend only on the order of the scores.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Ranking {
+pub struct RankMetrics {
     /// The area under the ROC curve.
     pub roc_auc: f64,
     /// The average precision.
@@ -68,7 +68,7 @@ pub struct Ranking {
     pub lift_10: f64,
 }
 
-impl Ranking {
+impl RankMetrics {
     /// Computes the ranking metrics of `scores`. A higher score means that y = 1 is more likely.
     pub fn of(scores: &[f64], labels: &[bool]) -> Self {
         let mut order: Vec<usize> = (0..scores.len()).collect();
@@ -163,10 +163,10 @@ mod tests {
     fn precision_is_not_recall() {
         let scores = [0.9, 0.9, 0.9, 0.1, 0.1, 0.1];
         let labels = [true, true, false, true, true, false];
-        let ranking = Ranking::of(&scores, &labels);
+        let ranking = RankMetrics::of(&scores, &labels);
         let (precision, recall, rest) = (2.0 / 3.0, 0.5, 4.0 / 6.0);
         assert!((ranking.average_precision - (recall * precision + 0.5 * rest)).abs() < 1e-12);
-        let ranking = Ranking::of(&[0.9, 0.1, 0.1, 0.1], &[true, true, true, false]);
+        let ranking = RankMetrics::of(&[0.9, 0.1, 0.1, 0.1], &[true, true, true, false]);
         assert!((ranking.average_precision - (1.0 / 3.0 + 2.0 / 3.0 * 0.75)).abs() < 1e-12);
     }
 
@@ -189,7 +189,7 @@ mod tests {
     fn lift_shares_a_tied_group() {
         // Twenty rows have one score. Any two of them are a tenth, so the lift is exactly one.
         let labels: Vec<bool> = (0..20).map(|i| i % 4 == 0).collect();
-        let ranking = Ranking::of(&[0.3; 20], &labels);
+        let ranking = RankMetrics::of(&[0.3; 20], &labels);
         assert!((ranking.lift_10 - 1.0).abs() < 1e-12);
         assert!((ranking.roc_auc - 0.5).abs() < 1e-12);
         assert!((ranking.average_precision - 0.25).abs() < 1e-12);

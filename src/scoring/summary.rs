@@ -65,9 +65,9 @@ pub struct ModelSummary {
     /// The number of customers by basis: model, lapsed, none.
     pub basis: [usize; 3],
     /// The mean and the 10th, 50th and 90th percentile of the scores; `None` if there are no scores.
-    pub scores: Option<ScoreSummary>,
+    pub scores: Option<ScoreDistribution>,
     /// The same numbers for the last as-of.
-    pub before: Option<ScoreSummary>,
+    pub before: Option<ScoreDistribution>,
     /// The drift of the scores since the last as-of; `None` if one of the two has no scores.
     pub moved: Option<Drift>,
     /// The value at which each bar of the histogram begins.
@@ -84,7 +84,7 @@ pub struct ModelSummary {
 /// A summary of a distribution of scores.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ScoreSummary {
+pub struct ScoreDistribution {
     /// The mean.
     pub mean: f64,
     /// The 10th percentile.
@@ -189,9 +189,9 @@ pub fn model(
     }
 }
 
-fn summary(scores: &Distributed) -> Option<ScoreSummary> {
+fn summary(scores: &Distributed) -> Option<ScoreDistribution> {
     let [p10, p50, p90] = scores.quantiles;
-    (scores.count > 0).then_some(ScoreSummary { mean: scores.mean, p10, p50, p90 })
+    (scores.count > 0).then_some(ScoreDistribution { mean: scores.mean, p10, p50, p90 })
 }
 
 /// Counts of customers by segment, now and at the last as-of. Counts of different customers can be added.

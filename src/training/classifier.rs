@@ -41,7 +41,7 @@ const LAPSED_STEPS: usize = 50;
 
 /// A test row with its prediction.
 #[derive(Debug, Clone)]
-pub struct Prediction {
+pub struct TestPrediction {
     /// The customer's key, `customer360_id`.
     pub key: String,
     /// The logit before calibration.
@@ -60,7 +60,7 @@ pub struct TrainedClassifier {
     /// The metrics that the report shows.
     pub metrics: ClassifierMetrics,
     /// The predictions of the test rows.
-    pub predictions: Vec<Prediction>,
+    pub predictions: Vec<TestPrediction>,
 }
 
 /// The champion: the version in use.
@@ -361,10 +361,10 @@ fn champion_on(
     Some(Baseline::of(champion.version, &ours.probabilities, &theirs, &test.labels))
 }
 
-fn predictions(test: &Snapshot, ours: &Tested) -> Vec<Prediction> {
+fn predictions(test: &Snapshot, ours: &Tested) -> Vec<TestPrediction> {
     let rows = test.keys.iter().zip(&test.labels);
     rows.zip(ours.test.logits.iter().zip(&ours.probabilities))
-        .map(|((key, label), (raw, probability))| Prediction {
+        .map(|((key, label), (raw, probability))| TestPrediction {
             key: key.clone(),
             raw: *raw,
             probability: *probability,

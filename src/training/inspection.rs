@@ -13,7 +13,7 @@ use crate::artifact::Calibrated;
 use crate::features::drift::{Distribution, Drift};
 use crate::models::estimator::Estimator;
 use crate::models::matrix::Matrix;
-use crate::models::metrics::Ranking;
+use crate::models::metrics::RankMetrics;
 use crate::models::newton::Objective;
 use crate::models::preprocessing::drawn_at;
 use crate::models::preprocessing::shape::Shape;
@@ -187,7 +187,7 @@ pub fn leak_suspects(fitted: &Fitted, rows: &Rows) -> Vec<LeakSuspect> {
         let values: Vec<f64> = some.iter().map(|row| rows.inputs.row(*row)[column]).collect();
         let last: Vec<f64> =
             values.iter().map(|value| if value.is_nan() { f64::MIN } else { *value }).collect();
-        let auc = Ranking::of(&last, &labels).roc_auc;
+        let auc = RankMetrics::of(&last, &labels).roc_auc;
         let levels = matches!(input.shape, Shape::Levels(_));
         let roc_auc = auc.max(1.0 - auc).max(auc_by_group(&values, &labels, levels));
         let column = input.column.clone();
@@ -223,7 +223,7 @@ fn auc_by_group(values: &[f64], labels: &[bool], levels: bool) -> f64 {
         let others = || (0..labels.len()).filter(|row| row % 2 != fitted);
         let rates: Vec<f64> =
             others().map(|row| counts[groups[row]][1] / counts[groups[row]][0]).collect();
-        Ranking::of(&rates, &others().map(|row| labels[row]).collect::<Vec<_>>()).roc_auc
+        RankMetrics::of(&rates, &others().map(|row| labels[row]).collect::<Vec<_>>()).roc_auc
     };
     (half(0) + half(1)) / 2.0
 }

@@ -27,7 +27,7 @@ pub fn printed(
     for model in &metrics.models {
         let field = fields.iter().find(|(name, _)| *name == model.model);
         let [of_model, lapsed, none] = model.basis.map(|count| thousands(count as u64));
-        let number = |of: fn(&summary::ScoreSummary) -> f64| {
+        let number = |of: fn(&summary::ScoreDistribution) -> f64| {
             format!("{:.4}", model.scores.as_ref().map_or(f64::NAN, of))
         };
         scores.row([

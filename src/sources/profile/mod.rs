@@ -10,4 +10,4 @@ mod shards;
 pub use self::plan::ProfilePlan;
 pub(super) use self::plan::normalize;
 pub use self::rows::{CREATED, Entities, FILLED, KEY, KeyFaults, align, filled_before, keys};
-pub use self::shards::{Customers, ProfileShards, Scattering};
+pub use self::shards::{CustomerSet, ProfileShards, Scattering};

@@ -52,19 +52,19 @@ pub struct ProfileShards {
     pub nulls: u64,
     /// The file and the row number, counted from 1, of the first row without a key.
     pub first_null: Option<(PathBuf, usize)>,
-    customers: BTreeMap<Instant, Customers>,
+    customers: BTreeMap<Instant, CustomerSet>,
 }
 
 /// The customers that a profile contained before an instant, as a number and a hash that does not depend on
 /// their order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Customers {
+pub struct CustomerSet {
     hash: u64,
     /// The number of customers.
     pub count: u64,
 }
 
-impl Customers {
+impl CustomerSet {
     fn add(&mut self, other: Self) {
         self.hash = self.hash.wrapping_add(other.hash);
         self.count += other.count;
@@ -91,7 +91,7 @@ struct Found {
     nulls: u64,
     first_null: Option<(PathBuf, usize)>,
     /// By index of the instant: the customers created before this instant, but not before the previous one.
-    created: Vec<Customers>,
+    created: Vec<CustomerSet>,
 }
 
 impl ProfilePlan {
@@ -136,7 +136,7 @@ impl ProfilePlan {
         };
         let read = |task: &Task| self.read_group(&columns, task, &scattered, &sorted);
         let found: Vec<Found> = tasks.par_iter().map(read).collect::<Result<_>>()?;
-        let mut by_then = Customers::default();
+        let mut by_then = CustomerSet::default();
         for (place, at) in sorted.into_iter().enumerate() {
             found.iter().for_each(|found| by_then.add(found.created[place]));
             scattered.customers.insert(at, by_then);
@@ -176,7 +176,7 @@ impl ProfilePlan {
     ) -> Result<Found> {
         let raw = Self::raw_columns(columns);
         let mut found =
-            Found { created: vec![Customers::default(); instants.len()], ..Found::default() };
+            Found { created: vec![CustomerSet::default(); instants.len()], ..Found::default() };
         let mut first_row = task.first_row;
         for batch in parquet::batches(task.file, Some(&raw), Some(task.row_group))? {
             let mut batch = self.map(columns, &batch?, task.file)?;
@@ -201,7 +201,7 @@ impl ProfilePlan {
 }
 
 /// Counts each customer at the first instant before which the profile was created.
-fn count(rows: &RecordBatch, instants: &[Instant], created: &mut [Customers]) -> Result<()> {
+fn count(rows: &RecordBatch, instants: &[Instant], created: &mut [CustomerSet]) -> Result<()> {
     if instants.is_empty() {
         return Ok(());
     }
@@ -209,7 +209,7 @@ fn count(rows: &RecordBatch, instants: &[Instant], created: &mut [Customers]) ->
     for (key, at) in keys.iter().zip(created_at) {
         let place = at.map_or(0, |at| instants.partition_point(|instant| *instant <= at));
         if let Some(customers) = created.get_mut(place) {
-            customers.add(Customers { hash: xxh3_64(key.as_bytes()), count: 1 });
+            customers.add(CustomerSet { hash: xxh3_64(key.as_bytes()), count: 1 });
         }
     }
     Ok(())
@@ -233,7 +233,7 @@ impl ProfileShards {
 
     /// The customers that the profile contained before `at`, which must be one of the instants given when it
     /// was read.
-    pub fn customers_at(&self, at: Instant) -> Customers {
+    pub fn customers_at(&self, at: Instant) -> CustomerSet {
         match self.customers.get(&at) {
             Some(customers) => *customers,
             None => unreachable!("{at} was not among the instants that the profile was read for"),

@@ -188,7 +188,7 @@ impl ClassifierSample {
 
 /// A number of each customer, for the distributions that models need of all customers.
 #[derive(Debug, Default)]
-pub struct Numbers {
+pub struct CustomerNumbers {
     /// The decayed activity of each customer who has any.
     pub activity: Vec<f64>,
     /// For each buyer: minus the recency in days, the number of days with a purchase, and the net spend.
@@ -198,14 +198,14 @@ pub struct Numbers {
     pub gaps: Vec<Vec<f64>>,
 }
 
-/// The [`Numbers`] of all shards. They are on disk, so that memory does not grow with the number of customers.
+/// The [`CustomerNumbers`] of all shards. They are on disk, so that memory does not grow with the number of customers.
 #[derive(Debug)]
 pub struct Distributions {
-    /// The activity, as in [`Numbers::activity`].
+    /// The activity, as in [`CustomerNumbers::activity`].
     pub activity: SortedRuns,
-    /// The numbers of the buyers, as in [`Numbers::buyers`].
+    /// The numbers of the buyers, as in [`CustomerNumbers::buyers`].
     pub buyers: [SortedRuns; 3],
-    /// The median gaps, as in [`Numbers::gaps`].
+    /// The median gaps, as in [`CustomerNumbers::gaps`].
     pub gaps: Vec<SortedRuns>,
 }
 
@@ -218,7 +218,7 @@ impl Distributions {
     }
 
     /// Writes the numbers of a shard. It is called once for each shard.
-    pub fn put(&self, shard: Shard, numbers: Numbers) -> Result<()> {
+    pub fn put(&self, shard: Shard, numbers: CustomerNumbers) -> Result<()> {
         let all = [(&self.activity, numbers.activity)].into_iter();
         let all = all.chain(self.buyers.iter().zip(numbers.buyers));
         for (runs, own) in all.chain(self.gaps.iter().zip(numbers.gaps)) {
@@ -234,7 +234,7 @@ pub struct Samples {
     /// The samples of the classifiers, in the order of the models.
     pub classifiers: Vec<ClassifierSample>,
     /// The numbers of the customers of one shard.
-    pub numbers: Numbers,
+    pub numbers: CustomerNumbers,
     /// The purchases of buyers.
     pub purchases: PurchaseData,
     /// The interactions of customers with items.
@@ -256,7 +256,7 @@ pub struct ClassifierData {
     pub levels: Vec<Vec<String>>,
     /// The snapshots, as in [`ClassifierSample::snapshots`].
     pub snapshots: Vec<Snapshot>,
-    /// The median gaps, as in [`Numbers::gaps`].
+    /// The median gaps, as in [`CustomerNumbers::gaps`].
     pub gaps: SortedRuns,
     /// The values to slice by, as in [`ClassifierSample::slices`].
     pub slices: HashMap<u64, SliceRow>,
@@ -271,9 +271,9 @@ pub struct ClassifierData {
 pub struct Gathered {
     /// The data of the classifiers, in the order of the models.
     pub classifiers: Vec<ClassifierData>,
-    /// The decayed activity, as in [`Numbers::activity`].
+    /// The decayed activity, as in [`CustomerNumbers::activity`].
     pub activity: SortedRuns,
-    /// The buyers, as in [`Numbers::buyers`].
+    /// The buyers, as in [`CustomerNumbers::buyers`].
     pub buyers: [SortedRuns; 3],
     /// The purchases, as in [`Samples::purchases`].
     pub purchases: PurchaseData,

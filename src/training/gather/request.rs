@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::gathered::{
-    ClassifierData, ClassifierSample, Distributions, Gathered, Numbers, Samples, Snapshot,
+    ClassifierData, ClassifierSample, CustomerNumbers, Distributions, Gathered, Samples, Snapshot,
 };
 use crate::artifact::ClassifierArtifact;
 use crate::artifact::Schedule;
@@ -271,7 +271,7 @@ impl<'a> Request<'a> {
         };
         let classifiers = self.classifiers.iter().map(classifier).collect();
         let gaps = vec![Vec::new(); self.classifiers.len()];
-        let numbers = Numbers { gaps, ..Numbers::default() };
+        let numbers = CustomerNumbers { gaps, ..CustomerNumbers::default() };
         Samples { classifiers, numbers, ..Samples::default() }
     }
 
