@@ -70,7 +70,7 @@ fn scattering<'a>(
 }
 
 /// The share of the memory that events may take before they go to disk.
-const EVENTS_SHARE: u64 = 4;
+const EVENTS_SHARE: u64 = 8;
 /// The share of the memory that rows of the profile may take before they go to disk. The rest is for the
 /// shards that are computed.
 const PROFILE_SHARE: u64 = 16;

@@ -89,16 +89,14 @@ impl Snapshot {
         self.recency.extend(other.recency);
         self.labels.extend(other.labels);
         self.lapsed.extend(other.lapsed);
-        if self.hashes.len() > limit(most) {
+        if self.hashes.len().max(self.lapsed.len()) > limit(most) {
             self.keep(most);
-        }
-        if self.lapsed.len() > limit(most) {
-            keep_least(&mut self.lapsed, most, |(hash, ..)| *hash);
         }
     }
 
-    /// Keeps the rows of `most` customers.
+    /// Keeps the rows of `most` customers, and as many of those who are not eligible.
     fn keep(&mut self, most: usize) {
+        keep_least(&mut self.lapsed, most, |(hash, ..)| *hash);
         if self.hashes.len() <= most {
             return;
         }
@@ -319,11 +317,18 @@ mod tests {
         rows
     }
 
+    /// Lists the customers who are not eligible, independent of the order in which they were added.
+    fn lapsed(snapshot: &Snapshot) -> Vec<u64> {
+        let mut hashes: Vec<u64> = snapshot.lapsed.iter().map(|(hash, ..)| *hash).collect();
+        hashes.sort_unstable();
+        hashes
+    }
+
     #[test]
     fn the_sample_is_the_same_however_customers_are_split() {
         let mut whole = snapshot(0..1000);
         whole.keep(100);
-        assert_eq!(whole.hashes.len(), 100);
+        assert_eq!((whole.hashes.len(), whole.lapsed.len()), (100, 100));
         for parts in [1, 7, 50] {
             let mut merged = Snapshot::new(1);
             for part in 0..parts {
@@ -332,9 +337,8 @@ mod tests {
                 merged.add(own, 100);
             }
             merged.keep(100);
-            keep_least(&mut merged.lapsed, 100, |(hash, ..)| *hash);
             assert_eq!(rows(&merged), rows(&whole));
-            assert_eq!(merged.lapsed.len(), 100);
+            assert_eq!(lapsed(&merged), lapsed(&whole));
             // All customers are counted, sampled or not.
             assert_eq!((merged.customers, merged.classes()), (1000, [666, 334]));
             merged.within(Duration::days(9));
