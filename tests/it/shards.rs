@@ -57,7 +57,7 @@ fn nights(
     let project = project(folder);
     edit(&project, "c360.toml", "[project]", &format!("[project]\nshards = {shards}"));
     // So few rows that customers are sampled.
-    edit(&project, "models/churn.toml", "[label]", "[fit]\nmax_rows = 1000\n\n[label]");
+    edit(&project, "models/churn.toml", "fit = { ", "fit = { max_rows = 1000, ");
     let mut reports = Vec::new();
     for (arguments, at) in [("run", "2024-06-25"), ("score", "2024-07-01")] {
         let (stdout, stderr, code) =
