@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
         let judged = users.iter().zip(&truth).filter(|(_, wanted)| !wanted.is_empty());
         let cases: Vec<Case> = judged.map(case).collect();
-        let mean = judge("", &model, &cases, Ranker::Blend(0.0)).ndcg;
+        let mean = judge("", &model, &cases, Ranker::Blend(0.0)).ranking.ndcg;
         println!("seed {seed}: {seconds:.3} s, NDCG@10 {mean:.4}");
     }
     Ok(())

@@ -47,10 +47,13 @@ pub struct Schedule {
     pub calibration: Instant,
     /// The test snapshot, which is scored once for the report.
     pub test: Instant,
+    /// Further snapshots whose outcomes have ended, ascending. Only their base rates are used.
+    #[serde(default)]
+    pub base_rate: Vec<Instant>,
 }
 
 impl Schedule {
-    /// Lists all snapshots in time order.
+    /// Lists all snapshots that rows are fitted or tested on, in time order.
     pub fn all(&self) -> Vec<Instant> {
         let before = self.training.iter().chain(&self.later).copied();
         before.chain([self.calibration, self.test]).collect()
@@ -91,8 +94,11 @@ impl Configuration {
 pub struct Calibrated {
     /// The calibration of the raw logit.
     pub calibration: Calibration,
-    /// The offset that is added to the calibrated logit.
+    /// The offset that is added to the calibrated logit. It is a forecast of the base rate.
     pub offset: f64,
+    /// The standard error of the offset.
+    #[serde(default)]
+    pub offset_error: f64,
 }
 
 impl Calibrated {

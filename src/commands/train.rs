@@ -25,23 +25,26 @@ use crate::report::html::model::{ModelReport, render};
 use crate::report::text::describe;
 use crate::report::{Output, Progress, html, text};
 use crate::sources::attributes::{Attributes, LevelCounts, Levels};
-use crate::sources::contract::history;
+use crate::sources::contract::{History, history};
 use crate::sources::profile::{CREATED, Entities, KEY, ProfileShards};
-use crate::spec::Classifier;
+use crate::spec::{Classifier, Models};
 use crate::store::sorted::SortedRuns;
 use crate::store::{Root, Store, Transaction};
 use crate::time::Instant;
 use crate::training::TrainingProblem;
 use crate::training::affinity::{self, AffinityMetrics};
 use crate::training::classifier::{self, Champion, Past, TestPrediction};
-use crate::training::gather::{Distributions, Gathered, Request, TrainingInputs};
+use crate::training::gather::{Distributions, Gathered, Request, TrainingInputs, scheduled};
 use crate::training::lifetime_value::{self, LifetimeValueMetrics};
 use crate::training::matured;
 use crate::training::metrics::ClassifierMetrics;
 use crate::training::skew::Served;
 
 /// Trains all models, stores them as new versions and promotes those that pass their gates. The exit status
-/// says whether every gate was passed.
+/// says whether every classifier could be trained and every gate was passed.
+///
+/// # Errors
+/// Returns [`TrainingProblem`] if no model at all could be trained.
 pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit)> {
     let as_of = as_of(project)?;
     let store = project.store()?;
@@ -52,18 +55,19 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
     let files = timelines::facts(project, &mut transaction)?;
     let history = history(&project.events, &files, as_of.at, as_of.known_at)?
         .ok_or(TrainingProblem::NoEvents)?;
-    let champions = champions(project, &store, &transaction.root, as_of, &data);
+    let mut untrained = Untrained::default();
+    let models = untrained.without(project, as_of, &history)?;
+    let champions = champions(project, &models, &store, &transaction.root, as_of, &data);
     let served = Served::latest(&store, &transaction.root, &project.catalog, as_of)?;
     progress.stage("gathering snapshots and labels");
     let shards = shards(project, &mut transaction.root);
     let (artifacts, versions): (Vec<_>, Vec<_>) = champions.into_iter().unzip();
-    let models = &project.models.classifiers;
     let scored = |model: &Classifier| matured::scored(&transaction.root, &model.spec, as_of.at);
-    let attributes = attributes(project, &artifacts);
+    let attributes = attributes(project, &models, &artifacts);
     let wanted = |name: &str| [KEY, CREATED].contains(&name) || attributes.contains(&name);
     let scattering = scattering(project, shards, transaction.scratch(), &[]);
     let profile = project.profile.scatter(scattering, &wanted)?;
-    let scored: Vec<Vec<Instant>> = models.iter().map(scored).collect();
+    let scored: Vec<Vec<Instant>> = models.classifiers.iter().map(scored).collect();
     let compared = matured::compared(profile.rows);
     let known = TrainingInputs {
         attributes: &attributes,
@@ -75,11 +79,11 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
         as_of,
         history: &history,
     };
-    let request = Request::new(&project.events, &project.catalog, &project.models, known)?;
+    let request = Request::new(&project.events, &project.catalog, &models, known)?;
     let (gathered, refresh) = gather(project, &mut transaction, request, &profile, &attributes)?;
     let report = gathered.report.clone();
     let mut pasts = Vec::new();
-    for (i, (model, data)) in models.iter().zip(&gathered.classifiers).enumerate() {
+    for (i, (model, data)) in models.classifiers.iter().zip(&gathered.classifiers).enumerate() {
         let artifact = artifacts[i].as_ref();
         pasts.push(Past {
             champion: artifact.map(|artifact| Champion { version: &versions[i], artifact }),
@@ -95,7 +99,8 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
         });
     }
     let earlier = earlier_affinity(project, &store, &transaction.root, as_of);
-    let fitted = fit(project, gathered, pasts, earlier, as_of.at, progress)?;
+    let fitting = Fitting { catalog: &project.catalog, models: &models, as_of: as_of.at };
+    let fitted = fit(&fitting, gathered, pasts, earlier, &mut untrained, progress)?;
 
     progress.stage("writing");
     let mut outcome = Summary::default();
@@ -104,6 +109,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
         let name = &project.settings.project.name;
         keep(&store, &mut transaction, name, &artifact, numbers, &mut outcome)?;
     }
+    outcome.text += &untrained.text();
     let inputs = json!({ "versions": outcome.versions, "refresh": refresh });
     let record = RunRecord { project, as_of, data: &data, events: &report };
     record.write(&mut transaction, "train", inputs, progress)?;
@@ -113,8 +119,10 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
         "versions": outcome.versions,
         "classifiers": outcome.metrics,
         "gates_passed": outcome.failed.is_empty(),
+        "untrained": untrained.json(),
     });
-    Ok((Output { text: outcome.text, json }, Exit::NotMet.unless(outcome.failed.is_empty())))
+    let all = outcome.failed.is_empty() && untrained.0.is_empty();
+    Ok((Output { text: outcome.text, json }, Exit::NotMet.unless(all)))
 }
 
 /// Gathers what the models ask for, shard by shard, from the timelines of the store; also gives what was read to
@@ -130,7 +138,7 @@ fn gather(
     let timelines = timelines::refresh(project, transaction, shards, &request.plans, false)?;
     let events = timelines.events(transaction, &project.events, &request.plans)?;
     let mut report = events.report.clone();
-    let models = project.models.classifiers.len();
+    let models = request.classifiers();
     let distributions = Distributions::create(transaction.scratch(), shards, models)?;
     let mut samples = request.empty();
     let stage = |shard| {
@@ -148,6 +156,61 @@ fn gather(
     report.check_orphans(&project.events)?;
     let refresh = events.finish(transaction)?;
     Ok((request.gathered(samples, distributions, report), refresh))
+}
+
+/// The classifiers that have too few data, each with what it lacks. They do not stop the others.
+#[derive(Default)]
+struct Untrained(Vec<(String, Error)>);
+
+impl Untrained {
+    /// Adds a classifier that lacks data. Any other error is returned.
+    fn add(&mut self, model: &Classifier, error: Error) -> Result<()> {
+        if error.exit() != Exit::NotMet {
+            return Err(error);
+        }
+        let name = &model.spec.name;
+        let hint = error.hint().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
+        tracing::warn!("{name} was not trained: {error}{hint}");
+        self.0.push((name.clone(), error));
+        Ok(())
+    }
+
+    /// Lists the models of a project without the classifiers whose history is too short.
+    fn without(&mut self, project: &Project, as_of: AsOf, history: &History) -> Result<Models> {
+        let mut models = project.models.clone();
+        models.classifiers.clear();
+        for model in &project.models.classifiers {
+            match scheduled(model, &project.events, as_of, history) {
+                Ok(_) => models.classifiers.push(model.clone()),
+                Err(error) => self.add(model, error)?,
+            }
+        }
+        self.check(!models.classifiers.is_empty() || models.has_others())?;
+        Ok(models)
+    }
+
+    /// Returns the first error unless there is something to train.
+    fn check(&mut self, has_models: bool) -> Result<()> {
+        if has_models || self.0.is_empty() {
+            return Ok(());
+        }
+        Err(self.0.remove(0).1)
+    }
+
+    fn text(&self) -> String {
+        let lines = self.0.iter().map(|(name, error)| {
+            let hint = error.hint().map(|hint| format!("\n  {hint}")).unwrap_or_default();
+            format!("{name} was not trained: {error}{hint}\n")
+        });
+        lines.collect()
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let of = |(name, error): &(String, Error)| {
+            (name.clone(), json!({ "error": error.to_string(), "hint": error.hint() }))
+        };
+        serde_json::Value::Object(self.0.iter().map(of).collect())
+    }
 }
 
 /// Counts the levels of attributes over the whole profile.
@@ -278,6 +341,7 @@ fn as_it_was(
 /// Training again therefore gives the same result.
 fn champions(
     project: &Project,
+    models: &Models,
     store: &Store,
     root: &Root,
     as_of: AsOf,
@@ -308,7 +372,7 @@ fn champions(
         }
         (None, String::new())
     };
-    project.models.classifiers.iter().map(of_model).collect()
+    models.classifiers.iter().map(of_model).collect()
 }
 
 /// Finds the affinity version that a new version is aligned to. This is the champion if it was trained as of
@@ -340,10 +404,11 @@ fn moved(artifact: &ClassifierArtifact, catalog: &Catalog) -> bool {
 /// Collects the attributes of the profile that any model reads or that its report is sliced by.
 fn attributes<'a>(
     project: &'a Project,
+    models: &'a Models,
     champions: &'a [Option<ClassifierArtifact>],
 ) -> Vec<&'a str> {
-    let models = &project.models.classifiers;
     let mut names: Vec<&str> = models
+        .classifiers
         .iter()
         .flat_map(|model| model.spec.inputs.attributes.iter().chain(&model.slices))
         .map(String::as_str)
@@ -365,25 +430,39 @@ enum Numbers {
 
 type Fitted = (String, Trained, Numbers);
 
+/// What is fitted.
+struct Fitting<'a> {
+    catalog: &'a Catalog,
+    models: &'a Models,
+    as_of: Instant,
+}
+
 /// Fits every model on the gathered samples.
 fn fit(
-    project: &Project,
+    fitting: &Fitting,
     gathered: Gathered,
     pasts: Vec<Past>,
     earlier: Option<(String, AffinityArtifact)>,
-    as_of: Instant,
+    untrained: &mut Untrained,
     progress: &mut Progress,
 ) -> Result<Vec<Fitted>> {
-    let models = &project.models;
+    let Fitting { catalog, models, as_of } = *fitting;
     let mut fitted = Vec::new();
     progress.stage("fitting classifiers");
     let data = models.classifiers.iter().zip(gathered.classifiers);
     for ((model, data), past) in data.zip(pasts) {
-        let trained = classifier::train(model, data, &project.catalog, past)?;
+        let trained = match classifier::train(model, data, catalog, past) {
+            Ok(trained) => trained,
+            Err(error) => {
+                untrained.add(model, error)?;
+                continue;
+            }
+        };
         let artifact = Trained::Classifier(Box::new(trained.artifact));
         let numbers = Numbers::Classifier(Box::new(trained.metrics), trained.predictions);
         fitted.push((model.spec.name.clone(), artifact, numbers));
     }
+    untrained.check(!fitted.is_empty() || models.has_others())?;
     if let Some(model) = &models.engagement {
         let artifact = EngagementArtifact {
             spec: model.spec.clone(),

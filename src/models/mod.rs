@@ -1,6 +1,7 @@
 //! Numerical models. No module here knows files, a store or a clock.
 
 pub mod affinity;
+pub mod base_rate;
 pub mod boosting;
 pub mod calibration;
 mod cholesky;

@@ -65,7 +65,7 @@ pub fn describe(name: &str, version: &str, metrics: &ClassifierMetrics) -> Strin
     row("log loss", |m| m.log_loss, Some(&intervals.log_loss));
     row("Brier", |m| m.brier, Some(&intervals.brier));
     row("ECE", |m| m.ece, Some(&intervals.ece));
-    row("mean predicted", |m| m.mean_predicted, None);
+    row("mean predicted", |m| m.mean_predicted, metrics.expected_rate.as_ref());
     row("observed", |m| m.positives as f64 / m.rows as f64, None);
     text += &format!("\n{}\n{}", funnel.render(), table.render());
     if let Some(other) = other {
@@ -152,11 +152,23 @@ pub fn affinity(name: &str, version: &str, metrics: &AffinityMetrics) -> String 
     let Some(tested) = &metrics.tested else { return text };
     for (what, setting) in [("all items", &tested.all), ("new to the customer", &tested.new)] {
         let head = format!("{what}, {} customers", thousands(setting.customers as u64));
-        let mut table = Table::new(&[&head, "NDCG@10", "recall@10", "MRR", "coverage", "novelty"]);
+        let mut table = Table::new(&[
+            &head,
+            "NDCG@10",
+            "95 % interval of the model's less it",
+            "recall@10",
+            "MRR",
+            "coverage",
+            "novelty",
+        ]);
         for ranking in &setting.rankings {
             table.row([
                 ranking.name.clone(),
                 number(ranking.ndcg),
+                ranking.difference.as_ref().map_or_else(
+                    || "-".to_owned(),
+                    |found| format!("{:+.4} to {:+.4}", found.interval.low, found.interval.high),
+                ),
                 number(ranking.recall),
                 number(ranking.mrr),
                 number(ranking.coverage),

@@ -72,6 +72,14 @@ pub struct Models {
 }
 
 impl Models {
+    /// Whether there is a model that is not a classifier.
+    pub fn has_others(&self) -> bool {
+        self.engagement.is_some()
+            || self.rfm.is_some()
+            || self.affinity.is_some()
+            || self.lifetime_value.is_some()
+    }
+
     /// Checks the specs, each given with the name of its file.
     pub fn check(
         specs: Vec<(String, ModelSpec)>,

@@ -8,18 +8,19 @@
 
 use rayon::prelude::*;
 
-use super::backtest::{Kind, OutOfTime, backtest, calibrate, on_the_scale_of, stability};
+use super::backtest::{Kind, PastFit, backtest, calibrate, past_fits, stability};
+use super::base_rate::{BaseRates, expected_rate};
 use super::evaluation::{Baseline, Evaluation, Grade};
-use super::gather::{ClassifierData, LONGEST_AUTO, Snapshot};
+use super::gather::{BASE_RATE_ROWS, ClassifierData, LONGEST_AUTO, Snapshot};
 use super::inspection;
 use super::matured::Matured;
+use super::out_of_time::OutOfTime;
 use super::promotion::Gate;
 use super::selection::{
     Chosen, Fitted, Fold, Inputs, Rows, compared, fit, per_row, sample, select,
 };
 use super::skew::Skew;
 use crate::artifact::Configuration;
-use crate::artifact::Schedule;
 use crate::artifact::{Calibrated, ClassifierArtifact, ResolvedEligible};
 use crate::error::{Error, Result};
 use crate::features::catalog::{Catalog, Definition};
@@ -29,7 +30,7 @@ use crate::models::preprocessing::shape::ShapeChoice;
 use crate::sources::contract::History;
 use crate::spec::{Algorithm, Classifier, ClassifierSpec, Eligible, LabelKind};
 use crate::store::FORMAT_VERSION;
-use crate::time::{Duration, Instant};
+use crate::time::Duration;
 use crate::training::TrainingProblem;
 use crate::training::metrics::{ClassifierMetrics, Funnel, OtherAlgorithm};
 
@@ -102,6 +103,7 @@ pub fn train(
     let lapsed = lapsed_rate(classifier.spec.label.kind, &data.snapshots);
 
     let spec = &classifier.spec;
+    let outcome = spec.label.gap.plus(spec.label.horizon);
     let (training, held_out) = data.snapshots.split_at(data.schedule.training.len());
     let [.., calibration, test] = held_out else {
         return Err(Error::engine("choosing snapshots")("snapshots are missing"));
@@ -115,14 +117,7 @@ pub fn train(
         let before = |snapshots: &[Snapshot]| sample(&snapshots.iter().collect::<Vec<_>>(), limit);
         let all = &data.snapshots[..data.snapshots.len() - 1];
         let (chosen_on, rows) = (before(training), before(all));
-        Split {
-            schedule: &data.schedule,
-            folds: &selection.folds,
-            chosen_on,
-            rows,
-            calibration,
-            test,
-        }
+        Split { data: &data, folds: &selection.folds, chosen_on, rows, calibration, test }
     };
     let (ships, other) = match (selection.algorithm, selection.gbdt) {
         (Algorithm::Gbdt, Some(gbdt)) => (gbdt, Some(selection.logistic)),
@@ -169,11 +164,17 @@ pub fn train(
         &test.labels,
     );
 
-    // Of the model that ships, only the calibration has seen the outcomes of the test snapshot. Its base
-    // rate is that of the latest known outcomes.
-    let predicted: Vec<&OutOfTime> = ours.past.iter().collect();
+    let predictions = predictions(test, &ours);
+    let expected_rate = expected_rate(&ours.test, &ours.calibrated);
+    let tested = (&ours.test, &ours.calibrated);
+    let stability = stability(&ours.past, &ours.base_rates, spec.calibration.method, tested);
+    // Of the model that ships, only the calibration and the base rate have seen the outcomes of the test
+    // snapshot.
     let all: Vec<&OutOfTime> = ours.past.iter().chain([&ours.test]).collect();
-    let shipped = calibrate(&all, Kind::Same(&ours.calibrated.calibration));
+    let calibration = calibrate(&all, Kind::Same(&ours.calibrated.calibration));
+    let mut base_rates = ours.base_rates;
+    base_rates.push(ours.test);
+    let shipped = base_rates.calibrated(calibration, data.schedule.test.plus(outcome));
 
     let class_weights = spec.fit.class_weight.of(&rows.labels);
     let ships = ships.configuration;
@@ -183,11 +184,12 @@ pub fn train(
         0.0
     };
     let fitted = &ours.fitted;
-    let predictions = predictions(test, &ours);
     let reference = inspection::reference(&rows.inputs);
     let metrics = ClassifierMetrics {
         format_version: FORMAT_VERSION,
-        stability: stability(&predicted, spec.calibration.method, (&ours.test, &ours.calibrated)),
+        stability,
+        base_rates: base_rates.table(&shipped),
+        expected_rate: Some(expected_rate),
         slices: inspection::slices(&classifier.slices, &data, test, &ours.probabilities),
         drift: inspection::drifts(fitted, &reference, &test.inputs),
         importance: inspection::importance(fitted, &ours.calibrated, test),
@@ -234,7 +236,7 @@ pub fn train(
 
 /// The rows and snapshots of one fit, by their use.
 struct Split<'a> {
-    schedule: &'a Schedule,
+    data: &'a ClassifierData,
     folds: &'a [Fold],
     /// Rows of the training snapshots.
     chosen_on: Rows,
@@ -245,38 +247,75 @@ struct Split<'a> {
 }
 
 /// A fit with its calibration, and its predictions of the test snapshot.
-struct Tested {
+struct Tested<'a> {
     fitted: Fitted,
     calibrated: Calibrated,
     /// The snapshots of the folds and the calibration snapshot, which the calibration is fitted on.
     past: Vec<OutOfTime>,
+    /// All snapshots before the test snapshot.
+    base_rates: BaseRates<'a>,
     test: OutOfTime,
     probabilities: Vec<f64>,
 }
 
-impl Tested {
-    fn new(spec: &ClassifierSpec, inputs: &Inputs, chosen: &Chosen, split: &Split) -> Result<Self> {
+impl<'a> Tested<'a> {
+    fn new(
+        spec: &'a ClassifierSpec,
+        inputs: &Inputs,
+        chosen: &Chosen,
+        split: &Split,
+    ) -> Result<Self> {
         let (calibration, test) = (split.calibration, split.test);
+        let schedule = &split.data.schedule;
         let fit = |rows: &Rows| fit(&spec.fit, inputs, &chosen.configuration, rows);
         let (earlier, fitted) = rayon::join(|| fit(&split.chosen_on), || fit(&split.rows));
         let (earlier, fitted) = (earlier?, fitted?);
-        let mut past = backtest(&spec.fit, chosen, split.folds, &fitted)?;
-        let out_of_time = |as_of: Instant, logits: Vec<f64>, snapshot: &Snapshot| OutOfTime {
-            as_of,
-            logits,
-            labels: snapshot.labels.clone(),
+        let mut fits = past_fits(&spec.fit, chosen, split.folds)?;
+        let mut past = backtest(&fits, split.folds, &fitted);
+        let predicted = |as_of, by: &Fitted, snapshot: &Snapshot| {
+            let (logits, ships) = (by.logits(&snapshot.inputs), fitted.logits(&snapshot.inputs));
+            OutOfTime::new(as_of, logits, &ships, snapshot.labels.clone())
         };
-        let logits = on_the_scale_of(
-            earlier.logits(&calibration.inputs),
-            &fitted.logits(&calibration.inputs),
-        );
-        past.push(out_of_time(split.schedule.calibration, logits, calibration));
-        let method = Kind::Chosen(spec.calibration.method);
-        let calibrated = calibrate(&past.iter().collect::<Vec<_>>(), method);
-        let test = out_of_time(split.schedule.test, fitted.logits(&test.inputs), test);
+        past.push(predicted(schedule.calibration, &earlier, calibration));
+        fits.push(PastFit { until: schedule.calibration, fitted: earlier });
+        let before = before_test(spec, split.data, &fits, &fitted);
+        let base_rates = BaseRates::new(&spec.label, before);
+        let shape =
+            calibrate(&past.iter().collect::<Vec<_>>(), Kind::Chosen(spec.calibration.method));
+        let calibrated = base_rates.calibrated(shape, schedule.test);
+        let test = predicted(schedule.test, &fitted, test);
         let probabilities = test.logits.iter().map(|raw| calibrated.probability(*raw)).collect();
-        Ok(Self { fitted, calibrated, past, test, probabilities })
+        Ok(Self { fitted, calibrated, past, base_rates, test, probabilities })
     }
+}
+
+/// Predicts a sample of the rows of each snapshot before the test snapshot, for its base rate.
+///
+/// Each snapshot is predicted by the latest of `fits` whose outcomes had ended by then, as the test snapshot is by
+/// the fit that ships. A snapshot that ended before all rows of the fits is predicted by the first of them. Of other
+/// snapshots nothing is known that was not fitted on them, so that they are left out.
+fn before_test(
+    spec: &ClassifierSpec,
+    data: &ClassifierData,
+    fits: &[PastFit],
+    ships: &Fitted,
+) -> Vec<OutOfTime> {
+    let outcome = spec.label.gap.plus(spec.label.horizon);
+    let instants = data.schedule.base_rate.iter().copied().chain(data.schedule.all());
+    let before = data.snapshots.split_last().map_or(&[][..], |(_, before)| before);
+    let snapshots = instants.zip(data.base_rate.iter().chain(before));
+    let predicted = snapshots.filter_map(|(as_of, snapshot)| {
+        let precedes_all =
+            data.schedule.training.first().is_some_and(|t| as_of.plus(outcome) <= *t);
+        let latest = fits.iter().rfind(|fit| fit.until <= as_of);
+        let by = latest.or(fits.first().filter(|_| precedes_all))?;
+        let rows: Vec<usize> = (0..snapshot.labels.len().min(BASE_RATE_ROWS)).collect();
+        let labels = snapshot.labels[..rows.len()].to_vec();
+        let inputs = snapshot.inputs.select(&rows);
+        let (logits, ships) = (by.fitted.logits(&inputs), ships.logits(&inputs));
+        (!labels.is_empty()).then(|| OutOfTime::new(as_of, logits, &ships, labels))
+    });
+    predicted.collect()
 }
 
 /// Lists the inputs of a classifier in the order of the gathered columns.
@@ -306,7 +345,7 @@ fn inputs(classifier: &Classifier, catalog: &Catalog, levels: &[Vec<String>]) ->
 /// Sorts the rows of each snapshot by the hash of the key. Without this, the partitions of the events
 /// would decide the order of the sums in a fit, and events after the as-of can change the partitions.
 fn order_by_hash(data: &mut ClassifierData) {
-    data.snapshots.par_iter_mut().for_each(|snapshot| {
+    data.snapshots.par_iter_mut().chain(&mut data.base_rate).for_each(|snapshot| {
         let mut order: Vec<usize> = (0..snapshot.hashes.len()).collect();
         order.sort_by_key(|row| snapshot.hashes[*row]);
         snapshot.select(&order);
@@ -389,7 +428,7 @@ fn resolve_eligible(
             Duration::days(days.ceil() as i64)
         }
     };
-    for snapshot in &mut data.snapshots {
+    for snapshot in data.snapshots.iter_mut().chain(&mut data.base_rate) {
         let (mut kept, mut beyond) = (Vec::new(), Vec::new());
         for row in 0..snapshot.recency.len() {
             let list =

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::base_rate::RateAt;
 use super::evaluation::bootstrap::Interval;
 use super::evaluation::tables::Slice;
 use super::evaluation::{Baseline, Evaluation, Grade};
@@ -58,6 +59,13 @@ pub struct ClassifierMetrics {
     pub baselines: Vec<Baseline>,
     /// The other algorithm on the same rows. It shows what a linear model costs or saves.
     pub other_algorithm: Option<OtherAlgorithm>,
+    /// The base rate of each snapshot beside what the model expects, in time order.
+    #[serde(default)]
+    pub base_rates: Vec<RateAt>,
+    /// The range in which the share of test rows with y = 1 should lie in 95 % of cases, given the predictions, the
+    /// uncertainty of the base rate, and chance. `None` in files of earlier versions.
+    #[serde(default)]
+    pub expected_rate: Option<Interval>,
     /// The out-of-time metrics of each snapshot, predicted by the chosen configuration after it was
     /// fitted and calibrated on outcomes that had ended at the snapshot.
     pub stability: Vec<Stability>,

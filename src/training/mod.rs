@@ -3,6 +3,7 @@
 
 pub mod affinity;
 pub mod backtest;
+pub mod base_rate;
 pub mod classifier;
 pub mod evaluation;
 pub mod gather;
@@ -10,6 +11,7 @@ pub mod inspection;
 pub mod lifetime_value;
 pub mod matured;
 pub mod metrics;
+pub mod out_of_time;
 mod problem;
 pub mod promotion;
 pub mod sampling;

@@ -20,6 +20,11 @@ const STALE: f64 = 0.05;
 /// The length of history before the first snapshot if the spec does not set it.
 const LOOKBACK: Duration = Duration::days(90);
 
+/// The number of outcome windows before the test snapshot over which the base rate is followed.
+const BASE_RATES: i64 = 8;
+/// The number of days in a year of whole weeks.
+const YEAR: Duration = Duration::days(364);
+
 /// Checks that the events reach the end of the outcome windows. Otherwise customers whose events are not
 /// loaded would count as customers who did nothing.
 ///
@@ -68,7 +73,36 @@ pub fn schedule(spec: &ClassifierSpec, as_of: Instant, history: Instant) -> Resu
         let model = spec.name.clone();
         return Err(TrainingProblem::ShortHistory { model, needed, as_of, first: history }.into());
     }
-    Ok(Schedule { training, later, calibration, test })
+    let base_rate = Vec::new();
+    let mut schedule = Schedule { training, later, calibration, test, base_rate };
+    schedule.base_rate = further(&schedule, spec, as_of, first);
+    Ok(schedule)
+}
+
+/// Chooses snapshots from `first` on whose base rates are used beside those of the other snapshots: as many that
+/// the base rate can be followed over the latest outcome windows, and those a year before the outcomes that are
+/// predicted.
+fn further(
+    schedule: &Schedule,
+    spec: &ClassifierSpec,
+    as_of: Instant,
+    first: Instant,
+) -> Vec<Instant> {
+    let outcome = spec.label.gap.plus(spec.label.horizon);
+    let latest = (1..=BASE_RATES).map(|k| Instant(schedule.test.0 - k * outcome.0));
+    let a_year_before = [as_of, schedule.test, schedule.calibration].map(|at| at.minus(YEAR));
+    let mut all = schedule.all();
+    let mut further = Vec::new();
+    for at in latest.chain(a_year_before) {
+        let ended = at.plus(outcome) <= schedule.test;
+        let near = |other: &Instant| (other.0 - at.0).abs() < spec.label.horizon.0 / 2;
+        if at >= first && ended && !all.iter().any(near) {
+            all.push(at);
+            further.push(at);
+        }
+    }
+    further.sort_unstable();
+    further
 }
 
 #[cfg(test)]

@@ -210,25 +210,26 @@ pub fn fit(
     }
 }
 
-/// Logits of a fold's later rows by a fit on its earlier rows. A logistic model, which was fitted only as
-/// accurately as a comparison required, is first fitted to convergence.
-pub fn predict(
+/// Fits a logistic model on the earlier rows of a fold to convergence, from a fit that was only as accurate as a
+/// comparison required. Trees are what they are.
+pub fn converged(
     spec: &FitSpec,
     configuration: &Configuration,
     fitted: &Fitted,
     fold: &Fold,
-) -> Result<Vec<f64>> {
+) -> Result<Fitted> {
     let (Configuration::Logistic { l2, .. }, Estimator::Logistic(start)) =
         (configuration, &fitted.estimator)
     else {
-        return Ok(fitted.logits(&fold.later.inputs));
+        return Ok(fitted.clone());
     };
     let labels = &fold.earlier.labels;
     let class_weights = spec.class_weight.of(labels);
     let rows = &fitted.preprocessing.transform(&fold.earlier.inputs);
     let l2 = per_row(*l2, &fold.earlier, class_weights);
     let model = Logistic::fit(Objective { rows, labels, class_weights, l2 }, Some(start))?;
-    Ok(model.logits(&fitted.preprocessing.transform(&fold.later.inputs)))
+    let preprocessing = fitted.preprocessing.clone();
+    Ok(Fitted { preprocessing, estimator: Estimator::Logistic(model) })
 }
 
 /// A snapshot to predict, with the rows of the snapshots whose outcomes had ended at its as-of.

@@ -10,6 +10,7 @@ mod models;
 mod oracle;
 mod parts;
 mod quality;
+mod readme;
 mod registry;
 mod segments;
 mod shards;

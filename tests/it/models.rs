@@ -64,6 +64,39 @@ fn a_failed_gate_keeps_the_champion() {
     assert_eq!(trained, 2, "the version is there to be looked at and promoted by hand");
 }
 
+/// A classifier that lacks data is named with what it lacks. The others are trained and put in use, and `train` ends
+/// with exit code 4. If nothing can be trained, nothing is written.
+#[test]
+fn a_classifier_with_too_few_data_does_not_stop_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    for (lacks, setting) in [
+        ("and needs 5000 of each", "fit = { minimum_class = 5000, "),
+        ("needs 1191 days of events", "snapshots = { lookback = \"900d\" }\nfit = { "),
+    ] {
+        let before = std::fs::read_to_string(project.join("models/churn.toml")).unwrap();
+        edit(&project, "models/churn.toml", "fit = { ", setting);
+        let (stdout, stderr, code) = output(&project, &["train"]);
+        assert_eq!(code, 4, "{stderr}");
+        assert!(stdout.contains("churn was not trained: the model churn "), "{stdout}");
+        assert!(stdout.contains(lacks), "{stdout}");
+        assert!(version(&project, "churn").is_none());
+        for trained in ["propensity", "rfm", "lifetime_value", "affinity"] {
+            assert!(version(&project, trained).is_some(), "{trained}: {stdout}");
+        }
+        std::fs::write(project.join("models/churn.toml"), before).unwrap();
+        std::fs::remove_dir_all(project.join("store")).unwrap();
+    }
+    for model in ["propensity", "engagement", "rfm", "lifetime_value", "affinity", "segments"] {
+        std::fs::remove_file(project.join(format!("models/{model}.toml"))).unwrap();
+    }
+    edit(&project, "models/churn.toml", "fit = { ", "fit = { minimum_class = 5000, ");
+    let (_, stderr, code) = output(&project, &["train"]);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(stderr.contains("needs 5000 of each"), "{stderr}");
+    assert!(!project.join("store/current.json").exists());
+}
+
 /// If the only version fails its gate, `run` ends with exit code 4 and scores no customer. The version can be
 /// promoted by hand.
 #[test]

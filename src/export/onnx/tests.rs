@@ -280,14 +280,19 @@ fn a_graph_computes_what_its_model_computes() {
         let logits = estimator.logits(&columns);
         for choice in [CalibrationChoice::Platt, CalibrationChoice::Isotonic] {
             let calibration = Calibration::fit(choice, &logits, &labels);
-            check(&fitted, &estimator, &Calibrated { calibration, offset: 0.3 }, &others);
+            check(
+                &fitted,
+                &estimator,
+                &Calibrated { calibration, offset: 0.3, offset_error: 0.0 },
+                &others,
+            );
         }
     }
     let fitted = Preprocessing::plain(&candidates(ShapeChoice::Auto), &rows);
     let growth = Growth { trees: 40, leaves: 8, learning_rate: 0.1, leaf_weight: 1.0 };
     let model = Boosted::fit(&fitted.transform(&rows), &labels, [1.0; 2], growth).unwrap();
     let calibration = Calibration::Platt(Platt { slope: 0.9, intercept: -0.1 });
-    let shipped = Calibrated { calibration, offset: -0.2 };
+    let shipped = Calibrated { calibration, offset: -0.2, offset_error: 0.0 };
     check(&fitted, &Estimator::Gbdt(model), &shipped, &others);
 }
 
@@ -298,7 +303,7 @@ fn the_bytes_are_the_graph() {
     let fitted = Preprocessing::fit(&candidates(ShapeChoice::Spline), &[], &rows, &labels);
     let model = fit(&fitted.transform(&rows), &labels);
     let calibration = Calibration::Platt(Platt { slope: 1.0, intercept: 0.0 });
-    let shipped = Calibrated { calibration, offset: 0.0 };
+    let shipped = Calibrated { calibration, offset: 0.0, offset_error: 0.0 };
     let graph = build(&fitted, &Estimator::Logistic(model), &shipped).unwrap();
     let bytes = graph.encode("churn", "about", &[("version", "v1".to_owned())]);
     let read = onnx_rs::parse(&bytes).unwrap();

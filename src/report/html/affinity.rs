@@ -47,7 +47,7 @@ fn verdict(metrics: &AffinityMetrics) -> Markup {
 
 fn rankings(metrics: &AffinityMetrics) -> Markup {
     let Some(tested) = &metrics.tested else {
-        return html! { p { "The history is too short to hold a part of it out." } };
+        return html! { @for sentence in metrics.sentences() { p { (sentence) } } };
     };
     let tried: Vec<Vec<Cell>> = metrics
         .tried
@@ -73,11 +73,15 @@ fn rankings(metrics: &AffinityMetrics) -> Markup {
 }
 
 fn setting(id: &str, caption: &str, setting: &Setting) -> Markup {
-    let head = ["ranked by", "NDCG@10", "recall@10", "MRR", "coverage", "novelty"];
+    let head =
+        ["ranked by", "NDCG@10", "this model's less it", "recall@10", "MRR", "coverage", "novelty"];
     let rows = setting.rankings.iter().map(|ranking| {
         vec![
             Cell::text(ranking.name.clone()),
             Cell::number(ranking.ndcg, 4),
+            ranking.difference.as_ref().map_or(Cell::Empty, |found| {
+                Cell::interval(found.difference, found.interval.low, found.interval.high)
+            }),
             Cell::number(ranking.recall, 4),
             Cell::number(ranking.mrr, 4),
             Cell::percent(ranking.coverage),

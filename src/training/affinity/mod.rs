@@ -105,8 +105,11 @@ pub struct AffinityMetrics {
     /// version, and if the vectors differ in length or fewer than half of the items are in both versions.
     #[serde(default)]
     pub aligned: Option<(String, Alignment)>,
-    /// The test of the ranking; `None` if the history is too short.
+    /// The test of the ranking; `None` if the history is too short or there are too few customers to judge on.
     pub tested: Option<Tested>,
+    /// The number of customers to judge on if they are too few.
+    #[serde(default)]
+    pub judged: Option<usize>,
 }
 
 impl AffinityMetrics {
@@ -119,16 +122,33 @@ impl AffinityMetrics {
             )
         });
         let Some(tested) = &self.tested else {
-            return vec![
-                "The history is too short to hold out a part of it, so the ranking is not tested."
-                    .to_owned(),
-            ];
+            let why = match self.judged {
+                Some(customers) => format!(
+                    "Only {customers} customers had interactions before the test window and new ones in it, and {LEAST_JUDGED} are needed"
+                ),
+                None => "The history is too short to hold out a part of it".to_owned(),
+            };
+            return vec![format!("{why}, so the ranking is not tested.")];
         };
         let sentence = |what: &str, setting: &Setting| {
             let (own, best) = (setting.rankings.first()?, setting.best_simple()?);
-            let verdict = if own.ndcg > best.ndcg { "better" } else { "no better" };
+            let (verdict, interval) = match &best.difference {
+                Some(found) => (
+                    match (found.interval.low > 0.0, found.interval.high < 0.0) {
+                        (true, _) => "better than",
+                        (_, true) => "worse than",
+                        _ => "not significantly different from",
+                    },
+                    format!(
+                        " (difference {:+.4}, 95 % interval {:+.4} to {:+.4})",
+                        found.difference, found.interval.low, found.interval.high
+                    ),
+                ),
+                None if own.ndcg > best.ndcg => ("better than", String::new()),
+                None => ("no better than", String::new()),
+            };
             Some(format!(
-                "{what} it ranks {verdict} than {}, the best without a model: NDCG@10 {:.4} against {:.4} over {} customers.",
+                "{what} its ranking is {verdict} {}, the best without a model: NDCG@10 {:.4} against {:.4}{interval} over {} customers.",
                 best.name, own.ndcg, best.ndcg, setting.customers
             ))
         };
@@ -164,7 +184,7 @@ pub fn train(
     {
         let cases = cases(spec, &past, &rows, &data, 0, false);
         if cases.len() >= LEAST_JUDGED {
-            let ndcg = |own: f64| (own, judge("", &past, &cases, Ranker::Blend(own)).ndcg);
+            let ndcg = |own: f64| (own, judge("", &past, &cases, Ranker::Blend(own)).ranking.ndcg);
             tried = OWN.map(ndcg).to_vec();
             chosen_at = Some(windows.chosen);
         }
@@ -173,7 +193,12 @@ pub fn train(
     let own = spec.own.or(best.map(|(own, _)| own)).unwrap_or(USUAL_OWN);
     let alignment = past.and_then(|(_, past)| factors.align(&past.model));
     let ranks = ranks(&factors, &rows, own);
-    let tested = windows.and_then(|windows| test(spec, &data, own, windows.tested, as_of));
+    let tested = windows.map(|windows| test(spec, &data, own, windows.tested, as_of));
+    let (tested, judged) = match tested {
+        None => (None, None),
+        Some(Ok(tested)) => (Some(tested), None),
+        Some(Err(customers)) => (None, Some(customers)),
+    };
     let metrics = AffinityMetrics {
         format_version: crate::store::FORMAT_VERSION,
         as_of,
@@ -184,6 +209,7 @@ pub fn train(
         tried,
         aligned: past.zip(alignment).map(|((version, _), near)| (version.clone(), near)),
         tested,
+        judged,
     };
     let artifact = AffinityArtifact {
         spec: spec.clone(),
@@ -298,30 +324,37 @@ fn cases(
     cases.into_iter().flatten().take(JUDGED).collect()
 }
 
-/// Tests the ranking on the interactions after the second window.
+/// Tests the ranking on the interactions after the second window. Returns the number of customers to judge on if they
+/// are too few, and the test otherwise.
 fn test(
     spec: &AffinitySpec,
     data: &InteractionData,
     own: f64,
     from: Instant,
     until: Instant,
-) -> Option<Tested> {
-    let (model, rows) = factorize(spec, &data.items, &data.past[1])?;
+) -> std::result::Result<Tested, usize> {
+    let (model, rows) = factorize(spec, &data.items, &data.past[1]).ok_or(0_usize)?;
+    let all = cases(spec, &model, &rows, data, 1, false);
+    if all.len() < LEAST_JUDGED {
+        return Err(all.len());
+    }
     let sparse: Sparse = rows.iter().take(JUDGED).map(|(_, row)| row.clone()).collect();
     let pairs = Pairs::count(model.items.len(), &sparse);
-    let setting = |new: bool| {
-        let cases = cases(spec, &model, &rows, data, 1, new);
-        let mut rankers = vec![
-            ("this model", Ranker::Blend(own)),
+    let setting = |cases: &[Case]| {
+        let ours = judge("this model", &model, cases, Ranker::Blend(own));
+        let others = [
             (FACTORS, Ranker::Blend(0.0)),
             ("the customer's own frequency", Ranker::Own),
             ("popularity", Ranker::Popularity),
+            ("items bought together", Ranker::Pairs(&pairs)),
         ];
-        rankers.extend(pairs.as_ref().map(|pairs| ("items bought together", Ranker::Pairs(pairs))));
-        let rankings =
-            rankers.into_iter().map(|(name, ranker)| judge(name, &model, &cases, ranker));
-        Setting { customers: cases.len(), rankings: rankings.collect() }
+        let others = others.map(|(name, ranker)| {
+            let theirs = judge(name, &model, cases, ranker);
+            Ranking { difference: Some(ours.against(&theirs)), ..theirs.ranking }
+        });
+        let rankings = std::iter::once(ours.ranking).chain(others).collect();
+        Setting { customers: cases.len(), rankings }
     };
-    let (all, new) = (setting(false), setting(true));
-    (all.customers >= LEAST_JUDGED).then_some(Tested { from, until, all, new })
+    let new = setting(&cases(spec, &model, &rows, data, 1, true));
+    Ok(Tested { from, until, all: setting(&all), new })
 }

@@ -6,11 +6,12 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::models::affinity::{ItemFactors, Sparse};
+use crate::training::evaluation::bootstrap::{Difference, draws};
 
 /// The number of items at the top of a ranking that it is judged by.
 pub const TOP: usize = 10;
-/// The maximum number of items for which all pairs are counted.
-const MOST_PAIRED: usize = 4000;
+/// The number of similar items that are kept of an item.
+const NEIGHBOURS: usize = 200;
 
 /// The quality of the first ten items of a ranking, as a mean over customers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,30 @@ pub struct Ranking {
     /// Novelty: the mean of -log2 of the share of customers who have an item. It is high if rare items
     /// are shown.
     pub novelty: f64,
+    /// The NDCG of this model minus that of this ranking, on the same customers. `None` for this model itself, and in
+    /// files of earlier versions.
+    #[serde(default)]
+    pub difference: Option<Difference>,
+}
+
+/// A ranking with its NDCG for each customer.
+#[derive(Debug)]
+pub struct Judged {
+    /// The means over the customers.
+    pub ranking: Ranking,
+    ndcg: Vec<f64>,
+}
+
+impl Judged {
+    /// The NDCG of this ranking minus that of another on the same customers, with an interval by drawing them again.
+    pub fn against(&self, other: &Self) -> Difference {
+        let each: Vec<f64> = self.ndcg.iter().zip(&other.ndcg).map(|(a, b)| a - b).collect();
+        let count = each.len().max(1) as f64;
+        let mean = |times: &[u32]| {
+            times.iter().zip(&each).map(|(times, d)| f64::from(*times) * d).sum::<f64>() / count
+        };
+        Difference::of(self.ranking.ndcg - other.ranking.ndcg, &draws(each.len(), mean))
+    }
 }
 
 /// A customer whose next interactions are known.
@@ -89,12 +114,13 @@ fn first(model: &ItemFactors, case: &Case, ranker: Ranker) -> Vec<u32> {
 }
 
 /// Judges one ranking over all cases.
-pub fn judge(name: &str, model: &ItemFactors, cases: &[Case], ranker: Ranker) -> Ranking {
+pub fn judge(name: &str, model: &ItemFactors, cases: &[Case], ranker: Ranker) -> Judged {
     let shown: Vec<Vec<u32>> = cases.par_iter().map(|case| first(model, case, ranker)).collect();
     let count = cases.len().max(1) as f64;
     let gain = |rank: usize| 1.0 / (rank as f64 + 2.0).log2();
     let customers = model.customers.max(1) as f64;
-    let (mut ndcg, mut recall, mut mrr, mut novelty, mut items) = (0.0, 0.0, 0.0, 0.0, 0_usize);
+    let (mut recall, mut mrr, mut novelty, mut items) = (0.0, 0.0, 0.0, 0_usize);
+    let mut ndcg = Vec::with_capacity(cases.len());
     let mut covered: HashSet<u32> = HashSet::new();
     for (case, shown) in cases.iter().zip(&shown) {
         let hits: Vec<usize> = shown
@@ -104,7 +130,7 @@ pub fn judge(name: &str, model: &ItemFactors, cases: &[Case], ranker: Ranker) ->
             .map(|(rank, _)| rank)
             .collect();
         let ideal: f64 = (0..case.wanted.len().min(TOP)).map(gain).sum();
-        ndcg += hits.iter().map(|rank| gain(*rank)).sum::<f64>() / ideal;
+        ndcg.push(hits.iter().map(|rank| gain(*rank)).sum::<f64>() / ideal);
         recall += hits.len() as f64 / case.wanted.len() as f64;
         mrr += hits.first().map_or(0.0, |rank| 1.0 / (*rank as f64 + 1.0));
         for item in shown {
@@ -113,52 +139,59 @@ pub fn judge(name: &str, model: &ItemFactors, cases: &[Case], ranker: Ranker) ->
             covered.insert(*item);
         }
     }
-    Ranking {
+    let ranking = Ranking {
         name: name.to_owned(),
-        ndcg: ndcg / count,
+        ndcg: ndcg.iter().sum::<f64>() / count,
         recall: recall / count,
         mrr: mrr / count,
         coverage: covered.len() as f64 / model.items.len().max(1) as f64,
         novelty: novelty / items.max(1) as f64,
-    }
+        difference: None,
+    };
+    Judged { ranking, ndcg }
 }
 
-/// The cosine of each pair of items, over the customers who have both.
+/// For each item the most similar items with their cosines, over the customers who have both, the most similar first.
+/// The item itself, with a cosine of 1, is among them.
 #[derive(Debug, PartialEq)]
-pub struct Pairs {
-    count: usize,
-    cosines: Vec<f32>,
-}
+pub struct Pairs(Vec<Vec<(u32, f64)>>);
 
 impl Pairs {
-    /// Counts the customers of each pair of items. Returns `None` if there are too many items to keep all
-    /// pairs.
-    pub fn count(items: usize, rows: &Sparse) -> Option<Self> {
-        if items > MOST_PAIRED {
-            return None;
+    /// Counts the customers of each pair of items.
+    pub fn count(items: usize, rows: &Sparse) -> Self {
+        let mut holders: Vec<Vec<u32>> = vec![Vec::new(); items];
+        for (customer, row) in rows.iter().enumerate() {
+            row.iter().for_each(|(item, _)| holders[*item as usize].push(customer as u32));
         }
-        let mut cosines = vec![0.0_f32; items * items];
-        for row in rows {
-            for (a, _) in row {
-                for (b, _) in row {
-                    cosines[*a as usize * items + *b as usize] += 1.0;
+        let similar = |both: &mut Vec<u32>, item: usize| {
+            let mut met: Vec<u32> = Vec::new();
+            for customer in &holders[item] {
+                for (other, _) in &rows[*customer as usize] {
+                    if both[*other as usize] == 0 {
+                        met.push(*other);
+                    }
+                    both[*other as usize] += 1;
                 }
             }
-        }
-        let alone: Vec<f32> = (0..items).map(|item| cosines[item * items + item]).collect();
-        for (a, row) in cosines.chunks_exact_mut(items.max(1)).enumerate() {
-            for (b, value) in row.iter_mut().enumerate() {
-                *value /= (alone[a] * alone[b]).sqrt().max(1.0);
-            }
-        }
-        Some(Self { count: items, cosines })
+            let cosine = |other: &u32| {
+                let alone = holders[item].len() as f64 * holders[*other as usize].len() as f64;
+                (*other, f64::from(both[*other as usize]) / alone.sqrt())
+            };
+            let mut list: Vec<(u32, f64)> = met.iter().map(cosine).collect();
+            met.iter().for_each(|other| both[*other as usize] = 0);
+            list.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            list.truncate(NEIGHBOURS);
+            list
+        };
+        Self((0..items).into_par_iter().map_init(|| vec![0; items], similar).collect())
     }
 
     fn scores(&self, own: &[(u32, f64)]) -> Vec<f64> {
-        let mut scores = vec![0.0; self.count];
+        let mut scores = vec![0.0; self.0.len()];
         for (item, weight) in own {
-            let row = &self.cosines[*item as usize * self.count..][..self.count];
-            scores.iter_mut().zip(row).for_each(|(s, cosine)| *s += weight * f64::from(*cosine));
+            for (other, cosine) in &self.0[*item as usize] {
+                scores[*other as usize] += weight * cosine;
+            }
         }
         scores
     }
@@ -194,7 +227,7 @@ mod tests {
     #[test]
     fn ndcg_recall_and_rank_are_those_of_the_definition() {
         let cases = [case(&[], &[], &[0, 2, 11])];
-        let found = judge("popularity", &model(), &cases, Ranker::Popularity);
+        let found = judge("popularity", &model(), &cases, Ranker::Popularity).ranking;
         let ideal = 1.0 + 1.0 / 3_f64.log2() + 0.5;
         assert!((found.ndcg - 1.5 / ideal).abs() < 1e-12, "{found:?}");
         assert!((found.recall - 2.0 / 3.0).abs() < 1e-12);
@@ -215,8 +248,35 @@ mod tests {
     #[test]
     fn pairs_are_cosines() {
         let rows = vec![vec![(0, 1.0), (1, 1.0)], vec![(0, 1.0)], vec![(1, 1.0), (2, 1.0)]];
-        let pairs = Pairs::count(3, &rows).unwrap();
-        assert_eq!(pairs.scores(&[(0, 2.0)]), [2.0, 1.0, 0.0]);
-        assert_eq!(Pairs::count(MOST_PAIRED + 1, &rows), None);
+        let scores = Pairs::count(3, &rows).scores(&[(0, 2.0)]);
+        assert!((scores[0] - 2.0).abs() < 1e-12 && (scores[1] - 1.0).abs() < 1e-12, "{scores:?}");
+        assert_eq!(scores[2], 0.0);
+    }
+
+    /// Ten thousand items take no more memory than their neighbours.
+    #[test]
+    fn pairs_of_many_items_keep_the_most_similar() {
+        let rows: Sparse =
+            vec![(0..10_000).map(|item| (item, 1.0)).collect(), vec![(7, 1.0), (9000, 1.0)]];
+        let pairs = Pairs::count(10_000, &rows);
+        assert!(pairs.0.iter().all(|similar| similar.len() == NEIGHBOURS));
+        let first: Vec<u32> = pairs.0[7].iter().map(|(item, _)| *item).take(2).collect();
+        assert_eq!(first, [7, 9000]);
+    }
+
+    /// The interval of a difference is paired: two rankings that are the same for each customer do not differ, however
+    /// much customers do.
+    #[test]
+    fn differences_are_paired() {
+        let cases: Vec<Case> =
+            (0..200).map(|i| case(&[(i % 12, 1.0)], &[], &[(i * 7) % 12, (i * 5) % 12])).collect();
+        let model = model();
+        let popularity = judge("popularity", &model, &cases, Ranker::Popularity);
+        let same = popularity.against(&popularity);
+        assert_eq!((same.difference, same.standard_error), (0.0, 0.0));
+        let own = judge("own", &model, &cases, Ranker::Own);
+        let found = own.against(&popularity);
+        assert!((found.difference - (own.ranking.ndcg - popularity.ranking.ndcg)).abs() < 1e-12);
+        assert!(found.interval.contains(found.difference) && found.standard_error > 0.0);
     }
 }

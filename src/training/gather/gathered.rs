@@ -21,6 +21,10 @@ use crate::training::lifetime_value::PurchaseData;
 use crate::training::sampling::spread;
 use crate::training::skew::Differences;
 
+/// The number of customers whose rows are kept of a snapshot of which only the base rate is used. A rate of a
+/// half then has a standard error of half a percentage point.
+pub const BASE_RATE_ROWS: usize = 10_000;
+
 /// The number of rows from which the rows that are not kept are dropped.
 fn limit(most: usize) -> usize {
     most + most / 4
@@ -146,6 +150,8 @@ pub struct SliceRow {
 pub struct ClassifierSample {
     /// The snapshots in time order: training, calibration, test.
     pub snapshots: Vec<Snapshot>,
+    /// The snapshots of which only the base rates are used, in time order.
+    pub base_rate: Vec<Snapshot>,
     /// The values to slice by at the test snapshot, by the hash of the key.
     pub slices: HashMap<u64, SliceRow>,
     /// The champion's logits before calibration at the test snapshot, by the hash of the key.
@@ -158,6 +164,8 @@ impl ClassifierSample {
     /// Adds the customers of another shard and keeps the rows of `most` customers of each snapshot.
     pub fn add(&mut self, other: Self, most: usize) {
         self.snapshots.iter_mut().zip(other.snapshots).for_each(|(own, more)| own.add(more, most));
+        let base_rate = self.base_rate.iter_mut().zip(other.base_rate);
+        base_rate.for_each(|(own, more)| own.add(more, most.min(BASE_RATE_ROWS)));
         self.slices.extend(other.slices);
         self.champion.extend(other.champion);
         for ((_, own), (_, more)) in self.happened.iter_mut().zip(other.happened) {
@@ -173,6 +181,8 @@ impl ClassifierSample {
     /// rows.
     pub fn keep(&mut self, most: usize) {
         self.snapshots.iter_mut().for_each(|snapshot| snapshot.keep(most));
+        let least = most.min(BASE_RATE_ROWS);
+        self.base_rate.iter_mut().for_each(|snapshot| snapshot.keep(least));
         self.drop_unsampled();
     }
 
@@ -254,6 +264,8 @@ pub struct ClassifierData {
     pub levels: Vec<Vec<String>>,
     /// The snapshots, as in [`ClassifierSample::snapshots`].
     pub snapshots: Vec<Snapshot>,
+    /// Further snapshots, as in [`ClassifierSample::base_rate`].
+    pub base_rate: Vec<Snapshot>,
     /// The median gaps, as in [`CustomerNumbers::gaps`].
     pub gaps: SortedRuns,
     /// The values to slice by, as in [`ClassifierSample::slices`].

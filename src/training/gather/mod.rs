@@ -10,5 +10,7 @@ mod gathered;
 mod request;
 mod sample;
 
-pub use gathered::{ClassifierData, Distributions, Gathered, Samples, SliceRow, Snapshot};
-pub use request::{LONGEST_AUTO, Request, TrainingInputs};
+pub use gathered::{
+    BASE_RATE_ROWS, ClassifierData, Distributions, Gathered, Samples, SliceRow, Snapshot,
+};
+pub use request::{LONGEST_AUTO, Request, TrainingInputs, scheduled};

@@ -91,7 +91,7 @@ pub(super) struct ClassifierRequest {
     /// The number of inputs and attributes.
     width: usize,
     scored: Vec<Instant>,
-    /// The number of customers whose rows are kept of each snapshot.
+    /// The number of customers whose rows are kept of each snapshot that is fitted or tested on.
     pub(super) most: usize,
 }
 
@@ -125,13 +125,12 @@ impl<'a> Request<'a> {
         let mut plans = Vec::new();
         let mut roles = Vec::new();
         let mut classifiers = Vec::new();
-        // Outcomes count only up to the instant until which events can be known.
-        let until = if source.has_ingestion() { as_of.at.min(as_of.known_at) } else { as_of.at };
+        let until = until(source, as_of);
         for (index, classifier) in models.classifiers.iter().enumerate() {
             let spec = &classifier.spec;
-            check_fresh(&spec.name, spec.label.horizon, known.history, until)?;
-            let schedule = schedule(spec, until, known.history.first)?;
-            let instants = schedule.all();
+            let schedule = scheduled(classifier, source, as_of, known.history)?;
+            let mut instants = schedule.base_rate.clone();
+            instants.extend(schedule.all());
             let mut columns: Vec<&str> = classifier.inputs.iter().map(String::as_str).collect();
             if let Eligible::Where(condition) = &classifier.eligible {
                 columns.extend(
@@ -257,15 +256,16 @@ impl<'a> Request<'a> {
         Ok(Self { source, models, known, plans, roles, classifiers, holdout, windows })
     }
 
+    /// The number of classifiers.
+    pub fn classifiers(&self) -> usize {
+        self.classifiers.len()
+    }
+
     /// Creates samples without customers.
     pub fn empty(&self) -> Samples {
         let classifier = |request: &ClassifierRequest| ClassifierSample {
-            snapshots: request
-                .schedule
-                .all()
-                .iter()
-                .map(|_| Snapshot::new(request.width))
-                .collect(),
+            snapshots: vec_of(&request.schedule.all(), request.width),
+            base_rate: vec_of(&request.schedule.base_rate, request.width),
             happened: request.scored.iter().map(|at| (*at, HashSet::new())).collect(),
             ..ClassifierSample::default()
         };
@@ -305,6 +305,7 @@ impl<'a> Request<'a> {
                 plan: request.plan,
                 levels: request.levels,
                 snapshots: sample.snapshots,
+                base_rate: sample.base_rate,
                 gaps,
                 slices: sample.slices,
                 champion: sample.champion,
@@ -324,6 +325,32 @@ impl<'a> Request<'a> {
             report,
         }
     }
+}
+
+/// Chooses the snapshots of a classifier.
+///
+/// # Errors
+/// Returns [`TrainingProblem`](crate::training::TrainingProblem) if the events end too early, or the history is too
+/// short.
+pub fn scheduled(
+    classifier: &Classifier,
+    source: &SourcePlan,
+    as_of: AsOf,
+    history: &History,
+) -> Result<Schedule> {
+    let (spec, until) = (&classifier.spec, until(source, as_of));
+    check_fresh(&spec.name, spec.label.horizon, history, until)?;
+    schedule(spec, until, history.first)
+}
+
+/// The instant until which outcomes count, because events can be known until then.
+fn until(source: &SourcePlan, as_of: AsOf) -> Instant {
+    if source.has_ingestion() { as_of.at.min(as_of.known_at) } else { as_of.at }
+}
+
+/// Creates a snapshot without customers for each instant.
+fn vec_of(instants: &[Instant], width: usize) -> Vec<Snapshot> {
+    instants.iter().map(|_| Snapshot::new(width)).collect()
 }
 
 /// The levels of an attribute.

@@ -153,8 +153,13 @@ impl Reader<'_> {
     ) -> Result<()> {
         let Request { source, models, known, .. } = self.request;
         let classifier = &models.classifiers[index];
-        let keep_keys = at + 1 == into.snapshots.len();
-        let snapshot = &mut into.snapshots[at];
+        let further = into.base_rate.len();
+        let keep_keys = at + 1 == further + into.snapshots.len();
+        // The plan has the instants of the further snapshots first.
+        let snapshot = match at.checked_sub(further) {
+            Some(place) => &mut into.snapshots[place],
+            None => &mut into.base_rate[at],
+        };
         let recency = column(rows, "label__days_since_last")?;
         let within = |length: Duration| recency.iter().map(move |days| *days <= length.as_days());
         let eligible: Vec<bool> = match &classifier.eligible {

@@ -4,7 +4,8 @@ use maud::{Markup, html};
 
 use super::super::chart::{BLUE, Chart, GREY, ORANGE};
 use super::super::page::{Cell, day, facts, table};
-use super::{ModelReport, SHOWN, span};
+use super::{ModelReport, SHOWN, four, span};
+use crate::artifact::Calibrated;
 use crate::models::metrics::Metrics;
 use crate::training::evaluation::bootstrap::Interval;
 use crate::training::evaluation::tables::Gain;
@@ -140,15 +141,60 @@ pub fn calibration(report: &ModelReport) -> Markup {
         (facts(&[
             ("slope (1 is perfect)", format!("{:.3} ({})", line.slope, span(&line.slope_interval))),
             ("intercept (0 is perfect)", format!("{:+.3} ({})", line.intercept, span(&line.intercept_interval))),
-            ("mean predicted, observed", format!(
-                "{:.4}, {:.4}",
-                test.metrics.mean_predicted,
-                test.metrics.positives as f64 / test.metrics.rows as f64,
-            )),
-            ("tested", format!("{}, offset {:+.4}", model.tested.calibration.describe(), model.tested.offset)),
-            ("shipped, refitted with the test rows", format!("{}, offset {:+.4}", model.shipped.calibration.describe(), model.shipped.offset)),
+            ("mean predicted", match &metrics.expected_rate {
+                Some(interval) => format!("{:.4} ({})", test.metrics.mean_predicted, span(interval)),
+                None => four(test.metrics.mean_predicted),
+            }),
+            ("observed share", four(test.metrics.positives as f64 / test.metrics.rows as f64)),
+            ("tested", calibrated(&model.tested)),
+            ("shipped, refitted with the test rows", calibrated(&model.shipped)),
         ]))
         div.grid { (reliability.render()) (histogram.render()) }
+    }
+}
+
+/// Describes a calibration with its offset.
+fn calibrated(calibrated: &Calibrated) -> String {
+    format!(
+        "{}, offset {:+.3} (standard error {:.3})",
+        calibrated.calibration.describe(),
+        calibrated.offset,
+        calibrated.offset_error,
+    )
+}
+
+/// Renders the base rates from which that of the coming outcomes is forecast.
+fn base_rates(report: &ModelReport) -> Markup {
+    let rows = &report.metrics.base_rates;
+    let shipped = &report.model.shipped;
+    let at: Vec<String> = rows.iter().map(|row| day(row.as_of)).collect();
+    let chart = Chart::new("base-rate-chart", "Base rate by snapshot", "", "share")
+        .legend()
+        .series("observed", ORANGE, at.clone(), rows.iter().map(|row| row.observed).collect())
+        .series("model with the offset that ships", BLUE, at, rows.iter().map(|row| row.expected).collect())
+        .says("The observed share of each snapshot beside what the model with the shipped offset expects.".into());
+    let cells: Vec<Vec<Cell>> = rows
+        .iter()
+        .map(|row| {
+            vec![
+                Cell::text(day(row.as_of)),
+                Cell::count(row.rows),
+                Cell::percent(row.observed),
+                Cell::percent(row.expected),
+                Cell::text(format!("{:+.3} ± {:.3}", row.offset, row.error)),
+            ]
+        })
+        .collect();
+    let head = ["snapshot", "rows", "observed", "expected", "offset ± standard error"];
+    html! {
+        p {
+            "The offset that ships is a forecast from the offsets of " (rows.len())
+            " snapshots whose outcomes had ended: " (format!("{:+.3}", shipped.offset)) ", with a standard error of "
+            (format!("{:.3}", shipped.offset_error)) " on the logit scale. "
+            "The offset of a snapshot is what the calibrated logits lack for their mean to be the observed share."
+        }
+        @if rows.len() > 1 { (chart.render()) }
+        (table("Base rate and offset of each snapshot", &head, &cells))
     }
 }
 
@@ -239,7 +285,8 @@ pub fn slices(metrics: &ClassifierMetrics) -> Markup {
 }
 
 /// Renders the metrics of each snapshot of the backtest.
-pub fn stability(metrics: &ClassifierMetrics) -> Markup {
+pub fn stability(report: &ModelReport) -> Markup {
+    let metrics = report.metrics;
     let rows = &metrics.stability;
     let at: Vec<String> = rows.iter().map(|row| day(row.as_of)).collect();
     let ranking = Chart::new("stability-chart", "Out of time, snapshot by snapshot", "", "")
@@ -297,6 +344,7 @@ pub fn stability(metrics: &ClassifierMetrics) -> Markup {
         }
         (ranking.render())
         (table("Metrics of each snapshot", &head, &cells))
+        @if !metrics.base_rates.is_empty() { (base_rates(report)) }
     }
 }
 

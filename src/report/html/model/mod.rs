@@ -43,7 +43,7 @@ pub fn render(report: &ModelReport) -> String {
         section("thresholds", "Thresholds", evaluation::thresholds(report)),
         section("inputs", "What moves the score", inputs::inputs(report)),
         section("slices", "Slices", evaluation::slices(metrics)),
-        section("stability", "Stability over time", evaluation::stability(metrics)),
+        section("stability", "Stability over time", evaluation::stability(report)),
         section("matured", "Past scores and what happened", evaluation::matured(metrics)),
         section("drift", "Drift and leaks", inputs::drift(metrics)),
         section("events", "Events over time", inputs::events(metrics)),
