@@ -7,6 +7,7 @@ use crate::training::affinity::AffinityMetrics;
 use crate::training::evaluation::bootstrap::Interval;
 use crate::training::lifetime_value::LifetimeValueMetrics;
 use crate::training::metrics::ClassifierMetrics;
+use crate::training::truncation::Truncation;
 
 /// The greatest number of coefficients shown.
 const SHOWN: usize = 20;
@@ -67,7 +68,11 @@ pub fn describe(name: &str, version: &str, metrics: &ClassifierMetrics) -> Strin
     row("ECE", |m| m.ece, Some(&intervals.ece));
     row("mean predicted", |m| m.mean_predicted, metrics.expected_rate.as_ref());
     row("observed", |m| m.positives as f64 / m.rows as f64, None);
-    text += &format!("\n{}\n{}", funnel.render(), table.render());
+    text += &format!("\n{}", funnel.render());
+    for sentence in metrics.truncation.iter().flat_map(Truncation::sentences) {
+        text += &format!("{sentence}\n");
+    }
+    text += &format!("\n{}", table.render());
     if let Some(other) = other {
         let change = &other.comparison.average_precision;
         text += &format!(

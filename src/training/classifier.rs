@@ -20,6 +20,7 @@ use super::selection::{
     Chosen, Fitted, Fold, Inputs, Rows, compared, fit, per_row, sample, select,
 };
 use super::skew::Skew;
+use super::truncation;
 use crate::artifact::Configuration;
 use crate::artifact::{Calibrated, ClassifierArtifact, ResolvedEligible};
 use crate::error::{Error, Result};
@@ -30,7 +31,7 @@ use crate::models::preprocessing::shape::ShapeChoice;
 use crate::sources::contract::History;
 use crate::spec::{Algorithm, Classifier, ClassifierSpec, Eligible, LabelKind};
 use crate::store::FORMAT_VERSION;
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 use crate::training::TrainingProblem;
 use crate::training::metrics::{ClassifierMetrics, Funnel, OtherAlgorithm};
 
@@ -98,18 +99,27 @@ pub fn train(
 ) -> Result<TrainedClassifier> {
     let eligible = resolve_eligible(classifier, &mut data)?;
     order_by_hash(&mut data);
-    let funnel = funnel(&data);
+    let mut funnel = funnel(&data);
     check_enough(classifier, &data, &funnel)?;
     let lapsed = lapsed_rate(classifier.spec.label.kind, &data.snapshots);
 
     let spec = &classifier.spec;
     let outcome = spec.label.gap.plus(spec.label.horizon);
+    let inputs = inputs(classifier, catalog, &data.levels);
+    let first = past.history.first;
+    let truncation = truncation::treat(classifier, catalog, &inputs, first, &mut data)?;
+    for row in &mut funnel {
+        if !data.schedule.all().contains(&row.as_of) {
+            row.used_for = "left out".to_owned();
+        }
+    }
     let (training, held_out) = data.snapshots.split_at(data.schedule.training.len());
     let [.., calibration, test] = held_out else {
         return Err(Error::engine("choosing snapshots")("snapshots are missing"));
     };
-    let inputs = inputs(classifier, catalog, &data.levels);
-    let selection = select(classifier, inputs.clone(), training, &data.schedule.training)?;
+    let in_time: Vec<(Instant, &Snapshot)> =
+        data.schedule.training.iter().copied().zip(training).collect();
+    let selection = select(classifier, inputs.clone(), &in_time)?;
     let inputs = Inputs { candidates: selection.candidates.clone(), ..inputs };
     // The calibration snapshot is predicted by a model that has not seen it. The tested model is fitted
     // on everything whose outcome had ended at the test snapshot.
@@ -190,6 +200,7 @@ pub fn train(
         stability,
         base_rates: base_rates.table(&shipped),
         expected_rate: Some(expected_rate),
+        truncation: Some(truncation),
         slices: inspection::slices(&classifier.slices, &data, test, &ours.probabilities),
         drift: inspection::drifts(fitted, &reference, &test.inputs),
         importance: inspection::importance(fitted, &ours.calibrated, test),

@@ -10,6 +10,7 @@ use super::matured::Matured;
 use super::promotion::Gate;
 use super::selection::{Tried, TriedShape};
 use super::skew::Skew;
+use super::truncation::Truncation;
 use crate::artifact::Configuration;
 use crate::features::drift::Drift;
 use crate::models::preprocessing::Dropped;
@@ -47,6 +48,10 @@ pub struct ClassifierMetrics {
     pub gate: Gate,
     /// The numbers of customers of each snapshot, in time order.
     pub funnel: Vec<Funnel>,
+    /// The inputs whose windows reach before the first event, and what was done about them. `None` in files of
+    /// earlier versions.
+    #[serde(default)]
+    pub truncation: Option<Truncation>,
     /// The configurations that were tried by purged time-ordered folds inside the training snapshots.
     pub tried: Vec<Tried>,
     /// The shapes of single inputs that were tried on the same folds.

@@ -18,5 +18,6 @@ pub mod sampling;
 pub mod schedule;
 pub mod selection;
 pub mod skew;
+pub mod truncation;
 
 pub use self::problem::TrainingProblem;

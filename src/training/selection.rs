@@ -245,17 +245,17 @@ pub struct Fold {
 
 /// Builds folds from the latest snapshots whose outcome windows do not overlap, each with the rows before
 /// it.
-fn folds(classifier: &Classifier, snapshots: &[Snapshot], instants: &[Instant]) -> Vec<Fold> {
+fn folds(classifier: &Classifier, snapshots: &[(Instant, &Snapshot)]) -> Vec<Fold> {
     let spec = &classifier.spec;
     let outcome: Duration = spec.label.gap.plus(spec.label.horizon);
     let limit = (spec.fit.max_rows / FOLD_SHARE).max(1);
     let mut folds: Vec<Fold> = Vec::new();
-    for (snapshot, at) in snapshots.iter().zip(instants).rev() {
+    for (at, snapshot) in snapshots.iter().rev() {
         if folds.len() == FOLDS || folds.last().is_some_and(|next| at.plus(outcome) > next.as_of) {
             continue;
         }
-        let ended = snapshots.iter().zip(instants).filter(|(_, t)| t.plus(outcome) <= *at);
-        let earlier: Vec<&Snapshot> = ended.map(|(snapshot, _)| snapshot).collect();
+        let ended = snapshots.iter().filter(|(t, _)| t.plus(outcome) <= *at);
+        let earlier: Vec<&Snapshot> = ended.map(|(_, snapshot)| *snapshot).collect();
         let fold = Fold {
             as_of: *at,
             earlier: sample(&earlier, limit),
@@ -270,15 +270,33 @@ fn folds(classifier: &Classifier, snapshots: &[Snapshot], instants: &[Instant]) 
     folds
 }
 
+/// The mean log loss of each fold, by a logistic fit with the middle penalty of the spec.
+///
+/// # Errors
+/// Returns an error if a fit fails.
+pub fn fold_losses(
+    classifier: &Classifier,
+    inputs: &Inputs,
+    snapshots: &[(Instant, &Snapshot)],
+) -> Result<Vec<(Instant, f64)>> {
+    let spec = &classifier.spec.fit;
+    let l2 = spec.l2.get(spec.l2.len() / 2).copied().unwrap_or(SHAPE_L2);
+    let configuration = Configuration::Logistic { shapes: "simple".to_owned(), l2 };
+    let loss = |fold: &Fold| {
+        let fitted = fit(spec, inputs, &configuration, &fold.earlier)?;
+        Ok((fold.as_of, log_loss(&fitted.logits(&fold.later.inputs), &fold.later.labels)))
+    };
+    folds(classifier, snapshots).par_iter().map(loss).collect()
+}
+
 /// Makes every choice on the training snapshots, which are given in time order.
 pub fn select(
     classifier: &Classifier,
     mut inputs: Inputs,
-    snapshots: &[Snapshot],
-    instants: &[Instant],
+    snapshots: &[(Instant, &Snapshot)],
 ) -> Result<Selection> {
     let spec = &classifier.spec;
-    let folds = folds(classifier, snapshots, instants);
+    let folds = folds(classifier, snapshots);
     let shapes = choose_shapes(&mut inputs, &folds)?;
     let curved = |c: &Candidate| !matches!(c.shape, ShapeChoice::Simple);
     let chosen = match (shapes.is_empty(), folds.is_empty()) {
@@ -375,7 +393,7 @@ fn choose_shapes(inputs: &mut Inputs, folds: &[Fold]) -> Result<Vec<TriedShape>>
                 }
             }
             let simple = losses[0].1.clone();
-            let better = losses.iter().filter(|(_, losses)| surely_less(losses, &simple));
+            let better = losses.iter().filter(|(_, losses)| surely_less(losses, &simple, 1.0));
             let sum = |losses: &[f64]| losses.iter().sum::<f64>();
             let chosen = better.min_by(|a, b| sum(&a.1).total_cmp(&sum(&b.1)));
             candidate.shape = chosen.map_or(ShapeChoice::Simple, |(shape, _)| *shape);
@@ -406,8 +424,8 @@ fn alone_loss(alone: &[Candidate], fold: &Fold, earlier: &Matrix, later: &Matrix
     log_loss(&model.logits(&preprocessing.transform(later)), &fold.later.labels)
 }
 
-/// Whether the mean of the differences is below zero by more than its standard error.
-fn surely_less(losses: &[f64], others: &[f64]) -> bool {
+/// Whether the mean of the differences is below zero by more than `errors` times its standard error.
+pub fn surely_less(losses: &[f64], others: &[f64], errors: f64) -> bool {
     let differences: Vec<f64> = losses.iter().zip(others).map(|(a, b)| a - b).collect();
     let count = differences.len() as f64;
     if count < 2.0 {
@@ -415,7 +433,7 @@ fn surely_less(losses: &[f64], others: &[f64]) -> bool {
     }
     let mean = differences.iter().sum::<f64>() / count;
     let squares = differences.iter().map(|d| (d - mean) * (d - mean)).sum::<f64>();
-    mean + (squares / (count - 1.0) / count).sqrt() < 0.0
+    mean + errors * (squares / (count - 1.0) / count).sqrt() < 0.0
 }
 
 /// Tries each penalty on each fold, from the strongest to the weakest. Each fit starts at the solution of

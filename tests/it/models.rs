@@ -1,6 +1,7 @@
 //! End-to-end tests of classifiers: their specs, their gates and the stored versions.
 
 use c360_ml::artifact::{Artifact, Trained};
+use c360_ml::time::Duration;
 use c360_ml::training::metrics::ClassifierMetrics;
 
 use crate::cli::{output, root};
@@ -62,6 +63,36 @@ fn a_failed_gate_keeps_the_champion() {
     assert!(version(&project, "propensity").unwrap().starts_with("2024-07-01-"));
     let trained = root(&project)["trained"]["churn"].as_array().unwrap().len();
     assert_eq!(trained, 2, "the version is there to be looked at and promoted by hand");
+}
+
+/// The report names the inputs whose windows reach before the first event, at each snapshot where they do.
+#[test]
+fn truncated_windows_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    assert_eq!(output(&project, &["train"]).2, 0);
+    let folder = format!("churn/{}", version(&project, "churn").unwrap());
+    let metrics: ClassifierMetrics = read(&project, &format!("{folder}/metrics.json"));
+    let artifact: serde_json::Value = read(&project, &format!("{folder}/model.json"));
+    let truncation = metrics.truncation.unwrap();
+    let inputs = artifact["model"]["classifier"]["preprocessing"]["inputs"].as_array().unwrap();
+    let inputs = inputs.iter().map(|input| input["column"].as_str().unwrap());
+    let days = |name: &str| name.rsplit_once('_')?.1.strip_suffix('d')?.parse::<i64>().ok();
+    let windows: Vec<(&str, i64)> = inputs.filter_map(|name| Some((name, days(name)?))).collect();
+    let mut found = 0;
+    for funnel in &metrics.funnel {
+        let at = truncation.snapshots.iter().find(|snapshot| snapshot.as_of == funnel.as_of);
+        for (name, days) in &windows {
+            let reaches = funnel.as_of.minus(Duration::days(*days)) < truncation.first;
+            let is_named = at.is_some_and(|at| at.inputs.iter().any(|input| input == name));
+            assert_eq!(is_named, reaches, "{name} at {}", funnel.as_of);
+            found += usize::from(reaches);
+        }
+    }
+    assert!(found > 0, "no window of the fixtures reaches before the first event");
+    let page = project.join("store/models").join(folder).join("report.html");
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("reach before the first event"), "the report does not say so");
 }
 
 /// A classifier that lacks data is named with what it lacks. The others are trained and put in use, and `train` ends

@@ -245,6 +245,9 @@ fn windows(report: &ModelReport) -> Markup {
         ]))
         (chart.render())
         (table("The funnel of each snapshot", &head, &funnel))
+        @if let Some(truncation) = &metrics.truncation {
+            @for sentence in truncation.sentences() { p { (sentence) } }
+        }
     }
 }
 
