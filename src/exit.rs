@@ -12,7 +12,7 @@ pub enum Exit {
     Configuration = 2,
     /// The data violate their contract, or the features violate an expectation.
     Contract = 3,
-    /// There are not enough data, or a quality gate was not met. Nothing was promoted.
+    /// A model has not enough data or did not meet its quality gate, and was not promoted.
     NotMet = 4,
     /// Another run holds the store.
     Locked = 5,

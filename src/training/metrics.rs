@@ -23,7 +23,8 @@ use crate::time::Instant;
 pub struct Funnel {
     /// The as-of of the snapshot.
     pub as_of: Instant,
-    /// The use of the snapshot: `training`, `refit`, `calibration` or `test`.
+    /// The use of the snapshot: `training`, `refit`, `calibration`, `test`, or `left out` because of
+    /// truncated windows.
     pub used_for: String,
     /// The number of customers at the snapshot.
     pub customers: usize,

@@ -79,9 +79,8 @@ pub fn schedule(spec: &ClassifierSpec, as_of: Instant, history: Instant) -> Resu
     Ok(schedule)
 }
 
-/// Chooses snapshots from `first` on whose base rates are used beside those of the other snapshots: as many that
-/// the base rate can be followed over the latest outcome windows, and those a year before the outcomes that are
-/// predicted.
+/// Chooses further snapshots from `first` on, of which only the base rates are used. They fill the gaps between the
+/// other snapshots over the latest outcome windows, and lie a year before the outcomes that are predicted.
 fn further(
     schedule: &Schedule,
     spec: &ClassifierSpec,
