@@ -38,8 +38,8 @@ bench-lifetime-value:
 
 # Factorize MovieLens 100k in FILE beside implicit (needs implicit, pandas)
 bench-affinity FILE:
-    python3 benches/affinity.py {{FILE}} /tmp/c360-split.csv
-    cargo bench --bench affinity -- /tmp/c360-split.csv
+    python3 benches/affinity.py {{FILE}} /tmp/c360-splits
+    cargo bench --bench affinity -- /tmp/c360-splits/user.csv
 
 # Changes of the primary segment over thirty nights in FOLDER, with hysteresis and without (needs pyarrow)
 bench-hysteresis FOLDER:

@@ -1,16 +1,52 @@
-//! Seconds to factorize MovieLens 100k and how well it foretells, beside the implicit package.
+//! Seconds to factorize MovieLens 100k and how well it is predicted, beside the implicit package.
 //!
-//! usage: python3 benches/affinity.py ML_100K.inter /tmp/split.csv && \
-//!     cargo bench --bench affinity -- /tmp/split.csv
+//! usage: python3 benches/affinity.py ML_100K.inter /tmp/splits && \
+//!     cargo bench --bench affinity -- /tmp/splits/user.csv
+//!
+//! The last round of the file is the test; the rounds before it choose the weights of the blend.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Instant as Clock;
 
-use c360_ml::models::affinity::{ItemFactors, Options, Sparse};
-use c360_ml::training::affinity::ranking::{Case, Ranker, judge};
+use c360_ml::models::affinity::{Blend, ItemFactors, Neighbours, Options, Recommender, Sparse};
+use c360_ml::spec::BlendSpec;
+use c360_ml::training::affinity::ranking::{Case, judge};
+use c360_ml::training::affinity::{candidates, choose};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What is known of each user, and what they did next.
+#[derive(Default)]
+struct Round {
+    users: BTreeMap<u32, Vec<(u32, f64)>>,
+    truth: BTreeMap<u32, HashSet<u32>>,
+}
+
+impl Round {
+    /// Fits a model and collects the users to judge by; films that they have seen are not recommended.
+    fn fit(&self, items: usize, seed: u64) -> (Recommender, Vec<Case>, f64) {
+        let rows: Sparse = self.users.values().cloned().collect();
+        // Confidence 1 + alpha r with alpha 1 is implicit's alpha r with alpha 2, r being 1.
+        let options =
+            Options { factors: 20, alpha: 1.0, regularization: 10.0, iterations: 15, seed };
+        let names = (0..items).map(|item| format!("{item:04}")).collect();
+        let begun = Clock::now();
+        let factors = ItemFactors::fit(names, &rows, options);
+        let seconds = begun.elapsed().as_secs_f64();
+        let neighbours = Neighbours::count(items, &rows);
+        let gram = factors.gram();
+        let case = |(user, row): (&u32, &Vec<(u32, f64)>)| {
+            let hidden: Vec<u32> = row.iter().map(|(item, _)| *item).collect();
+            let mut wanted = self.truth.get(user)?.clone();
+            wanted.retain(|item| hidden.binary_search(item).is_err());
+            let vector = factors.fold_in(row, &gram).vector;
+            (!wanted.is_empty()).then(|| Case { own: row.clone(), vector, hidden, wanted })
+        };
+        let cases = self.users.iter().filter_map(case).collect();
+        (Recommender { factors, neighbours, blend: Blend::NONE }, cases, seconds)
+    }
+}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // cargo adds --bench to the arguments of every bench.
@@ -18,42 +54,44 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("usage: cargo bench --bench affinity -- SPLIT.csv");
         return Ok(());
     };
-    let mut users: Sparse = Vec::new();
-    let mut truth: Vec<HashSet<u32>> = Vec::new();
-    let mut count = 0;
+    let mut rounds: Vec<Round> = Vec::new();
+    let mut items = 0;
     for line in std::fs::read_to_string(path)?.lines().skip(1) {
-        let cells: Vec<usize> = line.split(',').map(str::parse).collect::<Result<_, _>>()?;
-        let [user, item, later] = cells[..] else {
-            return Err(format!("not user,item,later: {line}").into());
+        let cells: Vec<&str> = line.split(',').collect();
+        let [round, part, user, item] = cells[..] else {
+            return Err(format!("not round,part,user,item: {line}").into());
         };
-        users.resize(users.len().max(user + 1), Vec::new());
-        truth.resize(users.len(), HashSet::new());
-        count = count.max(item + 1);
-        match later {
-            0 => users[user].push((item as u32, 1.0)),
-            _ => _ = truth[user].insert(item as u32),
+        let (round, user, item) = (round.parse::<usize>()?, user.parse()?, item.parse()?);
+        items = items.max(item as usize + 1);
+        rounds.resize_with(rounds.len().max(round + 1), Round::default);
+        match part {
+            "learn" => rounds[round].users.entry(user).or_default().push((item, 1.0)),
+            _ => _ = rounds[round].truth.entry(user).or_default().insert(item),
         }
     }
-    users.iter_mut().for_each(|row| row.sort_unstable_by_key(|(item, _)| *item));
+    for round in &mut rounds {
+        round.users.values_mut().for_each(|row| row.sort_unstable_by_key(|(item, _)| *item));
+    }
+    let (test, past) = rounds.split_last().ok_or("no rounds")?;
     for seed in 0..5 {
-        // Confidence 1 + alpha r with alpha 1 is implicit's alpha r with alpha 2, r being 1.
-        let options =
-            Options { factors: 20, alpha: 1.0, regularization: 10.0, iterations: 15, seed };
-        let names = (0..count).map(|item| format!("{item:04}")).collect();
-        let begun = Clock::now();
-        let model = ItemFactors::fit(names, &users, options);
-        let seconds = begun.elapsed().as_secs_f64();
-        let gram = model.gram();
-        let case = |(row, wanted): (&Vec<(u32, f64)>, &HashSet<u32>)| Case {
-            own: row.clone(),
-            vector: model.fold_in(row, &gram).vector,
-            hidden: row.iter().map(|(item, _)| *item).collect(),
-            wanted: wanted.clone(),
+        let fit = |round: &Round| {
+            let (model, cases, _) = round.fit(items, seed);
+            candidates(&model, &cases)
         };
-        let judged = users.iter().zip(&truth).filter(|(_, wanted)| !wanted.is_empty());
-        let cases: Vec<Case> = judged.map(case).collect();
-        let mean = judge("", &model, &cases, Ranker::Blend(0.0)).ranking.ndcg;
-        println!("seed {seed}: {seconds:.3} s, NDCG@10 {mean:.4}");
+        let chosen: Vec<_> = past.iter().flat_map(fit).collect();
+        let steps = choose(&chosen, &BlendSpec::default());
+        let blend = steps.last().ok_or("no step")?.blend;
+        let (model, cases, seconds) = test.fit(items, seed);
+        let ndcg = |blend: &Blend| judge("", &model, &cases, blend).ranking.ndcg;
+        println!(
+            "seed {seed}: {seconds:.3} s, NDCG@10 over {} users: factors {:.4}, item-item {:.4}, popularity {:.4}, \
+             blend {:.4} ({blend})",
+            cases.len(),
+            ndcg(&Blend::FACTORS),
+            ndcg(&Blend::SIMILAR),
+            ndcg(&Blend::POPULAR),
+            ndcg(&blend),
+        );
     }
     Ok(())
 }

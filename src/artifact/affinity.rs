@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::features::plan::Interactions;
-use crate::models::affinity::{ItemFactors, Ranks};
+use crate::models::affinity::{Ranks, Recommender};
 use crate::spec::AffinitySpec;
 
 /// A trained affinity model: the factors of items, with which customers are folded in.
@@ -14,10 +14,8 @@ pub struct AffinityArtifact {
     pub spec: AffinitySpec,
     /// The interactions that the model reads from the events.
     pub interactions: Interactions,
-    /// The share of a customer's own interactions in the score of an item.
-    pub own: f64,
-    /// The factors of the items.
-    pub model: ItemFactors,
+    /// What items are scored by.
+    pub model: Recommender,
     /// The distribution of customers' scores for each item.
     #[serde(default)]
     pub ranks: Ranks,

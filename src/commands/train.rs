@@ -276,6 +276,7 @@ fn keep(
             transaction.write_text(&format!("{folder}/report.html"), &page)?;
             outcome.text += &text::affinity(name, version, &metrics);
             outcome.metrics.insert(name.clone(), json!(metrics));
+            gate = Some(metrics.gate);
         }
         _ => outcome.text += &format!("{name} {version}\n"),
     }
@@ -375,9 +376,9 @@ fn champions(
     models.classifiers.iter().map(of_model).collect()
 }
 
-/// Finds the affinity version that a new version is aligned to. This is the champion if it was trained as of
-/// an earlier instant, and otherwise the latest version that was. A version of the same as-of is not used, so
-/// that training again gives the same result.
+/// Finds the affinity version that a new version is aligned to and compared with. This is the champion, or the last
+/// former champion if the champion was not trained as of an earlier instant, so that training again gives the same
+/// result.
 fn earlier_affinity(
     project: &Project,
     store: &Store,
@@ -385,11 +386,10 @@ fn earlier_affinity(
     as_of: AsOf,
 ) -> Option<(String, AffinityArtifact)> {
     let name = &project.models.affinity.as_ref()?.spec.name;
-    let mut versions: Vec<&String> = root.trained.get(name)?.iter().collect();
-    versions.retain(|v| Artifact::trained_at(v).is_some_and(|trained| trained < as_of.at));
-    let champion = root.champions.get(name);
-    versions.sort_by_key(|version| (champion == Some(*version), Artifact::trained_at(version)));
-    let artifacts = versions.into_iter().rev().filter_map(|v| Artifact::load(store, name, v).ok());
+    let former = root.former.get(name).into_iter().flatten().rev();
+    let versions = root.champions.get(name).into_iter().chain(former);
+    let earlier = versions.filter(|v| Artifact::trained_at(v).is_some_and(|at| at < as_of.at));
+    let artifacts = earlier.filter_map(|version| Artifact::load(store, name, version).ok());
     let mut known = artifacts.filter(|artifact| artifact.known_at <= as_of.known_at);
     known.find_map(|artifact| match artifact.model {
         Trained::Affinity(model) => Some((artifact.version, *model)),

@@ -198,7 +198,7 @@ pub fn recommendation(
     let why = match (reason, because) {
         ("own", _) => "they choose it already".to_owned(),
         ("affinity", Some(own)) => format!("customers who choose {own}, as they do, choose it too"),
-        ("popular", _) => "it is popular, and nothing is known of their affinity".to_owned(),
+        ("popular", _) => "it is popular".to_owned(),
         _ => return None,
     };
     let rank = percentile.filter(|percentile| *percentile > 50.0);
@@ -312,7 +312,7 @@ mod tests {
         );
         assert_eq!(
             recommendation("coats", "popular", None, None).unwrap(),
-            "coats: it is popular, and nothing is known of their affinity."
+            "coats: it is popular."
         );
         assert_eq!(recommendation("coats", "new", None, None), None);
         let few = recommendation("coats", "own", None, Some(20.0)).unwrap();

@@ -146,10 +146,9 @@ pub fn lifetime_value(name: &str, version: &str, metrics: &LifetimeValueMetrics)
 /// Renders the size of an affinity model and how well it predicts the next interactions of customers.
 pub fn affinity(name: &str, version: &str, metrics: &AffinityMetrics) -> String {
     let mut text = format!(
-        "{name} {version}: {} items of {} customers, own interactions counting {}\n",
+        "{name} {version}: {} items of {} customers\n",
         thousands(metrics.items as u64),
         thousands(metrics.customers as u64),
-        metrics.own
     );
     for sentence in metrics.sentences() {
         text += &format!("  {sentence}\n");
@@ -166,7 +165,7 @@ pub fn affinity(name: &str, version: &str, metrics: &AffinityMetrics) -> String 
             "coverage",
             "novelty",
         ]);
-        for ranking in &setting.rankings {
+        for ranking in setting.rankings.iter().chain(&setting.champion) {
             table.row([
                 ranking.name.clone(),
                 number(ranking.ndcg),

@@ -33,8 +33,9 @@ pub struct AffinityRows {
     /// One row for each recommended item, best first within a customer.
     ///
     /// The columns are the index of the customer's row, rank, item, score, percentile (the share of
-    /// customers whose score of the item is below, 0-100; null for a reason of `popular`), reason (`own`
-    /// for items that the customer has already, `affinity` for items that the factors predict, or `popular`)
+    /// customers whose score of the item is below, 0-100; null for customers without interactions), reason (`own`
+    /// for items that the customer has already, `affinity` for items that customers with the same items have, or
+    /// `popular`)
     /// and because (the customer's own item that adds most to the score).
     pub recommendations: RecordBatch,
 }
@@ -135,19 +136,20 @@ pub fn score(
 ) -> Result<AffinityRows> {
     let model = &artifact.model;
     let index: HashMap<&str, u32> =
-        model.items.iter().enumerate().map(|(i, item)| (item.as_str(), i as u32)).collect();
+        model.factors.items.iter().enumerate().map(|(i, item)| (item.as_str(), i as u32)).collect();
     let of_items = by_key(interactions)?;
     let of_categories = categories.map(by_key).transpose()?.unwrap_or_default();
-    let gram = model.gram();
+    let gram = model.factors.gram();
     let one = |row: usize| {
         let key = customers.value(row);
         let own = of_items.get(key).map(Vec::as_slice).unwrap_or_default();
         let mut row: Vec<(u32, f64)> =
             own.iter().filter_map(|(item, weight)| Some((*index.get(item)?, *weight))).collect();
         row.sort_unstable_by_key(|(item, _)| *item);
-        let customer = model.fold_in(&row, &gram);
-        let best = model.recommend(&customer, &row, artifact.own, offer);
-        let best = best.into_iter().map(|choice| recommendation(artifact, choice));
+        let customer = model.factors.fold_in(&row, &gram);
+        let best = model.recommend(&customer, &row, offer);
+        let known = !row.is_empty();
+        let best = best.into_iter().map(|choice| recommendation(artifact, choice, known));
         let recommended: Vec<Recommendation> = best.collect();
         let mut own = of_categories.get(key).cloned().unwrap_or_default();
         own.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
@@ -163,17 +165,16 @@ pub fn score(
     rows.finish()
 }
 
-fn recommendation(artifact: &AffinityArtifact, choice: Choice) -> Recommendation<'_> {
-    let name = |item: usize| artifact.model.items[item].as_str();
+/// Names what was chosen. The score of a customer without interactions, who is not `known`, is the popularity of the
+/// item, which has no percentile.
+fn recommendation(artifact: &AffinityArtifact, choice: Choice, known: bool) -> Recommendation<'_> {
+    let name = |item: usize| artifact.model.factors.items[item].as_str();
     let (reason, because) = match choice.because {
         Because::Own => ("own", None),
         Because::Affinity(item) => ("affinity", Some(name(item as usize))),
         Because::Popular => ("popular", None),
     };
-    let percentile = match choice.because {
-        Because::Popular => None,
-        _ => artifact.ranks.percentile(choice.item, choice.score),
-    };
+    let percentile = known.then(|| artifact.ranks.percentile(choice.item, choice.score)).flatten();
     let item = name(choice.item);
     Recommendation { item, score: choice.score, percentile, reason, because }
 }

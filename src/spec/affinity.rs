@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::expression::check::{check, check_as};
 use crate::expression::{Columns, Expression, Type};
 use crate::features::plan::Interactions;
+use crate::models::affinity::Blend;
 use crate::sources::items::ItemTable;
 use crate::sources::{SourceContext, SourcePlan};
 use crate::time::{Duration, Window};
@@ -42,11 +43,10 @@ pub struct AffinitySpec {
     pub top: usize,
     /// Whether items that a customer has interacted with may be recommended to them.
     pub repeat: bool,
-    /// The share of a customer's own interactions in the score of an item, added to the product of the
-    /// factors. By default, the share is chosen that ranks past interactions best.
+    /// The weights of the parts of an item's score. By default, those are chosen that rank past interactions best.
     #[serde(default)]
-    pub own: Option<f64>,
-    /// The length of the latest past that is predicted, first to choose the share and then to test.
+    pub blend: BlendSpec,
+    /// The length of the latest past that is predicted, first to choose the weights and then to test.
     #[serde(default = "default_horizon")]
     pub horizon: Duration,
     /// The time without an interaction after which an item counts as new to a customer in the test.
@@ -62,6 +62,42 @@ impl AffinitySpec {
     /// recommended is read again at every scoring.
     pub fn fitted(&self, now: &Self) -> Self {
         Self { top: now.top, repeat: now.repeat, offer: now.offer.clone(), ..self.clone() }
+    }
+}
+
+/// The `[blend]` table. A weight that is not set is chosen at training.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlendSpec {
+    /// The weight of the product of the factors.
+    #[serde(default)]
+    pub factors: Option<f64>,
+    /// The weight of the customer's own interactions, where 1 is their greatest with any item.
+    #[serde(default)]
+    pub own: Option<f64>,
+    /// The weight of the similarity to the customer's own items, where 1 is the greatest of any item.
+    #[serde(default)]
+    pub similar: Option<f64>,
+    /// The weight of the popularity of the item, where 1 is that of the most popular item.
+    #[serde(default)]
+    pub popular: Option<f64>,
+}
+
+impl BlendSpec {
+    /// The weights that are set, in the order of [`Blend::weights`].
+    pub fn weights(&self) -> [Option<f64>; 4] {
+        [self.factors, self.own, self.similar, self.popular]
+    }
+
+    /// The weights that are set, and those of `usual` where none is.
+    pub fn or(&self, usual: Blend) -> Blend {
+        let [factors, own, similar, popular] = usual.weights();
+        Blend {
+            factors: self.factors.unwrap_or(factors),
+            own: self.own.unwrap_or(own),
+            similar: self.similar.unwrap_or(similar),
+            popular: self.popular.unwrap_or(popular),
+        }
     }
 }
 
@@ -215,11 +251,22 @@ fn check_numbers(file: &str, spec: &AffinitySpec) -> Result<()> {
             return wrong(name, number.to_string(), "above 0", example);
         }
     }
-    match spec.own {
-        Some(own) if !(0.0..=1e6).contains(&own) => {
-            wrong("own", own.to_string(), "between 0 and 1000000", "1.0")
+    let BlendSpec { factors, own, similar, popular } = spec.blend;
+    let weights = [("factors", factors), ("own", own), ("similar", similar), ("popular", popular)];
+    for (name, weight) in weights {
+        if let Some(weight) = weight.filter(|weight| !(0.0..=1e6).contains(weight)) {
+            let (name, example) = (format!("blend.{name}"), "1.0");
+            return wrong(&name, weight.to_string(), "between 0 and 1000000", example);
         }
-        _ => Ok(()),
+    }
+    match spec.blend.weights() == [Some(0.0); 4] {
+        true => wrong(
+            "blend",
+            "all weights 0".to_owned(),
+            "at least one weight above 0",
+            "{ own = 1.0 }",
+        ),
+        false => Ok(()),
     }
 }
 

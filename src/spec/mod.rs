@@ -9,7 +9,7 @@ mod rfm;
 
 use serde::{Deserialize, Serialize};
 
-pub use affinity::{Affinity, AffinitySpec, CheckedOffer, ITEM_COLUMNS, OfferSpec};
+pub use affinity::{Affinity, AffinitySpec, BlendSpec, CheckedOffer, ITEM_COLUMNS, OfferSpec};
 pub use classifier::{
     Algorithm, CalibrationSpec, ClassWeight, Classifier, ClassifierSpec, Eligible, EligibleSpec,
     EvaluationSpec, FitSpec, InputsSpec, LabelKind, LabelSpec, PromotionSpec, SENSITIVE,

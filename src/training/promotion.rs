@@ -76,6 +76,45 @@ impl Gate {
         Self { passed: checks.iter().all(|check| check.passed), checks }
     }
 
+    /// Checks the NDCG@10 of a ranking, given the differences to other rankings by their names.
+    ///
+    /// - It is not below that of a `baseline` by more than chance: the interval of the difference includes zero.
+    /// - It is not below that of the champion by more than 0.005 or one standard error, whichever is greater.
+    ///
+    /// `something_else` is a version in use
+    /// that recommends other items: it cannot be compared, and only `models promote` replaces it.
+    pub fn of_ranking(
+        baseline: Option<(&str, Difference)>,
+        champion: Option<(&str, Difference)>,
+        something_else: Option<&str>,
+    ) -> Self {
+        let baseline = baseline.map(|(name, change)| Check {
+            asks: format!("NDCG@10 not below that of {name} by more than chance"),
+            found: describe(&change),
+            passed: change.interval.high >= 0.0,
+        });
+        let champion = champion.map(|(name, change)| {
+            let least = -PromotionSpec::default().tolerance.max(change.standard_error);
+            Check {
+                asks: format!("NDCG@10 within {least:.4} of {name}"),
+                found: describe(&change),
+                passed: change.difference >= least,
+            }
+        });
+        let other = something_else.map(|version| Check {
+            asks: format!("the same items as {version}, which is in use"),
+            found: "other ones; `models promote` puts this version in use all the same".into(),
+            passed: false,
+        });
+        let checks: Vec<Check> = baseline.into_iter().chain(champion).chain(other).collect();
+        Self { passed: checks.iter().all(|check| check.passed), checks }
+    }
+
+    /// The gate of a version that could not be tested, which it does not pass.
+    pub fn untested(asks: &str, found: String) -> Self {
+        Self { passed: false, checks: vec![Check { asks: asks.to_owned(), found, passed: false }] }
+    }
+
     /// Describes the conditions that are not met, in one line.
     pub fn failures(&self) -> String {
         let failed = self.checks.iter().filter(|check| !check.passed);

@@ -148,7 +148,7 @@ pub fn context(
     let champions = champions(project, store, root, as_of)?;
     let (zone, scale) = (project.context().zone, project.context().scale);
     let offer = match (&champions.affinity, &project.models.affinity) {
-        (Some(champion), Some(model)) => offer(model, &champion.artifact.model, scale)?,
+        (Some(champion), Some(model)) => offer(model, &champion.artifact.model.factors, scale)?,
         _ => Default::default(),
     };
     let is_past = root.profile.as_ref().is_some_and(|profile| profile.as_of > as_of.at);

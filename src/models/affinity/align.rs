@@ -117,7 +117,9 @@ mod tests {
         assert!(alignment.after > alignment.before, "{alignment:?}");
         let row = [(1, 1.0), (5, 2.0)];
         let scores = |model: &ItemFactors| {
-            model.scores(&model.fold_in(&row, &model.gram()).vector, &row, 0.5)
+            let vector = model.fold_in(&row, &model.gram()).vector;
+            let product = |y: &Vec<f64>| y.iter().zip(&vector).map(|(y, x)| y * x).sum();
+            model.vectors.iter().map(product).collect::<Vec<f64>>()
         };
         for (a, b) in scores(&new).iter().zip(scores(&free)) {
             assert!((a - b).abs() < 1e-9, "{a} {b}");

@@ -14,7 +14,7 @@ const BLOCK: usize = 4096;
 pub type Sparse = Vec<Vec<(u32, f64)>>;
 
 /// The options of a fit.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
     /// The number of factors, which is the length of each vector.
     pub factors: usize,

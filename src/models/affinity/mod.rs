@@ -11,7 +11,9 @@
 
 mod align;
 mod alternating;
+mod blend;
 mod map;
+mod neighbours;
 mod recommend;
 
 use rand::SeedableRng;
@@ -23,6 +25,8 @@ use super::cholesky;
 
 pub use align::Alignment;
 pub use alternating::{Options, Sparse};
+pub use blend::{Blend, PARTS, Recommender, own};
+pub use neighbours::Neighbours;
 pub use recommend::{Because, Choice, Offer, Ranks};
 
 /// Item factors, frozen at training. Customers are folded in when they are scored.
@@ -136,21 +140,6 @@ impl ItemFactors {
     pub fn gram(&self) -> Vec<f64> {
         gram(&self.vectors, self.factors)
     }
-
-    /// Computes the score of every item for a customer: the product of the factors, plus `own` times the
-    /// weight of the customer's own interactions, scaled so that the greatest of these weights is 1.
-    pub fn scores(&self, vector: &[f64], row: &[(u32, f64)], own: f64) -> Vec<f64> {
-        let product = |item: &Vec<f64>| item.iter().zip(vector).map(|(y, x)| x * y).sum();
-        let mut scores: Vec<f64> = self.vectors.iter().map(product).collect();
-        habit(row, own).for_each(|(item, share)| scores[item as usize] += share);
-        scores
-    }
-}
-
-/// What a customer's own interactions add to the scores of their items. The greatest of them adds `own`.
-pub fn habit(row: &[(u32, f64)], own: f64) -> impl Iterator<Item = (u32, f64)> {
-    let most = row.iter().map(|(_, weight)| *weight).fold(f64::MIN_POSITIVE, f64::max);
-    row.iter().map(move |(item, weight)| (*item, own * weight / most))
 }
 
 /// Computes Y'Y in row-major order, summed in the order of the vectors.
@@ -193,10 +182,12 @@ mod tests {
     #[test]
     fn recommends_what_customers_like_them_have() {
         let (items, customers) = two_groups();
-        let model = ItemFactors::fit(items, &customers, OPTIONS);
-        let customer = model.fold_in(&[(0, 1.0)], &model.gram());
+        let factors = ItemFactors::fit(items, &customers, OPTIONS);
+        let customer = factors.fold_in(&[(0, 1.0)], &factors.gram());
         let offer = Offer { top: 2, repeat: false, ..Offer::default() };
-        let best = model.recommend(&customer, &[(0, 1.0)], 1.0, &offer);
+        let (neighbours, blend) = (Neighbours::default(), Blend::FACTORS);
+        let model = Recommender { factors, neighbours, blend };
+        let best = model.recommend(&customer, &[(0, 1.0)], &offer);
         assert_eq!(best[0].item, 1, "who has a is offered b: {best:?}");
         assert_eq!(best[0].because, Because::Affinity(0));
     }

@@ -5,7 +5,7 @@ use std::collections::{BinaryHeap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Folded, ItemFactors};
+use super::{Folded, Recommender};
 use crate::models::cholesky;
 
 /// The items that may be recommended. Lists are in the order of the model's items.
@@ -27,10 +27,10 @@ pub struct Offer {
 pub enum Because {
     /// The customer has already interacted with the item.
     Own,
-    /// The factors predict an affinity for the item. The contained item of the customer adds most to the
-    /// prediction.
+    /// Customers with the same items have the item. The contained item of the customer adds most to the
+    /// score.
     Affinity(u32),
-    /// The item is popular, and the customer has no interactions.
+    /// The item is popular, and none of the customer's own items adds to the score.
     Popular,
 }
 
@@ -63,28 +63,26 @@ impl PartialOrd for Ranked {
     }
 }
 
-impl ItemFactors {
+impl Recommender {
     /// Chooses the best items for a customer, best first.
     ///
-    /// `row` has the customer's own interactions, sorted by item, and `own` is as in
-    /// [`ItemFactors::scores`]. A customer without interactions gets the most popular items.
-    pub fn recommend(
-        &self,
-        customer: &Folded,
-        row: &[(u32, f64)],
-        own: f64,
-        offer: &Offer,
-    ) -> Vec<Choice> {
+    /// `row` has the customer's own interactions, sorted by item. A customer without interactions gets the most
+    /// popular items.
+    pub fn recommend(&self, customer: &Folded, row: &[(u32, f64)], offer: &Offer) -> Vec<Choice> {
         let scores = match row.is_empty() {
-            true => self.popularity.clone(),
-            false => self.scores(&customer.vector, row, own),
+            true => self.factors.popularity.clone(),
+            false => self.scores(&customer.vector, row, &self.blend),
         };
         let had = |item: usize| row.binary_search_by_key(&(item as u32), |(i, _)| *i).is_ok();
         let may = |item: &usize| {
             offer.allowed.as_ref().is_none_or(|allowed| allowed[*item])
                 && (offer.repeat || !had(*item))
         };
-        let candidates = (0..self.items.len()).filter(may).map(|item| Ranked(scores[item], item));
+        let most = match self.blend.similar > 0.0 {
+            true => self.neighbours.similarities(row).1,
+            false => 0.0,
+        };
+        let candidates = (0..scores.len()).filter(may).map(|item| Ranked(scores[item], item));
         let mut best: BinaryHeap<Ranked> = candidates.collect::<Vec<_>>().into();
         let mut taken: HashMap<u32, usize> = HashMap::new();
         let mut choices = Vec::with_capacity(offer.top);
@@ -96,29 +94,46 @@ impl ItemFactors {
                 }
                 *count += 1;
             }
-            let because = match (row.is_empty(), had(item)) {
-                (true, _) => Because::Popular,
-                (_, true) => Because::Own,
-                _ => Because::Affinity(self.because(customer, row, item)),
+            let because = match had(item) {
+                true => Because::Own,
+                false => self
+                    .because(customer, row, most, item)
+                    .map_or(Because::Popular, |own| Because::Affinity(own as u32)),
             };
             choices.push(Choice { item, score, because });
         }
         choices
     }
 
-    /// Finds the own item that adds most to the prediction for `item`. With z the solution of (Y'CY +
-    /// lambda I) z = y of that item, an own item j adds c_j z'y_j (Hu, Koren and Volinsky 2008, section
-    /// 5).
-    fn because(&self, customer: &Folded, row: &[(u32, f64)], item: usize) -> u32 {
-        let mut z = self.vectors[item].clone();
-        cholesky::substitute(&customer.system, &mut z, self.factors);
+    /// Finds the own item that adds most to the score of `item`; `None` if none adds to it.
+    ///
+    /// With z the solution of (Y'CY + lambda I) z = y of that item, an own item j adds c_j z'y_j to the product of the
+    /// factors (Hu, Koren and Volinsky 2008, section 5). To the similarity it adds its weight times the cosine, over
+    /// `most`, the greatest similarity of any item.
+    fn because(
+        &self,
+        customer: &Folded,
+        row: &[(u32, f64)],
+        most: f64,
+        item: usize,
+    ) -> Option<usize> {
+        let factors = &self.factors;
+        let mut z = factors.vectors[item].clone();
+        if self.blend.factors > 0.0 && !row.is_empty() {
+            cholesky::substitute(&customer.system, &mut z, factors.factors);
+        }
+        let scale = if most > 0.0 { self.blend.similar / most } else { 0.0 };
         let adds = |(own, weight): &(u32, f64)| {
-            let y = &self.vectors[*own as usize];
+            let y = &factors.vectors[*own as usize];
             let product: f64 = y.iter().zip(&z).map(|(y, z)| y * z).sum();
-            (1.0 + self.alpha * weight) * product
+            let by_factors = self.blend.factors * (1.0 + factors.alpha * weight) * product;
+            match scale > 0.0 {
+                true => by_factors + scale * weight * self.neighbours.cosine(*own, item as u32),
+                false => by_factors,
+            }
         };
         let greatest = row.iter().map(|own| Ranked(adds(own), own.0 as usize)).max();
-        greatest.map_or(item as u32, |Ranked(_, own)| own as u32)
+        greatest.filter(|Ranked(adds, _)| *adds != 0.0).map(|Ranked(_, own)| own)
     }
 }
 
@@ -151,11 +166,13 @@ impl Ranks {
     }
 
     /// The share of customers, 0-100, whose score of `item` is below `score`, interpolated between
-    /// twentieths. Returns `None` if no distribution was frozen.
+    /// twentieths. Scores that differ only beyond the digits of an f32 are tied. Returns `None` if no distribution was
+    /// frozen.
     pub fn percentile(&self, item: usize, score: f64) -> Option<f64> {
         let quantiles = self.quantiles.get(item)?;
         let at = |step: usize| quantiles.get(step).map(|value| f64::from(*value));
-        let above = quantiles.partition_point(|value| f64::from(*value) <= score);
+        let score = f64::from(score as f32);
+        let above = quantiles.partition_point(|value| f64::from(*value) < score);
         let share = match (above.checked_sub(1).and_then(at), at(above)) {
             (None, _) => 0.0,
             (_, None) => STEPS as f64,
@@ -167,10 +184,10 @@ impl Ranks {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ItemFactors, Options};
+    use super::super::{Blend, ItemFactors, Neighbours, Options, Sparse};
     use super::*;
 
-    fn model() -> ItemFactors {
+    fn model(blend: Blend) -> Recommender {
         let items = ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec();
         let row = |i: u32| match i % 3 {
             0 => vec![(0, 1.0), (1, 1.0)],
@@ -179,7 +196,9 @@ mod tests {
         };
         let options =
             Options { factors: 3, alpha: 4.0, regularization: 0.1, iterations: 20, seed: 1 };
-        ItemFactors::fit(items, &(0..60).map(row).collect(), options)
+        let rows: Sparse = (0..60).map(row).collect();
+        let neighbours = Neighbours::count(items.len(), &rows);
+        Recommender { factors: ItemFactors::fit(items, &rows, options), neighbours, blend }
     }
 
     const ALL: Offer = Offer { top: 5, repeat: true, allowed: None, categories: None };
@@ -190,46 +209,72 @@ mod tests {
 
     #[test]
     fn what_own_items_add_is_the_prediction() {
-        let model = model();
+        let model = model(Blend::FACTORS);
         let row = [(0, 1.5), (2, 0.5), (4, 2.0)];
-        let customer = model.fold_in(&row, &model.gram());
+        let customer = model.factors.fold_in(&row, &model.factors.gram());
         for item in 0..5 {
-            let mut z = model.vectors[item].clone();
+            let mut z = model.factors.vectors[item].clone();
             cholesky::substitute(&customer.system, &mut z, 3);
             let adds = row.map(|(own, weight)| {
-                let y = &model.vectors[own as usize];
+                let y = &model.factors.vectors[own as usize];
                 (1.0 + 4.0 * weight) * y.iter().zip(&z).map(|(a, b)| a * b).sum::<f64>()
             });
-            let score = model.scores(&customer.vector, &row, 0.0)[item];
+            let score = model.scores(&customer.vector, &row, &model.blend)[item];
             assert!((adds.iter().sum::<f64>() - score).abs() < 1e-9, "{adds:?} {score}");
         }
     }
 
     #[test]
     fn an_offer_is_kept() {
-        let model = model();
+        let model = model(Blend::FACTORS);
         let row = [(3, 1.0)];
-        let customer = model.fold_in(&row, &model.gram());
-        let all = model.recommend(&customer, &row, 0.0, &ALL);
+        let customer = model.factors.fold_in(&row, &model.factors.gram());
+        let all = model.recommend(&customer, &row, &ALL);
         for choice in &all {
             let own = choice.item == 3;
             assert_eq!(choice.because, if own { Because::Own } else { Because::Affinity(3) });
         }
         assert!(items(&all)[..2].contains(&2), "{all:?}");
-        let new = model.recommend(&customer, &row, 0.0, &Offer { repeat: false, ..ALL });
+        let new = model.recommend(&customer, &row, &Offer { repeat: false, ..ALL });
         let others: Vec<usize> = items(&all).into_iter().filter(|item| *item != 3).collect();
         assert_eq!(items(&new), others);
         let allowed = Some(vec![true, true, false, true, true]);
-        let some = model.recommend(&customer, &row, 0.0, &Offer { allowed, ..ALL });
+        let some = model.recommend(&customer, &row, &Offer { allowed, ..ALL });
         assert_eq!(some.len(), 4);
         assert!(!items(&some).contains(&2));
         // The items 0 and 1 are of one category, and 2, 3 and 4 of the other. One of each is chosen.
         let categories = Some((vec![0, 0, 1, 1, 1], 1));
-        let capped = model.recommend(&customer, &row, 0.0, &Offer { categories, ..ALL });
+        let capped = model.recommend(&customer, &row, &Offer { categories, ..ALL });
         let low = items(&all).into_iter().find(|item| *item < 2).unwrap();
         assert_eq!(items(&capped), [all[0].item, low]);
-        let cold = model.recommend(&model.fold_in(&[], &model.gram()), &[], 1.0, &ALL);
+        let nobody = model.factors.fold_in(&[], &model.factors.gram());
+        let cold = model.recommend(&nobody, &[], &ALL);
         assert_eq!((cold[0].item, cold[0].because), (3, Because::Popular));
+    }
+
+    /// The parts of a score are weighed by the blend, and the reason follows what adds to it.
+    #[test]
+    fn a_blend_weighs_its_parts() {
+        let weights = Blend { factors: 0.5, own: 2.0, similar: 3.0, popular: 0.25 };
+        let model = model(weights);
+        let row = [(0, 1.0), (2, 4.0)];
+        let customer = model.factors.fold_in(&row, &model.factors.gram());
+        let by = |blend: Blend| model.scores(&customer.vector, &row, &blend);
+        let (factors, similar) = (by(Blend::FACTORS), by(Blend::SIMILAR));
+        let (own, popular) = ([0.25, 0.0, 1.0, 0.0, 0.0], by(Blend::POPULAR));
+        for (item, score) in by(weights).into_iter().enumerate() {
+            let sum = 0.5 * factors[item] + 2.0 * own[item] + 3.0 * similar[item];
+            assert!((score - sum - 0.25 * popular[item]).abs() < 1e-9, "{item}: {score}");
+        }
+        assert!((similar.iter().copied().fold(0.0, f64::max) - 1.0).abs() < 1e-9);
+        let new = Offer { repeat: false, ..ALL };
+        let found = Recommender { blend: Blend::SIMILAR, ..model.clone() };
+        let first = found.recommend(&customer, &row, &new)[0];
+        assert_eq!((first.item, first.because), (3, Because::Affinity(2)));
+        let found = Recommender { blend: Blend::OWN, ..model };
+        let all = found.recommend(&customer, &row, &ALL);
+        assert_eq!((all[0].item, all[0].because), (2, Because::Own));
+        assert_eq!((all[2].item, all[2].because), (3, Because::Popular));
     }
 
     #[test]
@@ -239,9 +284,12 @@ mod tests {
         {
             assert!((ranks.percentile(0, score).unwrap() - share).abs() < 1e-9, "{score}");
         }
-        // For tied scores it is the share of customers who are not above.
-        let ties = Ranks::fit(1, |_| vec![0.0, 0.0, 0.0, 1.0]);
-        assert!(ties.percentile(0, 0.0).unwrap() < 100.0);
+        // Of tied customers none is below another, also if their scores differ by rounding.
+        let ties = Ranks::fit(1, |_| vec![0.0, 1.0, 1.0, 1.0]);
+        for score in [1.0, 1.0 + 1e-12] {
+            let percentile = ties.percentile(0, score).unwrap();
+            assert!((15.0..=35.0).contains(&percentile), "{percentile}");
+        }
         assert_eq!(Ranks::default().percentile(0, 1.0), None);
     }
 }

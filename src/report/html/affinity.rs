@@ -7,9 +7,10 @@ use plotly::common::{Marker, Mode, Position};
 use super::chart::{BLUE, Chart, GREY};
 use super::page::{Cell, Section, day, facts, page, table};
 use crate::artifact::{AffinityArtifact, Artifact};
-use crate::models::affinity::ItemFactors;
+use crate::models::affinity::{ItemFactors, PARTS};
 use crate::report::thousands;
-use crate::training::affinity::{AffinityMetrics, Setting};
+use crate::training::affinity::ranking::Ranking;
+use crate::training::affinity::{AffinityMetrics, Setting, Step};
 
 /// The space that a name needs on the map, as shares of its width and height.
 const ROOM: [f64; 2] = [0.16, 0.045];
@@ -27,7 +28,7 @@ pub fn render(
     let sections = [
         section("verdict", "Verdict", verdict(metrics)),
         section("ranking", "Predicting the next interactions", rankings(metrics)),
-        section("map", "The map of items", map(&model.model)),
+        section("map", "The map of items", map(&model.model.factors)),
         section("card", "Model card", card(artifact, model, metrics)),
     ];
     let title = format!("{} {}", artifact.name, artifact.version);
@@ -36,11 +37,14 @@ pub fn render(
 
 fn verdict(metrics: &AffinityMetrics) -> Markup {
     html! {
-        div.verdict.failed[metrics.tested.is_none()] {
+        div.verdict.failed[!metrics.gate.passed] {
             strong {
                 (thousands(metrics.items as u64)) " items of " (thousands(metrics.customers as u64)) " customers"
             }
-            ul { @for sentence in metrics.sentences() { li { (sentence) } } }
+            ul {
+                @for sentence in metrics.sentences() { li { (sentence) } }
+                @if !metrics.gate.passed { li { "The gate is not met: " (metrics.gate.failures()) "." } }
+            }
         }
     }
 }
@@ -49,14 +53,12 @@ fn rankings(metrics: &AffinityMetrics) -> Markup {
     let Some(tested) = &metrics.tested else {
         return html! { @for sentence in metrics.sentences() { p { (sentence) } } };
     };
-    let tried: Vec<Vec<Cell>> = metrics
-        .tried
-        .iter()
-        .map(|(own, ndcg)| {
-            let mark = if *own == metrics.own { " — chosen" } else { "" };
-            vec![Cell::text(format!("{own}{mark}")), Cell::number(*ndcg, 4)]
-        })
-        .collect();
+    let row = |step: &Step| {
+        let weights = step.blend.weights().map(|weight| Cell::text(weight.to_string()));
+        weights.into_iter().chain([Cell::number(step.ndcg, 4)]).collect()
+    };
+    let steps: Vec<Vec<Cell>> = metrics.steps.iter().map(row).collect();
+    let head: Vec<&str> = PARTS.into_iter().chain(["NDCG@10"]).collect();
     html! {
         p {
             "The same model, fitted on what was known at " (day(tested.from)) ", ranks what each customer will do; "
@@ -64,10 +66,14 @@ fn rankings(metrics: &AffinityMetrics) -> Markup {
         }
         (setting("all", "All items, whatever the offer leaves out", &tested.all))
         (setting("new", "Only items that the customer had not had lately", &tested.new))
-        @if let Some(at) = metrics.chosen_at {
-            h3 { "How much a customer's own interactions count" }
-            p { "Chosen by what followed " (day(at)) ", before the test." }
-            (table("NDCG@10 of each share that was tried", &["share of own interactions", "NDCG@10"], &tried))
+        @if let [first, ..] = metrics.chosen_at[..] {
+            h3 { "How the parts of a score are weighted" }
+            p {
+                "The weights are chosen by what followed " (metrics.chosen_at.len()) " instants before the test, the "
+                "first of them " (day(first)) ". The search begins with the best ranking by one part and changes one "
+                "weight at a time while NDCG@10 grows."
+            }
+            (table("Steps of the search", &head, &steps))
         }
     }
 }
@@ -75,7 +81,8 @@ fn rankings(metrics: &AffinityMetrics) -> Markup {
 fn setting(id: &str, caption: &str, setting: &Setting) -> Markup {
     let head =
         ["ranked by", "NDCG@10", "this model's less it", "recall@10", "MRR", "coverage", "novelty"];
-    let rows = setting.rankings.iter().map(|ranking| {
+    let rankings: Vec<&Ranking> = setting.rankings.iter().chain(&setting.champion).collect();
+    let rows = rankings.iter().map(|ranking| {
         vec![
             Cell::text(ranking.name.clone()),
             Cell::number(ranking.ndcg, 4),
@@ -88,8 +95,8 @@ fn setting(id: &str, caption: &str, setting: &Setting) -> Markup {
             Cell::number(ranking.novelty, 2),
         ]
     });
-    let names = setting.rankings.iter().map(|ranking| ranking.name.clone()).collect();
-    let values = setting.rankings.iter().map(|ranking| ranking.ndcg).collect();
+    let names = rankings.iter().map(|ranking| ranking.name.clone()).collect();
+    let values = rankings.iter().map(|ranking| ranking.ndcg).collect();
     let caption = format!("{caption}: {} customers", thousands(setting.customers as u64));
     let says = format!("NDCG@10 of each ranking. {caption}; the table below has the numbers.");
     html! {
@@ -174,7 +181,7 @@ fn card(artifact: &Artifact, model: &AffinityArtifact, metrics: &AffinityMetrics
             ("an item", spec.item.clone()),
             ("look-back", format!("{}, weights halve in {}", spec.window, spec.half_life)),
             ("factors", format!("{}, L2 {}, confidence 1 + {} x weight, {} alternations, seed {}", spec.factors, spec.regularization, spec.alpha, spec.iterations, spec.seed)),
-            ("own interactions count", metrics.own.to_string()),
+            ("score of an item", metrics.blend.to_string()),
             ("turned to", model.aligned_to.clone().unwrap_or_else(|| "no earlier version".to_owned())),
             ("data", artifact.data_fingerprint.clone()),
             ("spec", artifact.spec_fingerprint.clone()),

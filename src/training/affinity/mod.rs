@@ -1,160 +1,68 @@
 //! Trains an affinity model from gathered interactions, and tests how well it predicts the next
 //! interactions of customers.
 
+mod choice;
+pub mod metrics;
 pub mod ranking;
 pub mod sample;
 
 use std::collections::HashSet;
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
-use self::ranking::{Case, Pairs, Ranker, Ranking, judge};
+pub use self::choice::{Step, candidates, choose};
+pub use self::metrics::{AffinityMetrics, Setting, Tested};
+use self::metrics::{FACTORS, untested};
+use self::ranking::{Case, LEAST_JUDGED, Ranking, judge};
 use self::sample::{InteractionData, Items, Row, Sample};
 use crate::artifact::AffinityArtifact;
 use crate::error::Result;
-use crate::models::affinity::{Alignment, ItemFactors, Options, Ranks, Sparse, habit};
+use crate::models::affinity::{
+    Blend, ItemFactors, Neighbours, Options, Ranks, Recommender, Sparse, own,
+};
 use crate::spec::{Affinity, AffinitySpec};
 use crate::time::{Duration, Instant};
 use crate::training::TrainingProblem;
+use crate::training::evaluation::bootstrap::Difference;
+use crate::training::promotion::Gate;
 
 /// The maximum number of customers that a ranking is judged on.
 const JUDGED: usize = 20_000;
 /// The maximum number of customers that the distribution of an item's scores is taken from.
 const RANKED: usize = 5_000;
-/// The minimum number of customers that a ranking is judged on. A result over fewer is not reliable.
-const LEAST_JUDGED: usize = 30;
-/// The shares of a customer's own interactions that are tried. The last one puts the customer's own items
-/// before all others.
-const OWN: [f64; 8] = [0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 100.0];
-/// The name of the ranking by the factors alone, which are one part of this model's ranking.
-const FACTORS: &str = "its factors alone";
-/// The share of own interactions that is used if no share can be tried.
-const USUAL_OWN: f64 = 1.0;
+/// The maximum number of single additions to scores that this distribution is taken from. Further customers are left
+/// out.
+const ADDED: usize = 10_000_000;
+/// The maximum number of instants that choose the weights of the blend.
+const CHOICES: usize = 3;
+/// The weights if none can be chosen.
+const USUAL: Blend = Blend { factors: 1.0, own: 1.0, similar: 0.0, popular: 0.0 };
 
-/// The instants at which a ranking is chosen and tested.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The instants at which a ranking is chosen and tested, one horizon apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Windows {
-    /// The instant after which interactions choose the share of own interactions.
-    pub chosen: Instant,
+    /// The instants after which interactions choose the weights of the blend, in order of time.
+    pub chosen: Vec<Instant>,
     /// The instant after which interactions test the ranking.
     pub tested: Instant,
 }
 
 impl Windows {
-    /// Places the two instants two horizons and one horizon before the as-of. Returns `None` if the
-    /// history does not reach one horizon further back.
+    /// Places the test one horizon before the as-of, and up to three choices before it. Returns `None` if the history
+    /// does not reach three horizons back.
     pub fn new(horizon: Duration, as_of: Instant, first: Instant) -> Option<Self> {
         let tested = as_of.minus(horizon);
-        let chosen = tested.minus(horizon);
-        (chosen.minus(horizon) >= first).then_some(Self { chosen, tested })
+        let earlier =
+            std::iter::successors(Some(tested.minus(horizon)), |at| Some(at.minus(horizon)));
+        let mut chosen: Vec<Instant> =
+            earlier.take_while(|at| at.minus(horizon) >= first).take(CHOICES).collect();
+        chosen.reverse();
+        (!chosen.is_empty()).then_some(Self { chosen, tested })
     }
-}
 
-/// The results of the test for one choice of items.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Setting {
-    /// Customers with at least one interaction to predict.
-    pub customers: usize,
-    /// The ranking of this model, followed by the simpler ones.
-    pub rankings: Vec<Ranking>,
-}
-
-impl Setting {
-    /// The ranking with the highest NDCG among those that need no model.
-    pub fn best_simple(&self) -> Option<&Ranking> {
-        let others = self.rankings.iter().skip(1).filter(|other| other.name != FACTORS);
-        others.reduce(|a, b| if b.ndcg > a.ndcg { b } else { a })
-    }
-}
-
-/// The test of the ranking on the last horizon before the as-of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tested {
-    /// The end of the interactions that the tested factors were fitted on.
-    pub from: Instant,
-    /// The end of the interactions that were predicted.
-    pub until: Instant,
-    /// The result over all items that may be recommended.
-    pub all: Setting,
-    /// The result over items that the customer had not interacted with within `new_after`.
-    pub new: Setting,
-}
-
-/// The content of `metrics.json` of an affinity version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AffinityMetrics {
-    /// The format version of this file.
-    pub format_version: u32,
-    /// The as-of of the training, up to which interactions were read.
-    pub as_of: Instant,
-    /// The number of items that were factorized.
-    pub items: usize,
-    /// The number of customers that the items were factorized with.
-    pub customers: usize,
-    /// The share of a customer's own interactions in the score of an item.
-    pub own: f64,
-    /// The instant after which interactions chose the share; `None` if no share could be tried.
-    pub chosen_at: Option<Instant>,
-    /// The shares that were tried, each with its NDCG at that instant.
-    pub tried: Vec<(f64, f64)>,
-    /// The version that the vectors were rotated to, and how near they are to it. `None` for the first
-    /// version, and if the vectors differ in length or fewer than half of the items are in both versions.
-    #[serde(default)]
-    pub aligned: Option<(String, Alignment)>,
-    /// The test of the ranking; `None` if the history is too short or there are too few customers to judge on.
-    pub tested: Option<Tested>,
-    /// The number of customers to judge on if they are too few.
-    #[serde(default)]
-    pub judged: Option<usize>,
-}
-
-impl AffinityMetrics {
-    /// Describes in sentences how well the model predicted the last horizon.
-    pub fn sentences(&self) -> Vec<String> {
-        let near = self.aligned.as_ref().map(|(version, near)| {
-            format!(
-                "Its vectors were turned to those of {version}: over {} items the mean cosine went from {:.2} to {:.2}.",
-                near.items, near.before, near.after
-            )
-        });
-        let Some(tested) = &self.tested else {
-            let why = match self.judged {
-                Some(customers) => format!(
-                    "Only {customers} customers had interactions before the test window and new ones in it, and {LEAST_JUDGED} are needed"
-                ),
-                None => "The history is too short to hold out a part of it".to_owned(),
-            };
-            return vec![format!("{why}, so the ranking is not tested.")];
-        };
-        let sentence = |what: &str, setting: &Setting| {
-            let (own, best) = (setting.rankings.first()?, setting.best_simple()?);
-            let (verdict, interval) = match &best.difference {
-                Some(found) => (
-                    match (found.interval.low > 0.0, found.interval.high < 0.0) {
-                        (true, _) => "better than",
-                        (_, true) => "worse than",
-                        _ => "not significantly different from",
-                    },
-                    format!(
-                        " (difference {:+.4}, 95 % interval {:+.4} to {:+.4})",
-                        found.difference, found.interval.low, found.interval.high
-                    ),
-                ),
-                None if own.ndcg > best.ndcg => ("better than", String::new()),
-                None => ("no better than", String::new()),
-            };
-            Some(format!(
-                "{what} its ranking is {verdict} {}, the best without a model: NDCG@10 {:.4} against {:.4}{interval} over {} customers.",
-                best.name, own.ndcg, best.ndcg, setting.customers
-            ))
-        };
-        let all = sentence("Of all items", &tested.all);
-        let new = sentence("Of items new to the customer", &tested.new);
-        all.into_iter().chain(new).chain(near).collect()
+    /// The instants up to which interactions are known, in order of time. The last one tests.
+    pub fn past(&self) -> Vec<Instant> {
+        self.chosen.iter().copied().chain([self.tested]).collect()
     }
 }
 
@@ -167,78 +75,126 @@ pub fn train(
     mut data: InteractionData,
     as_of: Instant,
     windows: Option<Windows>,
-    past: Option<&(String, AffinityArtifact)>,
+    champion: Option<&(String, AffinityArtifact)>,
 ) -> Result<(AffinityArtifact, AffinityMetrics)> {
     let spec = &model.spec;
     data.sort();
-    let items = &data.items;
-    let (mut factors, rows) = factorize(spec, items, &data.now)
+    let (mut factors, rows) = factorize(spec, &data.items, &data.now)
         .ok_or_else(|| TrainingProblem::NoInteractions { model: spec.name.clone() })?;
     if factors.vectors.iter().flatten().any(|value| !value.is_finite()) {
         return Err(TrainingProblem::InfiniteFactors { model: spec.name.clone() }.into());
     }
-    let mut tried = Vec::new();
-    let mut chosen_at = None;
-    if let (None, Some(windows)) = (spec.own, windows)
-        && let Some((past, rows)) = factorize(spec, items, &data.past[0])
-    {
-        let cases = cases(spec, &past, &rows, &data, 0, false);
-        if cases.len() >= LEAST_JUDGED {
-            let ndcg = |own: f64| (own, judge("", &past, &cases, Ranker::Blend(own)).ranking.ndcg);
-            tried = OWN.map(ndcg).to_vec();
-            chosen_at = Some(windows.chosen);
+    let (steps, chosen_at) = windows.as_ref().map_or_else(Default::default, |windows| {
+        let past = windows.chosen.iter().enumerate();
+        let cases: Vec<_> = past.map(|(window, _)| chosen_by(spec, &data, window)).collect();
+        match cases.iter().map(Vec::len).sum::<usize>() >= LEAST_JUDGED {
+            true => (
+                choose(&cases.into_iter().flatten().collect::<Vec<_>>(), &spec.blend),
+                windows.chosen.clone(),
+            ),
+            false => Default::default(),
         }
-    }
-    let best = tried.iter().copied().reduce(|a, b| if b.1 > a.1 { b } else { a });
-    let own = spec.own.or(best.map(|(own, _)| own)).unwrap_or(USUAL_OWN);
-    let alignment = past.and_then(|(_, past)| factors.align(&past.model));
-    let ranks = ranks(&factors, &rows, own);
-    let tested = windows.map(|windows| test(spec, &data, own, windows.tested, as_of));
-    let (tested, judged) = match tested {
+    });
+    let blend = steps.last().map_or_else(|| spec.blend.or(USUAL), |step| step.blend);
+    let alignment = champion.and_then(|(_, champion)| factors.align(&champion.model.factors));
+    let comparison = champion.filter(|(_, champion)| champion.interactions == model.interactions);
+    let (tested, judged) = match windows {
         None => (None, None),
-        Some(Ok(tested)) => (Some(tested), None),
-        Some(Err(customers)) => (None, Some(customers)),
+        Some(windows) => match test(spec, &data, blend, &windows, as_of, comparison) {
+            Ok(tested) => (Some(tested), None),
+            Err(customers) => (None, Some(customers)),
+        },
     };
+    let something_else = champion.filter(|(_, champion)| champion.spec.item != spec.item);
     let metrics = AffinityMetrics {
         format_version: crate::store::FORMAT_VERSION,
         as_of,
         items: factors.items.len(),
         customers: factors.customers as usize,
-        own,
+        blend,
         chosen_at,
-        tried,
-        aligned: past.zip(alignment).map(|((version, _), near)| (version.clone(), near)),
+        steps,
+        aligned: champion.zip(alignment).map(|((version, _), near)| (version.clone(), near)),
+        gate: gate(tested.as_ref(), judged, something_else.map(|(version, _)| version.as_str())),
         tested,
         judged,
     };
+    let neighbours = match blend.similar > 0.0 {
+        true => Neighbours::count(factors.items.len(), &sparse(&rows)),
+        false => Neighbours::default(),
+    };
+    let recommender = Recommender { factors, neighbours, blend };
+    let ranks = ranks(&recommender, &rows);
     let artifact = AffinityArtifact {
         spec: spec.clone(),
         interactions: model.interactions.clone(),
-        own,
-        model: factors,
+        model: recommender,
         ranks,
         aligned_to: metrics.aligned.as_ref().map(|(version, _)| version.clone()),
     };
     Ok((artifact, metrics))
 }
 
+/// The conditions for a version to come into use: the ranking was tested, it is not worse than the best ranking
+/// without a model, and not worse than the champion, both but for chance.
+fn gate(tested: Option<&Tested>, judged: Option<usize>, something_else: Option<&str>) -> Gate {
+    let Some(Tested { all, .. }) = tested else {
+        return Gate::untested("a tested ranking", untested(judged));
+    };
+    fn compared(other: &Ranking) -> Option<(&str, Difference)> {
+        Some((other.name.as_str(), other.difference?))
+    }
+    let (baseline, champion) = (all.best_simple(), all.champion.as_ref());
+    Gate::of_ranking(baseline.and_then(compared), champion.and_then(compared), something_else)
+}
+
+/// The best items by each part for the customers whose next interactions after a window choose the weights.
+fn chosen_by(
+    spec: &AffinitySpec,
+    data: &InteractionData,
+    window: usize,
+) -> Vec<choice::Candidates> {
+    let past = data.past.get(window).and_then(|past| factorize(spec, &data.items, past));
+    let Some((factors, rows)) = past else { return Vec::new() };
+    let model = unblended(factors, &rows);
+    candidates(&model, &cases(spec, &model.factors, &rows, data, window, false))
+}
+
+/// Factors with all their neighbours, to be ranked by any blend.
+fn unblended(factors: ItemFactors, rows: &[(u64, Row)]) -> Recommender {
+    let neighbours = Neighbours::count(factors.items.len(), &sparse(rows));
+    Recommender { factors, neighbours, blend: Blend::NONE }
+}
+
+fn sparse(rows: &[(u64, Row)]) -> Sparse {
+    rows.iter().map(|(_, row)| row.clone()).collect()
+}
+
 /// Computes the distribution of each item's score over the customers with the smallest hashes.
-fn ranks(factors: &ItemFactors, rows: &[(u64, Row)], own: f64) -> Ranks {
-    let rows: Vec<&Row> = rows.iter().map(|(_, row)| row).take(RANKED).collect();
-    let gram = factors.gram();
-    let vectors: Vec<Vec<f64>> =
-        rows.par_iter().map(|row| factors.fold_in(row, &gram).vector).collect();
-    let mut habits: Vec<Vec<(usize, f64)>> = vec![Vec::new(); factors.items.len()];
-    for (customer, row) in rows.iter().enumerate() {
-        for (item, share) in habit(row, own) {
-            habits[item as usize].push((customer, share));
+fn ranks(model: &Recommender, rows: &[(u64, Row)]) -> Ranks {
+    let (factors, blend) = (&model.factors, &model.blend);
+    let mut added: Vec<Vec<(usize, f64)>> = vec![Vec::new(); factors.items.len()];
+    let (mut additions, mut customers) = (0, Vec::new());
+    for (customer, (_, row)) in rows.iter().take(RANKED).enumerate() {
+        if additions > ADDED {
+            break;
+        }
+        customers.push(row);
+        for (item, part) in own(row, blend).chain(model.similar(row, blend)) {
+            added[item as usize].push((customer, part));
+            additions += 1;
         }
     }
+    let gram = factors.gram();
+    let vectors: Vec<Vec<f64>> =
+        customers.par_iter().map(|row| factors.fold_in(row, &gram).vector).collect();
+    let popular = model.popular(blend);
     Ranks::fit(factors.items.len(), |item| {
         let y = &factors.vectors[item];
-        let product = |x: &Vec<f64>| x.iter().zip(y).map(|(x, y)| x * y).sum();
-        let mut scores: Vec<f64> = vectors.iter().map(product).collect();
-        habits[item].iter().for_each(|(customer, share)| scores[*customer] += share);
+        let product = |x: &Vec<f64>| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+        let score = |x: &Vec<f64>| popular[item] + blend.factors * product(x);
+        let mut scores: Vec<f64> = vectors.iter().map(score).collect();
+        added[item].iter().for_each(|(customer, part)| scores[*customer] += part);
         scores
     })
 }
@@ -258,16 +214,19 @@ fn factorize(
     names.iter().enumerate().for_each(|(i, code)| place[*code as usize] = i as u32);
     let rows: Vec<(u64, Row)> =
         sample.customers.iter().map(|(hash, row)| (*hash, in_places(row, &place))).collect();
-    let options = Options {
+    let sparse = sparse(&rows);
+    let names: Vec<String> = names.into_iter().map(|code| items.name(code).to_owned()).collect();
+    (!names.is_empty()).then(|| (ItemFactors::fit(names, &sparse, options(spec)), rows))
+}
+
+fn options(spec: &AffinitySpec) -> Options {
+    Options {
         factors: spec.factors,
         alpha: spec.alpha,
         regularization: spec.regularization,
         iterations: spec.iterations,
         seed: spec.seed,
-    };
-    let sparse: Sparse = rows.iter().map(|(_, row)| row.clone()).collect();
-    let names: Vec<String> = names.into_iter().map(|code| items.name(code).to_owned()).collect();
-    (!names.is_empty()).then(|| (ItemFactors::fit(names, &sparse, options), rows))
+    }
 }
 
 /// Renumbers the items of a row by `place` and sorts the row by them.
@@ -324,37 +283,57 @@ fn cases(
     cases.into_iter().flatten().take(JUDGED).collect()
 }
 
-/// Tests the ranking on the interactions after the second window. Returns the number of customers to judge on if they
+/// Tests the ranking on the interactions after the last window. Returns the number of customers to judge on if they
 /// are too few, and the test otherwise.
 fn test(
     spec: &AffinitySpec,
     data: &InteractionData,
-    own: f64,
-    from: Instant,
+    blend: Blend,
+    windows: &Windows,
     until: Instant,
+    champion: Option<&(String, AffinityArtifact)>,
 ) -> std::result::Result<Tested, usize> {
-    let (model, rows) = factorize(spec, &data.items, &data.past[1]).ok_or(0_usize)?;
-    let all = cases(spec, &model, &rows, data, 1, false);
+    let last = windows.chosen.len();
+    let past = data.past.get(last).ok_or(0_usize)?;
+    let (factors, rows) = factorize(spec, &data.items, past).ok_or(0_usize)?;
+    let model = unblended(factors, &rows);
+    let all = cases(spec, &model.factors, &rows, data, last, false);
     if all.len() < LEAST_JUDGED {
         return Err(all.len());
     }
-    let sparse: Sparse = rows.iter().take(JUDGED).map(|(_, row)| row.clone()).collect();
-    let pairs = Pairs::count(model.items.len(), &sparse);
-    let setting = |cases: &[Case]| {
-        let ours = judge("this model", &model, cases, Ranker::Blend(own));
+    // The settings of the champion, fitted on the same interactions.
+    let champion = champion.and_then(|(version, champion)| {
+        let same = options(&champion.spec) == options(spec);
+        let theirs = match same {
+            true if champion.model.blend == blend => return None,
+            true => model.clone(),
+            false => Recommender {
+                factors: factorize(&champion.spec, &data.items, past)?.0,
+                ..model.clone()
+            },
+        };
+        Some((version, theirs, champion.model.blend))
+    });
+    let setting = |new: bool| {
+        let of = |factors: &ItemFactors| cases(spec, factors, &rows, data, last, new);
+        let cases = of(&model.factors);
+        let ours = judge("this model", &model, &cases, &blend);
         let others = [
-            (FACTORS, Ranker::Blend(0.0)),
-            ("the customer's own frequency", Ranker::Own),
-            ("popularity", Ranker::Popularity),
-            ("items bought together", Ranker::Pairs(&pairs)),
+            (FACTORS, Blend::FACTORS),
+            ("the customer's own frequency", Blend::OWN),
+            ("popularity", Blend::POPULAR),
+            ("items that the same customers have", Blend::SIMILAR),
         ];
-        let others = others.map(|(name, ranker)| {
-            let theirs = judge(name, &model, cases, ranker);
+        let others = others.map(|(name, blend)| {
+            let theirs = judge(name, &model, &cases, &blend);
+            Ranking { difference: Some(ours.against(&theirs)), ..theirs.ranking }
+        });
+        let champion = champion.as_ref().map(|(version, model, blend)| {
+            let theirs = judge(version, model, &of(&model.factors), blend);
             Ranking { difference: Some(ours.against(&theirs)), ..theirs.ranking }
         });
         let rankings = std::iter::once(ours.ranking).chain(others).collect();
-        Setting { customers: cases.len(), rankings }
+        Setting { customers: cases.len(), rankings, champion }
     };
-    let new = setting(&cases(spec, &model, &rows, data, 1, true));
-    Ok(Tested { from, until, all: setting(&all), new })
+    Ok(Tested { from: windows.tested, until, all: setting(false), new: setting(true) })
 }

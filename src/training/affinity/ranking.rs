@@ -5,13 +5,13 @@ use std::collections::HashSet;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::models::affinity::{ItemFactors, Sparse};
+use crate::models::affinity::{Blend, Recommender};
 use crate::training::evaluation::bootstrap::{Difference, draws};
 
 /// The number of items at the top of a ranking that it is judged by.
 pub const TOP: usize = 10;
-/// The number of similar items that are kept of an item.
-const NEIGHBOURS: usize = 200;
+/// The minimum number of customers that a ranking is judged on. A result over fewer is not reliable.
+pub(super) const LEAST_JUDGED: usize = 30;
 
 /// The quality of the first ten items of a ranking, as a mean over customers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,54 +71,42 @@ pub struct Case {
     pub wanted: HashSet<u32>,
 }
 
-/// A way to rank items for a customer.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Ranker<'a> {
-    /// The product of the factors, plus this share of the customer's own interactions.
-    Blend(f64),
-    /// The customer's own items by weight, followed by the other items by popularity.
-    Own,
-    /// All items by popularity.
-    Popularity,
-    /// The items of customers who have the same items.
-    Pairs(&'a Pairs),
-}
-
-/// Ranks the items for a case and returns the first of them.
-fn first(model: &ItemFactors, case: &Case, ranker: Ranker) -> Vec<u32> {
-    let mut scores: Vec<f64> = match ranker {
-        Ranker::Blend(own) => model.scores(&case.vector, &case.own, own),
-        Ranker::Popularity => model.popularity.clone(),
-        Ranker::Own => {
-            let most = model.popularity.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-            // Popularity is scaled to less than any weight that counts.
-            let mut scores: Vec<f64> =
-                model.popularity.iter().map(|popularity| 1e-12 * popularity / most).collect();
-            case.own.iter().for_each(|(item, weight)| scores[*item as usize] += weight);
-            scores
-        }
-        Ranker::Pairs(pairs) => pairs.scores(&case.own),
-    };
-    case.hidden.iter().for_each(|item| scores[*item as usize] = f64::NEG_INFINITY);
-    let shown = scores.len() - case.hidden.len();
+/// Finds the places of the `count` greatest scores, greatest first. Of equal scores, the first place comes first.
+pub(super) fn best(scores: &[f64], count: usize) -> Vec<u32> {
     let mut order: Vec<u32> = (0..scores.len() as u32).collect();
     let better =
         |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));
-    let top = TOP.min(shown);
-    if order.len() > top && top > 0 {
-        order.select_nth_unstable_by(top - 1, better);
+    if order.len() > count && count > 0 {
+        order.select_nth_unstable_by(count - 1, better);
     }
-    order.truncate(top);
-    order.sort_by(better);
+    order.truncate(count);
+    order.sort_unstable_by(better);
     order
 }
 
+/// The discounted gain of a hit, where the first rank is 0.
+pub(super) fn gain(rank: usize) -> f64 {
+    1.0 / (rank as f64 + 2.0).log2()
+}
+
+/// The discounted gain of the best possible order of so many wanted items.
+pub(super) fn ideal(wanted: usize) -> f64 {
+    (0..wanted.min(TOP)).map(gain).sum()
+}
+
+/// Ranks the items for a case and returns the first of them.
+fn first(model: &Recommender, case: &Case, blend: &Blend) -> Vec<u32> {
+    let mut scores = model.scores(&case.vector, &case.own, blend);
+    case.hidden.iter().for_each(|item| scores[*item as usize] = f64::NEG_INFINITY);
+    best(&scores, TOP.min(scores.len() - case.hidden.len()))
+}
+
 /// Judges one ranking over all cases.
-pub fn judge(name: &str, model: &ItemFactors, cases: &[Case], ranker: Ranker) -> Judged {
-    let shown: Vec<Vec<u32>> = cases.par_iter().map(|case| first(model, case, ranker)).collect();
+pub fn judge(name: &str, model: &Recommender, cases: &[Case], blend: &Blend) -> Judged {
+    let shown: Vec<Vec<u32>> = cases.par_iter().map(|case| first(model, case, blend)).collect();
+    let factors = &model.factors;
     let count = cases.len().max(1) as f64;
-    let gain = |rank: usize| 1.0 / (rank as f64 + 2.0).log2();
-    let customers = model.customers.max(1) as f64;
+    let customers = factors.customers.max(1) as f64;
     let (mut recall, mut mrr, mut novelty, mut items) = (0.0, 0.0, 0.0, 0_usize);
     let mut ndcg = Vec::with_capacity(cases.len());
     let mut covered: HashSet<u32> = HashSet::new();
@@ -129,12 +117,11 @@ pub fn judge(name: &str, model: &ItemFactors, cases: &[Case], ranker: Ranker) ->
             .filter(|(_, item)| case.wanted.contains(item))
             .map(|(rank, _)| rank)
             .collect();
-        let ideal: f64 = (0..case.wanted.len().min(TOP)).map(gain).sum();
-        ndcg.push(hits.iter().map(|rank| gain(*rank)).sum::<f64>() / ideal);
+        ndcg.push(hits.iter().map(|rank| gain(*rank)).sum::<f64>() / ideal(case.wanted.len()));
         recall += hits.len() as f64 / case.wanted.len() as f64;
         mrr += hits.first().map_or(0.0, |rank| 1.0 / (*rank as f64 + 1.0));
         for item in shown {
-            novelty -= (f64::from(model.holders[*item as usize].max(1)) / customers).log2();
+            novelty -= (f64::from(factors.holders[*item as usize].max(1)) / customers).log2();
             items += 1;
             covered.insert(*item);
         }
@@ -144,65 +131,20 @@ pub fn judge(name: &str, model: &ItemFactors, cases: &[Case], ranker: Ranker) ->
         ndcg: ndcg.iter().sum::<f64>() / count,
         recall: recall / count,
         mrr: mrr / count,
-        coverage: covered.len() as f64 / model.items.len().max(1) as f64,
+        coverage: covered.len() as f64 / factors.items.len().max(1) as f64,
         novelty: novelty / items.max(1) as f64,
         difference: None,
     };
     Judged { ranking, ndcg }
 }
 
-/// For each item the most similar items with their cosines, over the customers who have both, the most similar first.
-/// The item itself, with a cosine of 1, is among them.
-#[derive(Debug, PartialEq)]
-pub struct Pairs(Vec<Vec<(u32, f64)>>);
-
-impl Pairs {
-    /// Counts the customers of each pair of items.
-    pub fn count(items: usize, rows: &Sparse) -> Self {
-        let mut holders: Vec<Vec<u32>> = vec![Vec::new(); items];
-        for (customer, row) in rows.iter().enumerate() {
-            row.iter().for_each(|(item, _)| holders[*item as usize].push(customer as u32));
-        }
-        let similar = |both: &mut Vec<u32>, item: usize| {
-            let mut met: Vec<u32> = Vec::new();
-            for customer in &holders[item] {
-                for (other, _) in &rows[*customer as usize] {
-                    if both[*other as usize] == 0 {
-                        met.push(*other);
-                    }
-                    both[*other as usize] += 1;
-                }
-            }
-            let cosine = |other: &u32| {
-                let alone = holders[item].len() as f64 * holders[*other as usize].len() as f64;
-                (*other, f64::from(both[*other as usize]) / alone.sqrt())
-            };
-            let mut list: Vec<(u32, f64)> = met.iter().map(cosine).collect();
-            met.iter().for_each(|other| both[*other as usize] = 0);
-            list.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-            list.truncate(NEIGHBOURS);
-            list
-        };
-        Self((0..items).into_par_iter().map_init(|| vec![0; items], similar).collect())
-    }
-
-    fn scores(&self, own: &[(u32, f64)]) -> Vec<f64> {
-        let mut scores = vec![0.0; self.0.len()];
-        for (item, weight) in own {
-            for (other, cosine) in &self.0[*item as usize] {
-                scores[*other as usize] += weight * cosine;
-            }
-        }
-        scores
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::affinity::{ItemFactors, Neighbours};
 
-    fn model() -> ItemFactors {
-        ItemFactors {
+    fn model() -> Recommender {
+        let factors = ItemFactors {
             factors: 1,
             alpha: 1.0,
             regularization: 1.0,
@@ -211,7 +153,8 @@ mod tests {
             popularity: (0..12).map(|i| f64::from(12 - i)).collect(),
             holders: (0..12).map(|i| 12 - i).collect(),
             customers: 12,
-        }
+        };
+        Recommender { factors, neighbours: Neighbours::default(), blend: Blend::FACTORS }
     }
 
     fn case(own: &[(u32, f64)], hidden: &[u32], wanted: &[u32]) -> Case {
@@ -227,7 +170,7 @@ mod tests {
     #[test]
     fn ndcg_recall_and_rank_are_those_of_the_definition() {
         let cases = [case(&[], &[], &[0, 2, 11])];
-        let found = judge("popularity", &model(), &cases, Ranker::Popularity).ranking;
+        let found = judge("popularity", &model(), &cases, &Blend::POPULAR).ranking;
         let ideal = 1.0 + 1.0 / 3_f64.log2() + 0.5;
         assert!((found.ndcg - 1.5 / ideal).abs() < 1e-12, "{found:?}");
         assert!((found.recall - 2.0 / 3.0).abs() < 1e-12);
@@ -239,29 +182,10 @@ mod tests {
     fn hidden_items_are_not_shown_and_own_ones_come_first() {
         let model = model();
         let own = case(&[(5, 3.0), (7, 4.0)], &[0], &[1]);
-        assert_eq!(first(&model, &own, Ranker::Own)[..3], [7, 5, 1]);
-        assert_eq!(first(&model, &own, Ranker::Blend(0.0))[..2], [11, 10]);
-        assert_eq!(first(&model, &own, Ranker::Blend(100.0))[..3], [7, 5, 11]);
-        assert!(!first(&model, &own, Ranker::Popularity).contains(&0));
-    }
-
-    #[test]
-    fn pairs_are_cosines() {
-        let rows = vec![vec![(0, 1.0), (1, 1.0)], vec![(0, 1.0)], vec![(1, 1.0), (2, 1.0)]];
-        let scores = Pairs::count(3, &rows).scores(&[(0, 2.0)]);
-        assert!((scores[0] - 2.0).abs() < 1e-12 && (scores[1] - 1.0).abs() < 1e-12, "{scores:?}");
-        assert_eq!(scores[2], 0.0);
-    }
-
-    /// Ten thousand items take no more memory than their neighbours.
-    #[test]
-    fn pairs_of_many_items_keep_the_most_similar() {
-        let rows: Sparse =
-            vec![(0..10_000).map(|item| (item, 1.0)).collect(), vec![(7, 1.0), (9000, 1.0)]];
-        let pairs = Pairs::count(10_000, &rows);
-        assert!(pairs.0.iter().all(|similar| similar.len() == NEIGHBOURS));
-        let first: Vec<u32> = pairs.0[7].iter().map(|(item, _)| *item).take(2).collect();
-        assert_eq!(first, [7, 9000]);
+        assert_eq!(first(&model, &own, &Blend::OWN)[..3], [7, 5, 1]);
+        assert_eq!(first(&model, &own, &Blend::FACTORS)[..2], [11, 10]);
+        assert_eq!(first(&model, &own, &Blend { own: 100.0, ..Blend::FACTORS })[..3], [7, 5, 11]);
+        assert!(!first(&model, &own, &Blend::POPULAR).contains(&0));
     }
 
     /// The interval of a difference is paired: two rankings that are the same for each customer do not differ, however
@@ -271,10 +195,10 @@ mod tests {
         let cases: Vec<Case> =
             (0..200).map(|i| case(&[(i % 12, 1.0)], &[], &[(i * 7) % 12, (i * 5) % 12])).collect();
         let model = model();
-        let popularity = judge("popularity", &model, &cases, Ranker::Popularity);
+        let popularity = judge("popularity", &model, &cases, &Blend::POPULAR);
         let same = popularity.against(&popularity);
         assert_eq!((same.difference, same.standard_error), (0.0, 0.0));
-        let own = judge("own", &model, &cases, Ranker::Own);
+        let own = judge("own", &model, &cases, &Blend::OWN);
         let found = own.against(&popularity);
         assert!((found.difference - (own.ranking.ndcg - popularity.ranking.ndcg)).abs() < 1e-12);
         assert!(found.interval.contains(found.difference) && found.standard_error > 0.0);

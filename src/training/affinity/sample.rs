@@ -106,11 +106,11 @@ pub struct InteractionData {
     pub items: Items,
     /// Interactions up to the as-of.
     pub now: Sample,
-    /// Interactions up to each of the two instants of [`super::Windows`].
-    pub past: [Sample; 2],
+    /// Interactions up to each of the instants of [`super::Windows::past`].
+    pub past: Vec<Sample>,
     /// Interactions to predict: those within one horizon after each of these instants.
-    pub later: [Sample; 2],
-    /// Interactions within `new_after` before the second instant. Their items are not new to the
+    pub later: Vec<Sample>,
+    /// Interactions within `new_after` before the last instant. Their items are not new to the
     /// customer.
     pub recent: Sample,
 }
@@ -121,8 +121,10 @@ impl InteractionData {
         let codes: Vec<u32> = other.items.names.iter().map(|name| self.items.code(name)).collect();
         self.now.add(other.now, &codes);
         self.recent.add(other.recent, &codes);
-        self.past.iter_mut().zip(other.past).for_each(|(own, more)| own.add(more, &codes));
-        self.later.iter_mut().zip(other.later).for_each(|(own, more)| own.add(more, &codes));
+        for (own, more) in [(&mut self.past, other.past), (&mut self.later, other.later)] {
+            own.resize_with(own.len().max(more.len()), Sample::default);
+            own.iter_mut().zip(more).for_each(|(own, more)| own.add(more, &codes));
+        }
     }
 
     /// Sorts all samples.

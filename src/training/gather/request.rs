@@ -235,13 +235,14 @@ impl<'a> Request<'a> {
             plans.push(of("interactions", &affinity.interactions, vec![as_of]));
             roles.push(Role::Interactions);
             windows = Windows::new(affinity.spec.horizon, as_of.at, known.history.first);
-            if let Some(windows) = windows {
-                let past = [windows.chosen, windows.tested];
-                let ends =
-                    [windows.tested, as_of.at].map(|at| AsOf { at, known_at: as_of.known_at });
+            if let Some(windows) = &windows {
+                let past = windows.past();
+                let ends = past.iter().skip(1).copied().chain([as_of.at]);
+                let ends = ends.map(|at| AsOf { at, known_at: as_of.known_at }).collect();
+                let last = cuts(&[windows.tested], as_of);
                 plans.push(of("past interactions", &affinity.interactions, cuts(&past, as_of)));
-                plans.push(of("later interactions", &affinity.later, ends.to_vec()));
-                plans.push(of("recent interactions", &affinity.recent, cuts(&past[1..], as_of)));
+                plans.push(of("later interactions", &affinity.later, ends));
+                plans.push(of("recent interactions", &affinity.recent, last));
                 roles.extend([Role::PastInteractions, Role::LaterInteractions]);
                 roles.push(Role::RecentInteractions);
             }
@@ -320,7 +321,7 @@ impl<'a> Request<'a> {
             purchases: samples.purchases,
             holdout: self.holdout,
             interactions: samples.interactions,
-            windows: self.windows,
+            windows: self.windows.clone(),
             skew: samples.skew,
             report,
         }

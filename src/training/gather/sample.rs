@@ -130,7 +130,9 @@ impl Reader<'_> {
                 let data = &mut into.interactions;
                 let is_past = matches!(role, Role::PastInteractions);
                 let samples = if is_past { &mut data.past } else { &mut data.later };
-                for (rows, sample) in rows.of(name)?.iter().zip(samples) {
+                let rows = rows.of(name)?;
+                samples.resize_with(rows.len(), Default::default);
+                for (rows, sample) in rows.iter().zip(samples) {
                     sample.take(rows, &mut data.items)?;
                 }
                 Ok(())
