@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use arrow_array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
-use super::purchases::Customer;
+use super::purchases::{Customer, Spending};
 use crate::error::Result;
 use crate::expression::Expression;
 use crate::expression::polars::evaluate;
@@ -13,14 +13,18 @@ use crate::features::catalog::Definition;
 use crate::features::plan::FeaturePlan;
 use crate::features::read::numeric;
 use crate::models::lifetime_value::{
-    Buyer, Discounting, Expected, GammaGamma, Purchasing, Spend, expect,
+    Buyer, Discounting, Expected, GammaGamma, Hurdle, Purchasing, Spend, expect,
 };
+use crate::models::matrix::Matrix;
 use crate::money::Scale;
 use crate::spec::{LifetimeValueSpec, read_by};
 use crate::time::Duration;
 
 /// The length of a month in days, as a twelfth of 365 days.
 const MONTH: f64 = 365.0 / 12.0;
+/// The least spend that a mean is taken of, in major units. It stands in for a prediction of 0.
+const LEAST_SPEND: f64 = 0.001;
+
 /// A trained model of lifetime value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,6 +92,96 @@ pub struct Prediction {
     pub value: f64,
 }
 
+impl Prediction {
+    /// What is expected within the horizon, without discounting.
+    pub fn spending(&self) -> Spending {
+        Spending { purchases: self.purchases, spend: self.purchases * self.spend }
+    }
+}
+
+/// The correction of predictions by a hurdle model over features, as it was learnt at a past snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Correction {
+    /// The hurdle model.
+    pub hurdle: Hurdle,
+    /// The weight of the hurdle model in the geometric mean with the model of purchases and spend.
+    pub weight: f64,
+    /// The factor of the expected purchases.
+    pub purchases: f64,
+    /// The factor of the expected spend.
+    pub value: f64,
+}
+
+impl Correction {
+    /// The inputs of the hurdle model, in this order. Each is the logarithm of the named number plus 1. All mean the
+    /// same at every snapshot: an input that grows with the age of the data, such as the time since the first
+    /// purchase, has values at scoring that no fit has seen.
+    pub const INPUTS: [&str; 9] = [
+        "purchases expected within the horizon",
+        "spend expected on a day with a purchase",
+        "days with a purchase, without the first",
+        "mean spend on a day with a purchase",
+        "time since the last purchase, in horizons",
+        "days with a purchase within the last half of a horizon",
+        "spend within the last half of a horizon",
+        "days with a purchase within the last quarter of a horizon",
+        "spend within the last quarter of a horizon",
+    ];
+
+    /// Computes the inputs of the hurdle model, one row per customer, given the predictions of the model of
+    /// purchases and spend for a horizon in days.
+    pub fn inputs(customers: &[Customer], predictions: &[Prediction], horizon: f64) -> Matrix {
+        let mut inputs = Matrix::with_capacity(Self::INPUTS.len(), customers.len());
+        for (customer, prediction) in customers.iter().zip(predictions) {
+            let Some([_, half, quarter]) = customer.recent else {
+                unreachable!("a version with a hurdle model reads recent purchases")
+            };
+            let own: [f64; Self::INPUTS.len()] = [
+                prediction.purchases,
+                prediction.spend,
+                customer.buyer.frequency,
+                customer.spend / customer.purchases(),
+                (customer.buyer.age - customer.buyer.recency) / horizon,
+                half.purchases,
+                half.spend,
+                quarter.purchases,
+                quarter.spend,
+            ];
+            inputs.push(own.into_iter().map(|value| value.max(0.0).ln_1p()));
+        }
+        inputs
+    }
+
+    /// The mean of two predictions of spend, where `hurdle` has the given weight: the geometric mean, because
+    /// spend differs between customers by factors.
+    pub fn mean(other: f64, hurdle: f64, weight: f64) -> f64 {
+        let [other, hurdle] = [other, hurdle].map(|spend| spend.max(LEAST_SPEND));
+        other.powf(1.0 - weight) * hurdle.powf(weight)
+    }
+
+    fn apply(
+        &self,
+        customers: &[Customer],
+        predictions: &mut [Prediction],
+        discounting: &Discounting,
+    ) {
+        let inputs = Self::inputs(customers, predictions, discounting.horizon);
+        let hurdle = self.hurdle.predict(&inputs);
+        for (prediction, hurdle) in predictions.iter_mut().zip(hurdle) {
+            let before = prediction.spending().spend;
+            let discount =
+                if before > 0.0 { prediction.value / before } else { discounting.mean_factor() };
+            let spend = self.value * Self::mean(before, hurdle, self.weight);
+            prediction.purchases *= self.purchases;
+            if prediction.purchases > 0.0 {
+                prediction.spend = spend / prediction.purchases;
+            }
+            prediction.value = spend * discount;
+        }
+    }
+}
+
 /// The fitted models that predict future purchases.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,6 +196,9 @@ pub struct Predictor {
     pub mean_spend: f64,
     /// The means of customers by age, used if there is no model of purchases.
     pub tenure: Vec<TenureMean>,
+    /// The correction by a hurdle model; `None` if the history is too short to learn and to test one.
+    #[serde(default)]
+    pub correction: Option<Correction>,
 }
 
 impl Predictor {
@@ -139,7 +236,12 @@ impl Predictor {
                 Prediction { p_alive: None, purchases, spend, value: value * discount }
             }
         };
-        customers.iter().zip(expected).map(predict).collect()
+        let mut predictions: Vec<Prediction> =
+            customers.iter().zip(expected).map(predict).collect();
+        if let Some(correction) = &self.correction {
+            correction.apply(customers, &mut predictions, discounting);
+        }
+        predictions
     }
 
     fn spend_of(&self, customer: &Customer) -> f64 {

@@ -10,9 +10,19 @@ use crate::models::lifetime_value::{Buyer, Spend};
 use crate::shard;
 use crate::sources::profile::keys;
 use crate::spec::{
-    Cohort, FIRST_CHANNEL, FIRST_DAY_SPEND, FIRST_PURCHASE, LAST_PURCHASE, PURCHASE_DAYS, SPEND,
+    Cohort, FIRST_CHANNEL, FIRST_DAY_SPEND, FIRST_PURCHASE, LAST_PURCHASE, PURCHASE_DAYS, RECENT,
+    SPEND,
 };
 use crate::time::{Instant, Zone};
+
+/// What a customer purchased within some time, or is expected to.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Spending {
+    /// The number of days with a purchase.
+    pub purchases: f64,
+    /// The spend, in major units.
+    pub spend: f64,
+}
 
 /// The purchase history of a customer.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +35,9 @@ pub struct Customer {
     pub spend: f64,
     /// The spend of the purchases on the first day, in major units.
     pub first_day_spend: f64,
+    /// The purchases within the horizon before, within half of it and within a quarter of it. `None` for versions that
+    /// were trained before the hurdle model.
+    pub recent: Option<[Spending; RECENT.len()]>,
     /// The cohort; `None` if the spec has no cohorts.
     pub cohort: Option<Box<str>>,
 }
@@ -60,6 +73,10 @@ pub fn read(
     let (first, last) = (instants(FIRST_PURCHASE)?, instants(LAST_PURCHASE)?);
     let days = column(rows, PURCHASE_DAYS)?;
     let (spend, first_day_spend) = (column(rows, SPEND)?, column(rows, FIRST_DAY_SPEND)?);
+    let has_recent = rows.column_by_name(RECENT[0].1).is_some();
+    let recent = RECENT.into_iter().filter(|_| has_recent);
+    let recent = recent.map(|(_, days, spend)| Ok([column(rows, days)?, column(rows, spend)?]));
+    let recent: Vec<[Vec<f64>; 2]> = recent.collect::<Result<_>>()?;
     let channel = rows.column_by_name(FIRST_CHANNEL).and_then(|c| c.as_string_opt::<i32>());
     let today = zone.day(at.0 - 1);
     let customer = |(row, key): (usize, Option<&str>)| {
@@ -81,7 +98,12 @@ pub fn read(
         };
         let hash = shard::hash(key.unwrap_or_default());
         let (spend, first_day_spend) = (spend[row], first_day_spend[row]);
-        Some(Customer { hash, buyer, spend, first_day_spend, cohort })
+        let recent: Vec<Spending> = recent
+            .iter()
+            .map(|[days, spend]| Spending { purchases: days[row], spend: spend[row] })
+            .collect();
+        let recent = recent.try_into().ok();
+        Some(Customer { hash, buyer, spend, first_day_spend, recent, cohort })
     };
     Ok(keys(rows)?.iter().enumerate().map(customer).collect())
 }

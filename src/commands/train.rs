@@ -269,6 +269,7 @@ fn keep(
             transaction.write_text(&format!("{folder}/report.html"), &page)?;
             outcome.text += &text::lifetime_value(name, version, &metrics);
             outcome.metrics.insert(name.clone(), json!(metrics));
+            gate = metrics.gate;
         }
         (Numbers::Affinity(metrics), Trained::Affinity(model)) => {
             transaction.write_json(&format!("{folder}/metrics.json"), &metrics)?;
@@ -486,8 +487,8 @@ fn fit(
     }
     if let Some(model) = &models.lifetime_value {
         progress.stage("fitting lifetime value");
-        let (purchases, holdout) = (gathered.purchases, gathered.holdout);
-        let (artifact, metrics) = lifetime_value::train(model, purchases, as_of, holdout);
+        let (purchases, holdouts) = (gathered.purchases, gathered.holdouts);
+        let (artifact, metrics) = lifetime_value::train(model, purchases, as_of, holdouts)?;
         let artifact = Trained::LifetimeValue(Box::new(artifact));
         let numbers = Numbers::LifetimeValue(Box::new(metrics));
         fitted.push((model.spec.name.clone(), artifact, numbers));

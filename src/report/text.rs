@@ -127,7 +127,8 @@ pub fn lifetime_value(name: &str, version: &str, metrics: &LifetimeValueMetrics)
         let none = || "-".to_owned();
         let spend = format!("{:.0}", holdout.spend);
         table.row(happened.into_iter().chain([none(), none(), spend, none(), none()]));
-        for errors in [&holdout.model].into_iter().chain(&holdout.baselines) {
+        let others = holdout.parts.iter().chain(&holdout.baselines);
+        for errors in [&holdout.model].into_iter().chain(others) {
             table.row([
                 errors.name.clone(),
                 format!("{:.0}", errors.purchases),

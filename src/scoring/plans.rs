@@ -82,7 +82,8 @@ pub fn plans_of(catalog: &Catalog, models: &Models, source: &SourcePlan) -> Vec<
         models.rfm.as_ref().map(|model| &model.aggregations),
     ];
     list.extend(aggregations.into_iter().flatten().map(|of| given(of, FeaturePlan::default())));
-    list.extend(models.lifetime_value.iter().map(|model| model.plan(FeaturePlan::default())));
+    let value = models.lifetime_value.iter();
+    list.extend(value.map(|model| model.plan(FeaturePlan::default(), model.spec.horizon)));
     if let Some(model) = &models.affinity {
         let own = [Some(model.interactions.clone()), by_category(&model.interactions, source)];
         list.extend(own.into_iter().flatten().map(|interactions| FeaturePlan {

@@ -79,6 +79,10 @@ pub struct LifetimeValueSpec {
     /// changes by the month.
     #[serde(default = "default_discount_rate")]
     pub discount_rate: f64,
+    /// The weight of the hurdle model in the prediction, from 0 (the method alone) to 1 (the hurdle model alone). By
+    /// default it is chosen by what customers did after a past snapshot.
+    #[serde(default)]
+    pub hurdle: Option<f64>,
     /// The grouping into cohorts that are fitted separately; by default all customers are fitted
     /// together.
     #[serde(default)]
@@ -128,7 +132,7 @@ pub struct LifetimeValue {
     pub condition: Expression,
     /// The value of a purchase, of type money, over event columns.
     pub value: Expression,
-    /// The features that revenue and refunds depend on and the aggregations over purchases, in the order
+    /// The features that revenue and refunds depend on and the aggregations over all purchases, in the order
     /// of computation.
     pub definitions: Vec<Definition>,
 }
@@ -169,6 +173,10 @@ impl LifetimeValue {
             let required = "between 0 and 10";
             let rate = spec.discount_rate;
             return Err(Error::setting(file, "discount_rate", rate, required, example));
+        }
+        if let Some(weight) = spec.hurdle.filter(|weight| !(0.0..=1.0).contains(weight)) {
+            let example = "the method alone is hurdle = 0.0";
+            return Err(Error::setting(file, "hurdle", weight, "between 0 and 1", example));
         }
         let customers = [
             ("minimum_repeaters", spec.minimum_repeaters, 10),
@@ -237,26 +245,32 @@ impl LifetimeValue {
     }
 }
 
-/// The column with the days with a purchase in a window before the holdout that is as long as the
-/// holdout.
-pub const RECENT_DAYS: &str = "lifetime_value__recent_days";
-/// The column with the spend of these purchases.
-pub const RECENT_SPEND: &str = "lifetime_value__recent_spend";
+/// The windows of recent purchases, each as a divisor of the horizon, with the columns of the days with a
+/// purchase and of the spend.
+pub const RECENT: [(i64, &str, &str); 3] = [
+    (1, "lifetime_value__recent_days", "lifetime_value__recent_spend"),
+    (2, "lifetime_value__half_days", "lifetime_value__half_spend"),
+    (4, "lifetime_value__quarter_days", "lifetime_value__quarter_spend"),
+];
 
 impl LifetimeValue {
-    /// Adds the features that the model reads to a plan.
-    pub fn plan(&self, plan: FeaturePlan) -> FeaturePlan {
-        read_by(&self.definitions, [&self.revenue, &self.refunds], plan)
+    /// The features and aggregations that predict the time until `horizon` from a snapshot, in the order of
+    /// computation.
+    pub fn definitions(&self, horizon: Duration) -> Vec<Definition> {
+        let mut definitions = self.definitions.clone();
+        for (divisor, days, spend) in RECENT {
+            let window = Window::Trailing(Duration(horizon.0 / divisor));
+            let value = Some(self.value.clone());
+            let days = self.aggregation(days, Op::ActiveDays, None, window, Type::Integer);
+            let spend = self.aggregation(spend, Op::Sum, value, window, Type::Money);
+            definitions.extend([days, spend].map(Definition::Aggregation));
+        }
+        definitions
     }
 
-    /// Adds the features that the model reads, and the purchases within `recent` before the as-of.
-    pub fn plan_with_recent(&self, plan: FeaturePlan, recent: Duration) -> FeaturePlan {
-        let mut plan = self.plan(plan);
-        let window = Window::Trailing(recent);
-        plan.give(self.aggregation(RECENT_DAYS, Op::ActiveDays, None, window, Type::Integer));
-        let value = Some(self.value.clone());
-        plan.give(self.aggregation(RECENT_SPEND, Op::Sum, value, window, Type::Money));
-        plan
+    /// Adds to a plan what predicts the time until `horizon` from a snapshot.
+    pub fn plan(&self, plan: FeaturePlan, horizon: Duration) -> FeaturePlan {
+        read_by(&self.definitions(horizon), [&self.revenue, &self.refunds], plan)
     }
 }
 

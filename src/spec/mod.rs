@@ -18,8 +18,7 @@ pub use classifier::{
 pub use engagement::{ENGAGEMENT_COLUMNS, EngagementSpec};
 pub use lifetime_value::{
     Cohort, FIRST_CHANNEL, FIRST_DAY_SPEND, FIRST_PURCHASE, LAST_PURCHASE, LifetimeValue,
-    LifetimeValueMethod, LifetimeValueSpec, PURCHASE_DAYS, RECENT_DAYS, RECENT_SPEND, SPEND,
-    read_by,
+    LifetimeValueMethod, LifetimeValueSpec, PURCHASE_DAYS, RECENT, SPEND, read_by,
 };
 pub use problem::SpecProblem;
 pub use rfm::{RFM_COLUMNS, RfmSpec};

@@ -124,7 +124,8 @@ impl Gate {
     }
 }
 
-fn describe(change: &Difference) -> String {
+/// Describes a difference with its interval and standard error.
+pub(super) fn describe(change: &Difference) -> String {
     format!(
         "{:+.4} (95 % interval {:+.4} to {:+.4}, standard error {:.4})",
         change.difference, change.interval.low, change.interval.high, change.standard_error

@@ -106,14 +106,15 @@ fn interests_are_categories() {
     assert!(before.iter().filter(|list| !list.is_empty()).count() > 1000);
 }
 
-/// With too few repeat buyers, means of customers with the same tenure replace the fit, and the report says so.
+/// With too few repeat buyers, means of customers with the same tenure replace the fit, and the report says so. They
+/// rank customers worse than a repetition of the past, so that the gate keeps them out of use.
 #[test]
 fn too_few_repeat_buyers_are_expected_to_do_what_others_did() {
     let folder = tempfile::tempdir().unwrap();
     let project = small(folder.path());
     edit(&project, "models/lifetime_value.toml", "method =", "minimum_repeaters = 5000\nmethod =");
     let (stdout, stderr, code) = output(&project, &["run"]);
-    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(code, 4, "{stderr}");
     assert!(
         stdout.contains("fewer than 5000: means of customers with the same tenure"),
         "{stdout}"
@@ -124,6 +125,11 @@ fn too_few_repeat_buyers_are_expected_to_do_what_others_did() {
     );
     // The means are from the time before the holdout, so that they do not match it exactly.
     assert!(!stdout.contains("(+0.0 %)"), "{stdout}");
+    assert!(stdout.contains("was kept, not put in use"), "{stdout}");
+    assert!(root(&project)["champions"].get("lifetime_value").is_none());
+    let version = root(&project)["trained"]["lifetime_value"][0].as_str().unwrap().to_owned();
+    ran(&project, &["models", "promote", "lifetime_value", &version]);
+    ran(&project, &["score"]);
     let scores = parts(&project, "2024-07-01", "lifetime_value");
     let bought = scores.values().filter(|(_, parts)| parts.contains_key("predicted"));
     let mut predicted: Vec<f64> = bought

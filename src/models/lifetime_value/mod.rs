@@ -1,10 +1,11 @@
 //! Lifetime value of customers without a contract: the expected number of purchases (BG/NBD, MBG/NBD or
-//! Pareto/NBD) times the expected spend per purchase (Gamma-Gamma).
+//! Pareto/NBD) times the expected spend per purchase (Gamma-Gamma), and a hurdle model of spend over features.
 //!
 //! Times are in any one unit and spend is in major units. This module knows no calendar.
 
 mod buyer;
 pub mod gamma_gamma;
+pub mod hurdle;
 pub mod maximum_likelihood;
 mod pareto;
 pub mod purchasing;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use buyer::Buyer;
 pub use gamma_gamma::{GammaGamma, Spend};
+pub use hurdle::Hurdle;
 pub use purchasing::{Family, Purchasing};
 
 /// Discounting at a yearly rate, month by month.

@@ -7,8 +7,8 @@ use super::page::{Cell, Section, day, facts, page, table};
 use crate::artifact::Artifact;
 use crate::artifact::LifetimeValueArtifact;
 use crate::report::thousands;
-use crate::training::lifetime_value::LifetimeValueMetrics;
 use crate::training::lifetime_value::holdout::{Class, Errors, Holdout};
+use crate::training::lifetime_value::{Lesson, LifetimeValueMetrics, Trial};
 
 /// Renders the whole file.
 pub fn render(
@@ -29,11 +29,16 @@ pub fn render(
 }
 
 fn verdict(metrics: &LifetimeValueMetrics) -> Markup {
-    let unused = metrics.purchasing.iter().all(|fit| !fit.used);
+    let failed = metrics.gate.as_ref().is_some_and(|gate| !gate.passed);
     html! {
-        div.verdict.failed[unused] {
+        div.verdict.failed[failed] {
             strong { (metrics.method()) " over " (thousands(metrics.customers as u64)) " buyers" }
-            ul { @for sentence in metrics.sentences() { li { (sentence) } } }
+            ul {
+                @for sentence in metrics.sentences() { li { (sentence) } }
+                @if let Some(gate) = metrics.gate.as_ref().filter(|gate| !gate.passed) {
+                    li { "The gate is not met: " (gate.failures()) "." }
+                }
+            }
         }
         @if let Some(holdout) = &metrics.holdout { (cards(holdout)) }
     }
@@ -96,8 +101,8 @@ fn holdout(holdout: &Holdout) -> Markup {
             Cell::number(errors.spend_gini, 4),
         ]
     };
-    let rows: Vec<Vec<Cell>> =
-        [&holdout.model].into_iter().chain(&holdout.baselines).map(row).collect();
+    let others = holdout.parts.iter().chain(&holdout.baselines);
+    let rows: Vec<Vec<Cell>> = [&holdout.model].into_iter().chain(others).map(row).collect();
     html! {
         p {
             "The same model, fitted on what " (thousands(holdout.customers as u64)) " buyers had done before "
@@ -192,6 +197,8 @@ fn fits(metrics: &LifetimeValueMetrics) -> Markup {
     let customers: Vec<Vec<Cell>> = customers.collect();
     html! {
         @if rows.is_empty() { p { "Nothing was fitted." } } @else {
+            @if let Some(lesson) = &metrics.lesson { (hurdle(lesson)) }
+            h3 { "Purchases and spend per purchase" }
             p {
                 "By maximum likelihood from several starts, in days. Standard errors are by the observed "
                 "information; none are given where the likelihood is flat."
@@ -207,6 +214,24 @@ fn fits(metrics: &LifetimeValueMetrics) -> Markup {
                 (table("Where each fit began and ended", &["fit", "first parameters", "log-likelihood", "iterations", "converged"], &starts))
             }
         }
+    }
+}
+
+/// Renders how the weight of the hurdle model was chosen.
+fn hurdle(lesson: &Lesson) -> Markup {
+    let row = |trial: &Trial| vec![Cell::number(trial.weight, 2), Cell::number(trial.deviance, 4)];
+    let rows: Vec<Vec<Cell>> = lesson.trials.iter().map(row).collect();
+    html! {
+        h3 { "The hurdle model over features" }
+        p {
+            "It predicts whether a customer purchases at all, and for how much. It was learnt from "
+            (thousands(lesson.customers as u64)) " buyers as they were known at " (day(lesson.at)) ", of whom "
+            (thousands(lesson.purchased as u64)) " purchased up to " (day(lesson.until)) ". The prediction is the geometric "
+            "mean of both models. The weight of the hurdle model is the one with the lowest deviance, where each customer "
+            "is predicted by a fit on others. All purchases are then multiplied by " (format!("{:.3}", lesson.purchases))
+            " and all spend by " (format!("{:.3}", lesson.value)) ", what came over what the prediction had expected."
+        }
+        (table("Weights of the hurdle model", &["weight", "Tweedie deviance"], &rows))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::store::sorted::SortedRuns;
 use crate::time::{Duration, Instant};
 use crate::training::affinity::Windows;
 use crate::training::affinity::sample::InteractionData;
-use crate::training::lifetime_value::PurchaseData;
+use crate::training::lifetime_value::{Holdouts, PurchaseData};
 use crate::training::sampling::spread;
 use crate::training::skew::Differences;
 
@@ -287,8 +287,8 @@ pub struct Gathered {
     pub buyers: [SortedRuns; 3],
     /// The purchases, as in [`Samples::purchases`].
     pub purchases: PurchaseData,
-    /// The instant from which purchases are held out; `None` if none are.
-    pub holdout: Option<Instant>,
+    /// The times that are held out of the purchases; `None` if none are.
+    pub holdouts: Option<Holdouts>,
     /// The interactions, as in [`Samples::interactions`].
     pub interactions: InteractionData,
     /// The instants at which the ranking of items is chosen and tested; `None` if the history is too

@@ -20,7 +20,7 @@ use crate::spec::{Classifier, Eligible, Models};
 use crate::store::sorted::SortedRuns;
 use crate::time::{Duration, Instant, Window};
 use crate::training::affinity::Windows;
-use crate::training::lifetime_value::holdout_at;
+use crate::training::lifetime_value::Holdouts;
 use crate::training::sampling::Share;
 use crate::training::schedule::{check_fresh, schedule};
 use crate::training::skew::Served;
@@ -54,6 +54,7 @@ pub(super) enum Role {
     Buyers,
     Purchases,
     PastPurchases,
+    EarlierPurchases,
     Interactions,
     PastInteractions,
     LaterInteractions,
@@ -106,7 +107,7 @@ pub struct Request<'a> {
     /// The roles of the plans, in the same order.
     pub(super) roles: Vec<Role>,
     pub(super) classifiers: Vec<ClassifierRequest>,
-    pub(super) holdout: Option<Instant>,
+    pub(super) holdouts: Option<Holdouts>,
     windows: Option<Windows>,
 }
 
@@ -213,18 +214,24 @@ impl<'a> Request<'a> {
                 roles.push(role);
             }
         }
-        let (mut holdout, mut windows) = (None, None);
+        let (mut holdouts, mut windows) = (None, None);
         if let Some(model) = &models.lifetime_value {
             if model.spec.method.family().is_some() {
                 check_fresh(&model.spec.name, model.spec.horizon, known.history, until)?;
             }
-            plans.push(model.plan(now("purchases")));
+            plans.push(model.plan(now("purchases"), model.spec.horizon));
             roles.push(Role::Purchases);
-            holdout = holdout_at(&model.spec, as_of.at, known.history.first);
-            if let Some(at) = holdout {
-                let then = FeaturePlan::new("past purchases", cuts(&[at], as_of));
-                plans.push(model.plan_with_recent(then, Duration(as_of.at.0 - at.0)));
-                roles.push(Role::PastPurchases);
+            holdouts = Holdouts::new(&model.spec, as_of.at, known.history.first);
+            let mut past = |name: &str, role: Role, from: Instant, until: Instant| {
+                let plan = FeaturePlan::new(name, cuts(&[from], as_of));
+                plans.push(model.plan(plan, Duration(until.0 - from.0)));
+                roles.push(role);
+            };
+            if let Some(Holdouts { last, earlier }) = holdouts {
+                past("past purchases", Role::PastPurchases, last, as_of.at);
+                if let Some(earlier) = earlier {
+                    past("earlier purchases", Role::EarlierPurchases, earlier, last);
+                }
             }
         }
         if let Some(affinity) = &models.affinity {
@@ -254,7 +261,7 @@ impl<'a> Request<'a> {
             roles.push(Role::Served);
         }
 
-        Ok(Self { source, models, known, plans, roles, classifiers, holdout, windows })
+        Ok(Self { source, models, known, plans, roles, classifiers, holdouts, windows })
     }
 
     /// The number of classifiers.
@@ -319,7 +326,7 @@ impl<'a> Request<'a> {
             activity,
             buyers,
             purchases: samples.purchases,
-            holdout: self.holdout,
+            holdouts: self.holdouts,
             interactions: samples.interactions,
             windows: self.windows.clone(),
             skew: samples.skew,

@@ -17,6 +17,7 @@ use crate::sources::attributes::{Attributes, Levels};
 use crate::sources::profile::keys;
 use crate::spec::{Eligible, LabelKind};
 use crate::time::Duration;
+use crate::training::lifetime_value::{Holdouts, take};
 
 impl Request<'_> {
     /// Samples the rows of a shard, given the attributes of its customers.
@@ -112,15 +113,23 @@ impl Reader<'_> {
                 }
                 Ok(())
             }
-            Role::Purchases | Role::PastPurchases => {
+            Role::Purchases | Role::PastPurchases | Role::EarlierPurchases => {
                 let Some(model) = &models.lifetime_value else {
                     unreachable!("a plan of this role is made of the model of lifetime value")
                 };
                 let rows = rows.one(name)?;
-                match request.holdout.filter(|_| matches!(role, Role::PastPurchases)) {
-                    Some(at) => into.purchases.take_then(model, rows, source, at),
-                    None => into.purchases.take_now(model, rows, source, as_of.at),
-                }
+                let data = &mut into.purchases;
+                let (buyers, at) = match (role, request.holdouts) {
+                    (Role::PastPurchases, Some(holdouts)) => (&mut data.then, holdouts.last),
+                    (Role::EarlierPurchases, Some(Holdouts { earlier: Some(at), .. })) => {
+                        (&mut data.earlier, at)
+                    }
+                    _ => {
+                        data.take_totals(model, rows, source)?;
+                        (&mut data.now, as_of.at)
+                    }
+                };
+                take(buyers, model, rows, source, at)
             }
             Role::Interactions => {
                 let data = &mut into.interactions;

@@ -2,19 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use arrow_array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::lifetime_value::{Predictor, TenureMean, to_date};
-use crate::artifact::purchases::{self, Customer};
-use crate::error::Result;
-use crate::features::read::column;
+use crate::artifact::lifetime_value::{Predictor, TenureMean};
+use crate::artifact::purchases::Customer;
 use crate::models::lifetime_value::maximum_likelihood::Fit;
 use crate::models::lifetime_value::{Buyer, GammaGamma, Purchasing, Spend};
-use crate::sources::SourcePlan;
-use crate::spec::{LifetimeValue, LifetimeValueSpec, RECENT_DAYS, RECENT_SPEND};
-use crate::sum::ExactSum;
-use crate::time::{Duration, Instant};
+use crate::spec::LifetimeValueSpec;
 
 /// The absolute correlation between frequency and mean spend above which training warns. The model of
 /// spend assumes that they are not correlated.
@@ -50,93 +44,6 @@ pub struct SpendFit {
     pub correlation: f64,
     /// Whether the fit is used for predictions.
     pub used: bool,
-}
-
-/// The purchases that a model of lifetime value is trained on.
-#[derive(Debug, Default)]
-pub struct PurchaseData {
-    /// Buyers at the as-of, sorted by the hash of the key.
-    pub now: Vec<Customer>,
-    /// Buyers at the start of the holdout, in the same order, each with the days and the spend of
-    /// purchases within the length of the holdout before it.
-    pub then: Vec<(Customer, [f64; 2])>,
-    /// The revenue and the refunds to date, summed over all customers.
-    pub totals: [ExactSum; 2],
-}
-
-impl PurchaseData {
-    /// Adds rows computed at the as-of.
-    pub(in crate::training) fn take_now(
-        &mut self,
-        model: &LifetimeValue,
-        rows: &RecordBatch,
-        source: &SourcePlan,
-        at: Instant,
-    ) -> Result<()> {
-        let [revenue, refunds] =
-            to_date([&model.revenue, &model.refunds], rows, source.context.scale)?;
-        revenue.iter().for_each(|money| self.totals[0].add(*money));
-        refunds.iter().for_each(|money| self.totals[1].add(*money));
-        let customers = purchases::read(rows, model.spec.cohort, source.context.zone, at)?;
-        self.now.extend(customers.into_iter().flatten());
-        keep_least(&mut self.now, model.spec.max_customers, |customer| customer.hash);
-        Ok(())
-    }
-
-    /// Adds rows computed at the start of the holdout.
-    pub(in crate::training) fn take_then(
-        &mut self,
-        model: &LifetimeValue,
-        rows: &RecordBatch,
-        source: &SourcePlan,
-        at: Instant,
-    ) -> Result<()> {
-        let (days, spend) = (column(rows, RECENT_DAYS)?, column(rows, RECENT_SPEND)?);
-        let recent = days.into_iter().zip(spend).map(|(days, spend)| [days, spend]);
-        let customers = purchases::read(rows, model.spec.cohort, source.context.zone, at)?;
-        let pairs = customers.into_iter().zip(recent);
-        self.then.extend(pairs.filter_map(|(customer, recent)| Some((customer?, recent))));
-        keep_least(&mut self.then, model.spec.max_customers, |(customer, _)| customer.hash);
-        Ok(())
-    }
-
-    /// Adds the buyers of another shard and keeps about `most` of them.
-    pub(in crate::training) fn add(&mut self, other: Self, most: usize) {
-        self.totals.iter_mut().zip(&other.totals).for_each(|(own, more)| own.merge(more));
-        self.now.extend(other.now);
-        self.then.extend(other.then);
-        keep_least(&mut self.now, most, |customer| customer.hash);
-        keep_least(&mut self.then, most, |(customer, _)| customer.hash);
-    }
-
-    /// Keeps `most` buyers, those with the smallest hashes of their keys.
-    pub fn sample(&mut self, most: usize) {
-        self.now.sort_unstable_by_key(|customer| customer.hash);
-        self.then.sort_unstable_by_key(|(customer, _)| customer.hash);
-        if let Some(first) = self.now.get(most).map(|customer| customer.hash) {
-            self.now.truncate(most);
-            self.then.retain(|(customer, _)| customer.hash < first);
-        }
-    }
-}
-
-/// Keeps the `most` rows with the smallest hashes once there are more than twice as many. The sample does
-/// not depend on the order of the rows.
-fn keep_least<T>(rows: &mut Vec<T>, most: usize, hash: impl Fn(&T) -> u64) {
-    if rows.len() > 2 * most {
-        rows.sort_unstable_by_key(hash);
-        rows.truncate(most);
-    }
-}
-
-/// The instant at which the holdout starts: the horizon before the as-of, or the middle of a history
-/// shorter than twice the horizon. Returns `None` if nothing is fitted, or if the holdout would be
-/// shorter than 7 days.
-pub fn holdout_at(spec: &LifetimeValueSpec, as_of: Instant, first: Instant) -> Option<Instant> {
-    spec.method.family()?;
-    let history = Duration(as_of.0 - first.0);
-    let length = spec.horizon.as_days().min(history.as_days() / 2.0).floor();
-    (length >= 7.0).then(|| as_of.minus(Duration::days(length as i64)))
 }
 
 /// A predictor with the fits that it consists of.
@@ -200,7 +107,8 @@ pub(super) fn fit(
     let days: f64 = customers.iter().map(Customer::purchases).sum();
     let brought: f64 = customers.iter().map(|customer| customer.spend).sum();
     let mean_spend = if days > 0.0 { brought / days } else { 0.0 };
-    let predictor = Predictor { purchasing: of_all, cohorts, spend, mean_spend, tenure };
+    let predictor =
+        Predictor { purchasing: of_all, cohorts, spend, mean_spend, tenure, correction: None };
     Fitted { predictor, purchasing, spend: spend_fit, warnings }
 }
 

@@ -3,12 +3,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::fit::{PurchaseData, correlation, fit};
-use crate::artifact::lifetime_value::{TenureMean, discounting};
-use crate::artifact::purchases::Customer;
+use super::correction::{Lesson, Past, learn};
+use super::data::{Holdouts, PurchaseData};
+use super::fit::{correlation, fit};
+use crate::artifact::lifetime_value::{Correction, Prediction, Predictor, TenureMean, discounting};
+use crate::artifact::purchases::{Customer, Spending};
+use crate::error::Result;
 use crate::models::lifetime_value::Buyer;
 use crate::spec::LifetimeValueSpec;
 use crate::time::{Duration, Instant};
+use crate::training::evaluation::bootstrap::{Difference, draws};
 
 /// The upper ends of the age classes in days. The last class has no end.
 const TENURES: [f64; 4] = [30.0, 90.0, 180.0, 365.0];
@@ -16,6 +20,8 @@ const TENURES: [f64; 4] = [30.0, 90.0, 180.0, 365.0];
 const FREQUENCIES: [f64; 7] = [0.0, 1.0, 2.0, 3.0, 4.0, 7.0, 13.0];
 /// The number of groups of equally many customers by predicted value.
 const GROUPS: usize = 10;
+/// The maximum number of customers that differences are judged on, those with the smallest hashes of their keys.
+const JUDGED: usize = 100_000;
 
 /// The totals and errors of one prediction over the customers of a holdout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +46,16 @@ pub struct Errors {
     /// The normalized Gini coefficient: that of the actual spend in the order of the prediction, divided
     /// by that in its own order. 1 is a perfect ranking, and 0 is no ranking.
     pub spend_gini: f64,
+}
+
+/// The differences between the errors of the model and those of another prediction.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Differences {
+    /// The difference of [`Errors::spend_mae`].
+    pub spend_mae: Difference,
+    /// The difference of [`Errors::spend_gini`].
+    pub spend_gini: Difference,
 }
 
 /// A group of customers, by frequency or by predicted spend.
@@ -79,151 +95,272 @@ pub struct Holdout {
     pub model: Errors,
     /// The errors of predictions without a model.
     pub baselines: Vec<Errors>,
+    /// The differences of the model from each baseline, in the same order.
+    #[serde(default)]
+    pub differences: Vec<Differences>,
+    /// The errors of the parts of the model, each without the other and without the factors of the totals.
+    #[serde(default)]
+    pub parts: Vec<Errors>,
+    /// What the correction of the tested model was learnt from; `None` if it has none.
+    #[serde(default)]
+    pub lesson: Option<Lesson>,
     /// The customers by repeat purchases before the holdout.
     pub by_frequency: Vec<Class>,
     /// The customers in ten groups of equal size by predicted spend.
     pub by_value: Vec<Class>,
 }
 
-/// A pair of purchases and spend.
-type Pair = [f64; 2];
+/// The result of a test on the last holdout.
+pub(super) struct Evaluation {
+    pub(super) holdout: Holdout,
+    /// The means of what customers of each age did in the holdout.
+    pub(super) tenure: Vec<TenureMean>,
+    /// The correction that the last holdout teaches. `None` if the tested model has none, because what has not been
+    /// tested is not used.
+    pub(super) learnt: Option<(Correction, Lesson)>,
+}
 
-/// Fits the buyers known at `at` and compares the predictions with what they did up to `until`. Also
-/// returns the means of what customers of each age did in that time.
-pub fn evaluate(
-    spec: &LifetimeValueSpec,
-    data: &PurchaseData,
+/// A model fitted at the start of a holdout, with what customers did in it.
+struct Snapshot<'a> {
     at: Instant,
     until: Instant,
-) -> (Holdout, Vec<TenureMean>) {
-    let customers: Vec<Customer> = data.then.iter().map(|(customer, _)| customer.clone()).collect();
-    let actual: Vec<Pair> = customers.iter().map(|customer| since(customer, data)).collect();
-    let length = Duration(until.0 - at.0);
-    let days = length.as_days();
-    let tenure = tenure_means(&customers, &actual, days);
-    // If nothing can be fitted, means stand in. They are of the time before the holdout, because means of
-    // the holdout itself would be a leak.
-    let predictor = fit(spec, &customers, earlier_means(data, days)).predictor;
-    let predictions = predictor.predict(&customers, &discounting(length, 0.0));
-    let predicted: Vec<Pair> = predictions.iter().map(|p| [p.purchases, p.value]).collect();
+    customers: &'a [Customer],
+    predictor: Predictor,
+    /// The predictions without a correction.
+    predictions: Vec<Prediction>,
+    outcomes: Vec<Spending>,
+}
+
+impl<'a> Snapshot<'a> {
+    /// Fits the buyers known at `at`. Their outcomes are in the buyers known at `until`.
+    fn new(
+        spec: &LifetimeValueSpec,
+        (at, customers): (Instant, &'a [Customer]),
+        (until, later): (Instant, &[Customer]),
+    ) -> Self {
+        let length = Duration(until.0 - at.0);
+        // If nothing can be fitted, means stand in. They are of the time before the holdout, because means of
+        // the holdout itself would be a leak.
+        let means = earlier_means(customers, length.as_days());
+        let predictor = fit(spec, customers, means).predictor;
+        let predictions = predictor.predict(customers, &discounting(length, 0.0));
+        let outcomes = customers.iter().map(|customer| since(customer, later)).collect();
+        Self { at, until, customers, predictor, predictions, outcomes }
+    }
+
+    fn days(&self) -> f64 {
+        Duration(self.until.0 - self.at.0).as_days()
+    }
+
+    fn learn(&self, spec: &LifetimeValueSpec) -> Result<Option<(Correction, Lesson)>> {
+        let Self { at, until, customers, .. } = *self;
+        let (predictions, outcomes) = (&self.predictions, &self.outcomes);
+        learn(spec, &Past { at, until, customers, predictions, outcomes })
+    }
+}
+
+/// Fits the buyers known at the start of the last holdout and compares the predictions with what they did up to
+/// `until`.
+pub(super) fn evaluate(
+    spec: &LifetimeValueSpec,
+    data: &PurchaseData,
+    holdouts: Holdouts,
+    until: Instant,
+) -> Result<Evaluation> {
+    let Holdouts { last, earlier } = holdouts;
+    let earlier =
+        earlier.map(|at| Snapshot::new(spec, (at, &data.earlier), (last, &data.then)).learn(spec));
+    let mut snapshot = Snapshot::new(spec, (last, &data.then), (until, &data.now));
+    let taught = earlier.transpose()?.flatten();
+    let learnt = if taught.is_some() { snapshot.learn(spec)? } else { None };
+    let (customers, days) = (snapshot.customers, snapshot.days());
+    let (correction, lesson) = taught.unzip();
+    let actual = &snapshot.outcomes;
+    let spending = |predictions: &[Prediction]| -> Vec<Spending> {
+        predictions.iter().map(Prediction::spending).collect()
+    };
+    let uncorrected = spending(&snapshot.predictions);
+    let mut parts = Vec::new();
+    if let Some(correction) = &correction {
+        let inputs = Correction::inputs(customers, &snapshot.predictions, days);
+        let hurdle = correction.hurdle.predict(&inputs).into_iter().zip(&uncorrected);
+        let hurdle: Vec<Spending> = hurdle.map(|(spend, own)| Spending { spend, ..*own }).collect();
+        parts.push(errors("purchases times spend alone", &uncorrected, actual));
+        parts.push(errors("the hurdle model alone", &hurdle, actual));
+    }
+    snapshot.predictor.correction = correction;
+    let discounting = discounting(Duration(until.0 - last.0), 0.0);
+    let predicted = spending(&snapshot.predictor.predict(customers, &discounting));
     // The first purchase starts the period that the rate is taken over, so it is not counted in the rate.
     let run_rate = |customer: &Customer| {
         let share = days / customer.buyer.age.max(1.0);
         let spend = (customer.spend - customer.first_day_spend) * share;
-        [customer.buyer.frequency * share, spend]
+        Spending { purchases: customer.buyer.frequency * share, spend }
     };
-    let run_rates: Vec<Pair> = customers.iter().map(run_rate).collect();
-    let again: Vec<Pair> = data.then.iter().map(|(_, recent)| *recent).collect();
-    let total = |i: usize| actual.iter().map(|pair| pair[i]).sum();
+    let again = |customer: &Customer| customer.recent.map_or(Spending::default(), |[all, ..]| all);
+    let baselines: [(String, Vec<Spending>); 2] = [
+        (
+            "each customer continues at their own rate of repeat purchases".to_owned(),
+            customers.iter().map(run_rate).collect(),
+        ),
+        (format!("the last {days:.0} days again"), customers.iter().map(again).collect()),
+    ];
+    let total = |of: fn(&Spending) -> f64| actual.iter().map(of).sum();
     let holdout = Holdout {
-        from: at,
+        from: last,
         until,
         customers: customers.len(),
-        purchases: total(0),
-        spend: total(1),
-        model: errors("this model", &predicted, &actual),
-        baselines: vec![
-            errors(
-                "each customer continues at their own rate of repeat purchases",
-                &run_rates,
-                &actual,
-            ),
-            errors(&format!("the last {days:.0} days again"), &again, &actual),
-        ],
-        by_frequency: by_frequency(&customers, &predicted, &actual),
-        by_value: by_value(&predicted, &actual),
+        purchases: total(|own| own.purchases),
+        spend: total(|own| own.spend),
+        model: errors("this model", &predicted, actual),
+        baselines: baselines.iter().map(|(name, other)| errors(name, other, actual)).collect(),
+        differences: baselines
+            .iter()
+            .map(|(_, other)| differences(&predicted, other, actual))
+            .collect(),
+        parts,
+        lesson,
+        by_frequency: by_frequency(customers, &predicted, actual),
+        by_value: by_value(&predicted, actual),
     };
-    (holdout, tenure)
+    let tenure = tenure_means(customers, actual, days);
+    Ok(Evaluation { holdout, tenure, learnt })
 }
 
 /// Computes the means by age of what customers did in the same number of days before the holdout.
-fn earlier_means(data: &PurchaseData, days: f64) -> Vec<TenureMean> {
-    let there = data.then.iter().filter(|(customer, _)| customer.buyer.age >= days);
-    let (customers, did): (Vec<Customer>, Vec<Pair>) = there
-        .map(|(customer, recent)| {
+fn earlier_means(customers: &[Customer], days: f64) -> Vec<TenureMean> {
+    let there = customers.iter().filter(|customer| customer.buyer.age >= days);
+    let (customers, did): (Vec<Customer>, Vec<Spending>) = there
+        .filter_map(|customer| {
             let buyer = Buyer { age: customer.buyer.age - days, ..customer.buyer };
-            (Customer { buyer, ..customer.clone() }, *recent)
+            let [recent, ..] = customer.recent?;
+            Some((Customer { buyer, ..customer.clone() }, recent))
         })
         .unzip();
     tenure_means(&customers, &did, days)
 }
 
-/// Computes what a customer did between the start of the holdout and the as-of.
-fn since(then: &Customer, data: &PurchaseData) -> Pair {
-    match data.now.binary_search_by_key(&then.hash, |customer| customer.hash) {
+/// Computes what a customer did since a past snapshot, given the buyers at a later one.
+fn since(then: &Customer, later: &[Customer]) -> Spending {
+    match later.binary_search_by_key(&then.hash, |customer| customer.hash) {
         Ok(found) => {
-            let now = &data.now[found];
-            [now.purchases() - then.purchases(), now.spend - then.spend]
+            let now = &later[found];
+            let purchases = now.purchases() - then.purchases();
+            Spending { purchases, spend: now.spend - then.spend }
         }
         // The customer's purchases were known at the start of the holdout and have been withdrawn since.
-        Err(_) => [0.0; 2],
+        Err(_) => Spending::default(),
     }
 }
 
-fn errors(name: &str, predicted: &[Pair], actual: &[Pair]) -> Errors {
+/// Compares the errors of two predictions of spend on the same draws of customers.
+fn differences(model: &[Spending], other: &[Spending], actual: &[Spending]) -> Differences {
+    let rows = actual.len().min(JUDGED);
+    let of = |spending: &[Spending]| spending[..rows].iter().map(|own| own.spend).collect();
+    let [model, other, actual]: [Vec<f64>; 3] = [of(model), of(other), of(actual)];
+    let errors: Vec<f64> = (0..rows)
+        .map(|row| (model[row] - actual[row]).abs() - (other[row] - actual[row]).abs())
+        .collect();
+    let rankings = [&model, &other, &actual].map(|by| Ranking::new(by, &actual));
+    let measure = |times: &[u32]| {
+        let mae = errors.iter().zip(times).map(|(error, times)| error * f64::from(*times));
+        let [model, other, best] = rankings.each_ref().map(|ranking| ranking.area(times));
+        let gini = if best > 0.0 { (model - other) / best } else { 0.0 };
+        [mae.sum::<f64>() / rows.max(1) as f64, gini]
+    };
+    let [mae, gini] = measure(&vec![1; rows]);
+    let (maes, ginis): (Vec<f64>, Vec<f64>) =
+        draws(rows, measure).into_iter().map(|[mae, gini]| (mae, gini)).unzip();
+    Differences { spend_mae: Difference::of(mae, &maes), spend_gini: Difference::of(gini, &ginis) }
+}
+
+/// Values in the order of a prediction of them, the greatest prediction first.
+struct Ranking<'a> {
+    actual: &'a [f64],
+    /// The rows; each group has the same prediction.
+    groups: Vec<Vec<u32>>,
+}
+
+impl<'a> Ranking<'a> {
+    fn new(by: &[f64], actual: &'a [f64]) -> Self {
+        let mut rows: Vec<u32> = (0..by.len() as u32).collect();
+        rows.sort_by(|a, b| by[*b as usize].total_cmp(&by[*a as usize]));
+        let groups = rows.chunk_by(|a, b| by[*a as usize] == by[*b as usize]);
+        Self { actual, groups: groups.map(<[u32]>::to_vec).collect() }
+    }
+
+    /// The area between the cumulative share of the values and the diagonal, where each row counts as many
+    /// times as given. Ties share their mean.
+    fn area(&self, times: &[u32]) -> f64 {
+        let (mut cumulative, mut area, mut count) = (0.0, 0.0, 0.0);
+        for group in &self.groups {
+            let (mut own, mut rows) = (0.0, 0.0);
+            for row in group {
+                let times = f64::from(times[*row as usize]);
+                own += times * self.actual[*row as usize];
+                rows += times;
+            }
+            // Each tie counts the mean of the cumulative share over all ties.
+            area += rows * (cumulative + own / 2.0);
+            cumulative += own;
+            count += rows;
+        }
+        if cumulative > 0.0 { area / cumulative / count - 0.5 } else { 0.0 }
+    }
+}
+
+fn errors(name: &str, predicted: &[Spending], actual: &[Spending]) -> Errors {
     let count = actual.len().max(1) as f64;
-    let total = |values: &[Pair], i: usize| values.iter().map(|pair| pair[i]).sum::<f64>();
-    let share = |i: usize| {
-        let happened = total(actual, i);
-        if happened > 0.0 { total(predicted, i) / happened - 1.0 } else { 0.0 }
+    let purchases = |of: &[Spending]| -> Vec<f64> { of.iter().map(|own| own.purchases).collect() };
+    let spend = |of: &[Spending]| -> Vec<f64> { of.iter().map(|own| own.spend).collect() };
+    let error = |predicted: &[f64], actual: &[f64]| {
+        let happened: f64 = actual.iter().sum();
+        if happened > 0.0 { predicted.iter().sum::<f64>() / happened - 1.0 } else { 0.0 }
     };
-    let mae = |i: usize| {
-        let errors = predicted.iter().zip(actual).map(|(p, a)| (p[i] - a[i]).abs());
-        errors.sum::<f64>() / count
+    let mae = |predicted: &[f64], actual: &[f64]| {
+        predicted.iter().zip(actual).map(|(p, a)| (p - a).abs()).sum::<f64>() / count
     };
-    let of_purchases: Vec<Pair> = predicted.iter().zip(actual).map(|(p, a)| [p[0], a[0]]).collect();
-    let of_spend: Vec<Pair> = predicted.iter().zip(actual).map(|(p, a)| [p[1], a[1]]).collect();
+    let (days, actual_days) = (purchases(predicted), purchases(actual));
+    let (money, actual_money) = (spend(predicted), spend(actual));
+    let pairs: Vec<[f64; 2]> = days.iter().zip(&actual_days).map(|(p, a)| [*p, *a]).collect();
     Errors {
         name: name.to_owned(),
-        purchases: total(predicted, 0),
-        purchases_error: share(0),
-        purchases_mae: mae(0),
-        purchases_correlation: correlation(&of_purchases),
-        spend: total(predicted, 1),
-        spend_error: share(1),
-        spend_mae: mae(1),
-        spend_gini: normalized_gini(&of_spend),
+        purchases: days.iter().sum(),
+        purchases_error: error(&days, &actual_days),
+        purchases_mae: mae(&days, &actual_days),
+        purchases_correlation: correlation(&pairs),
+        spend: money.iter().sum(),
+        spend_error: error(&money, &actual_money),
+        spend_mae: mae(&money, &actual_money),
+        spend_gini: normalized_gini(&money, &actual_money),
     }
 }
 
-/// Computes the normalized Gini coefficient of pairs (predicted, actual).
+/// Computes the normalized Gini coefficient.
 ///
 /// It is the area between the cumulative share of the actual values in the order of the prediction and
 /// the diagonal, divided by the same area for their own order. Ties share their mean.
-pub fn normalized_gini(pairs: &[Pair]) -> f64 {
-    let area = |key: usize| {
-        let mut sorted: Vec<&Pair> = pairs.iter().collect();
-        sorted.sort_by(|a, b| b[key].total_cmp(&a[key]));
-        let count = sorted.len() as f64;
-        let total: f64 = sorted.iter().map(|pair| pair[1]).sum();
-        let (mut cumulative, mut area) = (0.0, 0.0);
-        for ties in sorted.chunk_by(|a, b| a[key] == b[key]) {
-            let own: f64 = ties.iter().map(|pair| pair[1]).sum();
-            // Each tie counts the mean of the cumulative share over all ties.
-            area += ties.len() as f64 * (cumulative + own / 2.0);
-            cumulative += own;
-        }
-        area / total / count - 0.5
-    };
-    let best = area(1);
-    if best > 0.0 { area(0) / best } else { 0.0 }
+pub fn normalized_gini(predicted: &[f64], actual: &[f64]) -> f64 {
+    let once = vec![1; actual.len()];
+    let best = Ranking::new(actual, actual).area(&once);
+    if best > 0.0 { Ranking::new(predicted, actual).area(&once) / best } else { 0.0 }
 }
 
-fn class(name: String, rows: &[usize], predicted: &[Pair], actual: &[Pair]) -> Class {
-    let mean = |values: &[Pair], i: usize| {
-        rows.iter().map(|row| values[*row][i]).sum::<f64>() / rows.len().max(1) as f64
+fn class(name: String, rows: &[usize], predicted: &[Spending], actual: &[Spending]) -> Class {
+    let mean = |values: &[Spending], of: fn(&Spending) -> f64| {
+        rows.iter().map(|row| of(&values[*row])).sum::<f64>() / rows.len().max(1) as f64
     };
     Class {
         name,
         customers: rows.len(),
-        predicted: mean(predicted, 0),
-        actual: mean(actual, 0),
-        predicted_spend: mean(predicted, 1),
-        actual_spend: mean(actual, 1),
+        predicted: mean(predicted, |own| own.purchases),
+        actual: mean(actual, |own| own.purchases),
+        predicted_spend: mean(predicted, |own| own.spend),
+        actual_spend: mean(actual, |own| own.spend),
     }
 }
 
-fn by_frequency(customers: &[Customer], predicted: &[Pair], actual: &[Pair]) -> Vec<Class> {
+fn by_frequency(customers: &[Customer], predicted: &[Spending], actual: &[Spending]) -> Vec<Class> {
     let mut classes = Vec::new();
     for (i, from) in FREQUENCIES.iter().enumerate() {
         let end = FREQUENCIES.get(i + 1);
@@ -244,9 +381,9 @@ fn by_frequency(customers: &[Customer], predicted: &[Pair], actual: &[Pair]) -> 
     classes
 }
 
-fn by_value(predicted: &[Pair], actual: &[Pair]) -> Vec<Class> {
+fn by_value(predicted: &[Spending], actual: &[Spending]) -> Vec<Class> {
     let mut rows: Vec<usize> = (0..predicted.len()).collect();
-    rows.sort_by(|a, b| predicted[*a][1].total_cmp(&predicted[*b][1]));
+    rows.sort_by(|a, b| predicted[*a].spend.total_cmp(&predicted[*b].spend));
     let group = |i: usize| {
         let of = &rows[i * rows.len() / GROUPS..(i + 1) * rows.len() / GROUPS];
         class(format!("{}", i + 1), of, predicted, actual)
@@ -254,7 +391,7 @@ fn by_value(predicted: &[Pair], actual: &[Pair]) -> Vec<Class> {
     (0..GROUPS).map(group).filter(|class| class.customers > 0).collect()
 }
 
-fn tenure_means(customers: &[Customer], actual: &[Pair], days: f64) -> Vec<TenureMean> {
+fn tenure_means(customers: &[Customer], actual: &[Spending], days: f64) -> Vec<TenureMean> {
     let mut means = Vec::new();
     let mut from = f64::NEG_INFINITY;
     for up_to in TENURES.map(Some).into_iter().chain([None]) {
@@ -263,10 +400,12 @@ fn tenure_means(customers: &[Customer], actual: &[Pair], days: f64) -> Vec<Tenur
             let age = customer.buyer.age;
             age > from && age <= to
         });
-        let own: Vec<&Pair> = own.map(|(_, pair)| pair).collect();
-        let mean =
-            |i: usize| own.iter().map(|pair| pair[i]).sum::<f64>() / own.len().max(1) as f64 / days;
-        means.push(TenureMean { up_to, customers: own.len(), purchases: mean(0), spend: mean(1) });
+        let own: Vec<&Spending> = own.map(|(_, did)| did).collect();
+        let mean = |of: fn(&Spending) -> f64| {
+            own.iter().map(|did| of(did)).sum::<f64>() / own.len().max(1) as f64 / days
+        };
+        let (purchases, spend) = (mean(|did| did.purchases), mean(|did| did.spend));
+        means.push(TenureMean { up_to, customers: own.len(), purchases, spend });
         from = to;
     }
     means
@@ -278,12 +417,20 @@ mod tests {
 
     #[test]
     fn gini_is_one_in_the_right_order_and_minus_one_in_the_wrong_one() {
-        let pairs =
-            |order: [f64; 4]| order.into_iter().zip([0.0, 1.0, 2.0, 7.0]).map(|(p, a)| [p, a]);
-        let gini = |order| normalized_gini(&pairs(order).collect::<Vec<_>>());
+        let gini = |order: [f64; 4]| normalized_gini(&order, &[0.0, 1.0, 2.0, 7.0]);
         assert!((gini([1.0, 2.0, 3.0, 4.0]) - 1.0).abs() < 1e-12);
         assert!((gini([4.0, 3.0, 2.0, 1.0]) + 1.0).abs() < 1e-12);
         assert!(gini([5.0; 4]).abs() < 1e-12, "ties tell nothing");
+    }
+
+    /// A customer who is drawn twice counts like two equal customers, and one who is not drawn not at all.
+    #[test]
+    fn a_drawn_area_is_that_of_the_drawn_customers() {
+        let (by, actual) = ([5.0, 5.0, 3.0, 1.0], [2.0, 0.0, 4.0, 1.0]);
+        let drawn = Ranking::new(&by, &actual).area(&[2, 1, 0, 1]);
+        let actual = [2.0, 2.0, 0.0, 1.0];
+        let repeated = Ranking::new(&[5.0, 5.0, 5.0, 1.0], &actual).area(&[1; 4]);
+        assert!((drawn - repeated).abs() < 1e-12, "{drawn} {repeated}");
     }
 
     #[test]

@@ -1,18 +1,28 @@
 //! Trains a model of lifetime value from gathered purchases, and tests it on a holdout.
 
+mod correction;
+mod data;
 mod fit;
+mod gate;
 pub mod holdout;
 
 use serde::{Deserialize, Serialize};
 
 use self::fit::fit;
-use self::holdout::Holdout;
+use self::gate::gate;
+use self::holdout::{Evaluation, Holdout};
 
-pub use self::fit::{PurchaseData, PurchasingFit, SpendFit, holdout_at};
+pub use self::correction::{Lesson, Trial};
+pub(in crate::training) use self::data::take;
+pub use self::data::{Holdouts, PurchaseData};
+pub use self::fit::{PurchasingFit, SpendFit};
 use crate::artifact::LifetimeValueArtifact;
+use crate::artifact::lifetime_value::Predictor;
+use crate::error::Result;
 use crate::models::lifetime_value::maximum_likelihood::Fit;
 use crate::spec::LifetimeValue;
 use crate::time::Instant;
+use crate::training::promotion::Gate;
 
 /// The content of `metrics.json` of a version of lifetime value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +44,12 @@ pub struct LifetimeValueMetrics {
     pub refund_rate: f64,
     /// A fit of the past compared with the holdout after it; `None` if the history is too short.
     pub holdout: Option<Holdout>,
+    /// What the correction by the hurdle model was learnt from; `None` if there is no correction.
+    #[serde(default)]
+    pub lesson: Option<Lesson>,
+    /// The conditions for the version to come into use; `None` if it predicts nothing.
+    #[serde(default)]
+    pub gate: Option<Gate>,
     /// Warnings to read before use.
     pub warnings: Vec<String>,
 }
@@ -104,6 +120,16 @@ impl LifetimeValueMetrics {
                 ));
             }
         }
+        sentences.push(match &self.lesson {
+            Some(lesson) => format!(
+                "The hurdle model over features has a weight of {} in the prediction, chosen by what {} buyers did between {} and {}.",
+                lesson.weight,
+                lesson.customers,
+                lesson.at.folder(),
+                lesson.until.folder()
+            ),
+            None => "No hurdle model corrects the prediction, because the history is too short or too few customers purchased to learn one and to test it.".to_owned(),
+        });
         sentences.extend(self.warnings.iter().cloned());
         sentences
     }
@@ -113,12 +139,15 @@ impl LifetimeValueMetrics {
 const HISTORIC: &str = "historic";
 
 /// Fits the method of the spec and tests it on the holdout.
+///
+/// # Errors
+/// Returns an engine error if the hurdle model does not converge.
 pub fn train(
     model: &LifetimeValue,
     mut data: PurchaseData,
     as_of: Instant,
-    holdout_at: Option<Instant>,
-) -> (LifetimeValueArtifact, LifetimeValueMetrics) {
+    holdouts: Option<Holdouts>,
+) -> Result<(LifetimeValueArtifact, LifetimeValueMetrics)> {
     let spec = &model.spec;
     data.sample(spec.max_customers);
     let [revenue, refunds] = data.totals.clone().map(|total| total.value());
@@ -133,34 +162,43 @@ pub fn train(
         spend: None,
         refund_rate,
         holdout: None,
+        lesson: None,
+        gate: None,
         warnings: Vec::new(),
     };
-    let predictor = spec.method.family().map(|_| {
-        let mut tenure = Vec::new();
-        match holdout_at {
-            Some(at) => {
-                let (holdout, means) = holdout::evaluate(spec, &data, at, as_of);
+    let mut predictor = None;
+    if spec.method.family().is_some() {
+        let tested = holdouts.map(|holdouts| holdout::evaluate(spec, &data, holdouts, as_of));
+        let (mut tenure, mut correction) = (Vec::new(), None);
+        match tested.transpose()? {
+            Some(Evaluation { holdout, tenure: means, learnt }) => {
+                metrics.gate = Some(gate(&holdout));
                 metrics.holdout = Some(holdout);
                 tenure = means;
+                (correction, metrics.lesson) = learnt.unzip();
             }
-            None => metrics.warnings.push(
-                "The history is too short to hold out a part of it, so the prediction is not tested."
-                    .to_owned(),
-            ),
+            None => {
+                let found = "the history is too short to hold out a part of it".to_owned();
+                metrics.gate = Some(Gate::untested("a test on a holdout", found));
+                metrics.warnings.push(
+                    "The history is too short to hold out a part of it, so the prediction is not tested."
+                        .to_owned(),
+                );
+            }
         }
         let fitted = fit(spec, &data.now, tenure);
         metrics.purchasing = fitted.purchasing;
         metrics.spend = fitted.spend;
         metrics.warnings.extend(fitted.warnings);
-        fitted.predictor
-    });
+        predictor = Some(Predictor { correction, ..fitted.predictor });
+    }
     let artifact = LifetimeValueArtifact {
         spec: spec.clone(),
         revenue: model.revenue.clone(),
         refunds: model.refunds.clone(),
-        definitions: model.definitions.clone(),
+        definitions: model.definitions(spec.horizon),
         refund_rate,
         predictor,
     };
-    (artifact, metrics)
+    Ok((artifact, metrics))
 }
