@@ -51,6 +51,40 @@ pub fn text_to_timestamp(text: &str) -> Option<i64> {
     text.parse::<Instant>().ok().or_else(|| parse_naive(text)).map(|instant| instant.0)
 }
 
+/// Parses a text by a format of chrono's strftime into UTC microseconds since 1970-01-01T00:00:00Z.
+///
+/// A format without a zone means UTC, and one without a time of day means midnight.
+pub fn text_to_timestamp_by(text: &str, format: &str) -> Option<i64> {
+    use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime};
+    let text = text.trim_matches(' ');
+    let zoned = DateTime::parse_from_str(text, format).ok().map(|time| time.timestamp_micros());
+    let naive = || NaiveDateTime::parse_from_str(text, format).ok();
+    let day = || Some(NaiveDate::parse_from_str(text, format).ok()?.and_time(NaiveTime::MIN));
+    zoned.or_else(|| Some(naive().or_else(day)?.and_utc().timestamp_micros()))
+}
+
+/// Whether a text is a format of chrono's strftime.
+pub fn is_timestamp_format(format: &str) -> bool {
+    use chrono::format::{Item, StrftimeItems};
+    let mut items = StrftimeItems::new(format).peekable();
+    items.peek().is_some() && items.all(|item| item != Item::Error)
+}
+
+/// The number of microseconds in a unit of [`Function::ToTimestamp`](super::Function::ToTimestamp).
+pub fn unit_to_micros(unit: &str) -> Option<i64> {
+    match unit {
+        "s" => Some(1_000_000),
+        "ms" => Some(1_000),
+        "us" => Some(1),
+        _ => None,
+    }
+}
+
+/// Converts a number of units since 1970-01-01T00:00:00Z to microseconds, rounded to the nearest one.
+pub fn double_to_timestamp(value: f64, micros: i64) -> Option<i64> {
+    double_to_integer((value * micros as f64).round())
+}
+
 /// Parses a date such as `2024-07-01` into days since 1970-01-01.
 pub fn text_to_date(text: &str) -> Option<i32> {
     let date: chrono::NaiveDate = text.trim_matches(' ').parse().ok()?;

@@ -167,6 +167,8 @@ pub enum Function {
     EndsWith,
     Contains,
     DaysBetween,
+    ToTimestamp,
+    AddMicroseconds,
     Year,
     Month,
     Day,
@@ -176,7 +178,7 @@ pub enum Function {
 
 impl Function {
     /// Every function with its SQL name.
-    pub const ALL: [(&'static str, Function); 28] = [
+    pub const ALL: [(&'static str, Function); 30] = [
         ("abs", Self::Abs),
         ("round", Self::Round),
         ("floor", Self::Floor),
@@ -200,6 +202,8 @@ impl Function {
         ("ends_with", Self::EndsWith),
         ("contains", Self::Contains),
         ("days_between", Self::DaysBetween),
+        ("to_timestamp", Self::ToTimestamp),
+        ("add_microseconds", Self::AddMicroseconds),
         ("year", Self::Year),
         ("month", Self::Month),
         ("day", Self::Day),

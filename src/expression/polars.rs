@@ -316,12 +316,46 @@ fn call(function: Function, mut values: Vec<Expr>, arguments: &[Expression]) -> 
             let micros = or_null(second).cast(DataType::Int64) - first.cast(DataType::Int64);
             quotient(micros, lit(crate::time::DAY as f64))
         }
+        F::AddMicroseconds => {
+            let Some(Node::Literal(Value::Integer(micros))) = arguments.get(1).map(|x| &x.node)
+            else {
+                unreachable!("the check allows only a literal")
+            };
+            let micros = *micros;
+            let sum = move |c: &Column| map_i64(c, |v| v.checked_add(micros));
+            let ty = data_type(Type::Timestamp);
+            elementwise(first.cast(DataType::Int64), Type::Integer, sum).cast(ty)
+        }
+        F::ToTimestamp => {
+            let Some(Node::Literal(Value::Text(how))) = arguments.get(1).map(|x| &x.node) else {
+                unreachable!("the check allows only a literal")
+            };
+            to_timestamp(first, arguments[0].ty, how.clone())
+        }
         F::Year => first.dt().year().cast(DataType::Int64),
         F::Month => first.dt().month().cast(DataType::Int64),
         F::Day => first.dt().day().cast(DataType::Int64),
         F::DayOfWeek => first.dt().weekday().cast(DataType::Int64),
         F::Hour => first.dt().hour().cast(DataType::Int64),
     }
+}
+
+/// Converts numbers since 1970 in the unit `how`, or texts in the format `how`, to timestamps.
+fn to_timestamp(value: Expr, from: Type, how: String) -> Expr {
+    let micros = unit_to_micros(&how).unwrap_or(1);
+    let instants = match from {
+        Type::Integer => {
+            elementwise(value, Type::Integer, move |c| map_i64(c, |v| v.checked_mul(micros)))
+        }
+        Type::Double => elementwise(value, Type::Integer, move |c| {
+            let instants = c.f64()?.iter().map(|v| v.and_then(|v| double_to_timestamp(v, micros)));
+            Ok(Series::new(c.name().clone(), instants.collect::<Vec<_>>()))
+        }),
+        _ => elementwise(value, Type::Integer, move |c| {
+            text_to_i64(c, |v| text_to_timestamp_by(v, &how))
+        }),
+    };
+    instants.cast(data_type(Type::Timestamp))
 }
 
 /// Applies a function of the standard library to every value.

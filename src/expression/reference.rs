@@ -222,6 +222,18 @@ fn call(function: Function, values: Vec<Value>, arguments: &[Expression]) -> Val
             (F::DaysBetween, [Value::Timestamp(a), Value::Timestamp(b)]) => {
                 double((i128::from(*b) - i128::from(*a)) as f64 / DAY as f64)
             }
+            (F::AddMicroseconds, [Value::Timestamp(v), Value::Integer(micros)]) => {
+                v.checked_add(*micros).map_or(Value::Null, Value::Timestamp)
+            }
+            (F::ToTimestamp, [value, Value::Text(how)]) => {
+                let instant = match (value, unit_to_micros(how)) {
+                    (Value::Integer(v), Some(micros)) => v.checked_mul(micros),
+                    (Value::Double(v), Some(micros)) => double_to_timestamp(*v, micros),
+                    (Value::Text(v), _) => text_to_timestamp_by(v, how),
+                    _ => unreachable!("{function:?} was checked to never get {arguments:?}"),
+                };
+                instant.map_or(Value::Null, Value::Timestamp)
+            }
             (part, [Value::Timestamp(v)]) => date_part(part, *v),
             _ => unreachable!("{function:?} was checked to never get {arguments:?}"),
         },

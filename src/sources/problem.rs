@@ -96,8 +96,14 @@ impl Problem for SourceProblem {
                     "map it under {place} columns, {column} = \"…\"; found: {found}"
                 ));
             }
-            Self::EventType { column, wanted, .. } => {
-                return Some(format!("map it: {column} = \"cast(… as {wanted})\""));
+            Self::EventType { column, found, wanted, .. } => {
+                let is_number = ["integer", "double", "money"].contains(found);
+                return Some(match is_number && *wanted == "timestamp" {
+                    true => format!(
+                        "map it: {column} = \"to_timestamp(…, 's')\", 'ms' or 'us' since 1970"
+                    ),
+                    false => format!("map it: {column} = \"cast(… as {wanted})\""),
+                });
             }
             Self::ProfileType { column, .. } => {
                 return Some(format!(

@@ -110,6 +110,12 @@ fn what_is_outside_the_subset_is_refused_with_a_reason() {
     let cases = [
         ("amuont > 1", "unknown column `amuont`"),
         ("nosuch(i)", "unknown function `nosuch`"),
+        ("to_timestamp(i, 'hours')", "calls to_timestamp on a integer with `hours`"),
+        ("to_timestamp(t, '%Q')", "calls to_timestamp on a varchar with `%Q`"),
+        ("to_timestamp(i)", "calls to_timestamp with 1 arguments"),
+        ("ts + interval '1 month'", "which has no fixed length"),
+        ("interval '1 day'", "where a value is required"),
+        ("ts > i", "combines a timestamp with a integer"),
         ("i + t", "does arithmetic on a integer and a varchar"),
         ("t > 3", "combines a varchar with a integer"),
         ("i and b", "uses a integer as a condition"),

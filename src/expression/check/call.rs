@@ -2,6 +2,7 @@
 
 use super::Checker;
 use crate::error::{Error, Result};
+use crate::expression::convert::{is_timestamp_format, unit_to_micros};
 use crate::expression::{Expression, Function, Node, Type, Value};
 
 impl Checker<'_> {
@@ -26,6 +27,24 @@ impl Checker<'_> {
         }
     }
 
+    /// Checks the arguments of `to_timestamp`: a number and its unit, or a text and its format.
+    fn to_timestamp(&self, arguments: Vec<Expression>) -> Result<Vec<Expression>> {
+        let hint = "numbers need a unit, 's', 'ms' or 'us' since 1970; text needs a format such as '%d.%m.%Y %H:%M'";
+        let Node::Literal(Value::Text(how)) = &arguments[1].node else {
+            return Err(self.error("calls to_timestamp without a quoted unit or format", hint));
+        };
+        let fits = match arguments[0].ty {
+            Type::Integer | Type::Double => unit_to_micros(how).is_some(),
+            Type::Text => is_timestamp_format(how) && how.contains('%'),
+            _ => false,
+        };
+        if !fits {
+            let ty = arguments[0].ty.name();
+            return Err(self.error(format!("calls to_timestamp on a {ty} with `{how}`"), hint));
+        }
+        Ok(arguments)
+    }
+
     /// Checks a call of a function.
     pub(super) fn call(
         &self,
@@ -37,9 +56,14 @@ impl Checker<'_> {
         let name = Function::ALL.iter().find(|(_, f)| *f == function).map_or("", |(name, _)| name);
         let arity = match function {
             F::Least | F::Greatest | F::Coalesce | F::Concat => 1..=usize::MAX,
-            F::Power | F::Nullif | F::StartsWith | F::EndsWith | F::Contains | F::DaysBetween => {
-                2..=2
-            }
+            F::Power
+            | F::Nullif
+            | F::StartsWith
+            | F::EndsWith
+            | F::Contains
+            | F::DaysBetween
+            | F::ToTimestamp
+            | F::AddMicroseconds => 2..=2,
             F::Round => 1..=2,
             F::Substring => 2..=3,
             _ => 1..=1,
@@ -119,6 +143,17 @@ impl Checker<'_> {
                 (all(arguments, Type::Text)?, Type::Boolean)
             }
             F::DaysBetween => (all(arguments, Type::Timestamp)?, Type::Double),
+            F::ToTimestamp => (self.to_timestamp(arguments)?, Type::Timestamp),
+            F::AddMicroseconds => {
+                let mut arguments = arguments;
+                let micros: Vec<Expression> = arguments.drain(1..).collect();
+                let mut arguments = all(arguments, Type::Timestamp)?;
+                if !matches!(micros[0].node, Node::Literal(Value::Integer(_))) {
+                    return Err(self.error("adds microseconds that are not a whole number", ""));
+                }
+                arguments.extend(micros);
+                (arguments, Type::Timestamp)
+            }
             F::Year | F::Month | F::Day | F::DayOfWeek | F::Hour => {
                 (all(arguments, Type::Timestamp)?, Type::Integer)
             }

@@ -51,10 +51,23 @@ pub fn check_as(sql: &str, ty: Type, columns: &Columns, place: &str) -> Result<E
         | (Type::Integer | Type::Double, Type::Money)
         | (Type::Date, Type::Timestamp) => Ok(expression.cast(ty)),
         _ if expression.node == Node::Literal(Value::Null) => Ok(expression.cast(ty)),
-        (found, _) => Err(checker
-            .error(format!("has type {}, but {} is required here", found.name(), ty.name()), "")),
+        (found, _) => {
+            let hint = match (found, ty) {
+                (Type::Text, Type::Timestamp) => {
+                    "convert it with cast(… as timestamp), or with to_timestamp(…, '%d.%m.%Y %H:%M') for another format"
+                }
+                (found, Type::Timestamp) if found.is_numeric() => NUMBER_TO_TIMESTAMP,
+                _ => "",
+            };
+            let fault = format!("has type {}, but {} is required here", found.name(), ty.name());
+            Err(checker.error(fault, hint))
+        }
     }
 }
+
+/// The hint for a number where a timestamp is required.
+const NUMBER_TO_TIMESTAMP: &str =
+    "convert the number with to_timestamp(…, 's'), 'ms' or 'us' since 1970";
 
 struct Checker<'a> {
     columns: &'a Columns,
@@ -83,6 +96,19 @@ impl Checker<'_> {
                 self.cast(text, &typed.data_type)
             }
             Expr::UnaryOp { op, expr } => self.unary(*op, self.expression(expr)?),
+            Expr::BinaryOp { left, op: BinaryOperator::Plus, right } if is_interval(right) => {
+                self.shift(left, right, 1)
+            }
+            Expr::BinaryOp { left, op: BinaryOperator::Plus, right } if is_interval(left) => {
+                self.shift(right, left, 1)
+            }
+            Expr::BinaryOp { left, op: BinaryOperator::Minus, right } if is_interval(right) => {
+                self.shift(left, right, -1)
+            }
+            Expr::Interval(_) => Err(self.error(
+                format!("has `{parsed}` where a value is required"),
+                "an interval is added to a timestamp or subtracted from it",
+            )),
             Expr::BinaryOp { left, op, right } => {
                 self.binary(op, self.expression(left)?, self.expression(right)?)
             }
@@ -160,6 +186,19 @@ impl Checker<'_> {
                 "the subset is listed in docs/expressions.md",
             )),
         }
+    }
+
+    /// A timestamp moved by an interval, forward or backward by the sign of `times`.
+    fn shift(&self, time: &ast::Expr, interval: &ast::Expr, times: i64) -> Result<Expression> {
+        let Some(micros) = micros_of(interval) else {
+            return Err(self.error(
+                format!("has `{interval}`, which has no fixed length"),
+                "write interval '3 days' with weeks, days, hours, minutes, seconds, milliseconds or microseconds",
+            ));
+        };
+        let micros = Value::Integer(times * micros);
+        let micros = Expression { node: Node::Literal(micros), ty: Type::Integer };
+        self.call(Function::AddMicroseconds, vec![self.expression(time)?, micros])
     }
 
     fn boolean(&self, parsed: &ast::Expr) -> Result<Expression> {
@@ -278,10 +317,13 @@ impl Checker<'_> {
             (Type::Money, Type::Double) | (Type::Double, Type::Money) => Type::Double,
             (Type::Date, Type::Timestamp) | (Type::Timestamp, Type::Date) => Type::Timestamp,
             (x, y) => {
-                return Err(self.error(
-                    format!("combines a {} with a {}", x.name(), y.name()),
-                    "convert one of them with cast(… as …)",
-                ));
+                let is_time = |ty: Type| matches!(ty, Type::Timestamp | Type::Date);
+                let hint = match is_time(x) != is_time(y) && (x.is_numeric() || y.is_numeric()) {
+                    true => NUMBER_TO_TIMESTAMP,
+                    false => "convert one of them with cast(… as …)",
+                };
+                let fault = format!("combines a {} with a {}", x.name(), y.name());
+                return Err(self.error(fault, hint));
             }
         };
         a = a.cast(ty);
@@ -459,11 +501,47 @@ impl Checker<'_> {
             (x, y) => x.is_numeric() && y.is_numeric(),
         };
         if !possible {
-            let hint = "use days_between, year, month, day or hour for times";
+            let hint = match ty {
+                Type::Timestamp | Type::Date => NUMBER_TO_TIMESTAMP,
+                _ => "use days_between, year, month, day or hour for times",
+            };
             return Err(self.error(format!("casts a {} to {}", from.name(), ty.name()), hint));
         }
         Ok(value.cast(ty))
     }
+}
+
+fn is_interval(parsed: &ast::Expr) -> bool {
+    matches!(parsed, ast::Expr::Interval(_))
+}
+
+/// The length of an interval in microseconds: `interval '1 day 2 hours'`, `interval '1' day` or `interval 1 day`.
+fn micros_of(parsed: &ast::Expr) -> Option<i64> {
+    let ast::Expr::Interval(interval) = parsed else { return None };
+    let ast::Expr::Value(value) = interval.value.as_ref() else { return None };
+    let text = match (&value.value, &interval.last_field) {
+        (ast::Value::SingleQuotedString(text) | ast::Value::Number(text, _), None) => text.as_str(),
+        _ => return None,
+    };
+    let unit = interval.leading_field.as_ref().map(ToString::to_string);
+    let text = unit.map_or(text.to_owned(), |unit| format!("{text} {unit}"));
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let parts = words.chunks(2).map(|part| {
+        let [count, unit] = part else { return None };
+        let micros = match unit.to_ascii_lowercase().trim_end_matches('s') {
+            "microsecond" => 1,
+            "millisecond" => 1_000,
+            "second" => 1_000_000,
+            "minute" => 60_000_000,
+            "hour" => 3_600_000_000,
+            "day" => crate::time::DAY,
+            "week" => 7 * crate::time::DAY,
+            _ => return None,
+        };
+        count.parse::<i64>().ok()?.checked_mul(micros)
+    });
+    let parts: Vec<i64> = parts.collect::<Option<_>>()?;
+    parts.into_iter().try_fold(0_i64, i64::checked_add).filter(|_| !words.is_empty())
 }
 
 fn parse_timestamp(text: &str) -> Option<i64> {
