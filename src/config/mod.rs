@@ -18,7 +18,7 @@ use crate::profile::Writeback;
 use crate::segments::{Segments, SegmentsSpec};
 use crate::shard::Shards;
 use crate::sources::profile::ProfilePlan;
-use crate::sources::{EventsSpec, ProfileSpec, SourceContext, SourcePlan};
+use crate::sources::{EventsSpec, Orphans, ProfileSpec, SourceContext, SourcePlan};
 use crate::spec::{ModelSpec, Models};
 use crate::store::Store;
 use crate::time::{Instant, Zone};
@@ -57,8 +57,9 @@ fn default_store() -> String {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourcesSpec {
-    /// The unified profile.
-    pub profile: ProfileSpec,
+    /// The unified profile. Without one, the customers are those of the events.
+    #[serde(default)]
+    pub profile: Option<ProfileSpec>,
     /// The event log.
     pub events: EventsSpec,
 }
@@ -158,8 +159,14 @@ impl Project {
         };
         let memory = parse_bytes(&settings.engine.memory)?;
         let views: Vec<(String, ViewSpec)> = read_folder(root, "features", &mut hashed)?;
+        if settings.sources.profile.is_none() {
+            settings.sources.events.orphans = Orphans::Create;
+        }
         let events = SourcePlan::events(&settings.sources.events, &context)?;
-        let profile = ProfilePlan::open(&settings.sources.profile, &context)?;
+        let profile = match &settings.sources.profile {
+            Some(spec) => ProfilePlan::open(spec, &context)?,
+            None => ProfilePlan::none(&context),
+        };
         let catalog = Catalog::check(&views, &events.columns())?.over(&events);
         let mut model_specs: Vec<(String, ModelSpec)> = Vec::new();
         let mut segments = None;

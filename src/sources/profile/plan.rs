@@ -109,6 +109,14 @@ impl ProfilePlan {
         Ok(Self { table, columns, context: context.clone() })
     }
 
+    /// The plan of a project without a profile, whose customers are those of the events.
+    pub fn none(context: &SourceContext) -> Self {
+        let schema = Arc::new(Schema::new(vec![Field::new(KEY, DataType::Utf8, true)]));
+        let table = RawTable { files: Vec::new(), schema, raw: Vec::new(), rows: 0 };
+        let columns = vec![(KEY.to_owned(), Origin::Raw(KEY.to_owned()))];
+        Self { table, columns, context: context.clone() }
+    }
+
     /// The names of all columns of the mapped profile.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|(name, _)| name.as_str())

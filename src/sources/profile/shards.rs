@@ -118,8 +118,11 @@ impl ProfilePlan {
                 first_row += rows;
             }
         }
-        let Some(first) = tasks.first() else { return Err(self.has_no_rows()) };
-        let schema = self.schema_of(&columns, first)?;
+        let schema = match tasks.first() {
+            Some(first) => self.schema_of(&columns, first)?,
+            None if self.table.files.is_empty() => self.table.schema.clone(),
+            None => return Err(self.has_no_rows()),
+        };
         let mut scattered = ProfileShards {
             schema,
             shards,
@@ -128,7 +131,7 @@ impl ProfilePlan {
             memory,
             spill: Spill::create(folder, shards.count())?,
             folder: folder.to_owned(),
-            file: self.table.files[0].clone(),
+            file: self.table.files.first().cloned().unwrap_or_default(),
             rows: 0,
             nulls: 0,
             first_null: None,
@@ -144,7 +147,7 @@ impl ProfilePlan {
         scattered.rows = found.iter().map(|found| found.rows).sum();
         scattered.nulls = found.iter().map(|found| found.nulls).sum();
         scattered.first_null = found.into_iter().find_map(|found| found.first_null);
-        if scattered.rows + scattered.nulls == 0 {
+        if scattered.rows + scattered.nulls == 0 && !self.table.files.is_empty() {
             return Err(self.has_no_rows());
         }
         Ok(scattered)
