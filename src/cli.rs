@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
 use crate::commands::build::Build;
+use crate::commands::pages::Form;
 use crate::config::{Overrides, Project};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
@@ -114,6 +115,9 @@ enum Command {
         /// Open that page in the browser
         #[arg(long)]
         open: bool,
+        /// Write the plotting library into each page, so that it can be sent away
+        #[arg(long)]
+        self_contained: bool,
         /// Serve the reports on this port of 127.0.0.1 until interrupted; 0 for any that is free
         #[arg(long, value_name = "PORT")]
         serve: Option<u16>,
@@ -456,9 +460,10 @@ fn execute(cli: &Cli) -> Result<(Output, Exit)> {
         Command::Segments(Segments::Simulate { set }) => {
             commands::segments::simulate(&project()?, set, global.as_of)?
         }
-        Command::Report { open, serve } => {
+        Command::Report { open, self_contained, serve } => {
             let project = project()?;
-            let (output, index) = commands::report::report(&project, &mut progress)?;
+            let form = if *self_contained { Form::SelfContained } else { Form::Linked };
+            let (output, index) = commands::report::report(&project, form, &mut progress)?;
             if *open {
                 open::that(&index).map_err(Error::io("open", &index))?;
             }

@@ -72,7 +72,7 @@ fn warn_of_old_versions(project: &Project, champions: &Champions, as_of: Instant
     }
     if let (Some(Champion { name, version, artifact }), Some(now)) =
         (&champions.lifetime_value, &models.lifetime_value)
-        && (artifact.spec != now.spec || artifact.definitions != now.definitions)
+        && (artifact.spec != now.spec || artifact.definitions != now.definitions(now.spec.horizon))
     {
         moved_spec(name, version);
     }

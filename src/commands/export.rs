@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::export::mlflow::{Credentials, Server};
 use crate::export::{feast, onnx};
 use crate::features::catalog::Catalog;
+use crate::report::html::page::self_contained;
 use crate::report::{Output, Progress, Table, thousands};
 use crate::store::Store;
 use crate::store::parquet::{Writer, read};
@@ -63,7 +64,12 @@ pub fn mlflow(
     let mut files = Vec::new();
     for path in store.root()?.below(&folder) {
         let file = store.file(path);
-        let bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
+        let mut bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
+        if let Ok(text) = std::str::from_utf8(&bytes)
+            && path.ends_with(".html")
+        {
+            bytes = self_contained(text, path).into_bytes();
+        }
         files.push((path[folder.len() + 1..].to_owned(), bytes));
     }
     files.push(("model.onnx".to_owned(), onnx::render(&artifact, &model)?.bytes));

@@ -8,6 +8,7 @@ pub mod features;
 pub mod join;
 mod lineage;
 pub mod models;
+pub mod pages;
 mod previous;
 mod problem;
 mod published;

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::CommandProblem;
+use super::pages::{self, Form};
 use crate::artifact::{Artifact, Trained};
 use crate::config::Project;
 use crate::error::Result;
+use crate::report::findings::{Findings, Level};
 use crate::report::html::index::{self, Version};
 use crate::report::html::model::{self, ModelReport};
 use crate::report::html::{affinity, lifetime_value, run};
@@ -23,14 +25,14 @@ use crate::training::metrics::ClassifierMetrics;
 const INDEX: &str = "reports.html";
 
 /// Renders the reports of all versions and runs, and the index page.
-pub fn report(project: &Project, progress: &mut Progress) -> Result<(Output, PathBuf)> {
+pub fn report(project: &Project, form: Form, progress: &mut Progress) -> Result<(Output, PathBuf)> {
     let store = project.store()?;
     let mut transaction = store.begin("report")?;
     progress.stage("rendering reports");
-    let versions = versions(project, &store, &mut transaction)?;
-    let runs = runs(project, &store, &mut transaction)?;
+    let versions = versions(project, &store, form, &mut transaction)?;
+    let runs = runs(project, &store, form, &mut transaction)?;
     let page = index::render(&project.settings.project.name, &versions, &runs);
-    transaction.write_text(INDEX, &page)?;
+    pages::write(&mut transaction, INDEX, &page, form)?;
     transaction.commit()?;
     progress.finish();
     let path = store.file(INDEX);
@@ -52,6 +54,7 @@ pub fn report(project: &Project, progress: &mut Progress) -> Result<(Output, Pat
 fn versions(
     project: &Project,
     store: &Store,
+    form: Form,
     transaction: &mut Transaction,
 ) -> Result<Vec<Version>> {
     let all: Vec<(String, String)> = transaction
@@ -65,33 +68,41 @@ fn versions(
     for (name, version) in all {
         let artifact = Artifact::load(store, &name, &version)?;
         let numbers_of = format!("models/{name}/{version}/metrics.json");
-        let (page, grade, numbers) = match &artifact.model {
+        let (page, grade, level, numbers) = match &artifact.model {
             Trained::Classifier(model) => {
                 let metrics: ClassifierMetrics = store.read_json(&numbers_of)?;
                 let numbers = index::of_classifier(&metrics.test.metrics);
                 let report = ModelReport { project, artifact: &artifact, model, metrics: &metrics };
-                (Some(model::render(&report)), metrics.grade.grade, numbers)
+                let level = Findings::of_classifier(&metrics).level();
+                (Some(model::render(&report)), metrics.grade.grade, level, numbers)
             }
             Trained::LifetimeValue(model) => {
                 let metrics: LifetimeValueMetrics = store.read_json(&numbers_of)?;
                 let page = lifetime_value::render(project, &artifact, model, &metrics);
-                (Some(page), metrics.method(), index::of_lifetime_value(&metrics))
+                let level = Findings::of_lifetime_value(&metrics).level();
+                (Some(page), metrics.method(), level, index::of_lifetime_value(&metrics))
             }
             Trained::Affinity(model) => {
                 let metrics: AffinityMetrics = store.read_json(&numbers_of)?;
                 let page = affinity::render(project, &artifact, model, &metrics);
-                (Some(page), format!("{} items", metrics.items), index::of_affinity(&metrics))
+                let level = Findings::of_affinity(&metrics).level();
+                let items = format!("{} items", metrics.items);
+                (Some(page), items, level, index::of_affinity(&metrics))
             }
-            Trained::Engagement(_) | Trained::Rfm(_) => (None, String::new(), Vec::new()),
+            Trained::Engagement(_) | Trained::Rfm(_) => {
+                (None, String::new(), Level::Good, Vec::new())
+            }
         };
         if let Some(page) = &page {
-            transaction.write_text(&format!("models/{name}/{version}/report.html"), page)?;
+            let path = format!("models/{name}/{version}/report.html");
+            pages::write(transaction, &path, page, form)?;
         }
         versions.push(Version {
             champion: transaction.root.champions.get(&name) == Some(&version),
             as_of: artifact.as_of,
             report: page.is_some(),
             grade,
+            level,
             numbers,
             model: name,
             version,
@@ -105,6 +116,7 @@ fn versions(
 fn runs(
     project: &Project,
     store: &Store,
+    form: Form,
     transaction: &mut Transaction,
 ) -> Result<Vec<RunMetrics>> {
     let files: Vec<String> = transaction
@@ -117,13 +129,14 @@ fn runs(
     for file in files {
         let metrics: RunMetrics = store.read_json(&file)?;
         let page = run::render(&project.settings.project.name, &metrics);
-        transaction.write_text(&format!("runs/{}/report.html", metrics.run), &page)?;
+        let path = format!("runs/{}/report.html", metrics.run);
+        pages::write(transaction, &path, &page, form)?;
         runs.push(metrics);
     }
     Ok(runs)
 }
 
-/// Serves the live HTML files of the store on the loopback interface until the process ends.
+/// Serves the live pages of the store on the loopback interface until the process ends.
 ///
 /// # Errors
 /// Returns an error if the port cannot be opened.
@@ -140,14 +153,16 @@ pub fn serve(project: &Project, port: u16) -> Result<()> {
         let path = request.url().split('?').next().unwrap_or_default().trim_start_matches('/');
         let path = if path.is_empty() { INDEX } else { path };
         let root = store.root()?;
-        let live = path.ends_with(".html") && root.files.contains_key(path);
+        let kinds = [(".html", "text/html; charset=utf-8"), (".js", "text/javascript")];
+        let kind = kinds.into_iter().find(|(end, _)| path.ends_with(end)).map(|(_, kind)| kind);
+        let live = kind.is_some() && root.files.contains_key(path);
         let body = live.then(|| std::fs::read(store.file(path)).ok()).flatten();
         let (code, body) = match body {
             Some(body) => (200, body),
             None => (404, b"not found".to_vec()),
         };
         let length = body.len();
-        let header = tiny_http::Header::from_bytes("Content-Type", "text/html; charset=utf-8");
+        let header = tiny_http::Header::from_bytes("Content-Type", kind.unwrap_or("text/html"));
         let response = tiny_http::Response::new(
             code.into(),
             header.into_iter().collect(),

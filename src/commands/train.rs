@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray};
 use serde_json::json;
 
+use super::pages::{self, Form};
 use super::record::RunRecord;
 use super::{as_of, data_fingerprint, scattering, shards, timelines};
 use crate::artifact::{
@@ -248,6 +249,7 @@ fn keep(
 ) -> Result<()> {
     let (name, version) = (&artifact.name, &artifact.version);
     let folder = format!("models/{name}/{version}");
+    let path_of_page = format!("{folder}/report.html");
     transaction.write_json(&format!("{folder}/model.json"), artifact)?;
     let mut gate = None;
     match (numbers, &artifact.model) {
@@ -258,7 +260,7 @@ fn keep(
             let rows = prediction_rows(&predictions)?;
             crate::store::parquet::write(&path, &rows.schema(), [&rows])?;
             let report = ModelReport { project, artifact, model, metrics: &metrics };
-            transaction.write_text(&format!("{folder}/report.html"), &render(&report))?;
+            pages::write(transaction, &path_of_page, &render(&report), Form::Linked)?;
             outcome.text += &describe(name, version, &metrics);
             outcome.metrics.insert(name.clone(), json!(metrics));
             gate = Some(metrics.gate);
@@ -266,7 +268,7 @@ fn keep(
         (Numbers::LifetimeValue(metrics), Trained::LifetimeValue(model)) => {
             transaction.write_json(&format!("{folder}/metrics.json"), &metrics)?;
             let page = html::lifetime_value::render(project, artifact, model, &metrics);
-            transaction.write_text(&format!("{folder}/report.html"), &page)?;
+            pages::write(transaction, &path_of_page, &page, Form::Linked)?;
             outcome.text += &text::lifetime_value(name, version, &metrics);
             outcome.metrics.insert(name.clone(), json!(metrics));
             gate = metrics.gate;
@@ -274,7 +276,7 @@ fn keep(
         (Numbers::Affinity(metrics), Trained::Affinity(model)) => {
             transaction.write_json(&format!("{folder}/metrics.json"), &metrics)?;
             let page = html::affinity::render(project, artifact, model, &metrics);
-            transaction.write_text(&format!("{folder}/report.html"), &page)?;
+            pages::write(transaction, &path_of_page, &page, Form::Linked)?;
             outcome.text += &text::affinity(name, version, &metrics);
             outcome.metrics.insert(name.clone(), json!(metrics));
             gate = Some(metrics.gate);

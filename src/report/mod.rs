@@ -1,5 +1,6 @@
 //! The output for people: aligned text tables, and the progress of a run on a terminal.
 
+pub mod findings;
 pub mod html;
 pub mod rows;
 pub mod sentences;

@@ -1,5 +1,6 @@
 //! Text about versions of models, and about the contributions to one customer's score.
 
+use super::findings::Findings;
 use super::{Table, thousands};
 use crate::artifact::{ClassifierArtifact, ResolvedEligible};
 use crate::scoring::waterfall::Waterfall;
@@ -26,9 +27,7 @@ fn number(value: f64) -> String {
 /// Renders the verdict, the funnel, the test metrics and the baselines of one classifier.
 pub fn describe(name: &str, version: &str, metrics: &ClassifierMetrics) -> String {
     let mut text = format!("{name} {version}: {}\n", metrics.grade.grade);
-    for sentence in &metrics.grade.sentences {
-        text += &format!("  {sentence}\n");
-    }
+    text += &Findings::of_classifier(metrics).text();
     let mut funnel =
         Table::new(&["snapshot", "used for", "customers", "eligible", "positives", "base rate"]);
     for row in &metrics.funnel {
@@ -93,9 +92,7 @@ pub fn describe(name: &str, version: &str, metrics: &ClassifierMetrics) -> Strin
 pub fn lifetime_value(name: &str, version: &str, metrics: &LifetimeValueMetrics) -> String {
     let buyers = thousands(metrics.customers as u64);
     let mut text = format!("{name} {version}: {} over {buyers} buyers\n", metrics.method());
-    for sentence in metrics.sentences() {
-        text += &format!("  {sentence}\n");
-    }
+    text += &Findings::of_lifetime_value(metrics).text();
     let mut fits = Table::new(&["fit", "parameter", "value", "standard error", "log-likelihood"]);
     for (what, parameters, fit) in metrics.fits() {
         for (i, parameter) in parameters.iter().enumerate() {
@@ -151,9 +148,7 @@ pub fn affinity(name: &str, version: &str, metrics: &AffinityMetrics) -> String 
         thousands(metrics.items as u64),
         thousands(metrics.customers as u64),
     );
-    for sentence in metrics.sentences() {
-        text += &format!("  {sentence}\n");
-    }
+    text += &Findings::of_affinity(metrics).text();
     let Some(tested) = &metrics.tested else { return text };
     for (what, setting) in [("all items", &tested.all), ("new to the customer", &tested.new)] {
         let head = format!("{what}, {} customers", thousands(setting.customers as u64));

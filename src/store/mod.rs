@@ -377,6 +377,11 @@ impl Transaction {
         Ok(())
     }
 
+    /// Whether a file is live or staged.
+    pub fn has(&self, relative: &str) -> bool {
+        self.root.files.contains_key(relative) || self.staged.iter().any(|own| own == relative)
+    }
+
     /// Returns the path at which to write the file that will become live as `relative`.
     pub fn stage(&mut self, relative: &str) -> Result<PathBuf> {
         self.staged.push(relative.to_owned());

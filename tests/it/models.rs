@@ -171,11 +171,16 @@ fn reports_stand_alone() {
     let run = "runs/000003-score";
     let page = |path: &str| std::fs::read_to_string(project.join("store").join(path)).unwrap();
     for (path, charts) in [(&*model, 17), (run, 9)] {
-        let html = page(&format!("{path}/report.html"));
-        let (own, _) = html.split_once("<script type=\"text/javascript\">").unwrap();
+        let own = page(&format!("{path}/report.html"));
+        // The only reference is to the plotting library, a file of the store.
+        let (_, source) = own.split_once("<script src=\"").unwrap();
+        let (library, _) = source.split_once('"').unwrap();
+        assert!(page(&format!("{path}/{library}")).contains("Plotly"), "{library}");
+        let own = own.replacen(&format!("src=\"{library}\""), "", 1);
         for outside in ["http://", "https://", "src=\"", "@import"] {
             assert!(!own.contains(outside), "{path} refers to {outside}");
         }
+        assert!(own.len() < 1_500_000, "{path} has {} bytes", own.len());
         let found = own.matches("role=\"img\" aria-label=\"").count();
         assert!(found >= charts, "{path}: {found} charts");
         assert_eq!(own.matches("-data\">{").count(), found, "each has its data");
@@ -189,6 +194,12 @@ fn reports_stand_alone() {
     let index = page("reports.html");
     assert!(index.contains(&format!("href=\"{model}/report.html\"")));
     assert!(index.contains("href=\"runs/000003-score/report.html\""));
+    assert_eq!(output(&project, &["report", "--self-contained"]).2, 0);
+    let alone = page(&format!("{model}/report.html"));
+    assert!(
+        !alone.contains("assets/plotly-") && alone.contains("Plotly.newPlot"),
+        "it has the library"
+    );
 }
 
 /// A version that predicts another label replaces the champion only by hand, and past scores are compared

@@ -113,7 +113,7 @@ fn too_few_repeat_buyers_are_expected_to_do_what_others_did() {
     let folder = tempfile::tempdir().unwrap();
     let project = small(folder.path());
     edit(&project, "models/lifetime_value.toml", "method =", "minimum_repeaters = 5000\nmethod =");
-    let (stdout, stderr, code) = output(&project, &["run"]);
+    let (stdout, stderr, code) = output(&project, &["train"]);
     assert_eq!(code, 4, "{stderr}");
     assert!(
         stdout.contains("fewer than 5000: means of customers with the same tenure"),

@@ -11,6 +11,7 @@ use self::printed::printed;
 use self::stages::{First, Run, TABLES, folder};
 use super::CommandProblem;
 use super::champions::champions;
+use super::pages::{self, Form};
 use super::previous;
 use super::quality;
 use super::record::{RunRecord, run_id};
@@ -127,7 +128,7 @@ fn publish(
     let run = &metrics.run;
     transaction.write_json(&format!("runs/{run}/metrics.json"), metrics)?;
     let report = render(&project.settings.project.name, metrics);
-    transaction.write_text(&format!("runs/{run}/report.html"), &report)?;
+    pages::write(transaction, &format!("runs/{run}/report.html"), &report, Form::Linked)?;
     let moves = transaction.root.profile.as_ref().is_none_or(|profile| profile.as_of <= as_of.at);
     if moves {
         transaction.root.profile = Some(CurrentProfile { as_of: as_of.at, run: run.clone() });

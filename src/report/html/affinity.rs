@@ -5,9 +5,10 @@ use plotly::Scatter;
 use plotly::common::{Marker, Mode, Position};
 
 use super::chart::{BLUE, Chart, GREY};
-use super::page::{Cell, Section, day, facts, page, table};
+use super::page::{self, Cell, Page, Section, day, facts, page, table};
 use crate::artifact::{AffinityArtifact, Artifact};
 use crate::models::affinity::{ItemFactors, PARTS};
+use crate::report::findings::Findings;
 use crate::report::thousands;
 use crate::training::affinity::ranking::Ranking;
 use crate::training::affinity::{AffinityMetrics, Setting, Step};
@@ -23,7 +24,7 @@ pub fn render(
     artifact: &Artifact,
     model: &AffinityArtifact,
     metrics: &AffinityMetrics,
-) -> String {
+) -> Page {
     let section = |id, title, body| Section { id, title, body };
     let sections = [
         section("verdict", "Verdict", verdict(metrics)),
@@ -36,22 +37,16 @@ pub fn render(
 }
 
 fn verdict(metrics: &AffinityMetrics) -> Markup {
-    html! {
-        div.verdict.failed[!metrics.gate.passed] {
-            strong {
-                (thousands(metrics.items as u64)) " items of " (thousands(metrics.customers as u64)) " customers"
-            }
-            ul {
-                @for sentence in metrics.sentences() { li { (sentence) } }
-                @if !metrics.gate.passed { li { "The gate is not met: " (metrics.gate.failures()) "." } }
-            }
-        }
-    }
+    let [items, customers] = [metrics.items, metrics.customers].map(|n| thousands(n as u64));
+    page::verdict(
+        &format!("{items} items of {customers} customers"),
+        &Findings::of_affinity(metrics),
+    )
 }
 
 fn rankings(metrics: &AffinityMetrics) -> Markup {
     let Some(tested) = &metrics.tested else {
-        return html! { @for sentence in metrics.sentences() { p { (sentence) } } };
+        return html! { p { (metrics.gate.failures()) "." } };
     };
     let row = |step: &Step| {
         let weights = step.blend.weights().map(|weight| Cell::text(weight.to_string()));

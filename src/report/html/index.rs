@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 
 use super::chart::{BLUE, Chart, GREY, ORANGE};
-use super::page::{Section, day, page};
+use super::page::{Page, Section, day, page};
 use crate::models::metrics::Metrics;
+use crate::report::findings::{Findings, Level};
 use crate::report::thousands;
 use crate::scoring::summary::RunMetrics;
 use crate::time::Instant;
@@ -29,6 +30,8 @@ pub struct Version {
     pub report: bool,
     /// The grade of the version, in a word.
     pub grade: String,
+    /// The level of the worst finding on the version.
+    pub level: Level,
     /// The results of the version's test.
     pub numbers: Vec<Number>,
 }
@@ -103,7 +106,7 @@ pub fn of_affinity(metrics: &AffinityMetrics) -> Vec<Number> {
 }
 
 /// Renders the whole file. Links are relative to the store's folder.
-pub fn render(project: &str, versions: &[Version], runs: &[RunMetrics]) -> String {
+pub fn render(project: &str, versions: &[Version], runs: &[RunMetrics]) -> Page {
     let mut by_model: BTreeMap<&str, Vec<&Version>> = BTreeMap::new();
     for version in versions {
         by_model.entry(&version.model).or_default().push(version);
@@ -155,7 +158,7 @@ fn of_model(model: &str, versions: &[&Version]) -> Markup {
                     } @else { (version.version) }
                 }
                 td { @if version.champion { "champion" } }
-                td { (version.grade) }
+                td class=(version.level.name()) { (version.grade) }
                 @for number in names {
                     @match value(version, number.name) {
                         Some(value) => td.number data-value=(value) { (format!("{value:.4}")) },
@@ -172,12 +175,14 @@ fn of_runs(runs: &[RunMetrics]) -> Markup {
         @if runs.is_empty() { p { "Nothing is scored yet." } } @else {
             div.scroll tabindex="0" role="region" aria-label="Scoring runs" { table.sortable {
                 caption { "Scoring runs, the latest first" }
-                thead { tr { @for name in ["run", "as of", "customers", "changed primary segment"] {
+                thead { tr { @for name in ["run", "as of", "findings", "customers", "changed primary segment"] {
                     th scope="col" { button type="button" { (name) } }
                 } } }
                 tbody { @for run in runs.iter().rev() { tr {
                     td { a href={ "runs/" (run.run) "/report.html" } { (run.run) } }
                     td { (day(run.as_of)) }
+                    @let level = Findings::of_run(run).level().name();
+                    td class=(level) { (level) }
                     td.number data-value=(run.customers) { (thousands(run.customers as u64)) }
                     @let changed: usize = run.flows.iter()
                         .filter(|flow| flow.is_change())

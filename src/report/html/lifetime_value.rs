@@ -3,9 +3,10 @@
 use maud::{Markup, html};
 
 use super::chart::{BLUE, Chart, GREY};
-use super::page::{Cell, Section, day, facts, page, table};
+use super::page::{self, Cell, Page, Section, day, facts, page, table};
 use crate::artifact::Artifact;
 use crate::artifact::LifetimeValueArtifact;
+use crate::report::findings::Findings;
 use crate::report::thousands;
 use crate::training::lifetime_value::holdout::{Class, Errors, Holdout};
 use crate::training::lifetime_value::{Lesson, LifetimeValueMetrics, Trial};
@@ -16,7 +17,7 @@ pub fn render(
     artifact: &Artifact,
     model: &LifetimeValueArtifact,
     metrics: &LifetimeValueMetrics,
-) -> String {
+) -> Page {
     let section = |id, title, body| Section { id, title, body };
     let mut sections = vec![section("verdict", "Verdict", verdict(metrics))];
     if let Some(held) = &metrics.holdout {
@@ -29,17 +30,9 @@ pub fn render(
 }
 
 fn verdict(metrics: &LifetimeValueMetrics) -> Markup {
-    let failed = metrics.gate.as_ref().is_some_and(|gate| !gate.passed);
+    let title = format!("{} over {} buyers", metrics.method(), thousands(metrics.customers as u64));
     html! {
-        div.verdict.failed[failed] {
-            strong { (metrics.method()) " over " (thousands(metrics.customers as u64)) " buyers" }
-            ul {
-                @for sentence in metrics.sentences() { li { (sentence) } }
-                @if let Some(gate) = metrics.gate.as_ref().filter(|gate| !gate.passed) {
-                    li { "The gate is not met: " (gate.failures()) "." }
-                }
-            }
-        }
+        (page::verdict(&title, &Findings::of_lifetime_value(metrics)))
         @if let Some(holdout) = &metrics.holdout { (cards(holdout)) }
     }
 }

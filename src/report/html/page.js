@@ -24,9 +24,17 @@
     if (plot.layout.yaxis2) { layout.yaxis2 = axis(plot.layout.yaxis2); }
     return Plotly.react(element, plot.data, layout, { responsive: true, displayModeBar: false });
   }
-  function drawAll() { charts.forEach(function (chart) { draw(chart); }); }
-  drawAll();
-  dark.addEventListener("change", drawAll);
+  // A chart is drawn when it is about to be seen, so that the text of a long page does not wait for it.
+  var drawn = [];
+  var nearby = new IntersectionObserver(function (entries) {
+    entries.filter(function (entry) { return entry.isIntersecting; }).forEach(function (entry) {
+      nearby.unobserve(entry.target);
+      drawn.push(entry.target);
+      draw(entry.target);
+    });
+  }, { rootMargin: "300px" });
+  charts.forEach(function (chart) { nearby.observe(chart); });
+  dark.addEventListener("change", function () { drawn.forEach(function (chart) { draw(chart); }); });
   // A chart does not shrink with the page that it is printed on: A4 and letter have at least this room.
   // It is drawn anew, since flows of a drawn chart would move to their places while paper waits.
   function redraw(room) {
@@ -38,6 +46,25 @@
   }
   window.addEventListener("beforeprint", function () { redraw(660); });
   window.addEventListener("afterprint", function () { redraw(Infinity); });
+
+  // A table that is wider than the page says so.
+  function cue(box) {
+    var wide = box.scrollWidth > box.clientWidth + 1, note = box.previousElementSibling;
+    var has = note && note.className === "cue";
+    box.classList.toggle("wide", wide);
+    if (wide && !has) {
+      note = document.createElement("p");
+      note.className = "cue";
+      note.textContent = "Scroll the table sideways for more columns \u2192";
+      box.parentNode.insertBefore(note, box);
+    } else if (!wide && has) { note.remove(); }
+  }
+  function cues() { document.querySelectorAll(".scroll").forEach(cue); }
+  cues();
+  window.addEventListener("resize", cues);
+  document.querySelectorAll("details").forEach(function (details) {
+    details.addEventListener("toggle", cues);
+  });
 
   document.querySelectorAll("table.sortable").forEach(function (table) {
     var heads = Array.prototype.slice.call(table.tHead.rows[0].cells);

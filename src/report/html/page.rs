@@ -1,9 +1,15 @@
 //! The frame of every report: one file without any link to a network, for light and dark displays, phones and
 //! paper.
+//!
+//! The plotting library is a file of its own, because it is twenty times as large as a page. A page that is sent
+//! away contains the library instead.
+
+use std::sync::LazyLock;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use plotly::Plot;
 
+use crate::report::findings::Findings;
 use crate::time::Instant;
 
 const STYLE: &str = include_str!("page.css");
@@ -19,8 +25,54 @@ pub struct Section {
     pub body: Markup,
 }
 
-/// Renders a whole page. The page contains the plotting library, which charts need.
-pub fn page(title: &str, subtitle: &str, sections: &[Section]) -> String {
+/// The plotting library.
+#[derive(Debug)]
+pub struct Library {
+    /// The path of its file in the folder of the store. It names the content, so that the file never changes.
+    pub path: String,
+    /// The JavaScript source.
+    pub source: String,
+}
+
+/// The plotting library that charts need.
+pub static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
+    let sources = Plot::offline_js_sources();
+    // The crate adds MathJax after the library, which no chart needs.
+    let library = sources.split_once("</script>").map_or(sources.as_str(), |(library, _)| library);
+    let source = library.split_once('>').map_or(library, |(_, source)| source).to_owned();
+    let hash = xxhash_rust::xxh3::xxh3_64(source.as_bytes());
+    Library { path: format!("assets/plotly-{hash:016x}.js"), source }
+});
+
+/// The place of the library in a page.
+const PLACE: &str = "<script src=\"plotly\"></script>";
+
+/// A rendered page, which refers to the plotting library or contains it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page(String);
+
+impl Page {
+    /// The file at `path` in the folder of the store. It refers to the library by a relative path.
+    pub fn at(&self, path: &str) -> String {
+        let up = "../".repeat(path.matches('/').count());
+        let element = format!("<script src=\"{up}{}\"></script>", LIBRARY.path);
+        self.0.replacen(PLACE, &element, 1)
+    }
+
+    /// A file that contains the library.
+    pub fn self_contained(&self) -> String {
+        self.0.replacen(PLACE, &format!("<script>{}</script>", LIBRARY.source), 1)
+    }
+}
+
+/// Makes a file of [`Page::at`] contain the library.
+pub fn self_contained(file: &str, path: &str) -> String {
+    let element = Page(PLACE.to_owned()).at(path);
+    Page(file.replacen(&element, PLACE, 1)).self_contained()
+}
+
+/// Renders a whole page.
+pub fn page(title: &str, subtitle: &str, sections: &[Section]) -> Page {
     let markup = html! {
         (DOCTYPE)
         html lang="en" {
@@ -50,20 +102,23 @@ pub fn page(title: &str, subtitle: &str, sections: &[Section]) -> String {
                         }
                     }
                 }
-                (PreEscaped(library()))
+                (PreEscaped(PLACE))
                 script { (PreEscaped(SCRIPT)) }
             }
         }
     };
-    markup.into_string()
+    Page(markup.into_string())
 }
 
-/// Returns the script element of the plotting library without MathJax, which the crate adds after it.
-fn library() -> String {
-    let sources = Plot::offline_js_sources();
-    match sources.split_once("</script>") {
-        Some((library, _)) => format!("{}</script>", library.trim_start()),
-        None => sources,
+/// Renders findings below a title. The colour is that of the worst one.
+pub fn verdict(title: &str, findings: &Findings) -> Markup {
+    html! {
+        div class={ "verdict " (findings.level().name()) } {
+            strong { (title) }
+            ul { @for finding in &findings.0 {
+                li class=(finding.level.name()) { (finding.text) }
+            } }
+        }
     }
 }
 

@@ -5,8 +5,9 @@ use plotly::Sankey;
 use plotly::sankey::{Link, Node};
 
 use super::chart::{BLUE, Chart, ORANGE};
-use super::page::{Cell, Section, day, facts, page, table};
+use super::page::{self, Cell, Page, Section, day, facts, page, table};
 use crate::features::drift::Verdict;
+use crate::report::findings::Findings;
 use crate::report::thousands;
 use crate::scoring::summary::{ModelSummary, RunMetrics};
 use crate::sources::contract::Status;
@@ -17,7 +18,7 @@ const LINK: &str = "rgba(130, 145, 160, 0.4)";
 const SHOWN: usize = 15;
 
 /// Renders the whole file.
-pub fn render(project: &str, metrics: &RunMetrics) -> String {
+pub fn render(project: &str, metrics: &RunMetrics) -> Page {
     let section = |id, title, body| Section { id, title, body };
     let sections = [
         section("summary", "Summary", summary(metrics)),
@@ -36,27 +37,8 @@ pub fn render(project: &str, metrics: &RunMetrics) -> String {
 }
 
 fn summary(metrics: &RunMetrics) -> Markup {
-    let moved = |model: &&ModelSummary| {
-        model.moved.as_ref().is_some_and(|drift| drift.verdict != Verdict::Stable)
-    };
-    let names = |models: &mut dyn Iterator<Item = &ModelSummary>| {
-        models.map(|model| model.model.as_str()).collect::<Vec<_>>().join(", ")
-    };
-    let moved = names(&mut metrics.models.iter().filter(moved));
-    let changed: usize =
-        metrics.flows.iter().filter(|flow| flow.is_change()).map(|f| f.customers).sum();
-    html! {
-        div.verdict {
-            strong { (thousands(metrics.customers as u64)) " customers scored" }
-            ul {
-                li { @if moved.is_empty() { "No score's distribution has moved by more than chance since the last run." }
-                    @else { "Moved by more than chance since the last run: " (moved) "." } }
-                @if metrics.previous.is_some() {
-                    li { (thousands(changed as u64)) " customers have changed their primary segment." }
-                }
-            }
-        }
-    }
+    let title = format!("{} customers scored", thousands(metrics.customers as u64));
+    page::verdict(&title, &Findings::of_run(metrics))
 }
 
 fn scores(metrics: &RunMetrics) -> Markup {

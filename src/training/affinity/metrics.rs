@@ -78,35 +78,6 @@ pub struct AffinityMetrics {
     pub gate: Gate,
 }
 
-impl AffinityMetrics {
-    /// Describes in sentences how well the model predicted the last horizon.
-    pub fn sentences(&self) -> Vec<String> {
-        let chosen = match self.chosen_at.first() {
-            Some(first) => {
-                format!("The weights are those that best predicted what followed {first}")
-            }
-            None => "The weights could not be chosen by past interactions".to_owned(),
-        };
-        let blend = format!("The score of an item is {}. {chosen}.", self.blend);
-        let near = self.aligned.as_ref().map(|(version, near)| {
-            format!(
-                "Its vectors were turned to those of {version}: over {} items the mean cosine went from {:.2} to {:.2}.",
-                near.items, near.before, near.after
-            )
-        });
-        let tested = match &self.tested {
-            Some(tested) => {
-                let all = sentence("Of all items", &tested.all);
-                all.into_iter()
-                    .chain(sentence("Of items new to the customer", &tested.new))
-                    .collect()
-            }
-            None => vec![format!("{}, so the ranking is not tested.", untested(self.judged))],
-        };
-        tested.into_iter().chain([blend]).chain(near).collect()
-    }
-}
-
 /// The reason why a ranking was not tested, where `judged` is the number of customers if they are too few.
 pub(super) fn untested(judged: Option<usize>) -> String {
     match judged {
@@ -115,27 +86,4 @@ pub(super) fn untested(judged: Option<usize>) -> String {
         ),
         None => "The history is too short to hold out a part of it".to_owned(),
     }
-}
-
-fn sentence(what: &str, setting: &Setting) -> Option<String> {
-    let (own, best) = (setting.rankings.first()?, setting.best_simple()?);
-    let (verdict, interval) = match &best.difference {
-        Some(found) => (
-            match (found.interval.low > 0.0, found.interval.high < 0.0) {
-                (true, _) => "better than",
-                (_, true) => "worse than",
-                _ => "not significantly different from",
-            },
-            format!(
-                " (difference {:+.4}, 95 % interval {:+.4} to {:+.4})",
-                found.difference, found.interval.low, found.interval.high
-            ),
-        ),
-        None if own.ndcg > best.ndcg => ("better than", String::new()),
-        None => ("no better than", String::new()),
-    };
-    Some(format!(
-        "{what} its ranking is {verdict} {}, the best without a model: NDCG@10 {:.4} against {:.4}{interval} over {} customers.",
-        best.name, own.ndcg, best.ndcg, setting.customers
-    ))
 }

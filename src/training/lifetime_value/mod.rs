@@ -78,61 +78,6 @@ impl LifetimeValueMetrics {
             false => "means of customers with the same tenure".to_owned(),
         }
     }
-
-    /// Describes in sentences the result on the holdout and the warnings.
-    pub fn sentences(&self) -> Vec<String> {
-        let mut sentences = Vec::new();
-        if let Some(holdout) = &self.holdout {
-            let model = &holdout.model;
-            let percent = |error: f64| format!("{:+.1} %", 100.0 * error);
-            sentences.push(format!(
-                "Fitted on the time before {} it expected {:.0} purchases up to {} where {:.0} were made ({}), and {:.0} of spend where {:.0} came ({}).",
-                holdout.from.folder(),
-                model.purchases,
-                holdout.until.folder(),
-                holdout.purchases,
-                percent(model.purchases_error),
-                model.spend,
-                holdout.spend,
-                percent(model.spend_error),
-            ));
-            for other in &holdout.baselines {
-                let verdict = match (
-                    model.spend_mae < other.spend_mae,
-                    model.spend_gini > other.spend_gini,
-                ) {
-                    (true, true) => {
-                        "Its error per customer is lower and its ranking is better than with"
-                    }
-                    (true, false) => {
-                        "Its error per customer is lower, but its ranking is not better, than with"
-                    }
-                    (false, true) => {
-                        "Its ranking is better, but its error per customer is not lower, than with"
-                    }
-                    (false, false) => {
-                        "Neither its error per customer nor its ranking is better than with"
-                    }
-                };
-                sentences.push(format!(
-                    "{verdict} \u{201c}{}\u{201d}: mean absolute error {:.2} against {:.2}, normalized Gini {:.4} against {:.4}.",
-                    other.name, model.spend_mae, other.spend_mae, model.spend_gini, other.spend_gini
-                ));
-            }
-        }
-        sentences.push(match &self.lesson {
-            Some(lesson) => format!(
-                "The hurdle model over features has a weight of {} in the prediction, chosen by what {} buyers did between {} and {}.",
-                lesson.weight,
-                lesson.customers,
-                lesson.at.folder(),
-                lesson.until.folder()
-            ),
-            None => "No hurdle model corrects the prediction, because the history is too short or too few customers purchased to learn one and to test it.".to_owned(),
-        });
-        sentences.extend(self.warnings.iter().cloned());
-        sentences
-    }
 }
 
 /// The name of the method that predicts no future purchases.
@@ -180,10 +125,6 @@ pub fn train(
             None => {
                 let found = "the history is too short to hold out a part of it".to_owned();
                 metrics.gate = Some(Gate::untested("a test on a holdout", found));
-                metrics.warnings.push(
-                    "The history is too short to hold out a part of it, so the prediction is not tested."
-                        .to_owned(),
-                );
             }
         }
         let fitted = fit(spec, &data.now, tenure);

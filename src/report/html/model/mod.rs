@@ -6,10 +6,11 @@ mod inputs;
 use maud::{Markup, html};
 
 use super::chart::{BLUE, Chart, GREY, ORANGE};
-use super::page::{Cell, Section, day, facts, page, table};
+use super::page::{self, Cell, Page, Section, day, facts, page, table};
 use crate::artifact::{Artifact, ClassifierArtifact, ResolvedEligible};
 use crate::features::catalog::Definition;
 use crate::models::metrics::Metrics;
+use crate::report::findings::Findings;
 use crate::report::thousands;
 use crate::spec::{LabelKind, SENSITIVE};
 use crate::time::{Duration, Window};
@@ -33,7 +34,7 @@ pub struct ModelReport<'a> {
 }
 
 /// Renders the whole file.
-pub fn render(report: &ModelReport) -> String {
+pub fn render(report: &ModelReport) -> Page {
     let ModelReport { project, artifact, metrics, .. } = *report;
     let sections = [
         section("verdict", "Verdict", verdict(report)),
@@ -70,7 +71,6 @@ fn span(interval: &Interval) -> String {
 fn verdict(report: &ModelReport) -> Markup {
     let metrics = report.metrics;
     let (test, intervals) = (&metrics.test.metrics, &metrics.test.intervals);
-    let passed = metrics.gate.passed;
     let recency = metrics.baselines.iter().find(|baseline| baseline.name == "recency alone");
     let against = |value: fn(&Metrics) -> f64| {
         recency.map_or(String::new(), |r| format!("recency alone {:.4}", value(&r.metrics)))
@@ -123,11 +123,7 @@ fn verdict(report: &ModelReport) -> Markup {
         ]);
     }
     html! {
-        div.verdict.failed[!passed] {
-            strong { "Grade: " (metrics.grade.grade) }
-            @if !passed { p.bad { "The gate was not passed: this version was not put in use." } }
-            ul { @for sentence in &metrics.grade.sentences { li { (sentence) } } }
-        }
+        (page::verdict(&format!("Grade: {}", metrics.grade.grade), &Findings::of_classifier(metrics)))
         ul.cards { @for (name, value, note, other) in &cards { li {
             span.name { (name) }
             span.value { (value) }
