@@ -21,6 +21,7 @@ const WRITTEN: usize = 1 << 12;
 pub struct Bars {
     low: f64,
     width: f64,
+    count: usize,
 }
 
 impl Bars {
@@ -29,21 +30,20 @@ impl Bars {
     pub fn new([low, high]: [f64; 2], are_whole: bool) -> Self {
         let probability = low >= 0.0 && high <= 1.0;
         let (low, high) = if probability { (0.0, 1.0) } else { (low, high) };
-        let width = match are_whole && high - low < BARS as f64 {
+        if are_whole && high - low < BARS as f64 {
             // With narrower or wider bars, some would hold two whole numbers and others none.
-            true => 1.0,
-            false => ((high - low) / BARS as f64).max(f64::MIN_POSITIVE),
-        };
-        Self { low, width }
+            return Self { low, width: 1.0, count: (high - low) as usize + 1 };
+        }
+        Self { low, width: ((high - low) / BARS as f64).max(f64::MIN_POSITIVE), count: BARS }
     }
 
     /// The value at which each bar begins.
     pub fn from(self) -> Vec<f64> {
-        (0..BARS).map(|bar| self.low + self.width * bar as f64).collect()
+        (0..self.count).map(|bar| self.low + self.width * bar as f64).collect()
     }
 
     fn bar(self, score: f64) -> usize {
-        (((score - self.low) / self.width) as usize).min(BARS - 1)
+        (((score - self.low) / self.width) as usize).min(self.count - 1)
     }
 }
 
@@ -105,7 +105,7 @@ impl Counter {
             low + (high - low) * place.fract()
         };
         let count = self.count as f64;
-        let shares = self.in_bar.iter().map(|rows| *rows as f64 / count);
+        let shares = self.in_bar[..self.bars.count].iter().map(|rows| *rows as f64 / count);
         Distributed {
             count: self.count,
             mean: self.sum / count,
@@ -321,7 +321,8 @@ mod tests {
 
     #[test]
     fn whole_numbers_have_bars_of_their_own() {
-        assert_eq!(Bars::new([3.0, 15.0], true).from()[..3], [3.0, 4.0, 5.0]);
+        let whole = Bars::new([3.0, 15.0], true).from();
+        assert_eq!((whole.len(), whole[..3].to_vec(), whole[12]), (13, vec![3.0, 4.0, 5.0], 15.0));
         assert_eq!(Bars::new([0.2, 0.7], false).from()[1], 0.05);
         assert_eq!(Bars::new([0.0, 40.0], true).from()[1], 2.0);
     }

@@ -129,7 +129,7 @@ impl Evaluation {
 
 /// Computes the 95th percentile of the calibration error of outcomes that are drawn from the
 /// probabilities themselves.
-fn ece_by_chance(probabilities: &[f64]) -> f64 {
+pub(super) fn ece_by_chance(probabilities: &[f64]) -> f64 {
     use rand::{Rng, SeedableRng};
     use rayon::prelude::*;
     let errors: Vec<f64> = (0..200_u64)

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::Interval;
+use super::ece_by_chance;
 use crate::models::metrics::{Metrics, ece, reliability};
 use crate::spec::EvaluationSpec;
 
@@ -106,6 +107,10 @@ pub struct SliceMetrics {
     pub average_precision: f64,
     /// The expected calibration error.
     pub ece: f64,
+    /// The 95th percentile of the calibration error that chance alone gives to so many rows; `None` in versions from
+    /// before this field.
+    #[serde(default)]
+    pub ece_by_chance: Option<f64>,
 }
 
 fn descending(probabilities: &[f64]) -> Vec<usize> {
@@ -247,6 +252,7 @@ pub fn slices(
                         roc_auc_interval: auc_interval(&metrics),
                         average_precision: metrics.average_precision,
                         ece: ece(&reliability(&p, &y)),
+                        ece_by_chance: Some(ece_by_chance(&p)),
                     }
                 }),
             }
@@ -271,17 +277,27 @@ fn auc_interval(metrics: &Metrics) -> Interval {
     Interval { low: (auc - 1.96 * error).max(0.0), high: (auc + 1.96 * error).min(1.0) }
 }
 
-/// Names the third of all values that each value lies in; `None` for a missing value.
+/// Names the third of all values that each value lies in; `None` for a missing value. Thirds that have the same limits
+/// are one.
 pub fn thirds(values: &[f64], unit: &str) -> Vec<Option<String>> {
     let mut sorted: Vec<f64> = values.iter().copied().filter(|value| !value.is_nan()).collect();
     sorted.sort_by(f64::total_cmp);
     let cut = |share| crate::models::preprocessing::shape::quantile(&sorted, share);
-    let (low, high) = (cut(1.0 / 3.0), cut(2.0 / 3.0));
-    let name = |value: &f64| match *value {
-        value if value.is_nan() => None,
-        value if value < low => Some(format!("under {low:.0}{unit}")),
-        value if value < high => Some(format!("{low:.0} to {high:.0}{unit}")),
-        _ => Some(format!("{high:.0}{unit} and more")),
+    let mut cuts = vec![cut(1.0 / 3.0), cut(2.0 / 3.0)];
+    // A third of equal values, or of values that a reader could not tell apart, is none of its own.
+    cuts.retain(|cut| sorted.first().is_some_and(|least| cut > least));
+    cuts.dedup_by_key(|cut| format!("{cut:.0}"));
+    let name = |value: &f64| {
+        let below = cuts.partition_point(|cut| cut <= value);
+        let from = below.checked_sub(1).map(|i| format!("{:.0}", cuts[i]));
+        let until = cuts.get(below).map(|cut| format!("{cut:.0}"));
+        match (from, until) {
+            _ if value.is_nan() => None,
+            (None, None) => Some("any".to_owned()),
+            (None, Some(until)) => Some(format!("under {until}{unit}")),
+            (Some(from), Some(until)) => Some(format!("{from} to {until}{unit}")),
+            (Some(from), None) => Some(format!("{from}{unit} and more")),
+        }
     };
     values.iter().map(name).collect()
 }
@@ -305,6 +321,22 @@ mod tests {
         assert_eq!(at(0.6).value, Some(1.6));
         assert_eq!(at(0.95).precision, None);
         assert_eq!(at(0.4).share, 0.6, "cost over benefit is a threshold of its own");
+    }
+
+    #[test]
+    fn equal_thirds_are_one() {
+        let level = |values: &[f64]| {
+            let names = thirds(values, " d").into_iter().map(Option::unwrap_or_default);
+            names.collect::<Vec<_>>()
+        };
+        let zeros = [0.0, 0.0, 0.0, 0.0, 0.0, 7.0];
+        assert_eq!(level(&zeros), ["any"; 6], "both cuts are the least value");
+        let few = [0.0, 0.0, 0.0, 9.0, 9.0, 9.0, f64::NAN];
+        let expected = ["under 9 d", "under 9 d", "under 9 d", "9 d and more"];
+        assert_eq!(level(&few)[..4], expected);
+        assert_eq!(level(&few)[6], "");
+        let spread: Vec<f64> = (0..9).map(f64::from).collect();
+        assert_eq!(level(&spread)[..4], ["under 3 d", "under 3 d", "under 3 d", "3 to 5 d"]);
     }
 
     #[test]

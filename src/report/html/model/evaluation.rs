@@ -251,8 +251,17 @@ pub fn slices(metrics: &ClassifierMetrics) -> Markup {
         .says(
             "How well the model ranks within each slice; the table has the same and more.".into(),
         );
-    let head =
-        ["by", "slice", "rows", "predicted", "observed", "ROC AUC", "average precision", "ECE"];
+    let head = [
+        "by",
+        "slice",
+        "rows",
+        "predicted",
+        "observed",
+        "ROC AUC",
+        "average precision",
+        "ECE",
+        "ECE by chance, below",
+    ];
     let rows: Vec<Vec<Cell>> = metrics
         .slices
         .iter()
@@ -270,8 +279,10 @@ pub fn slices(metrics: &ClassifierMetrics) -> Markup {
                     cells.push(Cell::interval(m.roc_auc, low, high));
                     cells.push(Cell::number(m.average_precision, 4));
                     cells.push(Cell::number(m.ece, 4));
+                    let chance = m.ece_by_chance.map(|chance| Cell::number(chance, 4));
+                    cells.push(chance.unwrap_or(Cell::Empty));
                 }
-                None => cells.extend([Cell::Empty, Cell::Empty, Cell::Empty]),
+                None => cells.extend([Cell::Empty, Cell::Empty, Cell::Empty, Cell::Empty]),
             }
             cells
         })
