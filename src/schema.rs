@@ -215,6 +215,18 @@ pub const EVENT_TYPES: [&str; 21] = [
     "subscription_cancel",
 ];
 
+/// The weight that an event of a standard type has in an engagement score where the spec sets none; `None` for types
+/// that the customer does not bring about.
+pub fn usual_weight(event_type: &str) -> Option<f64> {
+    match event_type {
+        "purchase" => Some(10.0),
+        "cart_add" => Some(5.0),
+        "product_view" | "click" | "email_click" | "sms_click" | "push_open" => Some(2.0),
+        "page_view" | "search" | "session_start" | "email_open" => Some(1.0),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

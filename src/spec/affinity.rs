@@ -26,22 +26,31 @@ pub struct AffinitySpec {
     /// The weight of each event type. Events of other types are ignored.
     pub weights: std::collections::BTreeMap<String, f64>,
     /// The age at which the weight of an event is halved.
+    #[serde(default = "default_half_life")]
     pub half_life: Duration,
     /// The length of time before the as-of from which events count.
+    #[serde(default = "default_window")]
     pub window: Duration,
     /// The number of factors, which is the length of the vectors.
+    #[serde(default = "default_factors")]
     pub factors: usize,
     /// The L2 penalty.
+    #[serde(default = "default_regularization")]
     pub regularization: f64,
     /// The factor of the confidence 1 + alpha x weight (Hu, Koren and Volinsky 2008).
+    #[serde(default = "default_alpha")]
     pub alpha: f64,
     /// The number of alternations of the solver.
+    #[serde(default = "default_iterations")]
     pub iterations: usize,
     /// The seed of the first item factors.
+    #[serde(default = "default_seed")]
     pub seed: u64,
     /// The number of recommendations per customer.
+    #[serde(default = "default_top")]
     pub top: usize,
     /// Whether items that a customer has interacted with may be recommended to them.
+    #[serde(default = "default_repeat")]
     pub repeat: bool,
     /// The weights of the parts of an item's score. By default, those are chosen that rank past interactions best.
     #[serde(default)]
@@ -175,6 +184,42 @@ impl CheckedOffer {
         };
         Ok(Self { items, condition, cap })
     }
+}
+
+fn default_half_life() -> Duration {
+    Duration::days(60)
+}
+
+fn default_window() -> Duration {
+    Duration::days(365)
+}
+
+fn default_factors() -> usize {
+    16
+}
+
+fn default_regularization() -> f64 {
+    1.0
+}
+
+fn default_alpha() -> f64 {
+    2.0
+}
+
+fn default_iterations() -> usize {
+    15
+}
+
+fn default_seed() -> u64 {
+    7
+}
+
+fn default_top() -> usize {
+    10
+}
+
+fn default_repeat() -> bool {
+    true
 }
 
 fn default_horizon() -> Duration {

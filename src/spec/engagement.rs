@@ -1,5 +1,7 @@
 //! The spec of the engagement score, with what it reads from the events.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{check_weights, kinds_sql, weight_sql};
@@ -9,6 +11,7 @@ use crate::expression::{Expression, Node, Type, Value};
 use crate::features::catalog::Aggregation;
 use crate::features::spec::Op;
 use crate::models::engagement::Composite;
+use crate::schema::{EVENT_TYPES, usual_weight};
 use crate::sources::SourcePlan;
 use crate::time::{Duration, Window};
 
@@ -21,15 +24,32 @@ pub struct EngagementSpec {
     /// A description for readers.
     #[serde(default)]
     pub description: String,
-    /// The weight of each event type. Events of other types are ignored.
-    pub weights: std::collections::BTreeMap<String, f64>,
+    /// The weight of each event type. Events of other types are ignored. By default, the standard types have those of
+    /// [`usual_weight`].
+    #[serde(default = "default_weights")]
+    pub weights: BTreeMap<String, f64>,
     /// The age at which the weight of an event is halved.
+    #[serde(default = "default_half_life")]
     pub half_life: Duration,
     /// The length of time before the as-of from which events count.
+    #[serde(default = "default_window")]
     pub window: Duration,
     /// The weights of the parts of the score.
     #[serde(default)]
     pub composite: Composite,
+}
+
+fn default_weights() -> BTreeMap<String, f64> {
+    let weights = EVENT_TYPES.iter().map(|name| Some(((*name).to_owned(), usual_weight(name)?)));
+    weights.flatten().collect()
+}
+
+fn default_half_life() -> Duration {
+    Duration::days(14)
+}
+
+fn default_window() -> Duration {
+    Duration::days(180)
 }
 
 /// The columns that [`crate::models::engagement`] reads, in this order.

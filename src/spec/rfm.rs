@@ -20,12 +20,26 @@ pub struct RfmSpec {
     #[serde(default)]
     pub description: String,
     /// The predicate for the purchases that count.
-    #[serde(rename = "where")]
+    #[serde(rename = "where", default = "default_condition")]
     pub condition: String,
     /// The predicate for the refunds that reduce the monetary value.
+    #[serde(default = "default_refunds")]
     pub refunds: String,
     /// The length of time before the as-of from which frequency and monetary value count.
+    #[serde(default = "default_window")]
     pub window: Duration,
+}
+
+fn default_condition() -> String {
+    "event_type = 'purchase' and amount > 0".to_owned()
+}
+
+fn default_refunds() -> String {
+    "event_type = 'refund'".to_owned()
+}
+
+fn default_window() -> Duration {
+    Duration::days(365)
 }
 
 /// The columns that [`crate::artifact::rfm`] reads, in this order.
