@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
 use crate::commands::build::Build;
@@ -28,6 +28,7 @@ struct Cli {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 struct Global {
     /// The project's folder, which has c360.toml
     #[arg(long, global = true, default_value = ".", env = "C360_PROJECT")]
@@ -74,6 +75,8 @@ enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Look at Parquet files and write a project that fits them
+    Init(Init),
     /// Check the contract of the sources; exit 3 where it is violated
     Validate,
     /// Print the 50 profile fields with type, origin and writer
@@ -124,6 +127,41 @@ enum Command {
     },
     /// Generate customers and events with a known truth
     Simulate(Simulate),
+    /// Print a script that completes commands and options in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages, one per command
+    Man {
+        /// The folder to write to
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Init {
+    /// The folder of the new project
+    #[arg(value_name = "DIR", default_value = ".")]
+    folder: PathBuf,
+    /// The events: a Parquet file, a folder or a glob
+    #[arg(long, value_name = "PATH")]
+    events: PathBuf,
+    /// The profile, likewise; without it the customers are those of the events
+    #[arg(long, value_name = "PATH")]
+    profile: Option<PathBuf>,
+    /// The currency of amounts where no column of the events names it
+    #[arg(long, value_name = "CODE", default_value = "EUR")]
+    currency: String,
+    /// Set a column of the events by hand, as an expression over the columns of the file; may be given again
+    #[arg(long, value_name = "COLUMN=EXPRESSION", value_parser = assignment)]
+    map: Vec<(String, String)>,
+}
+
+fn assignment(text: &str) -> std::result::Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write COLUMN=EXPRESSION")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
 #[derive(Debug, Subcommand)]
@@ -231,6 +269,18 @@ enum Segments {
     History {
         /// The customer360_id
         id: String,
+    },
+    /// The members of a segment who have not opted out, as CSV or Parquet, with their scores but without names or
+    /// addresses; at the last scored as-of, or at --as-of
+    Export {
+        /// The segment
+        name: String,
+        /// The file to write, FILE.csv or FILE.parquet
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Only members who have consented to this scope, such as email
+        #[arg(long, value_name = "SCOPE")]
+        consent: Option<String>,
     },
     /// Sizes and flows that other thresholds, or rules edited since, would give; writes nothing
     Simulate {
@@ -359,6 +409,23 @@ struct Simulate {
     truth_at: Vec<Instant>,
 }
 
+/// Renders the script that completes commands and options in a shell.
+fn completions(shell: clap_complete::Shell) -> Output {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "c360-ml", &mut script);
+    let text = String::from_utf8_lossy(&script).into_owned();
+    let json = serde_json::json!({ "shell": shell.to_string(), "script": text });
+    Output { text, json }
+}
+
+/// Writes the manual pages of all commands to a folder.
+fn man(folder: &std::path::Path) -> Result<Output> {
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    clap_mangen::generate_to(Cli::command(), folder).map_err(Error::io("write", folder))?;
+    let text = format!("manual pages are in {}\n", folder.display());
+    Ok(Output { text, json: serde_json::json!({ "folder": folder }) })
+}
+
 /// Parses the arguments, runs the command, prints, and gives the exit code.
 pub fn main() -> Exit {
     std::panic::set_hook(Box::new(|panic| {
@@ -382,7 +449,10 @@ pub fn main() -> Exit {
             exit
         }
         Err(error) => {
-            eprintln!("{}", render(&error));
+            match cli.global.format {
+                Format::Json => eprintln!("{}", error_json(&error)),
+                _ => eprintln!("{}", render(&error)),
+            }
             error.exit()
         }
     }
@@ -403,6 +473,18 @@ fn execute(cli: &Cli) -> Result<(Output, Exit)> {
     };
     let project = || Project::load(&global.project, &overrides);
     let output = match &cli.command {
+        Command::Completions { shell } => completions(*shell),
+        Command::Man { out } => man(out)?,
+        Command::Init(Init { folder, events, profile, currency, map }) => {
+            let asked = commands::init::Init {
+                folder,
+                events,
+                profile: profile.as_deref(),
+                given: &map.iter().cloned().collect(),
+                currency,
+            };
+            commands::init::init(&asked, &mut progress)?
+        }
         Command::Validate => {
             return commands::validate::validate(&project()?, &mut progress);
         }
@@ -459,6 +541,11 @@ fn execute(cli: &Cli) -> Result<(Output, Exit)> {
         }
         Command::Segments(Segments::Simulate { set }) => {
             commands::segments::simulate(&project()?, set, global.as_of)?
+        }
+        Command::Segments(Segments::Export { name, out, consent }) => {
+            let asked =
+                commands::members::Members { segment: name, out, consent: consent.as_deref() };
+            commands::members::export(&project()?, &asked, global.as_of, &mut progress)?
         }
         Command::Report { open, self_contained, serve } => {
             let project = project()?;
@@ -539,17 +626,29 @@ fn print(output: &Output, format: Format) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
+/// The causes of an error, the nearest first.
+fn causes(error: &Error) -> Vec<String> {
+    use std::error::Error as _;
+    let sources = std::iter::successors(error.source(), |&cause| cause.source());
+    sources.map(ToString::to_string).collect()
+}
+
 /// `error: …`, `caused by: …`, a blank line, `hint: …`.
 fn render(error: &Error) -> String {
-    use std::error::Error as _;
     let mut text = format!("error: {error}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!("\ncaused by: {cause}");
-        source = cause.source();
-    }
+    causes(error).iter().for_each(|cause| text += &format!("\ncaused by: {cause}"));
     if let Some(hint) = error.hint() {
         text += &format!("\n\nhint: {hint}");
     }
     text
+}
+
+/// The same as JSON, with the exit code.
+fn error_json(error: &Error) -> serde_json::Value {
+    serde_json::json!({
+        "error": error.to_string(),
+        "causes": causes(error),
+        "hint": error.hint(),
+        "exit_code": error.exit_code(),
+    })
 }

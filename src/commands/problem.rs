@@ -1,5 +1,7 @@
 //! The reasons for which a command cannot do what it is asked to.
 
+use std::path::PathBuf;
+
 use crate::error::Problem;
 use crate::exit::Exit;
 use crate::time::{Duration, Instant};
@@ -48,6 +50,12 @@ pub enum CommandProblem {
     NoProfile,
     #[error("--ttl {view}: Feast treats a TTL of zero as unlimited")]
     ZeroTtl { view: String },
+    #[error("there is a project already: {}", path.display())]
+    ProjectExists { path: PathBuf },
+    #[error("{file}: no column looks like {column}; the columns are {}", found.join(", "), file = file.display())]
+    NotProposed { file: PathBuf, column: &'static str, found: Vec<String> },
+    #[error("{}: no row has both a key and a time", path.display())]
+    NoEventTimes { path: PathBuf },
     #[error("cannot serve on 127.0.0.1:{port}: {error}")]
     Port { port: u16, error: String },
 }
@@ -120,6 +128,15 @@ impl Problem for CommandProblem {
             Self::NoProfile => "run `c360-ml run` first",
             Self::ZeroTtl { .. } => {
                 "give a length, or leave it out for snapshots that never expire"
+            }
+            Self::ProjectExists { .. } => "name another folder, or edit the project that is there",
+            Self::NotProposed { column, .. } => {
+                return Some(format!(
+                    "say which it is: --map {column}=COLUMN, or an expression as in docs/expressions.md"
+                ));
+            }
+            Self::NoEventTimes { .. } => {
+                "look at the columns; --map customer360_id=… and --map event_ts=… set them"
             }
             Self::Port { .. } => "name another port, or 0 for any that is free",
         };

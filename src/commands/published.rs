@@ -75,6 +75,11 @@ impl<'a> ScoredAsOf<'a> {
         }
     }
 
+    /// Reads columns of a table of this as-of, in the order of the keys. Returns None if the shard has no rows.
+    pub fn table(&self, name: &str, columns: &[&str], shard: Shard) -> Result<Option<RecordBatch>> {
+        self.tables(shard, None).find(name, Some(columns))
+    }
+
     /// Reads the features, scores and segments of a shard's customers. Returns None if the shard has no
     /// customers.
     ///

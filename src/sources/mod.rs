@@ -9,6 +9,7 @@ pub mod contract;
 pub mod entity_rows;
 pub mod files;
 pub mod items;
+pub mod look;
 mod problem;
 pub mod profile;
 pub mod scan;

@@ -331,3 +331,32 @@ fn a_held_store_is_exit_code_5() {
     assert_eq!(code, 5, "{stderr}");
     assert!(stderr.contains("a test"), "{stderr}");
 }
+
+/// Programs read an error as they read a result.
+#[test]
+fn errors_are_json_where_json_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (stdout, stderr, code) = output(folder.path(), &["score", "--format", "json"]);
+    assert_eq!((stdout.as_str(), code), ("", 2));
+    let error: serde_json::Value = serde_json::from_str(&stderr).unwrap();
+    assert_eq!(error["exit_code"], 2);
+    assert!(error["error"].as_str().unwrap().contains("c360.toml"), "{stderr}");
+    assert!(error["hint"].is_string(), "{stderr}");
+}
+
+/// The shell completes all commands, and each has a manual page.
+#[test]
+fn the_shell_and_man_know_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let (stdout, _, code) = output(folder.path(), &["completions", shell]);
+        assert_eq!(code, 0);
+        assert!(stdout.contains("c360-ml") && stdout.contains("validate"), "{shell}: {stdout}");
+    }
+    let (_, stderr, code) = output(folder.path(), &["man", "--out", "man"]);
+    assert_eq!(code, 0, "{stderr}");
+    for page in ["c360-ml.1", "c360-ml-train.1", "c360-ml-segments-export.1"] {
+        let page = std::fs::read_to_string(folder.path().join("man").join(page)).unwrap();
+        assert!(page.contains(".SH NAME"), "{page}");
+    }
+}

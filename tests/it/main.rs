@@ -4,6 +4,7 @@ mod cli;
 mod exports;
 mod expressions;
 mod imports;
+mod init;
 mod input;
 mod join;
 mod models;

@@ -83,6 +83,52 @@ fn a_dry_run_tells_what_would_come() {
     assert!(stdout.contains("primary is \"Prospect\", not \"New\""), "{stdout}");
 }
 
+/// A file for a campaign has the members who may be contacted, with their scores and without names.
+#[test]
+fn members_are_exported_who_have_not_opted_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    ran(&project, &["run"]);
+    let rows = table(&project, "segments/as_of=2024-07-01");
+    let opted_out = rows.column_by_name("opted_out").unwrap().as_boolean().clone();
+    let (keys, names) = (texts(&rows, "customer360_id"), texts(&rows, "segment"));
+    let of_segment = (0..keys.len()).filter(|row| names[*row] == "high_value");
+    let expected: BTreeSet<String> =
+        of_segment.filter(|row| !opted_out.value(*row)).map(|row| keys[row].clone()).collect();
+    let all = members(&project, "2024-07-01")["high_value"].len();
+    assert!(expected.len() < all, "some members have opted out");
+    let found = json(&project, &["segments", "export", "high_value", "--out", "members.csv"]);
+    assert_eq!(found["members"], expected.len());
+    assert_eq!(found["left_out"], all - expected.len());
+    let csv = std::fs::read_to_string(project.join("members.csv")).unwrap();
+    let mut lines = csv.lines();
+    assert_eq!(
+        lines.next().unwrap(),
+        "customer360_id,segment,is_primary,since,previous_primary,preferred_channel,lifetime_value,churn_risk_score,\
+         propensity_to_buy_score,engagement_score"
+    );
+    let written: BTreeSet<String> =
+        lines.map(|line| line.split(',').next().unwrap().to_owned()).collect();
+    assert_eq!(written, expected);
+    ran(&project, &["segments", "export", "high_value", "--out", "members.parquet"]);
+    let rows = c360_ml::store::parquet::read(&project.join("members.parquet"), None).unwrap();
+    let read: BTreeSet<String> =
+        rows.iter().flat_map(|rows| texts(rows, "customer360_id")).collect();
+    assert_eq!(read, expected);
+    // Who has a list of scopes without email is left out of an e-mail campaign.
+    let with = ["segments", "export", "high_value", "--out", "mail.csv", "--consent", "email"];
+    assert!(json(&project, &with)["members"].as_u64().unwrap() <= expected.len() as u64);
+    for (arguments, message) in [
+        (["segments", "export", "nobody", "--out", "nobody.csv"], "unknown segment `nobody`"),
+        (["segments", "export", "high_value", "--out", "nobody.txt"], "ends with .csv or .parquet"),
+    ] {
+        let (_, stderr, code) = output(&project, &arguments);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains(message), "{stderr}");
+        assert!(!project.join(arguments[4]).exists());
+    }
+}
+
 /// The changes lead from the segments of one run to those of the next. An expired membership does not begin
 /// again, and a customer who does not want to be contacted is flagged and is in no segment that needs
 /// consent.

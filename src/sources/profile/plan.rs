@@ -117,6 +117,11 @@ impl ProfilePlan {
         Self { table, columns, context: context.clone() }
     }
 
+    /// Whether a source column of this name and type can stand in the profile without a mapping.
+    pub fn takes(name: &str, found: &DataType) -> bool {
+        written_type(name, found).is_none_or(|wanted| fits(name, found, &wanted))
+    }
+
     /// The names of all columns of the mapped profile.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|(name, _)| name.as_str())
@@ -262,8 +267,15 @@ fn written_type(name: &str, found: &DataType) -> Option<DataType> {
 
 /// Refuses a field whose type can be converted to that of the profile only by a mapping.
 fn check_type(name: &str, found: &DataType, file: &Path) -> Result<()> {
-    let Some(wanted) = written_type(name, found) else { return Ok(()) };
-    let fits = match (&wanted, RawType::of(found)) {
+    match written_type(name, found) {
+        Some(wanted) if !fits(name, found, &wanted) => Err(wrong_type(name, found, &wanted, file)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a column of the type `found` can be converted to the type `wanted` of the field `name`.
+fn fits(name: &str, found: &DataType, wanted: &DataType) -> bool {
+    match (wanted, RawType::of(found)) {
         (DataType::Utf8, RawType::Text) => true,
         (DataType::Utf8, RawType::Integer) => name == KEY,
         (DataType::Timestamp(..), RawType::Timestamp { .. } | RawType::Date) => true,
@@ -274,8 +286,7 @@ fn check_type(name: &str, found: &DataType, file: &Path) -> Result<()> {
         }
         (DataType::List(_), _) => is_list_of_text(found),
         _ => false,
-    };
-    if fits { Ok(()) } else { Err(wrong_type(name, found, &wanted, file)) }
+    }
 }
 
 fn is_list_of_text(ty: &DataType) -> bool {

@@ -1,0 +1,118 @@
+//! From a stranger's files to a project: `init`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
+
+use crate::cli::output;
+
+/// 600 customers who order every 5 to 60 days over 400 days, in epoch seconds.
+fn orders(path: &Path) {
+    let (mut keys, mut times, mut totals) = (Vec::new(), Vec::new(), Vec::new());
+    for customer in 0..600_i64 {
+        let every = 5 + customer * 7 % 56;
+        let first = customer % 100;
+        // A third of the customers stop after half of the time.
+        let until = if customer % 3 == 0 { 200 } else { 400 };
+        for (number, day) in (first..until).step_by(every as usize).enumerate() {
+            keys.push(customer);
+            times.push(1_700_000_000 + day * 86_400 + customer);
+            totals.push(10.0 + (number as f64) + (customer % 17) as f64);
+        }
+    }
+    let ids: Vec<i64> = (0..keys.len() as i64).collect();
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("order_id", Arc::new(Int64Array::from(ids))),
+        ("client_id", Arc::new(Int64Array::from(keys))),
+        ("created_at", Arc::new(Int64Array::from(times))),
+        ("order_total", Arc::new(Float64Array::from(totals))),
+    ];
+    let rows = RecordBatch::try_from_iter(columns).unwrap();
+    c360_ml::store::parquet::write(path, &rows.schema(), [&rows]).unwrap();
+}
+
+fn init(project: &Path, more: &[&str]) -> (String, String, i32) {
+    let arguments = [&["init", project.to_str().unwrap()], more].concat();
+    output(project.parent().unwrap(), &arguments)
+}
+
+/// An order table with epoch seconds and without a profile becomes a project that keeps its contract and scores.
+#[test]
+fn a_strangers_orders_become_a_project() {
+    let folder = tempfile::tempdir().unwrap();
+    let events = folder.path().join("orders.parquet");
+    orders(&events);
+    let project = folder.path().join("shop");
+    let (stdout, stderr, code) = init(&project, &["--events", events.to_str().unwrap()]);
+    assert_eq!(code, 0, "{stderr}");
+    for seen in [
+        "of 600 customers",
+        "to_timestamp(created_at, 's')",
+        "created_at, seconds since 1970",
+        "cast(client_id as varchar)",
+        "models/lifetime_value.toml",
+    ] {
+        assert!(stdout.contains(seen), "{seen}: {stdout}");
+    }
+    let (stdout, stderr, code) = output(&project, &["validate"]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    let (stdout, stderr, code) = output(&project, &["run"]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(stdout.contains("600 customers scored"), "{stdout}");
+    // A project that is there is not overwritten.
+    let before = std::fs::read(project.join("c360.toml")).unwrap();
+    let (_, stderr, code) =
+        init(&project, &["--events", events.to_str().unwrap(), "--currency", "USD"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("there is a project already"), "{stderr}");
+    assert_eq!(std::fs::read(project.join("c360.toml")).unwrap(), before);
+}
+
+/// The project that `init` proposes for the fixtures trains, passes its gates and scores all customers.
+#[test]
+fn the_fixtures_become_a_project() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = folder.path().join("proposed");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let path = |name: &str| fixtures.join(name).to_str().unwrap().to_owned();
+    let (events, profile) = (path("events"), path("profile"));
+    let (stdout, stderr, code) = init(&project, &["--events", &events, "--profile", &profile]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("churn: purchase within 90d"), "{stdout}");
+    let (stdout, stderr, code) = output(&project, &["run"]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(stdout.contains("2,000 customers scored"), "{stdout}");
+    for score in ["churn_risk_score", "propensity_to_buy_score", "lifetime_value"] {
+        assert!(stdout.lines().any(|line| line.starts_with(score)), "{score}: {stdout}");
+    }
+}
+
+/// What cannot be guessed is asked for, and a hint that is followed leads on.
+#[test]
+fn a_column_that_is_not_found_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let events = folder.path().join("visits.parquet");
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("who", Arc::new(Int64Array::from(vec![1, 2, 1]))),
+        (
+            "created_at",
+            Arc::new(Int64Array::from(vec![1_700_000_000, 1_700_000_001, 1_700_900_000])),
+        ),
+    ];
+    let rows = RecordBatch::try_from_iter(columns).unwrap();
+    c360_ml::store::parquet::write(&events, &rows.schema(), [&rows]).unwrap();
+    let project = folder.path().join("site");
+    let events = events.to_str().unwrap();
+    let (_, stderr, code) = init(&project, &["--events", events]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("no column looks like customer360_id"), "{stderr}");
+    assert!(stderr.contains("who, created_at"), "{stderr}");
+    assert!(stderr.contains("--map customer360_id="), "{stderr}");
+    assert!(!project.exists(), "nothing is written");
+    let by_hand = "customer360_id=cast(who as varchar)";
+    let (stdout, stderr, code) = init(&project, &["--events", events, "--map", by_hand]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("given by --map") && stdout.contains("2 customers"), "{stdout}");
+    assert_eq!(output(&project, &["score"]).2, 0);
+}
