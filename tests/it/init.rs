@@ -4,21 +4,26 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use crate::cli::output;
 
-/// 600 customers who order every 5 to 60 days over 400 days, in epoch seconds.
+/// 600 customers who order at random, each at a rate and with a size of order of their own, until they leave at random;
+/// over 400 days, in epoch seconds.
 fn orders(path: &Path) {
     let (mut keys, mut times, mut totals) = (Vec::new(), Vec::new(), Vec::new());
+    let mut random = ChaCha8Rng::seed_from_u64(21);
+    let mut exponential = |mean: f64| -mean * (1.0 - random.random::<f64>()).ln();
     for customer in 0..600_i64 {
-        let every = 5 + customer * 7 % 56;
-        let first = customer % 100;
-        // A third of the customers stop after half of the time.
-        let until = if customer % 3 == 0 { 200 } else { 400 };
-        for (number, day) in (first..until).step_by(every as usize).enumerate() {
+        let (gap, size) = (8.0 + exponential(25.0), 10.0 + exponential(30.0));
+        let mut day = exponential(60.0);
+        let left = (day + exponential(250.0)).min(400.0);
+        while day < left {
             keys.push(customer);
-            times.push(1_700_000_000 + day * 86_400 + customer);
-            totals.push(10.0 + (number as f64) + (customer % 17) as f64);
+            times.push(1_700_000_000 + (day * 86_400.0) as i64);
+            totals.push((size + exponential(0.5 * size)).round());
+            day += exponential(gap);
         }
     }
     let ids: Vec<i64> = (0..keys.len() as i64).collect();
@@ -44,6 +49,8 @@ fn a_strangers_orders_become_a_project() {
     let events = folder.path().join("orders.parquet");
     orders(&events);
     let project = folder.path().join("shop");
+    let dry = init(&project, &["--events", events.to_str().unwrap(), "--dry-run"]);
+    assert!(dry.2 == 0 && dry.0.contains("Nothing was written.") && !project.exists(), "{dry:?}");
     let (stdout, stderr, code) = init(&project, &["--events", events.to_str().unwrap()]);
     assert_eq!(code, 0, "{stderr}");
     for seen in [
@@ -114,5 +121,6 @@ fn a_column_that_is_not_found_is_asked_for() {
     let (stdout, stderr, code) = init(&project, &["--events", events, "--map", by_hand]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("given by --map") && stdout.contains("2 customers"), "{stdout}");
-    assert_eq!(output(&project, &["score"]).2, 0);
+    let (stdout, stderr, code) = output(&project, &["run"]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
 }

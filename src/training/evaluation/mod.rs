@@ -1,11 +1,13 @@
 //! Evaluates a version out of time: metrics with intervals, compared with simpler predictions.
 
 pub mod bootstrap;
+mod chance;
 pub mod tables;
 
 use serde::{Deserialize, Serialize};
 
 use self::bootstrap::{Difference, Drawable, Drawn, Interval, draws};
+use self::chance::ece_by_chance;
 use self::tables::{Bar, Curves, Gain, Threshold};
 use crate::models::calibration::base_rate_offset;
 use crate::models::logit::{logit, sigmoid};
@@ -125,26 +127,6 @@ impl Evaluation {
             curves: tables::curves(probabilities, labels),
         }
     }
-}
-
-/// Computes the 95th percentile of the calibration error of outcomes that are drawn from the
-/// probabilities themselves.
-pub(super) fn ece_by_chance(probabilities: &[f64]) -> f64 {
-    use rand::{Rng, SeedableRng};
-    use rayon::prelude::*;
-    let errors: Vec<f64> = (0..200_u64)
-        .into_par_iter()
-        .map(|draw| {
-            let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0xECE);
-            random.set_stream(draw);
-            let labels: Vec<bool> =
-                probabilities.iter().map(|p| random.random::<f64>() < *p).collect();
-            crate::models::metrics::ece(&reliability(probabilities, &labels))
-        })
-        .collect();
-    let mut errors = errors;
-    errors.sort_by(f64::total_cmp);
-    crate::models::preprocessing::shape::quantile(&errors, 0.95)
 }
 
 /// A simpler or an earlier prediction of the same rows, compared with ours.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::Interval;
-use super::ece_by_chance;
+use super::chance::ece_by_chance;
 use crate::models::metrics::{Metrics, ece, reliability};
 use crate::spec::EvaluationSpec;
 
