@@ -1,14 +1,17 @@
 //! The command line: parses the arguments, makes one call of the library and turns errors into exit codes.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use serde_json::json;
 
 use crate::commands;
 use crate::commands::build::Build;
 use crate::commands::pages::Form;
-use crate::config::{Overrides, Project};
+use crate::config::{FileKind, Origin, Overrides, Project};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::export::online::OnlineStore;
@@ -59,6 +62,63 @@ struct Global {
     quiet: bool,
 }
 
+/// The global options that the environment can set: the option, its flag, its variable, and the setting of c360.toml
+/// that it overrides.
+const GLOBAL: [(&str, &str, &str, Option<&str>); 7] = [
+    ("project", "--project", "C360_PROJECT", None),
+    ("as_of", "--as-of", "C360_AS_OF", Some("project.as_of")),
+    ("known_at", "--known-at", "C360_KNOWN_AT", None),
+    ("store", "--store", "C360_STORE", Some("project.store")),
+    ("memory", "--memory", "C360_MEMORY", Some("engine.memory")),
+    ("format", "--format", "C360_FORMAT", None),
+    ("log_format", "--log-format", "C360_LOG_FORMAT", None),
+];
+
+/// Where the values of the global options come from.
+struct Origins(Vec<(&'static str, Option<&'static str>, Origin)>);
+
+impl Origins {
+    fn of(matches: &ArgMatches) -> Self {
+        let of = |(option, flag, variable, setting): (&'static str, _, _, _)| {
+            let origin = match matches.value_source(option) {
+                Some(ValueSource::CommandLine) => Origin::Flag(flag),
+                Some(ValueSource::EnvVariable) => Origin::Environment(variable),
+                _ => Origin::Default,
+            };
+            (option, setting, origin)
+        };
+        Self(GLOBAL.into_iter().map(of).collect())
+    }
+
+    /// The origins of the settings of c360.toml that an option overrides.
+    fn settings(&self) -> BTreeMap<&'static str, Origin> {
+        let set = self.0.iter().filter(|(_, _, origin)| *origin != Origin::Default);
+        set.filter_map(|(_, setting, origin)| Some(((*setting)?, *origin))).collect()
+    }
+
+    /// The origin of an option.
+    fn option(&self, option: &str) -> Origin {
+        let found = self.0.iter().find(|(known, ..)| *known == option);
+        found.map_or(Origin::Default, |(.., origin)| *origin)
+    }
+}
+
+impl Global {
+    /// The options that c360.toml cannot set.
+    fn others(&self, origins: &Origins) -> commands::config::Others {
+        let name = |value: Option<clap::builder::PossibleValue>| {
+            value.map_or(serde_json::Value::Null, |value| json!(value.get_name()))
+        };
+        let values = [
+            ("project", json!(self.project)),
+            ("known_at", json!(self.known_at)),
+            ("format", name(self.format.to_possible_value())),
+            ("log_format", name(self.log_format.to_possible_value())),
+        ];
+        values.map(|(option, value)| (option, value, origins.option(option))).into()
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     Text,
@@ -79,25 +139,28 @@ enum Command {
     Init(Init),
     /// Check the contract of the sources; exit 3 where it is violated
     Validate,
-    /// Print the 50 profile fields with type, origin and writer
-    Schema,
+    /// Print the 50 profile fields with type, origin and writer, or the JSON Schema of a file of a project
+    Schema {
+        /// The kind of file whose JSON Schema to print
+        #[arg(long, value_name = "KIND", value_parser = file_kind())]
+        of: Option<FileKind>,
+    },
+    /// Print every setting with its value and where the value comes from
+    #[command(subcommand)]
+    Config(Config),
     /// List, describe or build features
     #[command(subcommand)]
     Features(Features),
     /// Train every model and put in use the versions that pass their gate; exit 4 where one does not
-    Train,
+    Train {
+        /// Say what would be trained, and write nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Score every customer and write the profile
-    Score {
-        /// Score even if nothing has changed since the last time
-        #[arg(long)]
-        force: bool,
-    },
+    Score(Scoring),
     /// Train where a model has no version that may score the as-of, then score
-    Run {
-        /// Score even if nothing has changed since the last time
-        #[arg(long)]
-        force: bool,
-    },
+    Run(Scoring),
     /// List or show trained models
     #[command(subcommand)]
     Models(Models),
@@ -157,11 +220,36 @@ struct Init {
     /// Set a column of the events by hand, as an expression over the columns of the file; may be given again
     #[arg(long, value_name = "COLUMN=EXPRESSION", value_parser = assignment)]
     map: Vec<(String, String)>,
+    /// Say what would be written, and write nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 fn assignment(text: &str) -> std::result::Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write COLUMN=EXPRESSION")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn file_kind() -> impl clap::builder::TypedValueParser<Value = FileKind> {
+    use clap::builder::{PossibleValuesParser, TypedValueParser};
+    PossibleValuesParser::new(FileKind::ALL.map(FileKind::name))
+        .try_map(|name| FileKind::named(&name).ok_or("no kind of file has this name"))
+}
+
+#[derive(Debug, Args)]
+struct Scoring {
+    /// Score even if nothing has changed since the last time
+    #[arg(long)]
+    force: bool,
+    /// Say what would be done, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Config {
+    /// Settings of the command line, the environment, c360.toml, and the defaults of all others
+    Show,
 }
 
 #[derive(Debug, Subcommand)]
@@ -414,7 +502,7 @@ fn completions(shell: clap_complete::Shell) -> Output {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "c360-ml", &mut script);
     let text = String::from_utf8_lossy(&script).into_owned();
-    let json = serde_json::json!({ "shell": shell.to_string(), "script": text });
+    let json = json!({ "shell": shell.to_string(), "script": text });
     Output { text, json }
 }
 
@@ -423,7 +511,7 @@ fn man(folder: &std::path::Path) -> Result<Output> {
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     clap_mangen::generate_to(Cli::command(), folder).map_err(Error::io("write", folder))?;
     let text = format!("manual pages are in {}\n", folder.display());
-    Ok(Output { text, json: serde_json::json!({ "folder": folder }) })
+    Ok(Output { text, json: json!({ "folder": folder }) })
 }
 
 /// Parses the arguments, runs the command, prints, and gives the exit code.
@@ -434,8 +522,10 @@ pub fn main() -> Exit {
         );
         std::process::exit(Exit::Unexpected.code().into());
     }));
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches();
+    let parsed = parsed.and_then(|m| Ok((Cli::from_arg_matches(&m)?, Origins::of(&m))));
+    let (cli, origins) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print();
             // A request for the help or the version is not an error.
@@ -443,7 +533,7 @@ pub fn main() -> Exit {
         }
     };
     start_logging(&cli.global);
-    match execute(&cli) {
+    match execute(&cli, &origins) {
         Ok((output, exit)) => {
             print(&output, cli.global.format);
             exit
@@ -458,9 +548,9 @@ pub fn main() -> Exit {
     }
 }
 
-fn execute(cli: &Cli) -> Result<(Output, Exit)> {
+fn execute(cli: &Cli, origins: &Origins) -> Result<(Output, Exit)> {
     let global = &cli.global;
-    if global.format == Format::Sql && !matches!(cli.command, Command::Schema) {
+    if global.format == Format::Sql && !matches!(cli.command, Command::Schema { of: None }) {
         let required = "text or json for this command";
         return Err(Error::setting("command line", "--format", "sql", required, "--format json"));
     }
@@ -470,28 +560,37 @@ fn execute(cli: &Cli) -> Result<(Output, Exit)> {
         known_at: global.known_at,
         store: global.store.clone(),
         memory: global.memory.clone(),
+        origins: origins.settings(),
     };
     let project = || Project::load(&global.project, &overrides);
     let output = match &cli.command {
         Command::Completions { shell } => completions(*shell),
         Command::Man { out } => man(out)?,
-        Command::Init(Init { folder, events, profile, currency, map }) => {
+        Command::Init(Init { folder, events, profile, currency, map, dry_run }) => {
             let asked = commands::init::Init {
                 folder,
                 events,
                 profile: profile.as_deref(),
                 given: &map.iter().cloned().collect(),
                 currency,
+                dry_run: *dry_run,
             };
             commands::init::init(&asked, &mut progress)?
+        }
+        Command::Config(Config::Show) => {
+            let project = project()?;
+            commands::config::show(&project, global.others(origins))?
         }
         Command::Validate => {
             return commands::validate::validate(&project()?, &mut progress);
         }
-        Command::Schema if global.project.join("c360.toml").exists() => {
+        Command::Schema { of: Some(kind) } => commands::schema::of_file(*kind),
+        Command::Schema { of: None } if global.project.join("c360.toml").exists() => {
             commands::schema::schema(Some(&project()?), global.format == Format::Sql)
         }
-        Command::Schema => commands::schema::schema(None, global.format == Format::Sql),
+        Command::Schema { of: None } => {
+            commands::schema::schema(None, global.format == Format::Sql)
+        }
         Command::Features(Features::List) => commands::features::list(&project()?),
         Command::Features(Features::Describe { name }) => {
             commands::features::describe(&project()?, name)?
@@ -510,13 +609,22 @@ fn execute(cli: &Cli) -> Result<(Output, Exit)> {
                 commands::join::Join { entities, views, out, exact: *exact, ttl, known: *known };
             commands::join::join(&project()?, &join, &mut progress)?
         }
-        Command::Train => {
+        Command::Train { dry_run: true } => {
+            return commands::dry_run::train(&project()?, &mut progress);
+        }
+        Command::Train { dry_run: false } => {
             return commands::train::train(&project()?, &mut progress);
         }
-        Command::Score { force } => {
+        Command::Score(Scoring { force, dry_run: true }) => {
+            return commands::dry_run::score(&project()?, *force, &mut progress);
+        }
+        Command::Score(Scoring { force, dry_run: false }) => {
             return commands::score::score(&project()?, *force, &mut progress);
         }
-        Command::Run { force } => {
+        Command::Run(Scoring { force, dry_run: true }) => {
+            return commands::dry_run::run(&project()?, *force, &mut progress);
+        }
+        Command::Run(Scoring { force, dry_run: false }) => {
             return commands::run::run(&project()?, *force, &mut progress);
         }
         Command::Models(Models::List) => commands::models::list(&project()?)?,
@@ -645,7 +753,7 @@ fn render(error: &Error) -> String {
 
 /// The same as JSON, with the exit code.
 fn error_json(error: &Error) -> serde_json::Value {
-    serde_json::json!({
+    json!({
         "error": error.to_string(),
         "causes": causes(error),
         "hint": error.hint(),

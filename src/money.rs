@@ -1,14 +1,16 @@
 //! Exact money: integer minor units at a fixed scale, from reading an amount to writing it as a decimal. No
 //! step in between adds binary fractions.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Problem, Result};
 use crate::exit::Exit;
 
 /// The number of decimal places of a project's money: 2 for euros and cents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "u8", into = "u8")]
+#[schemars(inline)]
 pub struct Scale(u8);
 
 impl Scale {

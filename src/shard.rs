@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh64::xxh64;
 
@@ -23,8 +24,9 @@ pub fn hash(key: &str) -> u64 {
 }
 
 /// The number of shards of a store, a power of two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "u32", into = "u32")]
+#[schemars(inline, extend("minimum" = 1, "maximum" = 16384))]
 pub struct Shards(u32);
 
 impl Shards {

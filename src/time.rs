@@ -6,14 +6,18 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, Offset, SecondsFormat, TimeZone, Utc};
 use chrono_tz::Tz;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The number of microseconds in a day of 24 hours.
 pub const DAY: i64 = 86_400_000_000;
 
 /// An instant in UTC, in microseconds since 1970-01-01T00:00:00Z.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(inline, extend("examples" = ["2024-07-01", "2024-07-01T06:00:00Z"]))]
 pub struct Instant(pub i64);
 
 impl Instant {
@@ -91,8 +95,11 @@ impl From<Instant> for String {
 }
 
 /// A length of time in microseconds, written as `30d`, `12h`, `45m` or `10s`. A day has 24 hours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(inline, extend("pattern" = "^[0-9]+[dhms]$", "examples" = ["30d", "12h"]))]
 pub struct Duration(pub i64);
 
 impl Duration {
@@ -159,8 +166,11 @@ impl From<Duration> for String {
 }
 
 /// A time window `[as_of - length, as_of)`, or the whole history before the as-of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(inline, extend("pattern" = "^([0-9]+[dhms]|lifetime)$", "examples" = ["90d", "lifetime"]))]
 pub enum Window {
     /// The trailing window of this length.
     Trailing(Duration),
@@ -207,8 +217,9 @@ impl From<Window> for String {
 }
 
 /// The time zone that defines calendar days.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(inline, extend("examples" = ["UTC", "Europe/Berlin"]))]
 pub struct Zone(Tz);
 
 /// Computes the calendar days of a sequence of instants.

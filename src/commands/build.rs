@@ -23,6 +23,7 @@ use crate::features::snapshot::folder;
 use crate::features::timelines::{KeptTimelines, Refresh};
 use crate::report::{Output, Progress, Table, thousands};
 use crate::shard::Shards;
+use crate::sources::contract::first_event;
 use crate::sources::profile::{CREATED, Entities, KEY, ProfileShards};
 use crate::store::Transaction;
 use crate::time::{Duration, Instant};
@@ -153,7 +154,8 @@ impl Run<'_> {
         for (at, ViewsAt { as_of, .. }) in open.iter().enumerate() {
             if written.rows(at) == 0 {
                 if self.must {
-                    return Err(CommandProblem::NoCustomers { at: as_of.at }.into());
+                    let first_event = first_event(&timelines::facts(project, &mut transaction)?);
+                    return Err(CommandProblem::NoCustomers { at: as_of.at, first_event }.into());
                 }
                 continue;
             }

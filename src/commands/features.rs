@@ -50,23 +50,37 @@ fn describe_feature(feature: &Feature) -> serde_json::Value {
     })
 }
 
-/// Describes one view or one feature in full.
+/// Describes one view, one column, or all windows of one feature in full.
 pub fn describe(project: &Project, name: &str) -> Result<Output> {
     let catalog = &project.catalog;
     if let Some(view) = catalog.views.iter().find(|view| view.name == name) {
         return describe_view(project, view);
     }
-    let Some(feature) = catalog.get(name) else {
+    if let Some(feature) = catalog.get(name) {
+        return Ok(describe_column(project, feature));
+    }
+    let windows: Vec<&Feature> =
+        catalog.features.iter().filter(|feature| feature.group == name).collect();
+    if windows.is_empty() {
         let views = catalog.views.iter().map(|view| view.name.as_str());
         let features = catalog.features.iter().map(|feature| feature.column());
         let valid: Vec<&str> = views.chain(features).collect();
         return Err(Error::unknown("features describe", "view or feature", name, valid));
-    };
+    }
+    let outputs: Vec<Output> =
+        windows.into_iter().map(|feature| describe_column(project, feature)).collect();
+    let text: Vec<&str> = outputs.iter().map(|output| output.text.as_str()).collect();
+    let json: Vec<_> = outputs.iter().map(|output| &output.json).collect();
+    Ok(Output { text: text.join("\n"), json: json!(json) })
+}
+
+/// Describes one column of a view in full.
+fn describe_column(project: &Project, feature: &Feature) -> Output {
     let lineage = lineage(project, feature);
     let list = |names: &std::collections::BTreeSet<String>| {
         names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
     };
-    let mut table = Table::new(&["feature", name]);
+    let mut table = Table::new(&["feature", feature.column()]);
     table.row(["view", &feature.view]);
     table.row(["description", &feature.description]);
     table.row(["type", feature.ty().name()]);
@@ -80,7 +94,7 @@ pub fn describe(project: &Project, name: &str) -> Result<Output> {
     table.row(["version", &feature.version]);
     let mut json = describe_feature(feature);
     json["lineage"] = json!(lineage);
-    Ok(Output { text: table.render(), json })
+    Output { text: table.render(), json }
 }
 
 fn describe_view(project: &Project, view: &View) -> Result<Output> {

@@ -78,7 +78,9 @@ pub fn export(
     })?;
     match file {
         Some(file) => file.finish()?,
-        None => return Err(CommandProblem::NoCustomers { at: scored.as_of }.into()),
+        None => {
+            return Err(CommandProblem::NoCustomers { at: scored.as_of, first_event: None }.into());
+        }
     }
     staged.publish()?;
     progress.finish();

@@ -2,6 +2,8 @@
 
 pub mod build;
 mod champions;
+pub mod config;
+pub mod dry_run;
 pub mod explain;
 pub mod export;
 pub mod features;

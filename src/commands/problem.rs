@@ -9,8 +9,8 @@ use crate::time::{Duration, Instant};
 /// An argument that does not fit the store, or a store that lacks what a command needs.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandProblem {
-    #[error("there is no customer at {at}")]
-    NoCustomers { at: Instant },
+    #[error("there is no customer at {at}{}", begin(first_event))]
+    NoCustomers { at: Instant, first_event: Option<Instant> },
     #[error("--from {from} --to {to} --every {every} names no as-of")]
     NoAsOfs { from: Instant, to: Instant, every: Duration },
     #[error("--from {from} --to {to} --every {every} names over {most} as-ofs")]
@@ -63,6 +63,10 @@ pub enum CommandProblem {
 /// The known-at of a training, where it is not its as-of.
 fn by(known_at: &Option<Instant>) -> String {
     known_at.map_or_else(|| "by then".to_owned(), |known_at| format!("by {known_at}"))
+}
+
+fn begin(first: &Option<Instant>) -> String {
+    first.map(|first| format!("; the events begin at {first}")).unwrap_or_default()
 }
 
 impl Problem for CommandProblem {

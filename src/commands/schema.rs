@@ -1,8 +1,9 @@
-//! The command `schema`: lists the 50 profile fields, the origin of each and what writes it.
+//! The command `schema`: lists the 50 profile fields, the origin of each and what writes it, or prints the JSON Schema
+//! of a kind of file.
 
 use serde_json::json;
 
-use crate::config::Project;
+use crate::config::{FileKind, Project};
 use crate::report::{Output, Table};
 use crate::schema::{Origin, PROFILE, ProfileField};
 
@@ -25,6 +26,12 @@ pub fn schema(project: Option<&Project>, sql: bool) -> Output {
     }
     let text = if sql { create_table() } else { table.render() };
     Output { text, json: json!(list) }
+}
+
+/// Prints the JSON Schema of a kind of file. The text is JSON too, because a schema has no other form.
+pub fn of_file(kind: FileKind) -> Output {
+    let json = kind.schema();
+    Output { text: format!("{json:#}\n"), json }
 }
 
 fn writer(project: Option<&Project>, field: &ProfileField) -> String {

@@ -82,14 +82,41 @@ struct KeptFacts {
 }
 
 /// Returns the contract's facts of each event file, in the order of the source's files. Only files without
-/// known facts are read.
+/// known facts are read, and the store keeps their facts.
 pub fn facts(project: &Project, transaction: &mut Transaction) -> Result<Vec<EventFacts>> {
+    let Facts { files, reading, kept } = found(project, transaction.store(), &transaction.root)?;
+    let facts = files.iter().map(|(_, _, facts)| facts.clone()).collect();
+    if !kept {
+        let before: Vec<String> = transaction.root.below(FOLDER).map(str::to_owned).collect();
+        before.iter().for_each(|path| transaction.remove(path));
+        let name = format!("{FOLDER}/events-{:06}.json", transaction.generation());
+        let kept = KeptFacts { format_version: FORMAT_VERSION, reading, files };
+        let text = serde_json::to_string(&kept).map_err(Error::engine("writing JSON"))?;
+        transaction.write_text(&name, &text)?;
+    }
+    Ok(facts)
+}
+
+/// Returns the same facts, but keeps none.
+pub fn known_facts(project: &Project, store: &Store, root: &Root) -> Result<Vec<EventFacts>> {
+    let Facts { files, .. } = found(project, store, root)?;
+    Ok(files.into_iter().map(|(_, _, facts)| facts).collect())
+}
+
+/// The facts of all files of a source.
+struct Facts {
+    files: Vec<(PathBuf, Fingerprint, EventFacts)>,
+    reading: String,
+    /// Whether the store keeps exactly these.
+    kept: bool,
+}
+
+fn found(project: &Project, store: &Store, root: &Root) -> Result<Facts> {
     let source = &project.events;
     let reading = reading(source)?;
-    let before = transaction.root.below(FOLDER).next().map(str::to_owned);
     // Facts that cannot be read are computed again.
-    let known =
-        before.as_ref().and_then(|path| transaction.store().read_json::<KeptFacts>(path).ok());
+    let known = root.below(FOLDER).next();
+    let known = known.and_then(|path| store.read_json::<KeptFacts>(path).ok());
     let known =
         known.filter(|known| known.reading == reading && known.format_version == FORMAT_VERSION);
     let known = known.map_or_else(Vec::new, |known| known.files);
@@ -109,15 +136,7 @@ pub fn facts(project: &Project, transaction: &mut Transaction) -> Result<Vec<Eve
         (path, print, facts.or_else(|| read.next()).unwrap_or_default())
     };
     let files: Vec<_> = found.into_iter().map(whole).collect();
-    let facts = files.iter().map(|(_, _, facts)| facts.clone()).collect();
-    if is_changed {
-        before.iter().for_each(|path| transaction.remove(path));
-        let name = format!("{FOLDER}/events-{:06}.json", transaction.generation());
-        let kept = KeptFacts { format_version: FORMAT_VERSION, reading, files };
-        let text = serde_json::to_string(&kept).map_err(Error::engine("writing JSON"))?;
-        transaction.write_text(&name, &text)?;
-    }
-    Ok(facts)
+    Ok(Facts { files, reading, kept: !is_changed })
 }
 
 fn read(source: &SourcePlan, files: Vec<PathBuf>) -> Result<Vec<EventFacts>> {

@@ -22,11 +22,12 @@ use crate::features::plan::AsOf;
 use crate::features::timelines::Refresh;
 use crate::models::engagement::Ecdf;
 use crate::models::rfm::{Quintiles, Rfm};
+use crate::report::findings::Findings;
 use crate::report::html::model::{ModelReport, render};
 use crate::report::text::describe;
 use crate::report::{Output, Progress, html, text};
 use crate::sources::attributes::{Attributes, LevelCounts, Levels};
-use crate::sources::contract::{History, history};
+use crate::sources::contract::{History, first_event, history};
 use crate::sources::profile::{CREATED, Entities, KEY, ProfileShards};
 use crate::spec::{Classifier, Models};
 use crate::store::sorted::SortedRuns;
@@ -55,7 +56,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
     progress.stage("counting events by day");
     let files = timelines::facts(project, &mut transaction)?;
     let history = history(&project.events, &files, as_of.at, as_of.known_at)?
-        .ok_or(TrainingProblem::NoEvents)?;
+        .ok_or_else(|| TrainingProblem::NoEvents { at: as_of.at, first: first_event(&files) })?;
     let mut untrained = Untrained::default();
     let models = untrained.without(project, as_of, &history)?;
     let champions = champions(project, &models, &store, &transaction.root, as_of, &data);
@@ -117,8 +118,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
     transaction.commit()?;
     let json = json!({
         "as_of": as_of.at,
-        "versions": outcome.versions,
-        "classifiers": outcome.metrics,
+        "models": outcome.models,
         "gates_passed": outcome.failed.is_empty(),
         "untrained": untrained.json(),
     });
@@ -233,7 +233,8 @@ fn levels(profile: &ProfileShards, attributes: &[&str]) -> Result<BTreeMap<Strin
 struct Summary {
     text: String,
     versions: serde_json::Map<String, serde_json::Value>,
-    metrics: serde_json::Map<String, serde_json::Value>,
+    /// What other programs need of each model: its version, verdict, test and files.
+    models: serde_json::Map<String, serde_json::Value>,
     failed: Vec<String>,
 }
 
@@ -252,6 +253,8 @@ fn keep(
     let path_of_page = format!("{folder}/report.html");
     transaction.write_json(&format!("{folder}/model.json"), artifact)?;
     let mut gate = None;
+    let mut files = vec!["model.json"];
+    let mut summary = json!({ "version": version });
     match (numbers, &artifact.model) {
         (Numbers::Classifier(metrics, predictions), Trained::Classifier(model)) => {
             let metrics = as_it_was(store, &transaction.root, &folder, *metrics);
@@ -262,7 +265,9 @@ fn keep(
             let report = ModelReport { project, artifact, model, metrics: &metrics };
             pages::write(transaction, &path_of_page, &render(&report), Form::Linked)?;
             outcome.text += &describe(name, version, &metrics);
-            outcome.metrics.insert(name.clone(), json!(metrics));
+            files.extend(["metrics.json", "report.html", "predictions.parquet"]);
+            summary = judged(summary, &Findings::of_classifier(&metrics));
+            summary["test"] = json!(metrics.test.metrics);
             gate = Some(metrics.gate);
         }
         (Numbers::LifetimeValue(metrics), Trained::LifetimeValue(model)) => {
@@ -270,7 +275,9 @@ fn keep(
             let page = html::lifetime_value::render(project, artifact, model, &metrics);
             pages::write(transaction, &path_of_page, &page, Form::Linked)?;
             outcome.text += &text::lifetime_value(name, version, &metrics);
-            outcome.metrics.insert(name.clone(), json!(metrics));
+            files.extend(["metrics.json", "report.html"]);
+            summary = judged(summary, &Findings::of_lifetime_value(&metrics));
+            summary["test"] = json!(metrics.holdout.as_ref().map(|holdout| &holdout.model));
             gate = metrics.gate;
         }
         (Numbers::Affinity(metrics), Trained::Affinity(model)) => {
@@ -278,7 +285,10 @@ fn keep(
             let page = html::affinity::render(project, artifact, model, &metrics);
             pages::write(transaction, &path_of_page, &page, Form::Linked)?;
             outcome.text += &text::affinity(name, version, &metrics);
-            outcome.metrics.insert(name.clone(), json!(metrics));
+            files.extend(["metrics.json", "report.html"]);
+            summary = judged(summary, &Findings::of_affinity(&metrics));
+            let tested = metrics.tested.as_ref().and_then(|tested| tested.all.rankings.first());
+            summary["test"] = json!(tested);
             gate = Some(metrics.gate);
         }
         _ => outcome.text += &format!("{name} {version}\n"),
@@ -288,6 +298,9 @@ fn keep(
     let order = root.trained.entry(name.clone()).or_default();
     order.retain(|other| other != version);
     order.push(version.clone());
+    let path = |file| (file, store.file(&format!("{folder}/{file}")));
+    summary["files"] = json!(files.into_iter().map(path).collect::<BTreeMap<&str, _>>());
+    summary["gate"] = json!(gate);
     let champion = root.champions.get(name).cloned();
     let later = champion.as_ref().and_then(|champion| Artifact::trained_at(champion));
     outcome.text += &match (gate.filter(|gate| !gate.passed), later) {
@@ -317,7 +330,16 @@ fn keep(
             "\n".to_owned()
         }
     };
+    summary["in_use"] = json!(root.champions.get(name) == Some(version));
+    outcome.models.insert(name.clone(), summary);
     Ok(())
+}
+
+/// Adds the verdict and the findings to the summary of a model.
+fn judged(mut summary: serde_json::Value, findings: &Findings) -> serde_json::Value {
+    summary["verdict"] = json!(findings.level());
+    summary["findings"] = json!(findings);
+    summary
 }
 
 /// Returns the stored metrics of a version if they differ from `metrics` only by later scores, because the

@@ -22,7 +22,7 @@ use crate::time::Instant;
 
 /// Checks the contract of both sources. The exit status says whether it is kept.
 pub fn validate(project: &Project, progress: &mut Progress) -> Result<(Output, Exit)> {
-    let now = as_of(project).ok();
+    let now = project.settings.project.as_of.map(|_| as_of(project)).transpose()?;
     progress.stage("reading the profile");
     let mut profile = Checks::new("profile");
     let scratch = tempfile::tempdir().map_err(Error::io("write", std::env::temp_dir()))?;

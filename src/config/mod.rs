@@ -1,13 +1,22 @@
 //! The project: `c360.toml`, `features/*.toml` and `models/*.toml`, which are read and checked as a whole
 //! before any work starts.
 
+mod files;
+mod origin;
 mod problem;
+mod reference;
 
+pub use self::files::FileKind;
+pub use self::origin::Origin;
 pub use self::problem::ProjectProblem;
+pub use self::reference::markdown as reference;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -18,13 +27,13 @@ use crate::profile::Writeback;
 use crate::segments::{Segments, SegmentsSpec};
 use crate::shard::Shards;
 use crate::sources::profile::ProfilePlan;
-use crate::sources::{EventsSpec, Orphans, ProfileSpec, SourceContext, SourcePlan};
+use crate::sources::{EventsSpec, Orphans, ProfileSpec, SourceContext, SourcePlan, look};
 use crate::spec::{ModelSpec, Models};
 use crate::store::Store;
-use crate::time::{Instant, Zone};
+use crate::time::{Duration, Instant, Zone};
 
 /// The `[project]` table.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProjectSpec {
     /// The name of the project in reports.
@@ -54,7 +63,7 @@ fn default_store() -> String {
 }
 
 /// The `[sources]` table.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourcesSpec {
     /// The unified profile. Without one, the customers are those of the events.
@@ -65,7 +74,7 @@ pub struct SourcesSpec {
 }
 
 /// The `[engine]` table.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EngineSpec {
     /// The memory of a run before events and profile rows spill to disk, such as `2GB` or `500MB`.
@@ -84,7 +93,7 @@ impl Default for EngineSpec {
 }
 
 /// The content of `c360.toml`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// The name, time zone, money and store of the project.
@@ -110,6 +119,8 @@ pub struct Overrides {
     pub store: Option<PathBuf>,
     /// The memory for events before they spill to disk.
     pub memory: Option<String>,
+    /// The origins of these values, by the setting of `c360.toml` that each overrides.
+    pub origins: BTreeMap<&'static str, Origin>,
 }
 
 /// A checked project.
@@ -133,6 +144,8 @@ pub struct Project {
     pub memory: u64,
     /// The known-at of the command line.
     pub known_at: Option<Instant>,
+    /// The origins of the settings that `c360.toml` does not decide.
+    origins: BTreeMap<&'static str, Origin>,
     /// A hash of all spec files of the project.
     pub fingerprint: String,
 }
@@ -176,7 +189,7 @@ impl Project {
                 let spec: SegmentsSpec = read_toml(&file, &mut hashed)?;
                 segments = Some((name, spec));
             } else {
-                model_specs.push((name, read_toml(&file, &mut hashed)?));
+                model_specs.push((name, read_model(&file, &mut hashed)?));
             }
         }
         let models = Models::check(model_specs, &catalog, &events, &profile)?;
@@ -192,6 +205,7 @@ impl Project {
             segments,
             memory,
             known_at: overrides.known_at,
+            origins: overrides.origins.clone(),
             fingerprint: format!("{:016x}", xxhash_rust::xxh3::xxh3_64(hashed.as_bytes())),
         })
     }
@@ -201,12 +215,34 @@ impl Project {
     /// # Errors
     /// Returns a configuration error if neither the command line nor the project names one.
     pub fn as_of(&self) -> Result<Instant> {
-        self.settings.project.as_of.ok_or_else(|| ProjectProblem::NoAsOf.into())
+        self.settings.project.as_of.ok_or_else(|| {
+            // What cannot be read is a problem of the commands that read it.
+            let last = look::last_event(&self.settings.sources.events, &self.events).ok().flatten();
+            let after = last.map(|last| Zone::default().date(last.plus(Duration::days(1))));
+            ProjectProblem::NoAsOf { after }.into()
+        })
     }
 
     /// Opens the store of the project.
     pub fn store(&self) -> Result<Store> {
         Store::at(self.root.join(&self.settings.project.store))
+    }
+
+    /// Lists every setting of `c360.toml` by its path with its value and the origin of the value.
+    ///
+    /// # Errors
+    /// Returns an error if `c360.toml` cannot be read again.
+    pub fn settings_with_origins(&self) -> Result<Vec<(String, serde_json::Value, Origin)>> {
+        let path = self.root.join("c360.toml");
+        let written: serde_json::Value = read_toml(&path, &mut String::new())?;
+        let written = origin::flat(&written);
+        let all = serde_json::to_value(&self.settings).map_err(Error::engine("writing JSON"))?;
+        let of = |(setting, value): (String, serde_json::Value)| {
+            let in_file = || written.contains_key(&setting).then_some(Origin::File);
+            let origin = self.origins.get(setting.as_str()).copied().or_else(in_file);
+            (setting, value, origin.unwrap_or(Origin::Default))
+        };
+        Ok(origin::flat(&all).into_iter().map(of).collect())
     }
 
     /// The time zone, money scale and currency of the project.
@@ -227,15 +263,55 @@ fn apply(settings: &mut Settings, overrides: &Overrides) {
     }
 }
 
-fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, hashed: &mut String) -> Result<T> {
+fn read_toml<T: DeserializeOwned>(path: &Path, hashed: &mut String) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let value = toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
-        let (file, message) = (path.to_owned(), error.message().replace('\n', " "));
-        ProjectProblem::Toml { file, line, message }
-    })?;
+    let value = parse_toml(path, &text)?;
     hashed.push_str(&text);
     Ok(value)
+}
+
+/// Parses the text of a file. Its errors name the line; a key that is missing has none, so they name its table.
+fn parse_toml<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
+    toml::from_str(text).map_err(|error| {
+        let at = error.span().unwrap_or_default();
+        let (file, message) = (path.to_owned(), error.message().replace('\n', " "));
+        ProjectProblem::Toml { file, line: line_of(text, at), message }.into()
+    })
+}
+
+/// The line that a range of a text begins in, counted from 1.
+fn line_of(text: &str, at: Range<usize>) -> usize {
+    text[..at.start].matches('\n').count() + 1
+}
+
+/// Reads the spec of a model: its kind first, then the settings of this kind.
+///
+/// An enum with the tag `kind` would read both at once, but serde buffers what such an enum holds, and errors would
+/// have no line.
+fn read_model(path: &Path, hashed: &mut String) -> Result<ModelSpec> {
+    #[derive(Deserialize)]
+    struct OfKind {
+        kind: toml::Spanned<String>,
+    }
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let OfKind { kind } = parse_toml(path, &text)?;
+    // The line of the kind is blanked, because a kind's settings do not have it.
+    let start = text[..kind.span().start].rfind('\n').map_or(0, |end| end + 1);
+    let end = text[kind.span().end..].find('\n').map_or(text.len(), |end| kind.span().end + end);
+    let settings = format!("{}{}", &text[..start], &text[end..]);
+    let spec = match kind.as_ref().as_str() {
+        "classifier" => ModelSpec::Classifier(Box::new(parse_toml(path, &settings)?)),
+        "engagement" => ModelSpec::Engagement(parse_toml(path, &settings)?),
+        "rfm" => ModelSpec::Rfm(parse_toml(path, &settings)?),
+        "affinity" => ModelSpec::Affinity(parse_toml(path, &settings)?),
+        "lifetime_value" => ModelSpec::LifetimeValue(parse_toml(path, &settings)?),
+        other => {
+            let place = format!("{} line {}", path.display(), line_of(&text, kind.span()));
+            return Err(Error::unknown(place, "kind of model", other, ModelSpec::KINDS));
+        }
+    };
+    hashed.push_str(&text);
+    Ok(spec)
 }
 
 fn toml_files(root: &Path, folder: &str) -> Result<Vec<PathBuf>> {
@@ -258,7 +334,7 @@ fn relative(root: &Path, file: &Path) -> String {
     file.strip_prefix(root).unwrap_or(file).to_string_lossy().into_owned()
 }
 
-fn read_folder<T: serde::de::DeserializeOwned>(
+fn read_folder<T: DeserializeOwned>(
     root: &Path,
     folder: &str,
     hashed: &mut String,

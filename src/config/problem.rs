@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use chrono::NaiveDate;
+
 use crate::error::Problem;
 use crate::exit::Exit;
 
@@ -11,7 +13,7 @@ pub enum ProjectProblem {
     #[error("there is no c360.toml in {}", folder.display())]
     NoProject { folder: PathBuf },
     #[error("no as-of is given")]
-    NoAsOf,
+    NoAsOf { after: Option<NaiveDate> },
     #[error("{} line {line}: {message}", file.display())]
     Toml { file: PathBuf, line: usize, message: String },
 }
@@ -24,8 +26,15 @@ impl Problem for ProjectProblem {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NoProject { .. } => "go to the project's folder, or name it with --project",
-            Self::NoAsOf => "name it: --as-of 2024-07-01, or project.as_of",
-            Self::Toml { .. } => "keys are listed in the README's configuration reference",
+            Self::NoAsOf { after: Some(day) } => {
+                return Some(format!(
+                    "the day after the last event is {day}: --as-of {day}, or project.as_of in c360.toml"
+                ));
+            }
+            Self::NoAsOf { after: None } => {
+                "name it: --as-of 2024-07-01, or project.as_of in c360.toml"
+            }
+            Self::Toml { .. } => "docs/reference.md lists the settings of every file",
         };
         Some(hint.to_owned())
     }

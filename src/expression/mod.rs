@@ -14,6 +14,7 @@ pub use self::problem::ExpressionProblem;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::money::Scale;
@@ -81,7 +82,7 @@ pub enum Value {
 }
 
 /// A number in a spec or on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "not a number")]
 pub enum Number {
     /// A whole number.

@@ -1,11 +1,14 @@
 //! The unchecked spec of a feature view, as its TOML file declares it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::time::{Duration, Window};
 
 /// The operation of an aggregation over the events of one customer in one window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
     /// The number of events, or of non-null inputs if there is an input. The value without events is 0.
@@ -87,7 +90,7 @@ impl Op {
 }
 
 /// A `[[feature]]` table, which declares an aggregation.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureSpec {
     /// The name of the feature, which its column names begin with.
@@ -116,7 +119,7 @@ pub struct FeatureSpec {
 }
 
 /// A `[[derived]]` table, which declares an expression over feature columns.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DerivedSpec {
     /// The name of the column.
@@ -132,7 +135,7 @@ pub struct DerivedSpec {
 }
 
 /// A TOML file of the folder `features/`, which declares a view.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ViewSpec {
     /// The name of the view, which is also the name of its folder in the store.
@@ -158,7 +161,7 @@ pub struct ViewSpec {
 
 /// An `[[expect]]` table, which declares conditions for columns of a snapshot. A snapshot that does not meet
 /// them is not published.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExpectationSpec {
     /// The columns of the view, or the names of its features, which stand for all their windows.
@@ -193,7 +196,7 @@ fn previous() -> String {
 }
 
 /// A minimum or maximum value: a number (in major units for money), an instant, or a date.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum LimitSpec {
     /// The limit of a numeric column.
@@ -201,8 +204,10 @@ pub enum LimitSpec {
     /// The limit of a column of instants or dates, as a string.
     Text(String),
     /// The limit of a column of instants or dates, as a TOML date or time.
+    #[schemars(skip)]
     Time(toml::value::Datetime),
     /// Any other TOML value, which is not a valid limit.
+    #[schemars(skip)]
     Other(toml::Value),
 }
 

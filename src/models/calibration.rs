@@ -1,5 +1,6 @@
 //! Calibration: functions that turn logits into probabilities that agree with observed rates.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::logit::{logit, sigmoid};
@@ -84,7 +85,7 @@ impl Platt {
 }
 
 /// The calibration that a spec asks for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CalibrationChoice {
     /// An isotonic curve if there are at least a thousand rows and its log loss on rows that it has not

@@ -1,6 +1,7 @@
 //! The engagement score: how much, how often and on how many channels a customer is active.
 
 use crate::error::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// An empirical distribution function, frozen at training as its values at evenly spaced ranks.
@@ -47,7 +48,7 @@ impl Ecdf {
 }
 
 /// The weights of the parts, which sum to 1.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Composite {
     /// The rank of the decayed, weighted activity.

@@ -17,6 +17,7 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use chrono::NaiveDate;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -28,7 +29,7 @@ use crate::sources::profile::{FILLED, align, filled_before};
 use crate::time::{Instant, Zone, completed_years};
 
 /// The treatment of derived fields that the source already has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DerivedFields {
     /// The fields are computed again from the events. A guard refuses a loss of history.
@@ -41,7 +42,7 @@ pub enum DerivedFields {
 }
 
 /// The `[writeback]` table.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Writeback {
     /// The treatment of derived fields.

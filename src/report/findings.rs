@@ -1,5 +1,7 @@
 //! The findings on a version or a run, in sentences. Each has a level, and the worst one is that of the whole.
 
+use serde::Serialize;
+
 use super::thousands;
 use crate::features::drift::{Drift, Verdict};
 use crate::scoring::summary::RunMetrics;
@@ -16,7 +18,8 @@ const MANY: f64 = 0.1;
 const WRONG_TOTAL: f64 = 0.1;
 
 /// How good a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Level {
     /// Nothing needs to be done.
     Good,
@@ -38,7 +41,7 @@ impl Level {
 }
 
 /// One finding in a sentence.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// How good it is.
     pub level: Level,
@@ -53,7 +56,7 @@ impl Finding {
 }
 
 /// All findings on a version or a run.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Findings(pub Vec<Finding>);
 
 impl Findings {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problem::SegmentProblem;
@@ -12,7 +13,7 @@ use crate::expression::{Columns, Expression, Node, Type, Value};
 use crate::money::Scale;
 
 /// A value of an example's customer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "neither a number, a text, true nor false")]
 pub enum Given {
     /// A truth value.
@@ -26,7 +27,7 @@ pub enum Given {
 }
 
 /// One `[[example]]` table.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExampleSpec {
     /// A description for the reader.

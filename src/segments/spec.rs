@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::example::{Example, ExampleSpec};
@@ -16,7 +17,7 @@ use crate::sources::profile::ProfilePlan;
 use crate::spec::Models;
 
 /// The content of `models/segments.toml`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SegmentsSpec {
     /// The primary segment of the customers that no primary rule holds for.

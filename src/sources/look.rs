@@ -3,16 +3,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow_schema::{Field, Schema};
 
-use super::SourceContext;
 use super::files::RawTable;
 use super::profile::normalize;
+use super::{EventsSpec, SourceContext, SourcePlan};
 use crate::error::{Error, Result};
 use crate::expression::check::check;
 use crate::expression::polars::evaluate;
 use crate::store::parquet;
+use crate::time::Instant;
 
 /// Evaluates expressions over the rows of a table, at most about `most` of them, and passes the values on batch by
 /// batch. Columns of Hive partitions cannot be used. Returns the number of rows.
@@ -58,4 +61,19 @@ pub fn look(
         }
     }
     Ok(rows)
+}
+
+/// Finds the time of the last event of a source; `None` if it has no events.
+///
+/// # Errors
+/// Those of [`look`]. An expression over the columns of lookups cannot be evaluated.
+pub fn last_event(spec: &EventsSpec, source: &SourcePlan) -> Result<Option<Instant>> {
+    let sql = spec.columns.get("event_ts").map_or("event_ts", String::as_str);
+    let mut last = None;
+    look(&source.table, &source.context, ("c360.toml: event_ts", &[sql]), usize::MAX, |columns| {
+        let times = columns[0].as_primitive_opt::<TimestampMicrosecondType>();
+        last = last.max(times.and_then(|times| times.iter().flatten().max()));
+        Ok(())
+    })?;
+    Ok(last.map(Instant))
 }

@@ -17,6 +17,7 @@ pub mod scan;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -29,7 +30,7 @@ use files::{RawColumn, RawTable};
 pub use self::problem::SourceProblem;
 
 /// How `ingested_at` decides which events may be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ingestion {
     /// An event counts only if it was ingested before the known-at.
@@ -41,7 +42,7 @@ pub enum Ingestion {
 }
 
 /// What to do with events of customers that are not in the profile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Orphans {
     /// Leave the events out and count them.
@@ -54,7 +55,7 @@ pub enum Orphans {
 }
 
 /// A table that is joined to a source by key, so that a mapping may use its columns as `name.column`.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LookupSpec {
     /// The path of a Parquet file, a folder or a glob, relative to the project.
@@ -66,7 +67,7 @@ pub struct LookupSpec {
 }
 
 /// The `[sources.profile]` table.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProfileSpec {
     /// The path of a Parquet file, a folder or a glob, relative to the project.
@@ -77,7 +78,7 @@ pub struct ProfileSpec {
 }
 
 /// The `[sources.events]` table.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EventsSpec {
     /// The path of a Parquet file, a folder or a glob, relative to the project.

@@ -1,5 +1,6 @@
 //! The spec of an affinity model, with its recommendations and what it reads from the events.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{SpecProblem, check_weights, weight_sql};
@@ -13,7 +14,7 @@ use crate::sources::{SourceContext, SourcePlan};
 use crate::time::{Duration, Window};
 
 /// The spec of a model of `kind = "affinity"`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AffinitySpec {
     /// The name of the model.
@@ -28,9 +29,9 @@ pub struct AffinitySpec {
     /// The age at which the weight of an event is halved.
     #[serde(default = "default_half_life")]
     pub half_life: Duration,
-    /// The length of time before the as-of from which events count.
+    /// The length of time before the as-of from which events count, or `lifetime`.
     #[serde(default = "default_window")]
-    pub window: Duration,
+    pub window: Window,
     /// The number of factors, which is the length of the vectors.
     #[serde(default = "default_factors")]
     pub factors: usize,
@@ -75,7 +76,7 @@ impl AffinitySpec {
 }
 
 /// The `[blend]` table. A weight that is not set is chosen at training.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BlendSpec {
     /// The weight of the product of the factors.
@@ -111,7 +112,7 @@ impl BlendSpec {
 }
 
 /// The `[offer]` table.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OfferSpec {
     /// The path of a Parquet table of items, relative to the project.
@@ -190,8 +191,8 @@ fn default_half_life() -> Duration {
     Duration::days(60)
 }
 
-fn default_window() -> Duration {
-    Duration::days(365)
+fn default_window() -> Window {
+    Window::Trailing(Duration::days(365))
 }
 
 fn default_factors() -> usize {
@@ -326,6 +327,5 @@ fn interactions(file: &str, spec: &AffinitySpec, events: &SourcePlan) -> Result<
         return Err(Error::setting(file, "item", &spec.item, required, example));
     }
     let weight = check_as(&weight_sql(&spec.weights), Type::Double, &columns, file)?;
-    let window = Window::Trailing(spec.window);
-    Ok(Interactions { item, weight, window, half_life: spec.half_life })
+    Ok(Interactions { item, weight, window: spec.window, half_life: spec.half_life })
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::SpecProblem;
@@ -23,7 +24,7 @@ const LEAST_CLASS: usize = 10;
 const LEAST_ROWS: usize = 1000;
 
 /// Whether the label is the presence or the absence of events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LabelKind {
     /// y = 1 if no such event happens.
@@ -33,7 +34,7 @@ pub enum LabelKind {
 }
 
 /// The label of a classifier: events in `[t + gap, t + gap + horizon)`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelSpec {
     /// The kind of the label, presence or absence.
@@ -41,14 +42,19 @@ pub struct LabelSpec {
     /// The predicate for the events of the label.
     #[serde(rename = "where")]
     pub condition: String,
-    /// The time to act between the snapshot and the start of the outcome window.
+    /// The time to act between the snapshot and the start of the outcome window; by default none.
+    #[serde(default = "no_gap")]
     pub gap: Duration,
     /// The length of the outcome window.
     pub horizon: Duration,
 }
 
+fn no_gap() -> Duration {
+    Duration(0)
+}
+
 /// The rule for the customers that a classifier is defined for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EligibleSpec {
     /// A predicate over features.
@@ -62,7 +68,7 @@ pub struct EligibleSpec {
 }
 
 /// The past snapshots that a classifier is trained on.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotsSpec {
     /// The distance between snapshots; by default gap + horizon.
@@ -77,7 +83,7 @@ pub struct SnapshotsSpec {
 }
 
 /// The inputs that a classifier uses.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputsSpec {
     /// The views whose features are inputs; by default all.
@@ -104,7 +110,7 @@ pub struct InputsSpec {
 }
 
 /// The algorithm that a classifier is fitted with.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
     /// Logistic regression.
@@ -117,7 +123,7 @@ pub enum Algorithm {
 }
 
 /// The weights of the classes in the fit. Calibration removes their effect on probabilities.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClassWeight {
     /// All rows have the same weight.
@@ -146,7 +152,7 @@ impl ClassWeight {
 }
 
 /// The settings of the calibration.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CalibrationSpec {
     /// The method: Platt scaling, an isotonic curve, or the better of both.
@@ -154,7 +160,7 @@ pub struct CalibrationSpec {
 }
 
 /// The settings of the report that go beyond the standard metrics.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluationSpec {
     /// The profile attributes by whose levels metrics are shown; by default the usual ones that the
@@ -167,7 +173,7 @@ pub struct EvaluationSpec {
 }
 
 /// The rules for when a new version replaces the champion.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PromotionSpec {
     /// The decrease in average precision that is allowed. One standard error is allowed if it is greater.
@@ -183,7 +189,7 @@ impl Default for PromotionSpec {
 }
 
 /// The settings of the fit.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FitSpec {
     /// The L2 penalties to choose from. Half of the penalty times the squared coefficients is added to
@@ -221,7 +227,7 @@ impl Default for FitSpec {
 }
 
 /// The spec of a model of `kind = "classifier"`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifierSpec {
     /// The name of the model.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{check_weights, kinds_sql, weight_sql};
@@ -16,7 +17,7 @@ use crate::sources::SourcePlan;
 use crate::time::{Duration, Window};
 
 /// The spec of a model of `kind = "engagement"`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EngagementSpec {
     /// The name of the model.
@@ -31,9 +32,9 @@ pub struct EngagementSpec {
     /// The age at which the weight of an event is halved.
     #[serde(default = "default_half_life")]
     pub half_life: Duration,
-    /// The length of time before the as-of from which events count.
+    /// The length of time before the as-of from which events count, or `lifetime`.
     #[serde(default = "default_window")]
-    pub window: Duration,
+    pub window: Window,
     /// The weights of the parts of the score.
     #[serde(default)]
     pub composite: Composite,
@@ -48,8 +49,8 @@ fn default_half_life() -> Duration {
     Duration::days(14)
 }
 
-fn default_window() -> Duration {
-    Duration::days(180)
+fn default_window() -> Window {
+    Window::Trailing(Duration::days(180))
 }
 
 /// The columns that [`crate::models::engagement`] reads, in this order.
@@ -62,13 +63,9 @@ pub(super) fn aggregations(
     events: &SourcePlan,
 ) -> Result<Vec<Aggregation>> {
     check_weights(file, &spec.weights, events)?;
-    for (name, length, example) in
-        [("half_life", spec.half_life, "14d"), ("window", spec.window, "180d")]
-    {
-        if length.0 == 0 {
-            let example = format!("{name} = \"{example}\"");
-            return Err(Error::setting(file, name, length, "longer than 0", example));
-        }
+    if spec.half_life.0 == 0 {
+        let (setting, example) = ("half_life", "half_life = \"14d\"");
+        return Err(Error::setting(file, setting, spec.half_life, "longer than 0", example));
     }
     let Composite { activity, active_days, channels } = spec.composite;
     let shares = [activity, active_days, channels];
@@ -96,10 +93,9 @@ pub(super) fn aggregations(
         half_life,
         ty,
     };
-    let window = Window::Trailing(spec.window);
     let half_life = Some(spec.half_life);
     let mut list = vec![
-        make(activity, Op::DecayedSum, Some(weight), window, half_life, Type::Double),
+        make(activity, Op::DecayedSum, Some(weight), spec.window, half_life, Type::Double),
         make(active_days, Op::ActiveDays, None, four_weeks, None, Type::Integer),
     ];
     // Events without a channel column count as one channel.

@@ -1,5 +1,6 @@
 //! The spec of lifetime value, with what it reads from the events.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::SpecProblem;
@@ -14,7 +15,7 @@ use crate::sources::SourcePlan;
 use crate::time::{Duration, Window};
 
 /// The method by which lifetime value is computed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LifetimeValueMethod {
     /// Revenue net of refunds to date, without a prediction.
@@ -41,7 +42,7 @@ impl LifetimeValueMethod {
 }
 
 /// The grouping of customers into cohorts that are fitted separately.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cohort {
     /// Cohorts by the channel of the first purchase.
@@ -51,7 +52,7 @@ pub enum Cohort {
 }
 
 /// The spec of a model of `kind = "lifetime_value"`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LifetimeValueSpec {
     /// The name of the model.

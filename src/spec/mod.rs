@@ -7,8 +7,6 @@ mod lifetime_value;
 mod problem;
 mod rfm;
 
-use serde::{Deserialize, Serialize};
-
 pub use affinity::{Affinity, AffinitySpec, BlendSpec, CheckedOffer, ITEM_COLUMNS, OfferSpec};
 pub use classifier::{
     Algorithm, CalibrationSpec, ClassWeight, Classifier, ClassifierSpec, Eligible, EligibleSpec,
@@ -31,8 +29,7 @@ use crate::sources::SourcePlan;
 use crate::sources::profile::ProfilePlan;
 
 /// The content of a file of `models/` other than `segments.toml`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[derive(Debug, Clone)]
 pub enum ModelSpec {
     /// A calibrated probability of an event or of its absence.
     Classifier(Box<ClassifierSpec>),
@@ -177,6 +174,9 @@ impl Models {
 }
 
 impl ModelSpec {
+    /// The values of `kind` in a file.
+    pub const KINDS: [&str; 5] = ["classifier", "engagement", "rfm", "affinity", "lifetime_value"];
+
     fn name(&self) -> &str {
         match self {
             Self::Classifier(spec) => &spec.name,

@@ -1,5 +1,6 @@
 //! The spec of RFM scores, with what they read from the events.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -11,7 +12,7 @@ use crate::sources::SourcePlan;
 use crate::time::{Duration, Window};
 
 /// The spec of a model of `kind = "rfm"`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RfmSpec {
     /// The name of the model.
@@ -25,9 +26,9 @@ pub struct RfmSpec {
     /// The predicate for the refunds that reduce the monetary value.
     #[serde(default = "default_refunds")]
     pub refunds: String,
-    /// The length of time before the as-of from which frequency and monetary value count.
+    /// The length of time before the as-of from which frequency and monetary value count, or `lifetime`.
     #[serde(default = "default_window")]
-    pub window: Duration,
+    pub window: Window,
 }
 
 fn default_condition() -> String {
@@ -38,8 +39,8 @@ fn default_refunds() -> String {
     "event_type = 'refund'".to_owned()
 }
 
-fn default_window() -> Duration {
-    Duration::days(365)
+fn default_window() -> Window {
+    Window::Trailing(Duration::days(365))
 }
 
 /// The columns that [`crate::artifact::rfm`] reads, in this order.
@@ -57,7 +58,6 @@ pub(super) fn aggregations(
     let refunded = check_as(&spec.refunds, Type::Boolean, &columns, &place("refunds"))?;
     let amount = check_as("abs(amount)", Type::Money, &columns, file)?;
     let at = Expression::column("event_ts", Type::Timestamp);
-    let window = Window::Trailing(spec.window);
     let [recency, days, spend, refunds] = RFM_COLUMNS;
     let make = |column: &str, op, input, condition: &Expression, window, ty| Aggregation {
         column: column.to_owned(),
@@ -70,8 +70,8 @@ pub(super) fn aggregations(
     };
     Ok(vec![
         make(recency, Op::Max, Some(at), &bought, Window::Lifetime, Type::Timestamp),
-        make(days, Op::ActiveDays, None, &bought, window, Type::Integer),
-        make(spend, Op::Sum, Some(amount.clone()), &bought, window, Type::Money),
-        make(refunds, Op::Sum, Some(amount), &refunded, window, Type::Money),
+        make(days, Op::ActiveDays, None, &bought, spec.window, Type::Integer),
+        make(spend, Op::Sum, Some(amount.clone()), &bought, spec.window, Type::Money),
+        make(refunds, Op::Sum, Some(amount), &refunded, spec.window, Type::Money),
     ])
 }

@@ -7,8 +7,8 @@ use crate::time::{Duration, Instant};
 /// Too little data for a model, or data that it cannot be fitted to.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainingProblem {
-    #[error("there are no events to train on")]
-    NoEvents,
+    #[error("there are no events before {at}{}", begin(first))]
+    NoEvents { at: Instant, first: Option<Instant> },
     #[error(
         "the events end at {last}, {quiet:.1} days before {until}: outcomes of the model {model} up to then cannot be known"
     )]
@@ -39,6 +39,10 @@ pub enum TrainingProblem {
     InfiniteFactors { model: String },
 }
 
+fn begin(first: &Option<Instant>) -> String {
+    first.map(|first| format!("; they begin at {first}")).unwrap_or_default()
+}
+
 impl Problem for TrainingProblem {
     fn exit(&self) -> Exit {
         Exit::NotMet
@@ -46,7 +50,10 @@ impl Problem for TrainingProblem {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::NoEvents => "check sources.events.path".to_owned(),
+            Self::NoEvents { first: Some(_), .. } => {
+                "choose an as-of after the first event; a model needs months of them".to_owned()
+            }
+            Self::NoEvents { first: None, .. } => "check sources.events.path".to_owned(),
             Self::Stale { last, .. } => {
                 let last = last.to_string();
                 let day = last.split('T').next().unwrap_or_default();

@@ -345,9 +345,105 @@ fn arguments_are_checked() {
     let (_, stderr, code) = output(&project, &["score", "--as-of", "yesterday"]);
     assert_eq!(code, 2);
     assert!(stderr.contains("neither a date"), "{stderr}");
-    refused(&project, &["features", "describe", "spend"], 2, &["unknown view or feature `spend`"]);
+    refused(&project, &["features", "describe", "spent"], 2, &["unknown view or feature `spent`"]);
     edit(&project, "c360.toml", "as_of = \"2024-07-01\"\n", "");
-    refused(&project, &["features", "build"], 2, &["no as-of is given", "--as-of"]);
+    let messages =
+        ["no as-of is given", "the day after the last event is 2024-07-01: --as-of 2024-07-01"];
+    refused(&project, &["features", "build"], 2, &messages);
+}
+
+/// A file of a model has a line for each of its errors, though its kind is read first.
+#[test]
+fn a_wrong_key_is_named_with_its_line() {
+    for (file, before, after, message) in [
+        (
+            "models/churn.toml",
+            "horizon = ",
+            "horizont = ",
+            "models/churn.toml line 12: unknown field `horizont`",
+        ),
+        (
+            "models/churn.toml",
+            "kind = \"classifier\"",
+            "kind = \"clasifier\"",
+            "models/churn.toml line 1: unknown kind of model `clasifier`",
+        ),
+        (
+            "models/rfm.toml",
+            "window = \"365d\"",
+            "window = \"a year\"",
+            "`a year` is not a duration",
+        ),
+        (
+            "features/lifecycle.toml",
+            "op = \"min\"",
+            "op = \"minimum\"",
+            "unknown variant `minimum`",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let project = project(folder.path());
+        edit(&project, file, before, after);
+        let (_, stderr, code) = output(&project, &["features", "list"]);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains(message) && !stderr.contains("line 0"), "{stderr}");
+        assert!(stderr.contains("hint: "), "{stderr}");
+    }
+}
+
+/// An as-of before the first event says when the events begin.
+#[test]
+fn an_as_of_before_the_first_event_says_when_that_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let arguments = ["train", "--as-of", "2010-01-01"];
+    refused(&project, &arguments, 4, &["no events before 2010-01-01", "they begin at 2022-07-0"]);
+    let arguments = ["features", "build", "--as-of", "2010-01-01"];
+    refused(
+        &project,
+        &arguments,
+        4,
+        &["no customer at 2010-01-01", "the events begin at 2022-07-0"],
+    );
+}
+
+/// Models take the whole history as features do.
+#[test]
+fn a_model_can_read_the_whole_history() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    edit(&project, "models/rfm.toml", "window = \"365d\"", "window = \"lifetime\"");
+    edit(&project, "models/churn.toml", "gap = \"7d\"\n", "");
+    let (stdout, stderr, code) = output(&project, &["train", "--dry-run"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("2024-04-02"), "the test snapshot is 90 days before: {stdout}");
+}
+
+/// A setting says where its value comes from: a flag, the environment, the file, or the default.
+#[test]
+fn settings_have_an_origin() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let mut command = crate::cli::c360(&project);
+    command.env("C360_MEMORY", "3GB").args([
+        "config",
+        "show",
+        "--format",
+        "json",
+        "--as-of",
+        "2024-06-01",
+    ]);
+    let output = command.output().unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let of = |setting: &str| {
+        let shown = &shown[setting];
+        (shown["value"].clone(), shown["origin"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(of("project.as_of"), ("2024-06-01T00:00:00Z".into(), "flag --as-of".to_owned()));
+    assert_eq!(of("engine.memory"), ("3GB".into(), "environment C360_MEMORY".to_owned()));
+    assert_eq!(of("project.currency").1, "c360.toml");
+    assert_eq!(of("project.shards"), (serde_json::Value::Null, "default".to_owned()));
+    assert_eq!(of("format"), ("json".into(), "flag --format".to_owned()));
 }
 
 #[test]

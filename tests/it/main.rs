@@ -12,6 +12,7 @@ mod oracle;
 mod parts;
 mod quality;
 mod readme;
+mod reference;
 mod registry;
 mod segments;
 mod shards;

@@ -2,10 +2,43 @@
 
 use super::mapping::{Mapping, Proposal, quoted};
 use super::plan::{Affinity, Label, Plan, length};
+use crate::config::FileKind;
 use crate::schema::{EVENT_TYPES, usual_weight};
 
 /// A file of a project: its path and its content.
 pub type File = (String, String);
+
+/// Names in the first line of each file the JSON Schema that editors check it by, and adds these schemas.
+pub fn with_schemas(files: Vec<File>) -> Vec<File> {
+    let mut kinds: Vec<FileKind> = Vec::new();
+    let mut all = Vec::new();
+    for (path, text) in files {
+        let kind = kind(&path, &text);
+        let up = if path.contains('/') { ".." } else { "." };
+        all.push((path, format!("#:schema {up}/{}\n{text}", schema_path(kind))));
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    all.extend(kinds.into_iter().map(|kind| (schema_path(kind), format!("{:#}\n", kind.schema()))));
+    all
+}
+
+fn schema_path(kind: FileKind) -> String {
+    format!("schemas/{}.json", kind.name())
+}
+
+fn kind(path: &str, text: &str) -> FileKind {
+    let of_model = || {
+        let line = text.lines().find_map(|line| line.strip_prefix("kind = \"")?.strip_suffix('"'));
+        line.and_then(FileKind::named).unwrap_or(FileKind::Segments)
+    };
+    match path {
+        "c360.toml" => FileKind::Project,
+        _ if path.starts_with("features/") => FileKind::View,
+        _ => of_model(),
+    }
+}
 
 /// What `c360.toml` says beside the mapping.
 pub struct Settings<'a> {

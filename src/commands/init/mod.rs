@@ -34,6 +34,8 @@ pub struct Init<'a> {
     pub given: &'a BTreeMap<String, String>,
     /// The currency if no column of the events names it.
     pub currency: &'a str,
+    /// Whether nothing is to be written.
+    pub dry_run: bool,
 }
 
 /// Proposes a project, writes it and checks it.
@@ -65,7 +67,7 @@ pub fn init(asked: &Init, progress: &mut Progress) -> Result<Output> {
     let of_profile = profile.as_ref().map(|table| of_profile(table, &events, &context));
     let of_profile = of_profile.transpose()?;
 
-    progress.stage("writing");
+    progress.stage("proposing");
     let name = std::path::absolute(asked.folder).ok();
     let name = name.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy());
     let paths = [Some(asked.events), asked.profile].map(|path| relative(path, asked.folder));
@@ -80,9 +82,12 @@ pub fn init(asked: &Init, progress: &mut Progress) -> Result<Output> {
     let mut written = vec![files::project(&settings, &mapping)];
     written.extend(files::features(&plan, &mapping));
     written.extend(files::models(&plan, &mapping));
-    write(asked.folder, &written)?;
-    // What init writes is a project, or init has a defect; the error says where.
-    Project::load(asked.folder, &Overrides::default())?;
+    let written = files::with_schemas(written);
+    if !asked.dry_run {
+        write(asked.folder, &written)?;
+        // What init writes is a project, or init has a defect; the error says where.
+        Project::load(asked.folder, &Overrides::default())?;
+    }
     progress.finish();
     let seen = Seen { first, last, files: events.files.len(), facts: &facts, mapping: &mapping };
     Ok(describe(asked, &seen, of_profile.as_deref(), &plan, &written))
@@ -192,10 +197,13 @@ fn describe(
     }
     let names: Vec<&str> = written.iter().map(|(name, _)| name.as_str()).collect();
     let folder = asked.folder.display();
-    text += &format!(
-        "\nwritten in {folder}: {}\n\nnext:\n  c360-ml --project {folder} run\n  c360-ml --project {folder} report --open\n",
-        names.join(", ")
-    );
+    let names_listed = names.join(", ");
+    text += &match asked.dry_run {
+        true => format!("\nNothing was written. {folder} would have {names_listed}.\n"),
+        false => format!(
+            "\nwritten in {folder}: {names_listed}\n\nnext:\n  c360-ml --project {folder} run\n  c360-ml --project {folder} report --open\n"
+        ),
+    };
     let of = |proposals: &[Proposal]| -> BTreeMap<String, String> {
         proposals.iter().map(|p| (p.column.clone(), p.sql.clone())).collect()
     };

@@ -34,7 +34,7 @@ use crate::scoring::plans::plans;
 use crate::scoring::score::ScoreSummary;
 use crate::scoring::summary::RunMetrics;
 use crate::sources::contract::{
-    Check, Checks, EventFacts, check_events, check_profile, events_from,
+    Check, Checks, EventFacts, check_events, check_profile, events_from, first_event,
 };
 use crate::sources::profile::ProfileShards;
 use crate::store::{CurrentProfile, Root, Store, Transaction};
@@ -84,7 +84,8 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let refresh = events.finish(&mut transaction)?;
     inputs["refresh"] = json!(refresh);
     if first.summary.customers == 0 {
-        return Err(CommandProblem::NoCustomers { at: as_of.at }.into());
+        let first_event = first_event(&timelines::facts(project, &mut transaction)?);
+        return Err(CommandProblem::NoCustomers { at: as_of.at, first_event }.into());
     }
     progress.stage("checking the contract and the features");
     let mut checks = contract(project, &mut transaction, as_of.at, &profile, &first)?;

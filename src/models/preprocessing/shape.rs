@@ -1,5 +1,6 @@
 //! Shapes, which turn the values of one input into columns: linear, logarithm, bins, splines and levels.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The quantiles of the training values at which a spline has its knots (Harrell, Regression Modeling
@@ -15,7 +16,9 @@ const LEAST_ROWS: usize = 50;
 const HEAVY_TAIL: f64 = 1.0;
 
 /// A shape that a spec may ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ShapeChoice {
     /// The shape that purged folds inside the training snapshots find best for the input alone.

@@ -158,6 +158,11 @@ pub fn events_from(source: &SourcePlan, instant: Instant) -> Result<u64> {
     Ok(Scan::new(source, &[column])?.fold(|| 0, take)?.into_iter().sum())
 }
 
+/// The time of the first event of all files.
+pub fn first_event(files: &[EventFacts]) -> Option<Instant> {
+    files.iter().filter_map(|facts| facts.first).min().map(Instant)
+}
+
 /// Computes when the usable events happened that lie before `at` and were ingested before `known_at`. `files`
 /// are the facts of the source's files; only files with later events are read. Returns None if there are no
 /// such events.

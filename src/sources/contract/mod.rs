@@ -4,7 +4,7 @@ mod events;
 mod history;
 mod profile;
 
-pub use events::{EventFacts, check_events, events_from, history};
+pub use events::{EventFacts, check_events, events_from, first_event, history};
 pub use history::History;
 pub use profile::{ProfileFacts, check_profile};
 use serde::{Deserialize, Serialize};
