@@ -497,6 +497,13 @@ struct Simulate {
     truth_at: Vec<Instant>,
 }
 
+/// Renders the reference of all commands and options as Markdown.
+pub fn reference() -> String {
+    let options = clap_markdown::MarkdownOptions::new().title("Commands".to_owned());
+    let options = options.show_footer(false).show_table_of_contents(false);
+    clap_markdown::help_markdown_custom::<Cli>(&options)
+}
+
 /// Renders the script that completes commands and options in a shell.
 fn completions(shell: clap_complete::Shell) -> Output {
     let mut script = Vec::new();

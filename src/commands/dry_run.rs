@@ -60,7 +60,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
     }
     let last = history.last.map(|last| format!(" to {last}")).unwrap_or_default();
     let text = format!(
-        "{}\n{}{}events: {} files, from {}{last}\n",
+        "{}\n{}{}event files: {}, from {}{last}\n",
         head("train", as_of),
         table.render(),
         reasons,

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::report::findings::{Findings, Level};
 use crate::report::html::index::{self, Version};
 use crate::report::html::model::{self, ModelReport};
-use crate::report::html::{affinity, lifetime_value, run};
+use crate::report::html::{affinity, audience, lifetime_value, run};
 use crate::report::{Output, Progress, Table};
 use crate::scoring::summary::RunMetrics;
 use crate::store::{Store, Transaction};
@@ -46,6 +46,8 @@ pub fn report(project: &Project, form: Form, progress: &mut Progress) -> Result<
     }
     if let Some(run) = runs.last() {
         table.row([run.run.clone(), format!("{folder}/runs/{}/report.html", run.run)]);
+        let file = format!("{folder}/runs/{}/segments.html", run.run);
+        table.row(["its segments, for marketers".to_owned(), file]);
     }
     let json = json!({ "index": path, "versions": versions.len(), "runs": runs.len() });
     Ok((Output { text: table.render(), json }, path))
@@ -63,6 +65,7 @@ fn versions(
         .into_iter()
         .map(|(name, version)| (name.to_owned(), version.to_owned()))
         .collect();
+    let segments = &project.segments;
     let project = &project.settings.project.name;
     let mut versions = Vec::new();
     for (name, version) in all {
@@ -72,9 +75,11 @@ fn versions(
             Trained::Classifier(model) => {
                 let metrics: ClassifierMetrics = store.read_json(&numbers_of)?;
                 let numbers = index::of_classifier(&metrics.test.metrics);
-                let report = ModelReport { project, artifact: &artifact, model, metrics: &metrics };
-                let level = Findings::of_classifier(&metrics).level();
-                (Some(model::render(&report)), metrics.grade.grade, level, numbers)
+                let (artifact, metrics) = (&artifact, &metrics);
+                let cuts = &model::cuts(segments, model);
+                let report = ModelReport { project, artifact, model, metrics, cuts };
+                let level = Findings::of_classifier(metrics).level();
+                (Some(model::render(&report)), metrics.grade.grade.clone(), level, numbers)
             }
             Trained::LifetimeValue(model) => {
                 let metrics: LifetimeValueMetrics = store.read_json(&numbers_of)?;
@@ -130,6 +135,9 @@ fn runs(
         let metrics: RunMetrics = store.read_json(&file)?;
         let page = run::render(&project.settings.project.name, &metrics);
         let path = format!("runs/{}/report.html", metrics.run);
+        pages::write(transaction, &path, &page, form)?;
+        let page = audience::render(&project.settings.project.name, &metrics);
+        let path = format!("runs/{}/segments.html", metrics.run);
         pages::write(transaction, &path, &page, form)?;
         runs.push(metrics);
     }

@@ -23,7 +23,7 @@ use crate::features::timelines::Refresh;
 use crate::models::engagement::Ecdf;
 use crate::models::rfm::{Quintiles, Rfm};
 use crate::report::findings::Findings;
-use crate::report::html::model::{ModelReport, render};
+use crate::report::html::model::{ModelReport, cuts, render};
 use crate::report::text::describe;
 use crate::report::{Output, Progress, html, text};
 use crate::sources::attributes::{Attributes, LevelCounts, Levels};
@@ -108,8 +108,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
     let mut outcome = Summary::default();
     for (name, model, numbers) in fitted {
         let artifact = Artifact::new(&name, as_of, &data, model);
-        let name = &project.settings.project.name;
-        keep(&store, &mut transaction, name, &artifact, numbers, &mut outcome)?;
+        keep(&store, &mut transaction, project, &artifact, numbers, &mut outcome)?;
     }
     outcome.text += &untrained.text();
     let inputs = json!({ "versions": outcome.versions, "refresh": refresh });
@@ -118,6 +117,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
     transaction.commit()?;
     let json = json!({
         "as_of": as_of.at,
+        "versions": outcome.versions,
         "models": outcome.models,
         "gates_passed": outcome.failed.is_empty(),
         "untrained": untrained.json(),
@@ -243,7 +243,7 @@ struct Summary {
 fn keep(
     store: &Store,
     transaction: &mut Transaction,
-    project: &str,
+    project: &Project,
     artifact: &Artifact,
     numbers: Numbers,
     outcome: &mut Summary,
@@ -262,7 +262,9 @@ fn keep(
             let path = transaction.stage(&format!("{folder}/predictions.parquet"))?;
             let rows = prediction_rows(&predictions)?;
             crate::store::parquet::write(&path, &rows.schema(), [&rows])?;
-            let report = ModelReport { project, artifact, model, metrics: &metrics };
+            let cuts = &cuts(&project.segments, model);
+            let project = &project.settings.project.name;
+            let report = ModelReport { project, artifact, model, metrics: &metrics, cuts };
             pages::write(transaction, &path_of_page, &render(&report), Form::Linked)?;
             outcome.text += &describe(name, version, &metrics);
             files.extend(["metrics.json", "report.html", "predictions.parquet"]);
@@ -272,7 +274,12 @@ fn keep(
         }
         (Numbers::LifetimeValue(metrics), Trained::LifetimeValue(model)) => {
             transaction.write_json(&format!("{folder}/metrics.json"), &metrics)?;
-            let page = html::lifetime_value::render(project, artifact, model, &metrics);
+            let page = html::lifetime_value::render(
+                &project.settings.project.name,
+                artifact,
+                model,
+                &metrics,
+            );
             pages::write(transaction, &path_of_page, &page, Form::Linked)?;
             outcome.text += &text::lifetime_value(name, version, &metrics);
             files.extend(["metrics.json", "report.html"]);
@@ -282,7 +289,8 @@ fn keep(
         }
         (Numbers::Affinity(metrics), Trained::Affinity(model)) => {
             transaction.write_json(&format!("{folder}/metrics.json"), &metrics)?;
-            let page = html::affinity::render(project, artifact, model, &metrics);
+            let page =
+                html::affinity::render(&project.settings.project.name, artifact, model, &metrics);
             pages::write(transaction, &path_of_page, &page, Form::Linked)?;
             outcome.text += &text::affinity(name, version, &metrics);
             files.extend(["metrics.json", "report.html"]);

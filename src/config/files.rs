@@ -4,7 +4,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 
-use super::Settings;
+use super::settings::Settings;
 use crate::features::spec::ViewSpec;
 use crate::segments::SegmentsSpec;
 use crate::spec::{AffinitySpec, ClassifierSpec, EngagementSpec, LifetimeValueSpec, RfmSpec};

@@ -5,108 +5,30 @@ mod files;
 mod origin;
 mod problem;
 mod reference;
+mod settings;
 
 pub use self::files::FileKind;
 pub use self::origin::Origin;
 pub use self::problem::ProjectProblem;
 pub use self::reference::markdown as reference;
+pub use self::settings::{EngineSpec, ProjectSpec, Settings, SourcesSpec};
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use schemars::JsonSchema;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::features::catalog::Catalog;
 use crate::features::spec::ViewSpec;
-use crate::money::Scale;
-use crate::profile::Writeback;
 use crate::segments::{Segments, SegmentsSpec};
-use crate::shard::Shards;
 use crate::sources::profile::ProfilePlan;
-use crate::sources::{EventsSpec, Orphans, ProfileSpec, SourceContext, SourcePlan, look};
+use crate::sources::{Orphans, SourceContext, SourcePlan, look};
 use crate::spec::{ModelSpec, Models};
 use crate::store::Store;
 use crate::time::{Duration, Instant, Zone};
-
-/// The `[project]` table.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ProjectSpec {
-    /// The name of the project in reports.
-    pub name: String,
-    /// The time zone of calendar days, and of timestamps that have no zone.
-    #[serde(default)]
-    pub timezone: Zone,
-    /// The currency of all amounts as an ISO 4217 code.
-    pub currency: String,
-    /// The number of decimal places of money.
-    #[serde(default)]
-    pub money_scale: Scale,
-    /// The as-of that applies if the command line names none.
-    #[serde(default)]
-    pub as_of: Option<Instant>,
-    /// The folder of the store, relative to the project.
-    #[serde(default = "default_store")]
-    pub store: String,
-    /// The number of shards that customers are split into, a power of two. By default it follows the number
-    /// of rows.
-    #[serde(default)]
-    pub shards: Option<Shards>,
-}
-
-fn default_store() -> String {
-    "store".into()
-}
-
-/// The `[sources]` table.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SourcesSpec {
-    /// The unified profile. Without one, the customers are those of the events.
-    #[serde(default)]
-    pub profile: Option<ProfileSpec>,
-    /// The event log.
-    pub events: EventsSpec,
-}
-
-/// The `[engine]` table.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct EngineSpec {
-    /// The memory of a run before events and profile rows spill to disk, such as `2GB` or `500MB`.
-    #[serde(default = "default_memory")]
-    pub memory: String,
-}
-
-fn default_memory() -> String {
-    "2GB".into()
-}
-
-impl Default for EngineSpec {
-    fn default() -> Self {
-        Self { memory: default_memory() }
-    }
-}
-
-/// The content of `c360.toml`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// The name, time zone, money and store of the project.
-    pub project: ProjectSpec,
-    /// The sources of the data.
-    pub sources: SourcesSpec,
-    /// The settings for writing the profile.
-    #[serde(default)]
-    pub writeback: Writeback,
-    /// The memory settings.
-    #[serde(default)]
-    pub engine: EngineSpec,
-}
 
 /// The settings of the command line or the environment that override `c360.toml`.
 #[derive(Debug, Clone, Default)]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::FileKind;
+use super::files::FileKind;
 use crate::schema::{EVENT_TYPES, PROFILE, usual_weight};
 
 /// Renders the reference: a section per kind of file, the event types and the fields of the profile.
@@ -36,7 +36,7 @@ fn profile() -> String {
     for field in &PROFILE {
         let origin = format!("{:?}", field.origin).to_lowercase();
         let ty = field.type_name(false);
-        text += &format!("| `{}` | {ty} | {origin} | {} |\n", field.name, field.written_by);
+        text += &format!("| `{}` | `{ty}` | {origin} | {} |\n", field.name, field.written_by);
     }
     text
 }
@@ -55,7 +55,8 @@ fn section(kind: FileKind) -> String {
             let head = if is_list { format!("[[{path}]]") } else { format!("[{path}]") };
             text += &format!("\n### `{head}`\n");
         }
-        if let Some(description) = table["description"].as_str().filter(|_| !path.is_empty()) {
+        let says_more = |text: &&str| !path.is_empty() && !text.ends_with("]` table.");
+        if let Some(description) = table["description"].as_str().filter(says_more) {
             text += &format!("\n{}\n", sentence(description));
         }
         text += &rows(&schema, &table, &path, &mut further);
@@ -174,11 +175,18 @@ fn type_of(root: &Value, schema: &Value) -> String {
         Some("string") => "text".to_owned(),
         Some("integer") => "whole number".to_owned(),
         Some("boolean") => "`true` or `false`".to_owned(),
-        Some("array") => format!("list of {}", type_of(root, &schema["items"])),
-        Some("object") => format!("table of {}", type_of(root, &schema["additionalProperties"])),
+        Some("array") => format!("list of {}", several(type_of(root, &schema["items"]))),
+        Some("object") => {
+            format!("table of {}", several(type_of(root, &schema["additionalProperties"])))
+        }
         Some(other) => other.to_owned(),
         None => "any".to_owned(),
     }
+}
+
+/// The plural of a type, where its name has one.
+fn several(ty: String) -> String {
+    if ty.ends_with("number") { ty + "s" } else { ty }
 }
 
 /// A description in one line that a table can have.

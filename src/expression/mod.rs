@@ -290,7 +290,8 @@ impl Expression {
         names
     }
 
-    fn visit<'a>(&'a self, each: &mut impl FnMut(&'a Expression)) {
+    /// Calls `each` for this expression and for every expression within it.
+    pub fn visit<'a>(&'a self, each: &mut impl FnMut(&'a Expression)) {
         each(self);
         match &self.node {
             Node::Column(_) | Node::Literal(_) => {}

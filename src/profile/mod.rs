@@ -97,6 +97,8 @@ pub struct Computed<'a> {
     pub keys: &'a StringArray,
     /// The features by column.
     pub features: &'a RecordBatch,
+    /// How each customer's churn risk was found: `model`, `lapsed` or `none`; `None` without such a model.
+    pub churn_basis: Option<StringArray>,
     /// The modeled fields by name, in their final types.
     pub modeled: Vec<(&'static str, ArrayRef)>,
     /// The categories with the highest affinity of each customer, the best first.
@@ -170,6 +172,10 @@ impl Losses {
 
 const KEY: &str = "customer360_id";
 
+/// The column of the written profile that says how the churn risk was found. A risk by the model and one of a lapsed
+/// customer cannot be ranked together.
+pub const CHURN_BASIS: &str = "churn_basis";
+
 /// Merges the written profile of some customers from the rows of the source and of the current profile, each
 /// sorted by key. Also returns the history that recomputing would lose.
 pub fn merge(
@@ -218,6 +224,10 @@ pub fn merge(
         fields.push(Field::new(field.name, array.data_type().clone(), field.name != KEY));
         arrays.push(array);
     }
+    if let Some(basis) = &computed.churn_basis {
+        fields.push(Field::new(CHURN_BASIS, DataType::Utf8, false));
+        arrays.push(Arc::new(basis.clone()));
+    }
     let mut list = ListBuilder::new(StringBuilder::new());
     for names in &filled {
         names.iter().for_each(|name| list.values().append_value(name));
@@ -227,8 +237,8 @@ pub fn merge(
     fields.push(Field::new(FILLED, list.data_type().clone(), false));
     arrays.push(list);
     for (field, array) in source.schema().fields().iter().zip(source.columns()) {
-        let known =
-            PROFILE.iter().any(|known| known.name == field.name()) || field.name() == FILLED;
+        let own = [FILLED, CHURN_BASIS].contains(&field.name().as_str());
+        let known = own || PROFILE.iter().any(|known| known.name == field.name());
         if !known {
             fields.push(field.as_ref().clone().with_nullable(true));
             arrays.push(array.clone());

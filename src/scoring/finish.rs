@@ -9,6 +9,7 @@ use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray};
 use arrow_schema::DataType;
 
+use super::audience::AudienceCounts;
 use super::context::ScoringContext;
 use super::frame::{ScoreColumns, frame};
 use super::score::Scored;
@@ -42,6 +43,8 @@ pub type Tables = Vec<(&'static str, RecordBatch)>;
 pub struct FinishSummary {
     /// The sizes of segments, the flows between them and their overlaps.
     pub segments: SegmentCounts,
+    /// The customers of each segment, as marketers see them.
+    pub audiences: AudienceCounts,
     /// The history that computing the profile again would lose.
     pub losses: Losses,
 }
@@ -50,6 +53,7 @@ impl FinishSummary {
     /// Adds the summary of another shard.
     pub fn add(&mut self, other: Self) {
         self.segments.add(other.segments);
+        self.audiences.add(other.audiences);
         self.losses.add(other.losses);
     }
 }
@@ -82,7 +86,9 @@ pub fn finish_shard(
     let whom = Customers { keys: customers, consent: &consent, as_of, previous: context.previous };
     let written: Vec<_> =
         models().map(|((name, scores), percentiles)| (*name, scores, percentiles)).collect();
+    let churn = models().find(|((name, ..), _)| name.field == "churn_risk_score");
     let computed = Computed {
+        churn_basis: churn.map(|((_, scores), _)| scores.basis.clone()),
         keys: customers,
         features: &scored.features,
         modeled: modeled(context, scored, &assigned.customers)?,
@@ -90,6 +96,8 @@ pub fn finish_shard(
         first_event: &scored.first_event,
     };
     let (profile, losses) = merge(input.profile, &computed, &context.merge, input.current)?;
+    let segments: Vec<&str> = context.segments.names().collect();
+    let audiences = AudienceCounts::of(&segments, &assigned.customers, &profile, &consent, as_of)?;
     let mut tables = vec![
         ("profile", profile),
         ("scores", tables::scores(&written, whom)?),
@@ -101,9 +109,8 @@ pub fn finish_shard(
         let rows = tables::recommendations(rows, &champion.version, whom)?;
         tables.push(("recommendations", rows));
     }
-    let segments: Vec<&str> = context.segments.names().collect();
     let segments = SegmentCounts::of(&segments, &assigned, &consent);
-    Ok((tables, FinishSummary { segments, losses }))
+    Ok((tables, FinishSummary { segments, audiences, losses }))
 }
 
 /// Reads each customer's last purchase from the feature that computes it. Without such a feature all are

@@ -7,6 +7,7 @@
 //! functions of a shard and of the `context`.
 
 pub mod affinity;
+pub mod audience;
 pub mod champions;
 pub mod classifier;
 pub mod context;

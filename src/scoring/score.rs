@@ -60,8 +60,8 @@ pub struct ScoreSummary {
 pub struct ModelCounts {
     /// The number of customers by basis, in the order of [`Basis::ALL`].
     pub basis: [u64; 3],
-    /// The lowest and the highest score.
-    pub range: [f64; 2],
+    /// The lowest and the highest score by basis. The lowest is above the highest if there is none.
+    pub ranges: [[f64; 2]; 3],
     /// Whether all scores are whole numbers.
     pub are_whole: bool,
     /// For each first reason, the number of customers with it and the sum of its contributions, over the
@@ -73,7 +73,7 @@ impl Default for ModelCounts {
     fn default() -> Self {
         Self {
             basis: [0; 3],
-            range: [f64::MAX, f64::MIN],
+            ranges: [[f64::MAX, f64::MIN]; 3],
             are_whole: true,
             reasons: BTreeMap::new(),
         }
@@ -166,6 +166,12 @@ impl ModelCounts {
             let place = Basis::ALL.iter().position(|known| Some(known.name()) == basis);
             let Some(place) = place else { unreachable!("{basis:?} is not the name of a basis") };
             counts.basis[place] += 1;
+            if scores.score.is_valid(row) {
+                let score = scores.score.value(row);
+                let [low, high] = counts.ranges[place];
+                counts.ranges[place] = [low.min(score), high.max(score)];
+                counts.are_whole &= score.fract() == 0.0;
+            }
             if Basis::ALL[place] == Basis::Model
                 && let Some((reason, contribution)) = scores.first_reason(row)
             {
@@ -178,17 +184,20 @@ impl ModelCounts {
                 }
             }
         }
-        for score in scores.score.iter().flatten() {
-            counts.range = [counts.range[0].min(score), counts.range[1].max(score)];
-            counts.are_whole &= score.fract() == 0.0;
-        }
         counts
+    }
+
+    /// The lowest and the highest score of all.
+    pub fn range(&self) -> [f64; 2] {
+        let all = |of: fn(&[f64; 2]) -> f64| self.ranges.iter().map(of);
+        [all(|r| r[0]).fold(f64::MAX, f64::min), all(|r| r[1]).fold(f64::MIN, f64::max)]
     }
 
     fn add(&mut self, other: Self) {
         self.basis.iter_mut().zip(other.basis).for_each(|(own, more)| *own += more);
-        let ([low, high], [other_low, other_high]) = (self.range, other.range);
-        self.range = [low.min(other_low), high.max(other_high)];
+        for (own, more) in self.ranges.iter_mut().zip(other.ranges) {
+            *own = [own[0].min(more[0]), own[1].max(more[1])];
+        }
         self.are_whole &= other.are_whole;
         for (reason, (more, sum)) in other.reasons {
             let own = self.reasons.entry(reason).or_default();

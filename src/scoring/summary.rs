@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
+use super::audience::Audience;
 use super::champions::ScoredModel;
 use super::ranks::{Bars, Distributed, Ranked};
 use super::score::ModelCounts;
@@ -50,6 +51,13 @@ pub struct RunMetrics {
     /// The pairs of segments that share customers. It is empty in runs from before this field existed.
     #[serde(default)]
     pub overlaps: Vec<Overlap>,
+    /// All customers, and then those of each segment, as marketers see them. It is empty in runs from before this
+    /// field existed.
+    #[serde(default)]
+    pub audiences: Vec<Audience>,
+    /// The currency of amounts.
+    #[serde(default)]
+    pub currency: String,
 }
 
 /// The summary of the scores of one model.
@@ -64,6 +72,9 @@ pub struct ModelSummary {
     pub trained: Option<Instant>,
     /// The number of customers by basis: model, lapsed, none.
     pub basis: [usize; 3],
+    /// The lowest and the highest score by basis; `None` for a basis without scores.
+    #[serde(default)]
+    pub ranges: [Option<[f64; 2]>; 3],
     /// The mean and the 10th, 50th and 90th percentile of the scores; `None` if there are no scores.
     pub scores: Option<ScoreDistribution>,
     /// The same numbers for the last as-of.
@@ -179,6 +190,7 @@ pub fn model(
         version: scored.version.to_owned(),
         trained,
         basis: counts.basis.map(|count| count as usize),
+        ranges: counts.ranges.map(|range| (range[0] <= range[1]).then_some(range)),
         from: bars.from(),
         shares: [ranked.now.shares.clone(), ranked.before.shares.clone()],
         scores: summary(&ranked.now),

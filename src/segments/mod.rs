@@ -6,6 +6,7 @@
 //! author.
 
 mod assign;
+mod cuts;
 mod example;
 mod problem;
 mod reach;
@@ -17,6 +18,7 @@ mod trial;
 pub use assign::{
     Assigned, Assignment, CustomerState, Left, Membership, PreviousState, RuleResults, assign,
 };
+pub use cuts::{Cut, cuts};
 pub use example::{Example, ExampleSpec};
 pub use problem::SegmentProblem;
 pub use rule::{Rule, RuleSpec};

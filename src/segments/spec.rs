@@ -156,6 +156,13 @@ impl Segments {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.rules.iter().map(|rule| rule.spec.name.as_str()).chain([self.otherwise.as_str()])
     }
+
+    /// The names with their descriptions, in the same order.
+    pub fn described(&self) -> impl Iterator<Item = (&str, &str)> {
+        let rules = self.rules.iter();
+        let rules = rules.map(|rule| (rule.spec.name.as_str(), rule.spec.description.as_str()));
+        rules.chain([(self.otherwise.as_str(), "Customers that no primary rule holds for")])
+    }
 }
 
 /// The columns that rules may name.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{SpecProblem, check_weights, weight_sql};
+use super::{CardSpec, SpecProblem, check_weights, weight_sql};
 use crate::error::{Error, Result};
 use crate::expression::check::{check, check_as};
 use crate::expression::{Columns, Expression, Type};
@@ -65,6 +65,9 @@ pub struct AffinitySpec {
     /// The items that may be recommended.
     #[serde(default)]
     pub offer: OfferSpec,
+    /// The owner, the intended use and the limits for the model's report.
+    #[serde(default, skip_serializing_if = "CardSpec::is_empty")]
+    pub card: CardSpec,
 }
 
 impl AffinitySpec {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::SpecProblem;
+use super::{CardSpec, SpecProblem};
 use crate::error::{Error, Result};
 use crate::expression::check::check_as;
 use crate::expression::{Expression, Type};
@@ -264,6 +264,9 @@ pub struct ClassifierSpec {
     /// The rules for when a version comes into use.
     #[serde(default)]
     pub promotion: PromotionSpec,
+    /// The owner, the intended use and the limits for the model's report.
+    #[serde(default, skip_serializing_if = "CardSpec::is_empty")]
+    pub card: CardSpec,
 }
 
 /// The checked rule for which customers are eligible.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{check_weights, kinds_sql, weight_sql};
+use super::{CardSpec, check_weights, kinds_sql, weight_sql};
 use crate::error::{Error, Result};
 use crate::expression::check::{check, check_as};
 use crate::expression::{Expression, Node, Type, Value};
@@ -38,6 +38,9 @@ pub struct EngagementSpec {
     /// The weights of the parts of the score.
     #[serde(default)]
     pub composite: Composite,
+    /// The owner, the intended use and the limits for the model's report.
+    #[serde(default, skip_serializing_if = "CardSpec::is_empty")]
+    pub card: CardSpec,
 }
 
 fn default_weights() -> BTreeMap<String, f64> {

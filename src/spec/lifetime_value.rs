@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::SpecProblem;
+use super::{CardSpec, SpecProblem};
 use crate::error::{Error, Result};
 use crate::expression::check::check_as;
 use crate::expression::{Expression, Type};
@@ -94,6 +94,9 @@ pub struct LifetimeValueSpec {
     /// The maximum number of buyers that the model is fitted on, chosen by a hash of the key.
     #[serde(default = "default_customers")]
     pub max_customers: usize,
+    /// The owner, the intended use and the limits for the model's report.
+    #[serde(default, skip_serializing_if = "CardSpec::is_empty")]
+    pub card: CardSpec,
 }
 
 fn default_condition() -> String {

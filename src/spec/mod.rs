@@ -1,6 +1,7 @@
 //! The specs of models: `models/*.toml` as read, and checked against the features of the project.
 
 mod affinity;
+mod card;
 mod classifier;
 mod engagement;
 mod lifetime_value;
@@ -8,6 +9,7 @@ mod problem;
 mod rfm;
 
 pub use affinity::{Affinity, AffinitySpec, BlendSpec, CheckedOffer, ITEM_COLUMNS, OfferSpec};
+pub use card::CardSpec;
 pub use classifier::{
     Algorithm, CalibrationSpec, ClassWeight, Classifier, ClassifierSpec, Eligible, EligibleSpec,
     EvaluationSpec, FitSpec, InputsSpec, LabelKind, LabelSpec, PromotionSpec, SENSITIVE,

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::CardSpec;
 use crate::error::Result;
 use crate::expression::check::check_as;
 use crate::expression::{Expression, Type};
@@ -29,6 +30,9 @@ pub struct RfmSpec {
     /// The length of time before the as-of from which frequency and monetary value count, or `lifetime`.
     #[serde(default = "default_window")]
     pub window: Window,
+    /// The owner, the intended use and the limits for the model's report.
+    #[serde(default, skip_serializing_if = "CardSpec::is_empty")]
+    pub card: CardSpec,
 }
 
 fn default_condition() -> String {

@@ -129,6 +129,7 @@ mod tests {
             calibration: Default::default(),
             evaluation: Default::default(),
             promotion: Default::default(),
+            card: Default::default(),
         }
     }
 
@@ -143,6 +144,32 @@ mod tests {
         assert_eq!(schedule.calibration, day("2017-10-01"));
         assert_eq!(schedule.training.last(), Some(&day("2017-08-31")));
         assert_eq!(schedule.training.first(), Some(&day("2017-04-29")));
+    }
+
+    /// Further snapshots have ended outcomes, keep their distance from the others, and lie a year before what is
+    /// predicted if the history is long enough.
+    #[test]
+    fn further_base_rates_fill_gaps_and_lie_a_year_before() {
+        let (as_of, long, short) = (day("2024-07-01"), day("2020-01-01"), day("2023-09-01"));
+        for every in [7, 31, 60] {
+            let spec = spec(1, 30, Some(every));
+            let schedule = schedule(&spec, as_of, long).unwrap();
+            let outcome = Duration::days(31);
+            for at in &schedule.base_rate {
+                assert!(at.plus(outcome) <= schedule.test && *at >= long.plus(LOOKBACK));
+                let near = |other: &Instant| (other.0 - at.0).abs() < Duration::days(15).0;
+                let own = schedule.training.iter().chain(&schedule.later);
+                assert!(!own.chain([&schedule.calibration, &schedule.test]).any(near), "{at}");
+            }
+            for latest in [schedule.test, schedule.calibration, as_of] {
+                let before = latest.minus(YEAR);
+                let close = |at: &Instant| (at.0 - before.0).abs() < Duration::days(15).0;
+                let all = schedule.base_rate.iter().chain(&schedule.training);
+                assert!(all.chain(&schedule.later).any(|at| close(at)), "a year before {latest}");
+            }
+        }
+        let schedule = schedule(&spec(1, 30, Some(7)), as_of, short).unwrap();
+        assert!(schedule.base_rate.iter().all(|at| *at >= short.plus(LOOKBACK)));
     }
 
     #[test]

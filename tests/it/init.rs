@@ -17,7 +17,7 @@ fn orders(path: &Path) {
     let mut exponential = |mean: f64| -mean * (1.0 - random.random::<f64>()).ln();
     for customer in 0..600_i64 {
         let (gap, size) = (8.0 + exponential(25.0), 10.0 + exponential(30.0));
-        let mut day = exponential(60.0);
+        let mut day = exponential(60.0).min(300.0);
         let left = (day + exponential(250.0)).min(400.0);
         while day < left {
             keys.push(customer);

@@ -360,7 +360,7 @@ fn a_wrong_key_is_named_with_its_line() {
             "models/churn.toml",
             "horizon = ",
             "horizont = ",
-            "models/churn.toml line 12: unknown field `horizont`",
+            "models/churn.toml line 15: unknown field `horizont`",
         ),
         (
             "models/churn.toml",

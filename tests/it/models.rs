@@ -1,11 +1,14 @@
 //! End-to-end tests of classifiers: their specs, their gates and the stored versions.
 
+use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
 use c360_ml::artifact::{Artifact, Trained};
 use c360_ml::time::Duration;
 use c360_ml::training::metrics::ClassifierMetrics;
 
 use crate::cli::{output, root};
 use crate::support::{EVENTS_FILE, edit, project, rewrite};
+use crate::written::table;
 
 fn version(project: &std::path::Path, name: &str) -> Option<String> {
     root(project)["champions"][name].as_str().map(str::to_owned)
@@ -187,6 +190,41 @@ fn reports_stand_alone() {
         assert!(!own.contains("NaN") && !own.contains("inf,"), "{path}");
     }
     let before = page(&format!("{model}/report.html"));
+    for text in [
+        "Recommended: reach customers from a probability of 0.400 on.",
+        "Where segments cut",
+        "The customer data team",
+        "It is trained on simulated customers",
+    ] {
+        assert!(before.contains(text), "{text}");
+    }
+    // The page for marketers describes every segment and has no statistics.
+    let segments = page(&format!("{run}/segments.html"));
+    let rules = std::fs::read_to_string(project.join("models/segments.toml")).unwrap();
+    let rules: toml::Table = rules.parse().unwrap();
+    for rule in rules["segment"].as_array().unwrap() {
+        let name = rule["name"].as_str().unwrap();
+        assert!(segments.contains(&format!("<h3>{name}</h3>")), "{name}");
+    }
+    for statistic in ["AUC", "PSI", "interval", "logit", "NaN"] {
+        assert!(!segments.contains(statistic), "{statistic}");
+    }
+    // The profile says beside the risk how it was found, as the scores do.
+    let profile = table(&project, "profile/as_of=2024-07-01");
+    let scores = table(&project, "scores/as_of=2024-07-01");
+    let text = |rows: &RecordBatch, name: &str| {
+        rows.column_by_name(name).unwrap().as_string::<i32>().clone()
+    };
+    let churn: Vec<String> = text(&scores, "model")
+        .iter()
+        .zip(&text(&scores, "basis"))
+        .filter(|(model, _)| *model == Some("churn"))
+        .map(|(_, basis)| basis.unwrap().to_owned())
+        .collect();
+    let basis: Vec<String> =
+        text(&profile, "churn_basis").iter().map(|basis| basis.unwrap().to_owned()).collect();
+    assert_eq!(basis, churn);
+    assert!(["model", "lapsed"].iter().all(|name| basis.iter().any(|basis| basis == name)));
     let (stdout, stderr, code) = output(&project, &["report"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("reports.html") && stdout.contains("churn, in use"), "{stdout}");

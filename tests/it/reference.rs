@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use c360_ml::config::{FileKind, reference};
+use c360_ml::cli;
+use c360_ml::config::{self, FileKind};
 use serde_json::Value;
 
 use crate::cli::output;
@@ -77,22 +78,24 @@ fn schemas_refuse_what_the_commands_refuse() {
     }
 }
 
-/// `docs/reference.md` is what the code says. `C360_WRITE_DOCS=1 cargo test` writes it.
+/// The references are what the code says. `C360_WRITE_DOCS=1 cargo test` writes them.
 #[test]
-fn the_reference_is_up_to_date() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference.md");
-    let generated = reference();
-    if std::env::var_os("C360_WRITE_DOCS").is_some() {
-        std::fs::write(&path, &generated).unwrap();
+fn the_references_are_up_to_date() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let pages = [("reference.md", config::reference()), ("commands.md", cli::reference())];
+    for (name, generated) in &pages {
+        let path = docs.join(name);
+        if std::env::var_os("C360_WRITE_DOCS").is_some() {
+            std::fs::write(&path, generated).unwrap();
+        }
+        let written = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(written == *generated, "{name} is old; C360_WRITE_DOCS=1 cargo test writes it");
     }
-    let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        written == generated,
-        "docs/reference.md is old; C360_WRITE_DOCS=1 cargo test writes it"
-    );
-    for named in
-        ["`half_life`", "`sources.events.lookups.NAME`", "`email_open`", "`churn_risk_score`"]
-    {
-        assert!(generated.contains(named.trim_matches('`')), "{named} is missing");
+    let [(_, settings), (_, commands)] = &pages;
+    for named in ["half_life", "sources.events.lookups.NAME", "email_open", "churn_risk_score"] {
+        assert!(settings.contains(named), "{named} is missing");
+    }
+    for named in ["segments export", "--dry-run", "C360_AS_OF"] {
+        assert!(commands.contains(named), "{named} is missing");
     }
 }

@@ -1,7 +1,8 @@
 """The reports of the fixtures in headless Chromium: no console error, no request, every chart drawn,
 every table sorts by mouse and by keyboard, everything has a name, a phone and paper show all of it.
 
-Pictures of the pages go to the folder that is named, if one is: check_reports.py BINARY [FOLDER].
+Pictures of the pages go to the folder that is named, if one is: check_reports.py BINARY [FOLDER]. With
+C360_WRITE_DOCS=1 the picture of the documentation, docs/images/report.png, is taken again.
 Chromium is the machine's own, at $CHROMIUM or /usr/bin/chromium.
 """
 
@@ -12,9 +13,10 @@ import sys
 
 from playwright.sync_api import sync_playwright
 
-from project import project, run
+from project import REPOSITORY, project, run
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+PICTURE = bool(os.environ.get("C360_WRITE_DOCS"))
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1200, "height": 900}
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
@@ -106,6 +108,13 @@ def check(browser, path, pictures, name):
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda r: problems.append(r.url) if not r.url.startswith("file:") else None)
         page.goto(path.as_uri())
+        loaded = page.evaluate("() => performance.getEntriesByType('navigation')[0].loadEventEnd")
+        page.wait_for_timeout(500)
+        if PICTURE and name == "churn" and viewport is DESK and scheme == "light":
+            page.screenshot(path=str(REPOSITORY / "docs/images/report.png"))
+        # Charts are drawn when they come into view.
+        for chart in page.locator(".chart").all():
+            chart.scroll_into_view_if_needed()
         page.wait_for_timeout(500)
         kind = "phone" if viewport is PHONE else scheme
         charts = page.evaluate(CHARTS)
@@ -141,7 +150,9 @@ def check(browser, path, pictures, name):
             assert page.evaluate(OVERFLOW) <= 0, f"{name}: wider than paper"
             if pictures:
                 page.pdf(path=str(pictures / f"{name}.pdf"), format="A4")
-            print(f"{name}: {len(charts)} charts, {len(tables)} tables, {len(structure['headings'])} headings")
+            size = path.stat().st_size / 1000
+            found = f"{len(charts)} charts, {len(tables)} tables, {len(structure['headings'])} headings"
+            print(f"{name}: {size:.0f} KB, loaded after {loaded:.0f} ms, {found}")
         context.close()
     assert not problems, f"{name}: {problems}"
 
@@ -152,7 +163,7 @@ def main():
     if pictures:
         pictures.mkdir(parents=True, exist_ok=True)
     # Two runs, so that scores, drift, flows and skew have something before them.
-    levels = '[inputs]\nattributes = ["country"]\n[evaluation]\nbenefit = 20.0\ncost = 2.0'
+    levels = '[inputs]\nattributes = ["country"]'
     folder = project(churn=("", levels), propensity=('algorithm = "gbdt"', ""))
     run(binary, folder, "run", "--as-of", "2024-03-01")
     run(binary, folder, "train", "--as-of", "2024-07-01", code=None)
@@ -163,6 +174,7 @@ def main():
     for path in sorted(store.glob("models/*/2024-07-01*/report.html")):
         pages[path.parts[-3]] = path
     pages["run"] = sorted(store.glob("runs/*-score/report.html"))[-1]
+    pages["segments"] = sorted(store.glob("runs/*-score/segments.html"))[-1]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         for name, path in pages.items():

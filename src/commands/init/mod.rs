@@ -165,8 +165,8 @@ fn describe(
         "{} events of {} customers from {} to {}, in {files} file{}\n\n",
         thousands(facts.rows as u64),
         thousands(facts.customers as u64),
-        Instant(*first).folder(),
-        Instant(*last).folder(),
+        Instant(*first),
+        Instant(*last),
         if *files == 1 { "" } else { "s" }
     );
     let mut table = Table::new(&["events", "is", "because"]);

@@ -24,6 +24,7 @@ use crate::features::drift::Drift;
 use crate::features::expectation::Judgement;
 use crate::features::plan::AsOf;
 use crate::features::registry::Inputs;
+use crate::report::html::audience;
 use crate::report::html::run::render;
 use crate::report::{Output, Progress};
 use crate::scoring::affinity::offer;
@@ -103,7 +104,8 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let finished = run.finish(&store, &transaction.root, &ranked)?;
     finished.summary.losses.check()?;
     let id = run_id(&transaction, "score");
-    let metrics = run.metrics(&id, checks, &first, &ranked, &finished);
+    let currency = &project.settings.project.currency;
+    let metrics = run.metrics(&id, checks, &first, &ranked, &finished, currency);
     warn_if_stale(&metrics);
     let moves = publish(project, &mut transaction, as_of, &finished.files, &metrics)?;
     let id = record.write(&mut transaction, "score", inputs, progress)?;
@@ -130,6 +132,8 @@ fn publish(
     transaction.write_json(&format!("runs/{run}/metrics.json"), metrics)?;
     let report = render(&project.settings.project.name, metrics);
     pages::write(transaction, &format!("runs/{run}/report.html"), &report, Form::Linked)?;
+    let segments = audience::render(&project.settings.project.name, metrics);
+    pages::write(transaction, &format!("runs/{run}/segments.html"), &segments, Form::Linked)?;
     let moves = transaction.root.profile.as_ref().is_none_or(|profile| profile.as_of <= as_of.at);
     if moves {
         transaction.root.profile = Some(CurrentProfile { as_of: as_of.at, run: run.clone() });

@@ -71,6 +71,8 @@ pub fn printed(
     written.row(["features".to_owned(), format!("{store}/features/<view>/as_of={date}/")]);
     written.row(["manifest".to_owned(), format!("{store}/runs/{run}/manifest.json")]);
     written.row(["report".to_owned(), format!("{store}/runs/{run}/report.html")]);
+    let segments = format!("{store}/runs/{run}/segments.html");
+    written.row(["segments page".to_owned(), segments]);
     text += &written.render();
     if !moves {
         text += "\nthe current profile has a later as-of and was not replaced\n";

@@ -136,7 +136,7 @@ impl<'a> Run<'a> {
         let earlier = previous::scores(store, root, self.context.previous, &names, self.scratch)?;
         let rank = |index: usize| {
             let (before, counts) = (&earlier[index], &summary.models[index]);
-            let [low, high] = counts.range;
+            let [low, high] = counts.range();
             let range = [low.min(before.range[0]), high.max(before.range[1])];
             let bars = Bars::new(range, counts.are_whole && before.are_whole);
             let shards = self.profile.shards().count();
@@ -208,6 +208,7 @@ impl<'a> Run<'a> {
         first: &First,
         ranked: &[RankedModel],
         finished: &Finished,
+        currency: &str,
     ) -> RunMetrics {
         let (champions, scores) = (&self.context.champions, &first.summary);
         let scored = champions.scored();
@@ -234,6 +235,8 @@ impl<'a> Run<'a> {
             segments: segments.sizes().to_vec(),
             flows: segments.flows(),
             overlaps: segments.overlaps(),
+            audiences: finished.summary.audiences.audiences(self.context.segments.described()),
+            currency: currency.to_owned(),
         }
     }
 }

@@ -4,6 +4,7 @@ use maud::{Markup, html};
 use plotly::Scatter;
 use plotly::common::{Marker, Mode, Position};
 
+use super::card;
 use super::chart::{BLUE, Chart, GREY};
 use super::page::{self, Cell, Page, Section, day, facts, page, table};
 use crate::artifact::{AffinityArtifact, Artifact};
@@ -30,7 +31,7 @@ pub fn render(
         section("verdict", "Verdict", verdict(metrics)),
         section("ranking", "Predicting the next interactions", rankings(metrics)),
         section("map", "The map of items", map(&model.model.factors)),
-        section("card", "Model card", card(artifact, model, metrics)),
+        section("card", "Model card", model_card(artifact, model, metrics)),
     ];
     let title = format!("{} {}", artifact.name, artifact.version);
     page(&title, &format!("{project}: {}", model.spec.description), &sections)
@@ -167,11 +168,14 @@ fn map(model: &ItemFactors) -> Markup {
         .render()
 }
 
-fn card(artifact: &Artifact, model: &AffinityArtifact, metrics: &AffinityMetrics) -> Markup {
+fn model_card(artifact: &Artifact, model: &AffinityArtifact, metrics: &AffinityMetrics) -> Markup {
     let spec = &model.spec;
+    let usual = "To predict what a customer is likely to want next, and how similar the affinities of customers are.";
+    let [owner, intended] = card::head(&spec.card, usual);
     html! {
         (facts(&[
-            ("intended use", "To predict what a customer is likely to want next, and how similar the affinities of customers are.".to_owned()),
+            owner,
+            intended,
             ("trained as of", format!("{}, with what was known at {}", artifact.as_of, artifact.known_at)),
             ("an item", spec.item.clone()),
             ("look-back", format!("{}, weights halve in {}", spec.window, spec.half_life)),
@@ -185,9 +189,9 @@ fn card(artifact: &Artifact, model: &AffinityArtifact, metrics: &AffinityMetrics
             "Of each item the distribution of customers' scores is kept, so that a recommendation has a percentile "
             "within its item. What may be recommended (offer, top, repeat) is read from the project at every scoring."
         }
-        p {
-            "Limits: what customers were shown is not known, so that what is popular stays popular; an item that "
-            "nobody has interacted with yet is never recommended."
-        }
+        (card::limits(&spec.card, &[
+            "What customers were shown is not known, so that what is popular stays popular.",
+            "An item that nobody has interacted with yet is never recommended.",
+        ]))
     }
 }

@@ -143,7 +143,7 @@ fn of_model(model: &str, versions: &[&Version]) -> Markup {
         .says(format!("Numbers of {} versions of {model}; the table has them.", versions.len()));
     html! {
         h3 { (model) }
-        @if versions.iter().any(has_numbers) { (chart.render()) }
+        @if versions.iter().filter(|version| has_numbers(version)).count() > 1 { (chart.render()) }
         div.scroll tabindex="0" role="region" aria-label={ "Versions of " (model) } { table.sortable {
             caption { "Versions of " (model) }
             thead { tr {
@@ -179,7 +179,10 @@ fn of_runs(runs: &[RunMetrics]) -> Markup {
                     th scope="col" { button type="button" { (name) } }
                 } } }
                 tbody { @for run in runs.iter().rev() { tr {
-                    td { a href={ "runs/" (run.run) "/report.html" } { (run.run) } }
+                    td {
+                    a href={ "runs/" (run.run) "/report.html" } { (run.run) } ", "
+                    a href={ "runs/" (run.run) "/segments.html" } { "segments" }
+                }
                     td { (day(run.as_of)) }
                     @let level = Findings::of_run(run).level().name();
                     td class=(level) { (level) }

@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use super::card;
 use super::chart::{BLUE, Chart, GREY};
 use super::page::{self, Cell, Page, Section, day, facts, page, table};
 use crate::artifact::Artifact;
@@ -24,7 +25,7 @@ pub fn render(
         sections.push(section("holdout", "Against what happened", holdout(held)));
     }
     sections.push(section("fits", "How it was fitted", fits(metrics)));
-    sections.push(section("card", "Model card", card(artifact, model, metrics)));
+    sections.push(section("card", "Model card", model_card(artifact, model, metrics)));
     let title = format!("{} {}", artifact.name, artifact.version);
     page(&title, &format!("{project}: {}", model.spec.description), &sections)
 }
@@ -228,15 +229,18 @@ fn hurdle(lesson: &Lesson) -> Markup {
     }
 }
 
-fn card(
+fn model_card(
     artifact: &Artifact,
     model: &LifetimeValueArtifact,
     metrics: &LifetimeValueMetrics,
 ) -> Markup {
     let rate = 100.0 * model.spec.discount_rate;
+    let usual = "To tell customers by what they are worth: what they have brought, less refunds, and what is expected of them.";
+    let [owner, intended] = card::head(&model.spec.card, usual);
     html! {
         (facts(&[
-            ("intended use", "To tell customers by what they are worth: what they have brought, less refunds, and what is expected of them.".to_owned()),
+            owner,
+            intended,
             ("trained as of", format!("{}, with what was known at {}", artifact.as_of, artifact.known_at)),
             ("ahead", format!("{}, discounted month by month at {rate} % a year", model.spec.horizon)),
             ("refunds", format!("{:.2} % of revenue to date; as much is taken off what is expected", 100.0 * metrics.refund_rate)),
@@ -244,10 +248,9 @@ fn card(
             ("data", artifact.data_fingerprint.clone()),
             ("spec", artifact.spec_fingerprint.clone()),
         ]))
-        p {
-            "Limits: customers buy at a steady pace of their own until they leave for good, so that seasons, "
-            "contracts and campaigns to come are not in it. What a customer of one purchase is worth is little "
-            "more than the mean of all such customers."
-        }
+        (card::limits(&model.spec.card, &[
+            "Customers buy at a steady pace of their own until they leave for good, so that seasons, contracts and campaigns to come are not in it.",
+            "What a customer of one purchase is worth is little more than the mean of all such customers.",
+        ]))
     }
 }

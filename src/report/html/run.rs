@@ -75,10 +75,33 @@ fn scores(metrics: &RunMetrics) -> Markup {
         .collect();
     html! {
         (table("Scores of this run", &head, &rows))
+        @for model in &metrics.models { (bases(model)) }
         div.grid { @for model in metrics.models.iter().filter(|model| model.scores.is_some()) {
             (histogram(model).render())
         } }
     }
+}
+
+/// Explains the scores of a classifier that some customers have by another way than the model.
+fn bases(model: &ModelSummary) -> Markup {
+    let [by_model, lapsed, _] = model.ranges;
+    let Some(lapsed) = lapsed else { return html! {} };
+    let span = |[low, high]: [f64; 2]| format!("from {low:.2} to {high:.2}");
+    let of_model = match by_model {
+        Some(range) => format!(
+            "The model gives {} customers a score {}.",
+            thousands(model.basis[0] as u64),
+            span(range)
+        ),
+        None => "The model gives no customer a score.".to_owned(),
+    };
+    html! { p {
+        strong { (model.model) ": " } (of_model) " Another " (thousands(model.basis[1] as u64))
+        " customers have lapsed: they are silent for longer than those that the model has learnt from. Their score, "
+        (span(lapsed)) ", is the share that was observed among customers who had been silent for as long. "
+        "Do not rank the two together: rules and percentiles use the first only, and the basis in the scores says which one a "
+        "customer has (for churn also churn_basis in the profile)."
+    } }
 }
 
 fn histogram(model: &ModelSummary) -> Chart {
@@ -150,6 +173,7 @@ fn segments(metrics: &RunMetrics) -> Markup {
     html! {
         (chart.render())
         (table("Segments", &head, &rows))
+        p { "The page " a href="segments.html" { "segments.html" } " describes each segment for those who use them." }
         p.soft { "Whoever has opted out is scored and in segments like all others, and must not be contacted." }
         @if metrics.previous.is_some() { (flows(metrics).render()) }
         @if !metrics.overlaps.is_empty() { (overlaps(metrics)) }

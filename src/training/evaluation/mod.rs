@@ -3,12 +3,14 @@
 pub mod bootstrap;
 mod chance;
 pub mod tables;
+pub mod thresholds;
 
 use serde::{Deserialize, Serialize};
 
 use self::bootstrap::{Difference, Drawable, Drawn, Interval, draws};
 use self::chance::ece_by_chance;
-use self::tables::{Bar, Curves, Gain, Threshold};
+use self::tables::{Bar, Curves, Gain};
+use self::thresholds::{Recommended, Threshold};
 use crate::models::calibration::base_rate_offset;
 use crate::models::logit::{logit, sigmoid};
 use crate::models::matrix::Matrix;
@@ -81,6 +83,9 @@ pub struct Evaluation {
     pub gains: Vec<Gain>,
     /// The threshold table, by probability.
     pub thresholds: Vec<Threshold>,
+    /// The threshold that cost and benefit recommend; `None` unless the spec gives both.
+    #[serde(default)]
+    pub recommended: Option<Recommended>,
     /// The histogram of the probabilities.
     pub histogram: Vec<Bar>,
     /// The ROC and precision-recall curves.
@@ -122,7 +127,8 @@ impl Evaluation {
             ece_by_chance: ece_by_chance(probabilities),
             reliability: reliability(probabilities, labels),
             gains: tables::gains(probabilities, labels),
-            thresholds: tables::thresholds(probabilities, labels, spec),
+            thresholds: thresholds::thresholds(probabilities, labels, spec),
+            recommended: thresholds::recommended(probabilities, labels, spec),
             histogram: tables::histogram(probabilities, labels),
             curves: tables::curves(probabilities, labels),
         }

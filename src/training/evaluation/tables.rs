@@ -1,18 +1,15 @@
-//! The tables of a model's report: gains by decile, thresholds, curves and slices.
+//! The tables of a model's report: gains by decile, curves and slices.
 
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::Interval;
 use super::chance::ece_by_chance;
 use crate::models::metrics::{Metrics, ece, reliability};
-use crate::spec::EvaluationSpec;
 
 /// The number of points of a curve, approximately.
 const POINTS: usize = 200;
 /// The number of bars of a histogram.
 const BARS: usize = 20;
-/// The probabilities from which a customer is predicted to be positive.
-const THRESHOLDS: [f64; 11] = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95];
 /// The maximum number of levels of one attribute that are shown. The most frequent ones are kept.
 const SLICES: usize = 12;
 /// The minimum number of rows of each class for which a slice has metrics.
@@ -34,23 +31,6 @@ pub struct Gain {
     pub lift: f64,
     /// The positives in this decile and those before it, as a share of all positives.
     pub gain: f64,
-}
-
-/// The result of predicting every row from a probability on to be positive.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Threshold {
-    /// The probability of the threshold.
-    pub probability: f64,
-    /// The share of the rows at or above the threshold.
-    pub share: f64,
-    /// The share of positives among these rows; `None` if there are no such rows.
-    pub precision: Option<f64>,
-    /// The share of all positives that are among these rows.
-    pub recall: f64,
-    /// The benefit of the reached positives minus the cost of all reached rows, per eligible customer.
-    /// `None` unless the spec gives both benefit and cost.
-    pub value: Option<f64>,
 }
 
 /// A bar of a histogram of probabilities.
@@ -138,36 +118,6 @@ pub fn gains(probabilities: &[f64], labels: &[bool]) -> Vec<Gain> {
                 predicted: rows.iter().map(|row| probabilities[*row]).sum::<f64>() / count,
                 lift: positives as f64 / count / base,
                 gain: so_far as f64 / total as f64,
-            }
-        })
-        .collect()
-}
-
-/// Computes the threshold table. If the spec gives benefit and cost, the table includes the threshold
-/// from which reaching a customer pays off.
-pub fn thresholds(probabilities: &[f64], labels: &[bool], spec: &EvaluationSpec) -> Vec<Threshold> {
-    let worth = spec.benefit.zip(spec.cost);
-    let mut at: Vec<f64> = THRESHOLDS.to_vec();
-    at.extend(worth.map(|(benefit, cost)| cost / benefit).filter(|p| *p > 0.0 && *p < 1.0));
-    at.sort_by(f64::total_cmp);
-    at.dedup();
-    let total = labels.iter().filter(|label| **label).count() as f64;
-    let rows = labels.len() as f64;
-    at.into_iter()
-        .map(|threshold| {
-            let (mut taken, mut hits) = (0.0, 0.0);
-            for (p, label) in probabilities.iter().zip(labels) {
-                if *p >= threshold {
-                    taken += 1.0;
-                    hits += f64::from(u8::from(*label));
-                }
-            }
-            Threshold {
-                probability: threshold,
-                share: taken / rows,
-                precision: (taken > 0.0).then(|| hits / taken),
-                recall: hits / total,
-                value: worth.map(|(benefit, cost)| (hits * benefit - taken * cost) / rows),
             }
         })
         .collect()
@@ -306,22 +256,6 @@ pub fn thirds(values: &[f64], unit: &str) -> Vec<Option<String>> {
 mod tests {
     use super::*;
     use crate::training::evaluation::bootstrap::{Drawable, draws};
-
-    #[test]
-    fn thresholds_count_what_they_take() {
-        let p = [0.9, 0.6, 0.6, 0.3, 0.02];
-        let y = [true, false, true, false, false];
-        let spec = EvaluationSpec { benefit: Some(10.0), cost: Some(4.0), slices: None };
-        let table = thresholds(&p, &y, &spec);
-        let at = |p: f64| table.iter().find(|row| row.probability == p).unwrap();
-        assert_eq!(at(0.6).precision, Some(2.0 / 3.0));
-        assert_eq!(at(0.6).recall, 1.0);
-        assert_eq!(at(0.6).share, 0.6);
-        // Three rows are reached at a cost of 4 each, and two of them bring 10: 8 over 5 customers.
-        assert_eq!(at(0.6).value, Some(1.6));
-        assert_eq!(at(0.95).precision, None);
-        assert_eq!(at(0.4).share, 0.6, "cost over benefit is a threshold of its own");
-    }
 
     #[test]
     fn equal_thirds_are_one() {

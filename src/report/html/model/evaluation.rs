@@ -7,8 +7,10 @@ use super::super::page::{Cell, day, facts, table};
 use super::{ModelReport, SHOWN, four, span};
 use crate::artifact::Calibrated;
 use crate::models::metrics::Metrics;
+use crate::segments::Cut;
 use crate::training::evaluation::bootstrap::Interval;
 use crate::training::evaluation::tables::Gain;
+use crate::training::evaluation::thresholds::{Recommended, Threshold};
 use crate::training::metrics::ClassifierMetrics;
 
 /// Renders the ROC curve, precision and recall, lift and gains.
@@ -198,35 +200,111 @@ fn base_rates(report: &ModelReport) -> Markup {
     }
 }
 
-/// Renders the results of selecting every customer from a probability upwards.
+/// The probabilities that the threshold table shows, beside the recommended one.
+const SHOWN_THRESHOLDS: [f64; 11] = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95];
+
+/// Renders the recommended threshold, where segments cut, and the results of selecting every customer from a
+/// probability upwards.
 pub fn thresholds(report: &ModelReport) -> Markup {
-    let rows = &report.metrics.test.thresholds;
-    let spec = &report.model.spec.evaluation;
-    let value = spec.benefit.is_some();
-    let mut head = vec!["probability from", "share of customers", "precision", "recall"];
-    if value {
-        head.push("value per customer");
-    }
-    let cells = rows.iter().map(|row| {
-        let mut cells = vec![
-            Cell::number(row.probability, 2),
-            Cell::percent(row.share),
-            row.precision.map_or(Cell::Empty, Cell::percent),
-            Cell::percent(row.recall),
-        ];
-        cells.extend(row.value.map(|value| Cell::number(value, 3)));
-        cells
-    });
+    let test = &report.metrics.test;
+    let is_shown = |row: &&Threshold| {
+        let recommended = test.recommended.is_some_and(|r| r.probability == row.probability);
+        recommended || SHOWN_THRESHOLDS.contains(&row.probability)
+    };
+    let rows: Vec<Vec<Cell>> =
+        test.thresholds.iter().filter(is_shown).map(|row| threshold_cells(row).into()).collect();
+    let head =
+        ["probability from", "share of customers", "precision", "recall", "value per customer"];
     html! {
-        @match (spec.benefit, spec.cost) {
-            (Some(benefit), Some(cost)) => p {
-                "Reaching a customer costs " (cost) " and brings " (benefit)
-                " where y = 1; it pays for itself from a probability of " (format!("{:.3}", cost / benefit)) "."
-            },
-            _ => p.soft { "With benefit and cost under [evaluation] of the spec this table has the value of each threshold." },
-        }
-        (table("Taking everyone from a probability on", &head, &cells.collect::<Vec<_>>()))
+        (recommended(report))
+        (cuts(report))
+        (table("Taking everyone from a probability on", &head, &rows))
     }
+}
+
+fn threshold_cells(row: &Threshold) -> [Cell; 5] {
+    [
+        Cell::number(row.probability, 3),
+        Cell::percent(row.share),
+        row.precision.map_or(Cell::Empty, Cell::percent),
+        Cell::percent(row.recall),
+        row.value.map_or(Cell::Empty, |value| Cell::number(value, 3)),
+    ]
+}
+
+fn recommended(report: &ModelReport) -> Markup {
+    let spec = &report.model.spec.evaluation;
+    let (Some(benefit), Some(cost), Some(recommended)) =
+        (spec.benefit, spec.cost, &report.metrics.test.recommended)
+    else {
+        return html! { p.soft {
+            "Set benefit and cost under [evaluation] of the spec, and a threshold is recommended here: what reaching a "
+            "customer brings if y = 1, and what reaching any customer costs."
+        } };
+    };
+    let Recommended { probability, value, value_interval, everybody, best, best_interval } =
+        recommended;
+    let confirmed = match best_interval.contains(*probability) {
+        true => "The data cannot tell the two apart.",
+        false => {
+            "The probabilities are off near the threshold; look at the calibration before you use it."
+        }
+    };
+    html! {
+        p {
+            strong { "Recommended: reach customers from a probability of " (format!("{probability:.3}")) " on. " }
+            "Reaching a customer costs " (cost) " and brings " (benefit) " where y = 1, so it pays for itself from cost / benefit. "
+            "On the test snapshot this is worth " (format!("{value:.3}")) " per eligible customer ("
+            (span(value_interval)) "); reaching everybody would be worth " (format!("{everybody:.3}")) ". "
+            "The threshold that turned out best there is " (format!("{best:.3}")) " (" (span(best_interval)) "). "
+            (confirmed)
+        }
+        @if benefit <= cost { p.bad { "The benefit does not exceed the cost: nobody is worth reaching." } }
+    }
+}
+
+/// Renders where the rules of segments cut the score.
+fn cuts(report: &ModelReport) -> Markup {
+    let rows = &report.metrics.test.thresholds;
+    let percentile = |cut: &Cut| cut.column.ends_with("_percentile");
+    // A percentile is a share of all customers, a score is a probability.
+    let nearest = |cut: &Cut| {
+        let off = |row: &&Threshold| match percentile(cut) {
+            true => (row.share - (1.0 - cut.at / 100.0)).abs(),
+            false => (row.probability - cut.at).abs(),
+        };
+        rows.iter().min_by(|a, b| off(a).total_cmp(&off(b)))
+    };
+    // Rules with the same number share a row.
+    let mut groups: Vec<(&Cut, Vec<String>)> = Vec::new();
+    for cut in report.cuts {
+        let name = format!("{} ({})", cut.segment, cut.part);
+        match groups.iter_mut().find(|(known, _)| known.column == cut.column && known.at == cut.at)
+        {
+            Some((_, names)) => names.push(name),
+            None => groups.push((cut, vec![name])),
+        }
+    }
+    let cells: Vec<Vec<Cell>> = groups
+        .into_iter()
+        .filter_map(|(cut, names)| {
+            let own = [format!("{} with {}", cut.column, cut.at), names.join(", ")];
+            Some(own.map(Cell::Text).into_iter().chain(threshold_cells(nearest(cut)?)).collect())
+        })
+        .collect();
+    if cells.is_empty() {
+        return html! { p.soft { "No segment rule compares this score with a number." } };
+    }
+    let head = [
+        "rules compare",
+        "segments",
+        "probability from",
+        "share of customers",
+        "precision",
+        "recall",
+        "value per customer",
+    ];
+    table("Where segments cut, by the nearest hundredth on the test snapshot", &head, &cells)
 }
 
 /// Renders the metrics of slices, which are test rows with a level in common.
@@ -353,7 +431,7 @@ pub fn stability(report: &ModelReport) -> Markup {
             "and calibrated by those that were predicted before it; the first has none to calibrate it. "
             "The folds have had a say in the choice, the test snapshot in nothing."
         }
-        (ranking.render())
+        @if rows.len() > 1 { (ranking.render()) }
         (table("Metrics of each snapshot", &head, &cells))
         @if !metrics.base_rates.is_empty() { (base_rates(report)) }
     }
@@ -407,7 +485,7 @@ pub fn matured(metrics: &ClassifierMetrics) -> Markup {
         })
         .collect();
     html! {
-        (chart.render())
+        @if metrics.matured.len() > 1 { (chart.render()) }
         (table("Every past scoring run whose outcome window has closed", &head, &cells))
     }
 }

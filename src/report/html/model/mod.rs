@@ -5,6 +5,7 @@ mod inputs;
 
 use maud::{Markup, html};
 
+use super::card;
 use super::chart::{BLUE, Chart, GREY, ORANGE};
 use super::page::{self, Cell, Page, Section, day, facts, page, table};
 use crate::artifact::{Artifact, ClassifierArtifact, ResolvedEligible};
@@ -12,6 +13,7 @@ use crate::features::catalog::Definition;
 use crate::models::metrics::Metrics;
 use crate::report::findings::Findings;
 use crate::report::thousands;
+use crate::segments::{self, Cut, Segments};
 use crate::spec::{LabelKind, SENSITIVE};
 use crate::time::{Duration, Window};
 use crate::training::evaluation::bootstrap::Interval;
@@ -31,6 +33,14 @@ pub struct ModelReport<'a> {
     pub model: &'a ClassifierArtifact,
     /// The metrics of the version.
     pub metrics: &'a ClassifierMetrics,
+    /// Where the rules of the project's segments cut the score.
+    pub cuts: &'a [Cut],
+}
+
+/// Finds where the rules of segments cut the score of a classifier, as a score or as a percentile.
+pub fn cuts(segments: &Segments, model: &ClassifierArtifact) -> Vec<Cut> {
+    let field = model.spec.writes.as_str();
+    segments::cuts(segments, &[field, &field.replace("_score", "_percentile")])
 }
 
 /// Renders the whole file.
@@ -49,7 +59,7 @@ pub fn render(report: &ModelReport) -> Page {
         section("drift", "Drift and leaks", inputs::drift(metrics)),
         section("events", "Events over time", inputs::events(metrics)),
         section("choices", "How it was chosen", choices(report)),
-        section("card", "Model card", card(report)),
+        section("card", "Model card", model_card(report)),
     ];
     let title = format!("{} {}", artifact.name, artifact.version);
     let subtitle = format!("{project}: {}", report.model.spec.description);
@@ -317,7 +327,7 @@ fn choices(report: &ModelReport) -> Markup {
     }
 }
 
-fn card(report: &ModelReport) -> Markup {
+fn model_card(report: &ModelReport) -> Markup {
     let ModelReport { artifact, model, .. } = *report;
     let sensitive: Vec<&str> = model.attributes().filter(|name| SENSITIVE.contains(name)).collect();
     let attributes: Vec<&str> = model.attributes().collect();
@@ -327,9 +337,12 @@ fn card(report: &ModelReport) -> Markup {
     );
     let definitions = serde_json::to_string(&model.definitions).unwrap_or_default();
     let definitions = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(definitions.as_bytes()));
+    let card = &model.spec.card;
+    let [owner, intended] = card::head(card, &intended);
     html! {
         (facts(&[
-            ("intended use", intended),
+            owner,
+            intended,
             ("trained as of", format!("{}, with what was known at {}", artifact.as_of, artifact.known_at)),
             ("chosen", model.configuration.describe()),
             ("inputs", format!("{} features as {} terms", model.preprocessing.inputs.len(), model.terms.len())),
@@ -339,13 +352,12 @@ fn card(report: &ModelReport) -> Markup {
             ("spec fingerprint", artifact.spec_fingerprint.clone()),
             ("definitions fingerprint", definitions),
         ]))
-        h3 { "Limits" }
-        ul {
-            li { "Risk is not uplift: a high probability does not say that reaching the customer changes it. Keep a random control group that is not treated, and measure the difference." }
-            li { "Not for decisions about credit, employment, housing or insurance, nor for prices of single customers." }
-            li { "It is defined for the eligible only; others carry an observed rate or nothing, as score_basis says." }
-            li { "Attributes are taken as they are today, not as they were at each snapshot." }
-            li { "It has seen one market and one period; after a change of prices, assortment or tracking, train again and look at drift." }
-        }
+        (card::limits(card, &[
+            "Risk is not uplift: a high probability does not say that reaching the customer changes it. Keep a random control group that is not treated, and measure the difference.",
+            "Not for decisions about credit, employment, housing or insurance, nor for prices of single customers.",
+            "It is defined for the eligible only; others carry an observed rate or nothing, as the basis of the score says.",
+            "Attributes are taken as they are today, not as they were at each snapshot.",
+            "It has seen one market and one period; after a change of prices, assortment or tracking, train again and look at drift.",
+        ]))
     }
 }
