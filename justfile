@@ -17,6 +17,10 @@ fixtures:
     rm -rf fixtures/profile fixtures/events fixtures/truth
     cargo run -- simulate --customers 2000 --days 730 --seed 1 --out fixtures
 
+# Write what is generated in docs/ again
+docs:
+    C360_WRITE_DOCS=1 cargo test --test it -- reference tutorial
+
 # Fetch Complete Journey and run it
 complete-journey:
     examples/complete-journey/fetch.sh
@@ -57,13 +61,14 @@ bench-complete-journey:
     cargo build --release
     python3 benches/complete_journey.py target/release/c360-ml /tmp/complete-journey.json
 
-# Check exports and reports against ONNX Runtime, MLflow, Chromium, Feast, Redis and PostgreSQL
+# Check exports, reports and schemas against ONNX Runtime, MLflow, Chromium, Feast, Redis, PostgreSQL and Taplo
 outside:
     tests/outside/run.sh onnx
     tests/outside/run.sh mlflow
     tests/outside/run.sh reports
     tests/outside/run.sh feast
     tests/outside/run.sh online
+    tests/outside/run.sh schemas
 
 # Check the exported offline store in Feast, value by value
 feast:
