@@ -205,9 +205,9 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Init {
-    /// The folder of the new project
-    #[arg(value_name = "DIR", default_value = ".")]
-    folder: PathBuf,
+    /// The folder of the new project; default that of --project
+    #[arg(value_name = "DIR")]
+    folder: Option<PathBuf>,
     /// The events: a Parquet file, a folder or a glob
     #[arg(long, value_name = "PATH")]
     events: PathBuf,
@@ -534,9 +534,13 @@ pub fn main() -> Exit {
     let (cli, origins) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            let _ = error.print();
             // A request for the help or the version is not an error.
-            return Exit::Configuration.unless(error.exit_code() == 0);
+            let is_error = error.exit_code() != 0;
+            match is_error && asks_for_json() {
+                true => eprintln!("{}", usage_json(&error)),
+                false => drop(error.print()),
+            }
+            return Exit::Configuration.unless(!is_error);
         }
     };
     start_logging(&cli.global);
@@ -575,7 +579,7 @@ fn execute(cli: &Cli, origins: &Origins) -> Result<(Output, Exit)> {
         Command::Man { out } => man(out)?,
         Command::Init(Init { folder, events, profile, currency, map, dry_run }) => {
             let asked = commands::init::Init {
-                folder,
+                folder: folder.as_deref().unwrap_or(&global.project),
                 events,
                 profile: profile.as_deref(),
                 given: &map.iter().cloned().collect(),
@@ -739,6 +743,27 @@ fn print(output: &Output, format: Format) {
     };
     // A failed write means that the reader has closed the pipe because it needs no more output.
     let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Whether the command line or the environment asks for JSON, where the arguments as a whole are wrong.
+fn asks_for_json() -> bool {
+    let arguments: Vec<String> = std::env::args().collect();
+    let pair = arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json");
+    let asks = pair || arguments.iter().any(|argument| argument == "--format=json");
+    asks || std::env::var("C360_FORMAT").is_ok_and(|format| format == "json")
+}
+
+/// An error in the arguments as JSON: the first line says what is wrong, the others help.
+fn usage_json(error: &clap::Error) -> serde_json::Value {
+    let text = error.render().to_string();
+    let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    let rest: Vec<&str> = rest.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    json!({
+        "error": first.trim_start_matches("error: "),
+        "causes": [],
+        "hint": rest.join("; "),
+        "exit_code": Exit::Configuration.code(),
+    })
 }
 
 /// The causes of an error, the nearest first.

@@ -69,6 +69,9 @@ pub enum Error {
     /// A server of another program cannot be reached or refuses a request. Exit code 1.
     #[error("{service}: {message}")]
     Service { service: String, message: String, hint: String },
+    /// An error in a file of the project, with the line that it is about.
+    #[error("{text}")]
+    Located { text: String, error: Box<Error> },
     /// A computation of Arrow, Parquet or Polars failed in a way that no input should cause. Exit code 1.
     #[error("{context} failed")]
     Engine { context: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
@@ -132,6 +135,7 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Problem(problem) => problem.0.exit(),
+            Self::Located { error, .. } => error.exit(),
             Self::Setting { .. } | Self::Duplicate { .. } | Self::UnknownName { .. } => {
                 Exit::Configuration
             }
@@ -150,6 +154,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Problem(problem) => problem.0.hint(),
+            Self::Located { error, .. } => error.hint(),
             Self::Service { hint, .. } => (!hint.is_empty()).then(|| hint.clone()),
             Self::Setting { example, .. } => (!example.is_empty()).then(|| example.clone()),
             Self::Duplicate { noun, .. } => Some(format!("give each {noun} a name of its own")),
@@ -170,7 +175,7 @@ impl Error {
                 _ => None,
             },
             Self::Parquet { .. } => {
-                Some("was it cut short while being written? write the file again".into())
+                Some("is it Parquet? was it cut short while being written? write it again".into())
             }
             Self::Engine { .. } => None,
         }

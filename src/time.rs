@@ -202,7 +202,7 @@ impl TryFrom<String> for Window {
     fn try_from(text: String) -> Result<Self, String> {
         match text.as_str() {
             "lifetime" => Ok(Self::Lifetime),
-            _ => match text.parse()? {
+            _ => match text.parse().map_err(|error: String| format!("{error}, or lifetime"))? {
                 Duration(0) => Err("a window of no length has no events".into()),
                 length => Ok(Self::Trailing(length)),
             },

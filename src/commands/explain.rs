@@ -264,8 +264,12 @@ fn scores_text(
                 }
             }
             None => {
+                let is_modeled = value("basis", row) == "model";
                 for (feature, contribution) in pairs(scores, "reasons", row) {
-                    text += &format!("    {contribution:+.3}  {feature}\n");
+                    text += &match is_modeled {
+                        true => format!("    {contribution:+.3}  {feature}\n"),
+                        false => format!("    {feature}\n"),
+                    };
                 }
             }
         }

@@ -81,17 +81,27 @@ fn describe_column(project: &Project, feature: &Feature) -> Output {
         names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
     };
     let mut table = Table::new(&["feature", feature.column()]);
-    table.row(["view", &feature.view]);
-    table.row(["description", &feature.description]);
-    table.row(["type", feature.ty().name()]);
-    table.row(["computed as", &computed_as(feature)]);
-    table.row(["from source columns", &list(&lineage.source)]);
-    table.row(["from features", &list(&lineage.from)]);
-    table.row(["into features", &list(&lineage.into)]);
-    table.row(["used by models", &list(&lineage.models)]);
-    table.row(["used by segments", &list(&lineage.segments)]);
-    table.row(["fills", &list(&lineage.fields)]);
-    table.row(["version", &feature.version]);
+    let rows = [
+        ("view", feature.view.clone()),
+        ("description", feature.description.clone()),
+        ("type", feature.ty().name().to_owned()),
+        ("computed as", computed_as(feature)),
+        ("from source columns", list(&lineage.source)),
+        ("from features", list(&lineage.from)),
+        ("into features", list(&lineage.into)),
+        ("used by models", list(&lineage.models)),
+        ("used by segments", list(&lineage.segments)),
+        ("fills", list(&lineage.fields)),
+        ("version", feature.version.clone()),
+    ];
+    for (name, value) in rows {
+        if !value.is_empty() {
+            table.row([name, &value]);
+        }
+        if name == "computed as" {
+            feature.expressions.iter().for_each(|(setting, sql)| table.row([*setting, sql]));
+        }
+    }
     let mut json = describe_feature(feature);
     json["lineage"] = json!(lineage);
     Output { text: table.render(), json }

@@ -65,12 +65,13 @@ pub fn export(
     progress.stage("writing");
     let staged = Staged::beside(asked.out)?;
     let mut file: Option<Table> = None;
-    let (mut written, mut kept_back) = (0, 0);
+    let (mut written, mut kept_back, mut unknown) = (0, 0, 0);
     let of_shard = |shard| of_shard(&scored, asked, shard);
     engine::run(scored.shards(), of_shard, |_, members| {
-        let Some((rows, without_consent)) = members else { return Ok(()) };
+        let Some((rows, others)) = members else { return Ok(()) };
         written += rows.num_rows() as u64;
-        kept_back += without_consent;
+        kept_back += others.left_out;
+        unknown += others.unknown;
         match &mut file {
             Some(file) => file.write(&rows),
             None => file.insert(Table::create(format, staged.path(), &rows.schema())?).write(&rows),
@@ -89,19 +90,26 @@ pub fn export(
         Some(scope) => format!("opted out or did not consent to {scope}"),
         None => "opted out".to_owned(),
     };
-    let text = format!(
+    let mut text = format!(
         "{} members of {segment} as of {} in {}; {} others are left out because they {reason}\n",
         thousands(written),
         scored.as_of,
         out.display(),
         thousands(kept_back),
     );
+    if unknown > 0 {
+        let unknown = thousands(unknown);
+        text += &format!(
+            "caution: of {unknown} members it is not known whether they may be contacted; --consent SCOPE leaves them out\n"
+        );
+    }
     let json = json!({
         "segment": segment,
         "as_of": scored.as_of,
         "file": out,
         "members": written,
         "left_out": kept_back,
+        "consent_unknown": unknown,
     });
     Ok(Output { text, json })
 }
@@ -114,12 +122,21 @@ fn is_known(segments: &Segments, name: &str) -> Result<()> {
     }
 }
 
-/// The members in a shard who may be contacted, and the number of the others.
+/// The members who are not simply written.
+#[derive(Debug, Clone, Copy, Default)]
+struct Others {
+    /// The number who are left out.
+    left_out: u64,
+    /// The number who are written although their consent is not known.
+    unknown: u64,
+}
+
+/// The members in a shard who are written, and how many others there are.
 fn of_shard(
     scored: &ScoredAsOf<'_>,
     asked: &Members,
     shard: Shard,
-) -> Result<Option<(RecordBatch, u64)>> {
+) -> Result<Option<(RecordBatch, Others)>> {
     let columns = [&PROFILE[..], &Consent::COLUMNS].concat();
     let Some(profile) = scored.table("profile", &columns, shard)? else { return Ok(None) };
     let Some(memberships) = scored.table("segments", &MEMBERSHIP, shard)? else {
@@ -128,7 +145,7 @@ fn of_shard(
     let (customers, consent) = (keys(&profile)?, Consent::of(&profile));
     let (members, names) = (keys(&memberships)?, &memberships["segment"]);
     let names = names.as_string::<i32>();
-    let (mut of_profile, mut of_segment, mut others) = (Vec::new(), Vec::new(), 0);
+    let (mut of_profile, mut of_segment, mut others) = (Vec::new(), Vec::new(), Others::default());
     // Both tables are in the order of the keys.
     let mut row = 0;
     for place in (0..names.len()).filter(|place| names.value(*place) == asked.segment) {
@@ -140,8 +157,9 @@ fn of_shard(
         }
         let scope = asked.consent.is_none_or(|scope| consent.allows(row, scope));
         if consent.opted_out(row) || !scope {
-            others += 1;
+            others.left_out += 1;
         } else {
+            others.unknown += u64::from(asked.consent.is_none() && !consent.opted_in(row));
             of_profile.push(row as u32);
             of_segment.push(place as u32);
         }

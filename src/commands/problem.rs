@@ -54,6 +54,10 @@ pub enum CommandProblem {
     ProjectExists { path: PathBuf },
     #[error("{file}: no column looks like {column}; the columns are {}", found.join(", "), file = file.display())]
     NotProposed { file: PathBuf, column: &'static str, found: Vec<String> },
+    #[error("{}: there are no rows", path.display())]
+    NoRows { path: PathBuf },
+    #[error("{}: {rows} rows repeat a value of {key}, which must be the key of a customer", file.display())]
+    RepeatedKeys { file: PathBuf, key: String, rows: usize },
     #[error("{}: no row has both a key and a time", path.display())]
     NoEventTimes { path: PathBuf },
     #[error("cannot serve on 127.0.0.1:{port}: {error}")]
@@ -138,6 +142,10 @@ impl Problem for CommandProblem {
                 return Some(format!(
                     "say which it is: --map {column}=COLUMN, or an expression as in docs/expressions.md"
                 ));
+            }
+            Self::NoRows { .. } => "name files that have rows",
+            Self::RepeatedKeys { .. } => {
+                "a profile has one row per customer; is this file one of events? leave --profile out otherwise"
             }
             Self::NoEventTimes { .. } => {
                 "look at the columns; --map customer360_id=… and --map event_ts=… set them"

@@ -38,7 +38,7 @@ pub fn report(project: &Project, form: Form, progress: &mut Progress) -> Result<
     let path = store.file(INDEX);
     let mut table = Table::new(&["report", "in"]);
     table.row(["all versions and runs".to_owned(), path.display().to_string()]);
-    let folder = &project.settings.project.store;
+    let folder = project.store_shown();
     for version in versions.iter().filter(|version| version.champion && version.report) {
         let (name, version) = (&version.model, &version.version);
         let file = format!("{folder}/models/{name}/{version}/report.html");

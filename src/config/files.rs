@@ -104,3 +104,19 @@ impl FileKind {
 fn schema_of<T: JsonSchema>() -> Schema {
     SchemaSettings::draft07().into_generator().into_root_schema_for::<T>()
 }
+
+/// Follows references, and drops the null of an optional setting.
+pub(super) fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+    if let Some(path) = schema["$ref"].as_str() {
+        let target = root.pointer(path.trim_start_matches('#'));
+        return resolved(root, target.unwrap_or(&Value::Null));
+    }
+    for key in ["allOf", "anyOf"] {
+        let Some(options) = schema[key].as_array() else { continue };
+        let mut options = options.iter().filter(|option| option["type"] != "null");
+        if let (Some(only), None) = (options.next(), options.next()) {
+            return resolved(root, only);
+        }
+    }
+    schema
+}

@@ -1,12 +1,14 @@
 //! The project: `c360.toml`, `features/*.toml` and `models/*.toml`, which are read and checked as a whole
 //! before any work starts.
 
+mod check;
 mod files;
 mod origin;
 mod problem;
 mod reference;
 mod settings;
 
+use self::check::Fault;
 pub use self::files::FileKind;
 pub use self::origin::Origin;
 pub use self::problem::ProjectProblem;
@@ -79,12 +81,16 @@ impl Project {
     /// Returns a configuration error that names the file and the key, or a contract violation of a source's
     /// files.
     pub fn load(root: &Path, overrides: &Overrides) -> Result<Self> {
+        Self::read(root, overrides).map_err(|error| located(root, error))
+    }
+
+    fn read(root: &Path, overrides: &Overrides) -> Result<Self> {
         let path = root.join("c360.toml");
         if !path.exists() {
             return Err(ProjectProblem::NoProject { folder: root.to_owned() }.into());
         }
         let mut hashed = String::new();
-        let mut settings: Settings = read_toml(&path, &mut hashed)?;
+        let mut settings: Settings = read_toml(&path, FileKind::Project, &mut hashed)?;
         apply(&mut settings, overrides);
         let context = SourceContext {
             root: root.to_owned(),
@@ -92,8 +98,9 @@ impl Project {
             scale: settings.project.money_scale,
             currency: settings.project.currency.clone(),
         };
-        let memory = parse_bytes(&settings.engine.memory)?;
-        let views: Vec<(String, ViewSpec)> = read_folder(root, "features", &mut hashed)?;
+        let memory = parse_bytes(&settings.engine.memory, overrides)?;
+        check_currency(&settings.project.currency)?;
+        let views = read_views(root, &mut hashed)?;
         if settings.sources.profile.is_none() {
             settings.sources.events.orphans = Orphans::Create;
         }
@@ -108,7 +115,7 @@ impl Project {
         for file in toml_files(root, "models")? {
             let name = relative(root, &file);
             if name.ends_with("segments.toml") {
-                let spec: SegmentsSpec = read_toml(&file, &mut hashed)?;
+                let spec: SegmentsSpec = read_toml(&file, FileKind::Segments, &mut hashed)?;
                 segments = Some((name, spec));
             } else {
                 model_specs.push((name, read_model(&file, &mut hashed)?));
@@ -145,6 +152,12 @@ impl Project {
         })
     }
 
+    /// The folder of the store as the current folder sees it.
+    pub fn store_shown(&self) -> String {
+        let path = self.root.join(&self.settings.project.store);
+        path.strip_prefix(".").unwrap_or(&path).display().to_string()
+    }
+
     /// Opens the store of the project.
     pub fn store(&self) -> Result<Store> {
         Store::at(self.root.join(&self.settings.project.store))
@@ -156,7 +169,7 @@ impl Project {
     /// Returns an error if `c360.toml` cannot be read again.
     pub fn settings_with_origins(&self) -> Result<Vec<(String, serde_json::Value, Origin)>> {
         let path = self.root.join("c360.toml");
-        let written: serde_json::Value = read_toml(&path, &mut String::new())?;
+        let written: serde_json::Value = read_toml(&path, FileKind::Project, &mut String::new())?;
         let written = origin::flat(&written);
         let all = serde_json::to_value(&self.settings).map_err(Error::engine("writing JSON"))?;
         let of = |(setting, value): (String, serde_json::Value)| {
@@ -185,11 +198,46 @@ fn apply(settings: &mut Settings, overrides: &Overrides) {
     }
 }
 
-fn read_toml<T: DeserializeOwned>(path: &Path, hashed: &mut String) -> Result<T> {
+/// Adds the line to an error whose message begins with a file of the project and a setting in it.
+fn located(root: &Path, error: Error) -> Error {
+    let message = error.to_string();
+    let file = message.split([':', ' ']).next().unwrap_or_default();
+    let Ok(text) = std::fs::read_to_string(root.join(file)) else { return error };
+    let rest = message[file.len()..].trim_start_matches([':', ' ']);
+    // The setting ends where the message says what is wrong with it.
+    let ends = [": ", " = "].into_iter().filter_map(|end| rest.find(end)).min();
+    let setting = &rest[..ends.unwrap_or(0)];
+    let mut path = Vec::new();
+    for (place, part) in setting.split(['`', '"']).enumerate() {
+        // A name in quotes is one step, whatever it consists of.
+        match place % 2 {
+            1 => path.push(part),
+            _ => path.extend(part.split([' ', '.', '[', ']']).filter(|step| !step.is_empty())),
+        }
+    }
+    match check::find(&text, &path).filter(|_| file.ends_with(".toml")) {
+        Some(at) => {
+            let text = format!("{file} line {}{}", line_of(&text, at), &message[file.len()..]);
+            Error::Located { text, error: Box::new(error) }
+        }
+        None => error,
+    }
+}
+
+fn read_toml<T: DeserializeOwned>(path: &Path, kind: FileKind, hashed: &mut String) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    check_toml(path, &text, kind)?;
     let value = parse_toml(path, &text)?;
     hashed.push_str(&text);
     Ok(value)
+}
+
+/// Checks the text of a file by the schema of its kind.
+fn check_toml(path: &Path, text: &str, kind: FileKind) -> Result<()> {
+    check::check(text, kind).map_err(|Fault { at, message }| {
+        let (file, line) = (path.to_owned(), line_of(text, at));
+        ProjectProblem::Toml { file, line, message, kind: Some(kind) }.into()
+    })
 }
 
 /// Parses the text of a file. Its errors name the line; a key that is missing has none, so they name its table.
@@ -197,7 +245,7 @@ fn parse_toml<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
     toml::from_str(text).map_err(|error| {
         let at = error.span().unwrap_or_default();
         let (file, message) = (path.to_owned(), error.message().replace('\n', " "));
-        ProjectProblem::Toml { file, line: line_of(text, at), message }.into()
+        ProjectProblem::Toml { file, line: line_of(text, at), message, kind: None }.into()
     })
 }
 
@@ -221,6 +269,9 @@ fn read_model(path: &Path, hashed: &mut String) -> Result<ModelSpec> {
     let start = text[..kind.span().start].rfind('\n').map_or(0, |end| end + 1);
     let end = text[kind.span().end..].find('\n').map_or(text.len(), |end| kind.span().end + end);
     let settings = format!("{}{}", &text[..start], &text[end..]);
+    if let Some(kind) = FileKind::named(kind.as_ref()).filter(|kind| kind.is_model()) {
+        check_toml(path, &text, kind)?;
+    }
     let spec = match kind.as_ref().as_str() {
         "classifier" => ModelSpec::Classifier(Box::new(parse_toml(path, &settings)?)),
         "engagement" => ModelSpec::Engagement(parse_toml(path, &settings)?),
@@ -256,17 +307,23 @@ fn relative(root: &Path, file: &Path) -> String {
     file.strip_prefix(root).unwrap_or(file).to_string_lossy().into_owned()
 }
 
-fn read_folder<T: DeserializeOwned>(
-    root: &Path,
-    folder: &str,
-    hashed: &mut String,
-) -> Result<Vec<(String, T)>> {
-    let files = toml_files(root, folder)?.into_iter();
-    files.map(|file| Ok((relative(root, &file), read_toml(&file, hashed)?))).collect()
+fn read_views(root: &Path, hashed: &mut String) -> Result<Vec<(String, ViewSpec)>> {
+    let files = toml_files(root, "features")?.into_iter();
+    let view = |file: &Path, hashed: &mut String| read_toml(file, FileKind::View, hashed);
+    files.map(|file| Ok((relative(root, &file), view(&file, hashed)?))).collect()
+}
+
+/// Checks that a currency is written as an ISO 4217 code.
+fn check_currency(currency: &str) -> Result<()> {
+    if currency.len() == 3 && currency.bytes().all(|letter| letter.is_ascii_uppercase()) {
+        return Ok(());
+    }
+    let required = "three capital letters, an ISO 4217 code";
+    Err(Error::setting("c360.toml", "project.currency", currency, required, "currency = \"EUR\""))
 }
 
 /// Parses `2GB`, `500MB`, `64KB` or a number of bytes. The units are powers of 1000.
-fn parse_bytes(text: &str) -> Result<u64> {
+fn parse_bytes(text: &str, overrides: &Overrides) -> Result<u64> {
     let units: BTreeMap<&str, u64> =
         [("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1_000), ("", 1)].into();
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
@@ -275,7 +332,9 @@ fn parse_bytes(text: &str) -> Result<u64> {
         (Ok(number), Some(unit)) => Ok(number.saturating_mul(*unit)),
         _ => {
             let value = format!("{text:?}");
-            Err(Error::setting("c360.toml", "engine.memory", value, "a size", "2GB or 500MB"))
+            let origin = overrides.origins.get("engine.memory").map(Origin::to_string);
+            let place = origin.unwrap_or_else(|| "c360.toml".to_owned());
+            Err(Error::setting(place, "engine.memory", value, "a size", "2GB or 500MB"))
         }
     }
 }
@@ -286,10 +345,11 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        assert_eq!(parse_bytes("2GB").unwrap(), 2_000_000_000);
-        assert_eq!(parse_bytes("500 mb").unwrap(), 500_000_000);
-        assert_eq!(parse_bytes("1024").unwrap(), 1024);
-        assert!(parse_bytes("2GiB").is_err());
-        assert!(parse_bytes("much").is_err());
+        let bytes = |text: &str| parse_bytes(text, &Overrides::default());
+        assert_eq!(bytes("2GB").unwrap(), 2_000_000_000);
+        assert_eq!(bytes("500 mb").unwrap(), 500_000_000);
+        assert_eq!(bytes("1024").unwrap(), 1024);
+        assert!(bytes("2GiB").is_err());
+        assert!(bytes("much").is_err());
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use chrono::NaiveDate;
 
+use super::files::FileKind;
 use crate::error::Problem;
 use crate::exit::Exit;
 
@@ -15,7 +16,7 @@ pub enum ProjectProblem {
     #[error("no as-of is given")]
     NoAsOf { after: Option<NaiveDate> },
     #[error("{} line {line}: {message}", file.display())]
-    Toml { file: PathBuf, line: usize, message: String },
+    Toml { file: PathBuf, line: usize, message: String, kind: Option<FileKind> },
 }
 
 impl Problem for ProjectProblem {
@@ -34,7 +35,15 @@ impl Problem for ProjectProblem {
             Self::NoAsOf { after: None } => {
                 "name it: --as-of 2024-07-01, or project.as_of in c360.toml"
             }
-            Self::Toml { .. } => "docs/reference.md lists the settings of every file",
+            Self::Toml { kind: Some(kind), .. } => {
+                let kind = kind.name();
+                return Some(format!(
+                    "`c360-ml schema --of {kind}` prints all settings of this file, and the reference of settings describes them"
+                ));
+            }
+            Self::Toml { kind: None, .. } => {
+                "the reference of settings in the documentation describes every file"
+            }
         };
         Some(hint.to_owned())
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::files::FileKind;
+use super::files::{FileKind, resolved};
 use crate::schema::{EVENT_TYPES, PROFILE, usual_weight};
 
 /// Renders the reference: a section per kind of file, the event types and the fields of the profile.
@@ -105,22 +105,6 @@ fn rows(root: &Value, table: &Value, path: &str, further: &mut Vec<Table>) -> St
         text += &format!("\n{meanings}");
     }
     text
-}
-
-/// Follows references, and drops the null of an optional setting.
-fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
-    if let Some(path) = schema["$ref"].as_str() {
-        let target = root.pointer(path.trim_start_matches('#'));
-        return resolved(root, target.unwrap_or(&Value::Null));
-    }
-    for key in ["allOf", "anyOf"] {
-        let Some(options) = schema[key].as_array() else { continue };
-        let mut options = options.iter().filter(|option| option["type"] != "null");
-        if let (Some(only), None) = (options.next(), options.next()) {
-            return resolved(root, only);
-        }
-    }
-    schema
 }
 
 /// The table that a setting is, that it lists, or that it has by name.

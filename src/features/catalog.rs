@@ -77,6 +77,8 @@ pub struct Feature {
     pub writes: Option<String>,
     /// The description for readers, from the spec.
     pub description: String,
+    /// The expressions of the spec by their settings, such as `where`.
+    pub expressions: Vec<(&'static str, String)>,
     /// The version: a hash of the checked definition and of everything it depends on.
     pub version: String,
 }
@@ -264,6 +266,10 @@ impl Catalog {
                 group: spec.name.clone(),
                 writes: spec.writes.clone(),
                 description: spec.description.clone(),
+                expressions: [("input", &spec.input), ("where", &spec.condition)]
+                    .into_iter()
+                    .filter_map(|(setting, sql)| Some((setting, sql.clone()?)))
+                    .collect(),
                 version,
             };
             self.push(file, feature)?;
@@ -301,6 +307,7 @@ impl Catalog {
                             group: spec.name.clone(),
                             writes: spec.writes.clone(),
                             description: spec.description.clone(),
+                            expressions: vec![("expr", spec.expr.clone())],
                         };
                         self.push(file, feature)?;
                     }

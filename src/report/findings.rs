@@ -275,6 +275,15 @@ fn beside(model: &Errors, other: &Errors) -> Finding {
 fn of_ranking(what: &str, setting: &Setting) -> Option<Finding> {
     let (own, best) = (setting.rankings.first()?, setting.best_simple()?);
     let found = best.difference?;
+    if own.ndcg == best.ndcg && found.interval.low == found.interval.high {
+        let text = format!(
+            "{what} it ranks as {} does, the best ranking without a model: NDCG@10 {:.4} over {} customers.",
+            best.name,
+            own.ndcg,
+            thousands(setting.customers as u64)
+        );
+        return Some(Finding::new(Level::Good, text));
+    }
     let (level, word) = match (found.interval.low > 0.0, found.interval.high < 0.0) {
         (true, _) => (Level::Good, "better than"),
         (_, true) => (Level::Bad, "worse than"),

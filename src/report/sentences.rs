@@ -82,11 +82,14 @@ fn engagement(score: f64, row: &ScoreRow) -> String {
         _ if trend > 0.0 => format!("{trend:.1} more than 28 days ago"),
         _ => format!("{:.1} less than 28 days ago", -trend),
     };
+    let channels = match 4.0 * part("channels") {
+        channels if channels < 0.5 => String::new(),
+        channels => format!(", on {channels:.0} channels"),
+    };
     format!(
-        "{score:.1} of 100, {moved}: more active than {:.0} % of the active, on {:.0} of the last 28 days, on {:.0} channels.",
+        "{score:.1} of 100, {moved}: more active than {:.0} % of the active, on {:.0} of the last 28 days{channels}.",
         100.0 * part("activity"),
         28.0 * part("active_days"),
-        4.0 * part("channels")
     )
 }
 

@@ -35,6 +35,8 @@ pub struct Audience {
     pub customers: usize,
     /// The number of those who have opted out of being contacted.
     pub opted_out: usize,
+    /// The number of those who have opted in.
+    pub opted_in: usize,
     /// The numbers that describe them, by profile field. A field that no customer has a value for is left out.
     pub numbers: BTreeMap<String, Summary>,
     /// The most frequent value of each of some fields. A field that no customer has a value for is left out.
@@ -49,6 +51,13 @@ pub struct Summary {
     pub known: usize,
     /// The sum of their values.
     pub total: f64,
+}
+
+impl Audience {
+    /// The number of those whose consent is not known.
+    pub fn unknown(&self) -> usize {
+        self.customers - self.opted_in - self.opted_out
+    }
 }
 
 impl Summary {
@@ -81,6 +90,7 @@ pub struct AudienceCounts {
 struct Counts {
     customers: usize,
     opted_out: usize,
+    opted_in: usize,
     numbers: BTreeMap<&'static str, (usize, ExactSum)>,
     levels: BTreeMap<&'static str, BTreeMap<String, usize>>,
 }
@@ -110,6 +120,7 @@ impl AudienceCounts {
             for place in places {
                 counts[*place].customers += 1;
                 counts[*place].opted_out += usize::from(consent.opted_out(row));
+                counts[*place].opted_in += usize::from(consent.opted_in(row));
             }
         }
         for (name, values) in numbers(profile, as_of)? {
@@ -152,6 +163,7 @@ impl AudienceCounts {
         for (own, more) in self.counts.iter_mut().zip(other.counts) {
             own.customers += more.customers;
             own.opted_out += more.opted_out;
+            own.opted_in += more.opted_in;
             for (name, (known, sum)) in more.numbers {
                 let (own_known, own_sum) = own.numbers.entry(name).or_default();
                 *own_known += known;
@@ -194,6 +206,7 @@ impl Counts {
             description: description.to_owned(),
             customers: self.customers,
             opted_out: self.opted_out,
+            opted_in: self.opted_in,
             numbers: self.numbers.iter().map(number).collect(),
             common: self.levels.iter().filter_map(most).collect(),
         }

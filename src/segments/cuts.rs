@@ -14,6 +14,8 @@ pub struct Cut {
     pub column: String,
     /// The number.
     pub at: f64,
+    /// Whether the rule takes what is above the number, and not what is below it.
+    pub above: bool,
 }
 
 /// The numbers that rules compare one of some columns with, in the order of the rules. A condition to stay lists only
@@ -23,13 +25,17 @@ pub fn cuts(segments: &Segments, columns: &[&str]) -> Vec<Cut> {
     for rule in &segments.rules {
         for (part, condition) in [("enter", &rule.enter), ("stay", &rule.stay)] {
             condition.visit(&mut |expression| {
-                let Some((column, at)) = compared(expression) else { return };
+                let Some((column, at, above)) = compared(expression) else { return };
                 let segment = &rule.spec.name;
-                let known =
-                    |cut: &Cut| cut.segment == *segment && cut.column == column && cut.at == at;
+                let known = |cut: &Cut| {
+                    cut.segment == *segment
+                        && cut.column == column
+                        && cut.at == at
+                        && cut.above == above
+                };
                 if columns.contains(&column) && !cuts.iter().any(known) {
                     let (segment, column) = (segment.clone(), column.to_owned());
-                    cuts.push(Cut { segment, part, column, at });
+                    cuts.push(Cut { segment, part, column, at, above });
                 }
             });
         }
@@ -37,16 +43,17 @@ pub fn cuts(segments: &Segments, columns: &[&str]) -> Vec<Cut> {
     cuts
 }
 
-/// The column and the number of a comparison of one with the other.
-fn compared(expression: &Expression) -> Option<(&str, f64)> {
+/// The column and the number of a comparison of one with the other, and whether it holds above the number.
+fn compared(expression: &Expression) -> Option<(&str, f64, bool)> {
     let Node::Binary(operator, left, right) = &expression.node else { return None };
-    let (less, greater) = (Operator::Less, Operator::Greater);
-    let operators = [less, Operator::LessOrEqual, greater, Operator::GreaterOrEqual];
-    if !operators.contains(operator) {
-        return None;
-    }
+    let greater = match operator {
+        Operator::Greater | Operator::GreaterOrEqual => true,
+        Operator::Less | Operator::LessOrEqual => false,
+        _ => return None,
+    };
     let sides = |column, number| Some((column_of(column)?, number_of(number)?));
-    sides(left, right).or_else(|| sides(right, left))
+    let as_written = sides(left, right).map(|(column, at)| (column, at, greater));
+    as_written.or_else(|| sides(right, left).map(|(column, at)| (column, at, !greater)))
 }
 
 fn column_of(expression: &Expression) -> Option<&str> {
@@ -82,9 +89,16 @@ mod tests {
         let segments = Segments { rules: vec![risky, calm], ..Segments::default() };
         let found: Vec<_> = cuts(&segments, &["churn"])
             .into_iter()
-            .map(|cut| (cut.segment, cut.part, cut.at))
+            .map(|cut| (cut.segment, cut.part, cut.at, cut.above))
             .collect();
-        let expected = [("risky", "enter", 0.6), ("risky", "stay", 0.5), ("calm", "enter", 1.0)];
-        assert_eq!(found, expected.map(|(name, part, at)| (name.to_owned(), part, at)));
+        let expected = [
+            ("risky", "enter", 0.6, true),
+            ("risky", "stay", 0.5, true),
+            ("calm", "enter", 1.0, false),
+        ];
+        assert_eq!(
+            found,
+            expected.map(|(name, part, at, above)| (name.to_owned(), part, at, above))
+        );
     }
 }

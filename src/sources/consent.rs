@@ -32,6 +32,13 @@ impl Consent {
         self.status(row) == Some("opted_out")
     }
 
+    /// Whether the customer has opted in to being contacted: by the status or, where it says nothing, by a scope.
+    pub fn opted_in(&self, row: usize) -> bool {
+        let scopes = self.scopes.as_ref().filter(|scopes| scopes.is_valid(row));
+        let has_scope = scopes.is_some_and(|scopes| scopes.value_length(row) > 0);
+        !self.opted_out(row) && (self.status(row) == Some("opted_in") || has_scope)
+    }
+
     /// Whether the customer has consented to `scope`.
     ///
     /// If the customer has a list of scopes, `scope` must be in it. Without a list, only an explicit opt-in

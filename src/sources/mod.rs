@@ -92,7 +92,7 @@ pub struct EventsSpec {
     /// Whether `ingested_at` is respected.
     #[serde(default)]
     pub ingestion: Ingestion,
-    /// What to do with events of unknown customers.
+    /// What to do with events of unknown customers. Without a profile, it is `create`.
     #[serde(default)]
     pub orphans: Orphans,
     /// The event types of the project in addition to the standard ones.

@@ -73,7 +73,9 @@ impl Problem for SourceProblem {
         let hint = match self {
             Self::Url { .. } => "only local files are read; copy or mount them",
             Self::Glob { .. } => "`*` and `?` stand for characters of a name, and `**` for folders",
-            Self::NoPath { .. } => "paths are relative to the folder of c360.toml",
+            Self::NoPath { .. } => {
+                "paths of a project are relative to its folder, those of an option to the current folder"
+            }
             Self::ItemKey { .. } => "an item is text or an integer",
             Self::LookupTypes { .. } => "both columns of a lookup must have the same type",
             Self::NoFiles { .. } => "files must end in .parquet",

@@ -25,8 +25,8 @@ pub struct EngagementSpec {
     /// A description for readers.
     #[serde(default)]
     pub description: String,
-    /// The weight of each event type. Events of other types are ignored. By default, the standard types have those of
-    /// [`usual_weight`].
+    /// The weight of each event type. Events of other types are ignored. By default, the standard types have the
+    /// weights in the table of event types.
     #[serde(default = "default_weights")]
     pub weights: BTreeMap<String, f64>,
     /// The age at which the weight of an event is halved.

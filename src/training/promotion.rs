@@ -43,10 +43,12 @@ impl Gate {
         champion: Option<&Baseline>,
         something_else: Option<&str>,
     ) -> Self {
+        let gain = &recency.average_precision;
+        let unsure = if gain.interval.low > 0.0 { "" } else { "; chance could explain it" };
         let mut checks = vec![Check {
             asks: "average precision above that of recency alone".into(),
-            found: describe(&recency.average_precision),
-            passed: recency.average_precision.difference > 0.0,
+            found: format!("{}{unsure}", describe(gain)),
+            passed: gain.difference > 0.0,
         }];
         if let Some(champion) = champion {
             let change = &champion.average_precision;

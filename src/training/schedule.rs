@@ -165,7 +165,7 @@ mod tests {
                 let before = latest.minus(YEAR);
                 let close = |at: &Instant| (at.0 - before.0).abs() < Duration::days(15).0;
                 let all = schedule.base_rate.iter().chain(&schedule.training);
-                assert!(all.chain(&schedule.later).any(|at| close(at)), "a year before {latest}");
+                assert!(all.chain(&schedule.later).any(close), "a year before {latest}");
             }
         }
         let schedule = schedule(&spec(1, 30, Some(7)), as_of, short).unwrap();

@@ -350,6 +350,15 @@ fn errors_are_json_where_json_is_asked_for() {
     assert_eq!(error["exit_code"], 2);
     assert!(error["error"].as_str().unwrap().contains("c360.toml"), "{stderr}");
     assert!(error["hint"].is_string(), "{stderr}");
+    // So are errors in the arguments.
+    for arguments in
+        [&["score", "--nothing", "--format", "json"][..], &["explain", "--format=json"]]
+    {
+        let (_, stderr, code) = output(folder.path(), arguments);
+        let error: serde_json::Value = serde_json::from_str(&stderr).unwrap();
+        assert!(code == 2 && error["exit_code"] == 2, "{stderr}");
+        assert!(error["error"].as_str().unwrap().len() > 10, "{stderr}");
+    }
 }
 
 /// The shell completes all commands, and each has a manual page.

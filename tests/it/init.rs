@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
+use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -123,4 +123,82 @@ fn a_column_that_is_not_found_is_asked_for() {
     assert!(stdout.contains("given by --map") && stdout.contains("2 customers"), "{stdout}");
     let (stdout, stderr, code) = output(&project, &["run"]);
     assert_eq!(code, 0, "{stdout}{stderr}");
+}
+
+/// Events with these columns beside a customer and a time.
+fn events(folder: &Path, columns: Vec<(&str, ArrayRef)>) -> std::path::PathBuf {
+    let rows = columns[0].1.len() as i64;
+    let keys = (0..rows).map(|row| Some(row % 7)).collect::<Int64Array>();
+    let times = (0..rows).map(|row| Some(1_700_000_000 + row * 9_000)).collect::<Int64Array>();
+    let own: Vec<(&str, ArrayRef)> =
+        vec![("customer_id", Arc::new(keys)), ("created_at", Arc::new(times))];
+    let rows = RecordBatch::try_from_iter(own.into_iter().chain(columns)).unwrap();
+    let path = folder.join("events.parquet");
+    c360_ml::store::parquet::write(&path, &rows.schema(), [&rows]).unwrap();
+    path
+}
+
+fn texts(values: impl Iterator<Item = String>) -> ArrayRef {
+    Arc::new(values.map(Some).collect::<StringArray>())
+}
+
+/// Amounts that are text, types by other names, and a second currency are seen for what they are, and what cannot be
+/// used is said and allowed for.
+#[test]
+fn odd_events_are_seen_for_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let total = texts((0..900).map(|row| format!("{}.50", 10 + row % 40)));
+    let kind = texts((0..900).map(|row| ["Order Placed", "View"][row % 2].to_owned()));
+    let currency = texts((0..900).map(|row| if row < 9 { "USD" } else { "CHF" }.to_owned()));
+    let note = texts((0..900).map(|row| format!("note {row}")));
+    let columns = vec![
+        ("Order Total (CHF)", total),
+        ("event_type", kind),
+        ("currency", currency),
+        ("note", note),
+    ];
+    let path = events(folder.path(), columns);
+    let project = folder.path().join("my shop");
+    let (stdout, stderr, code) = init(&project, &["--events", path.to_str().unwrap()]);
+    assert_eq!(code, 0, "{stderr}");
+    for seen in [
+        "cast(\"Order Total (CHF)\" as double)",
+        "when 'Order Placed' then 'purchase'",
+        "caution: 9 of 900 events are not in CHF",
+        "max_rejected_share = 0.01",
+        "not proposed as anything: note",
+        "affinity: left out",
+        "my shop' run",
+    ] {
+        assert!(stdout.contains(seen), "{seen}: {stdout}");
+    }
+    let (stdout, stderr, code) = output(&project, &["run"]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+}
+
+/// What is wrong writes nothing, and a dry run finds it too.
+#[test]
+fn a_wrong_proposal_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids = texts((0..50).map(|row| row.to_string()));
+    let path = events(folder.path(), vec![("order_id", ids)]);
+    let events = path.to_str().unwrap();
+    let project = folder.path().join("shop");
+    for (more, message) in [
+        (&["--events", events, "--map", "amount=nobody"][..], "unknown column `nobody`"),
+        (&["--events", events, "--map", "amount=nobody", "--dry-run"], "unknown column `nobody`"),
+        (&["--events", events, "--currency", "euro"], "three capital letters"),
+        (&["--events", events, "--profile", events], "rows repeat a value of customer_id"),
+        (&["--events", "nowhere.parquet"], "there is no file or folder"),
+    ] {
+        let (_, stderr, code) = init(&project, more);
+        assert_eq!(code, 2, "{more:?}: {stderr}");
+        assert!(stderr.contains(message) && stderr.contains("hint: "), "{message}: {stderr}");
+        assert!(!project.exists(), "{more:?} wrote something");
+    }
+    // The folder of --project is that of the new project.
+    let arguments = ["--project", project.to_str().unwrap(), "init", "--events", events];
+    let (stdout, stderr, code) = output(folder.path(), &arguments);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(project.join("c360.toml").exists() && !folder.path().join("c360.toml").exists());
 }

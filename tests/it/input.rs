@@ -238,7 +238,13 @@ fn a_sum_that_overflows_is_refused() {
 #[test]
 fn specs_are_checked_before_any_work() {
     let cases: [(&str, &str, &str, i32, &[&str]); 17] = [
-        ("c360.toml", "currency", "curency", 2, &["c360.toml line", "unknown field `curency`"]),
+        (
+            "c360.toml",
+            "currency",
+            "curency",
+            2,
+            &["c360.toml line", "there is no setting `project.curency`; did you mean `currency`?"],
+        ),
         ("c360.toml", "UTC", "Mars/Base", 2, &["`Mars/Base` is not an IANA time zone"]),
         ("c360.toml", "fixtures/profile", "fixtures/nowhere", 2, &["there is no file or folder"]),
         (
@@ -246,19 +252,24 @@ fn specs_are_checked_before_any_work() {
             "op = \"sum\"",
             "opp = \"sum\"",
             2,
-            &["features/commerce.toml line", "unknown field `opp`"],
+            &[
+                "features/commerce.toml line",
+                "there is no setting `feature[1].opp`; did you mean `op`?",
+            ],
         ),
-        ("features/commerce.toml", "op = \"sum\"", "op = \"add\"", 2, &["unknown variant `add`"]),
+        (
+            "features/commerce.toml",
+            "op = \"sum\"",
+            "op = \"add\"",
+            2,
+            &["`feature[5].op` is \"add\", but it must be \"count\" or"],
+        ),
         (
             "features/commerce.toml",
             "amount > 0",
             "amuont > 0",
             2,
-            &[
-                "features/commerce.toml: feature.orders where",
-                "unknown column `amuont`",
-                "did you mean `amount`",
-            ],
+            &[": feature.orders where", "unknown column `amuont`", "did you mean `amount`"],
         ),
         (
             "features/commerce.toml",
@@ -312,7 +323,7 @@ fn specs_are_checked_before_any_work() {
             "propensity_to_buy_score",
             "engagement_score",
             2,
-            &["unknown field `engagement_score`"],
+            &["models/propensity.toml line 4: writes", "unknown field `engagement_score`"],
         ),
     ];
     for (file, from, to, code, messages) in cases {
@@ -360,7 +371,7 @@ fn a_wrong_key_is_named_with_its_line() {
             "models/churn.toml",
             "horizon = ",
             "horizont = ",
-            "models/churn.toml line 15: unknown field `horizont`",
+            "models/churn.toml line 15: there is no setting `label.horizont`; did you mean `horizon`?",
         ),
         (
             "models/churn.toml",
@@ -378,7 +389,7 @@ fn a_wrong_key_is_named_with_its_line() {
             "features/lifecycle.toml",
             "op = \"min\"",
             "op = \"minimum\"",
-            "unknown variant `minimum`",
+            "is \"minimum\", but it must be \"count\" or",
         ),
     ] {
         let folder = tempfile::tempdir().unwrap();

@@ -10,6 +10,9 @@ use crate::cli::{output, root};
 use crate::support::{EVENTS_FILE, edit, project, rewrite};
 use crate::written::table;
 
+/// What the spec of churn says of costs.
+const EVALUATION: &str = "[evaluation]\nbenefit = 40.0\ncost = 16.0\n";
+
 fn version(project: &std::path::Path, name: &str) -> Option<String> {
     root(project)["champions"][name].as_str().map(str::to_owned)
 }
@@ -343,6 +346,7 @@ fn every_kind_of_spec_scores() {
         interactions = [[\"orders_90d\", \"total_sessions\"]], \
         shapes = { orders_90d = \"bins\", days_since_last_purchase = \"spline\" }, ";
     edit(&project, "models/churn.toml", "inputs = { ", inputs);
+    edit(&project, "models/churn.toml", EVALUATION, "");
     let more = "calibration = { method = \"isotonic\" }\n\
         evaluation = { benefit = 20.0, cost = 2.0, slices = [\"country\", \"gender\"] }\n\
         fit = { class_weight = \"balanced\", ";
@@ -443,6 +447,7 @@ fn versions_are_exported() {
 fn specs_of_inputs_are_checked() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
+    edit(&project, "models/churn.toml", EVALUATION, "");
     let path = project.join("models/churn.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     for (from, to, message) in [

@@ -95,7 +95,7 @@ fn the_references_are_up_to_date() {
     for named in ["half_life", "sources.events.lookups.NAME", "email_open", "churn_risk_score"] {
         assert!(settings.contains(named), "{named} is missing");
     }
-    for named in ["segments export", "--dry-run", "C360_AS_OF"] {
+    for named in ["segments export", "--dry-run", "--known-at"] {
         assert!(commands.contains(named), "{named} is missing");
     }
 }

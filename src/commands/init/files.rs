@@ -52,6 +52,8 @@ pub struct Settings<'a> {
     pub events: &'a str,
     /// The path of the profile, with its mapping.
     pub profile: Option<(&'a str, Vec<Proposal>)>,
+    /// The share of events that cannot be used.
+    pub rejected: f64,
 }
 
 fn text(value: &str) -> String {
@@ -65,7 +67,7 @@ fn columns(proposals: &[Proposal]) -> String {
 
 /// Renders `c360.toml`.
 pub fn project(settings: &Settings, mapping: &Mapping) -> File {
-    let Settings { name, currency, as_of, events, profile } = settings;
+    let Settings { name, currency, as_of, events, profile, rejected } = settings;
     let mut file = format!(
         "[project]\nname = {}\ncurrency = {}\n# The day after the last event; --as-of overrides it.\nas_of = {}\n",
         text(name),
@@ -82,6 +84,10 @@ pub fn project(settings: &Settings, mapping: &Mapping) -> File {
     file += &format!("\n[sources.events]\npath = {}\n", text(events));
     if profile.is_some() {
         file += "# Customers who are not in the profile become customers by their events.\norphans = \"create\"\n";
+    }
+    if *rejected > 0.0 {
+        file += "# Events without a customer or a time, or in another currency, are left out up to this share.\n";
+        file += &format!("max_rejected_share = {rejected}\n");
     }
     let own: Vec<String> = mapping
         .types

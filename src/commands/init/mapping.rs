@@ -216,7 +216,10 @@ pub fn quoted(name: &str) -> String {
     if plain && begins { name.to_owned() } else { format!("\"{name}\"") }
 }
 
+/// A name in lower case, without what it says in brackets (often a unit) and without other characters than letters
+/// and digits.
 fn bare(name: &str) -> String {
+    let name = name.split(['(', '[']).next().unwrap_or(name);
     name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
 }
 
@@ -281,11 +284,11 @@ pub fn propose(
     };
     mapping.push("event_ts", sql, why);
     for (column, wanted) in [
-        ("amount", &[Type::Money, Type::Double, Type::Integer][..]),
+        ("amount", &[Type::Money, Type::Double, Type::Integer, Type::Text][..]),
         ("order_id", &[Type::Text, Type::Integer]),
         ("product_id", &[Type::Text, Type::Integer]),
         ("category", &[Type::Text]),
-        ("quantity", &[Type::Integer, Type::Double]),
+        ("quantity", &[Type::Integer, Type::Double, Type::Text]),
         ("channel", &[Type::Text]),
         ("session_id", &[Type::Text, Type::Integer]),
         ("currency", &[Type::Text]),
@@ -294,13 +297,20 @@ pub fn propose(
             mapping.push(column, sql, why);
             continue;
         }
-        let fits = |name: &&str| type_of(name).is_some_and(|ty| wanted.contains(&ty));
-        if let Some(name) = named(table, column).into_iter().find(fits) {
-            let sql = match (column, type_of(name)) {
-                ("quantity", Some(Type::Integer)) => format!("cast({} as double)", quoted(name)),
-                _ => quoted(name),
+        let is_number = ["amount", "quantity"].contains(&column);
+        for name in named(table, column) {
+            let Some(ty) = type_of(name).filter(|ty| wanted.contains(ty)) else { continue };
+            let number = format!("cast({} as double)", quoted(name));
+            let (sql, why) = match (column, ty) {
+                (_, Type::Text) if is_number && share(table, context, &number)? < 0.99 => continue,
+                (_, Type::Text) if is_number => {
+                    (number, format!("the column {name}, text of numbers"))
+                }
+                ("quantity", Type::Integer) => (number, named_why(name)),
+                _ => (quoted(name), named_why(name)),
             };
-            mapping.push(column, sql, named_why(name));
+            mapping.push(column, sql, why);
+            break;
         }
     }
     event_type(table, context, by_hand("event_type"), &mut mapping)?;
@@ -426,10 +436,11 @@ fn event_type(
         (Some(given), _) => given,
         (None, Some(name)) => (quoted(name), named_why(name)),
         (None, None) => {
-            let kind = if mapping.sql("amount").is_some() { "purchase" } else { "product_view" };
-            let why = match kind {
-                "purchase" => "no column of types; every row has an amount",
-                _ => "no column of types, and no amount",
+            let has = |column: &str| mapping.sql(column).is_some();
+            let (kind, why) = match (has("amount"), has("order_id")) {
+                (true, _) => ("purchase", "no column of types; every row has an amount"),
+                (false, true) => ("purchase", "no column of types; every row has an order"),
+                (false, false) => ("product_view", "no column of types, no amount and no order"),
             };
             (format!("'{kind}'"), why.to_owned())
         }
@@ -446,7 +457,8 @@ fn event_type(
         Ok(())
     })?;
     let standard = |name: &str| {
-        let lower = name.to_ascii_lowercase();
+        // `Order Placed` and `order-placed` are `order_placed`.
+        let lower = name.trim().to_ascii_lowercase().replace([' ', '-', '.'], "_");
         let own = EVENT_TYPES.iter().find(|standard| **standard == lower).copied();
         let other = TYPES.iter().find(|(_, names)| names.contains(&lower.as_str()));
         own.or(other.map(|(standard, _)| *standard))
@@ -489,10 +501,11 @@ fn event_id(
         &["customer360_id", "event_ts", "event_type", "product_id"],
         &["customer360_id", "event_ts", "event_type", "order_id", "product_id", "amount"],
     ] {
-        let parts: Vec<String> = columns.iter().filter_map(|column| part(column)).collect();
+        let there = columns.iter().filter_map(|column| Some((*column, part(column)?)));
+        let (names, parts): (Vec<&str>, Vec<String>) = there.unzip();
         if parts.len() > 1 {
             let sql = format!("concat({})", parts.join(", '-', "));
-            candidates.push((sql, format!("{} together", columns.join(", "))));
+            candidates.push((sql, format!("{} together", names.join(", "))));
         }
     }
     let mut best: Option<(f64, (String, String))> = None;
@@ -530,8 +543,12 @@ pub struct Facts {
     pub customers: usize,
     /// The share of main events with an item that the customer has had before.
     pub repeated: f64,
-    /// The only currency; `None` if there is no column, or more than one value.
+    /// The most frequent currency; `None` if there is no column of currencies.
     pub currency: Option<String>,
+    /// The number of rows in another currency.
+    pub other_currencies: usize,
+    /// The number of rows without a customer or a time.
+    pub unusable: usize,
 }
 
 /// Reads the keys and times of all events, and the customers' times of the events that `main`, a condition over raw
@@ -549,7 +566,7 @@ pub fn facts(
     let expressions: Vec<&str> = expressions.iter().map(String::as_str).collect();
     let mut facts = Facts::default();
     let mut places: std::collections::HashMap<String, usize> = std::collections::HashMap::new();
-    let mut currencies: HashSet<String> = HashSet::new();
+    let mut currencies: BTreeMap<String, usize> = BTreeMap::new();
     let (mut pairs, mut with_item): (HashSet<(usize, u64)>, usize) = (HashSet::new(), 0);
     facts.rows = look(table, context, ("--events", &expressions), usize::MAX, |arrays| {
         let keys = arrays[0].as_string::<i32>();
@@ -559,6 +576,7 @@ pub fn facts(
         let items = arrays[4].as_string::<i32>();
         for row in 0..keys.len() {
             if keys.is_null(row) || times.is_null(row) {
+                facts.unusable += 1;
                 continue;
             }
             let (key, at) = (keys.value(row), times.value(row));
@@ -580,11 +598,13 @@ pub fn facts(
                     pairs.insert((place, item));
                 }
             }
-            if currency.is_valid(row)
-                && currencies.len() < 2
-                && !currencies.contains(currency.value(row))
-            {
-                currencies.insert(currency.value(row).to_owned());
+            if currency.is_valid(row) {
+                match currencies.get_mut(currency.value(row)) {
+                    Some(count) => *count += 1,
+                    None => {
+                        currencies.insert(currency.value(row).to_owned(), 1);
+                    }
+                }
             }
         }
         Ok(())
@@ -592,6 +612,24 @@ pub fn facts(
     facts.customers = places.len();
     facts.repeated = 1.0 - pairs.len() as f64 / with_item.max(1) as f64;
     facts.times.iter_mut().for_each(|times| times.sort_unstable());
-    facts.currency = if currencies.len() == 1 { currencies.into_iter().next() } else { None };
+    let all: usize = currencies.values().sum();
+    if let Some((currency, rows)) = currencies.into_iter().max_by_key(|(_, rows)| *rows) {
+        facts.other_currencies = all - rows;
+        facts.currency = Some(currency);
+    }
     Ok(facts)
+}
+
+/// The keys that more than one row of a table has, as the number of rows that repeat one.
+pub fn repeated(table: &RawTable, context: &SourceContext, key: &str) -> Result<usize> {
+    let mut seen: HashSet<u64> = HashSet::new();
+    let mut valid = 0;
+    look(table, context, ("--profile", &[key]), usize::MAX, |arrays| {
+        for key in arrays[0].as_string::<i32>().iter().flatten() {
+            valid += 1;
+            seen.insert(xxhash_rust::xxh3::xxh3_64(key.as_bytes()));
+        }
+        Ok(())
+    })?;
+    Ok(valid - seen.len())
 }

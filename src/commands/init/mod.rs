@@ -55,13 +55,20 @@ pub fn init(asked: &Init, progress: &mut Progress) -> Result<Output> {
         currency: asked.currency.to_owned(),
     };
     let events = RawTable::open(asked.events, "--events")?;
+    if events.rows == 0 {
+        return Err(CommandProblem::NoRows { path: asked.events.to_owned() }.into());
+    }
     let profile = asked.profile.map(|path| RawTable::open(path, "--profile")).transpose()?;
     let mapping = mapping::propose(&events, profile.as_ref(), &context, asked.given)?;
     let sql = |column: &str| format!("({})", mapping.sql(column).unwrap_or("null"));
     let (_, main) = plan::main_event(&mapping, &sql("event_type"), &sql("amount"));
     let facts = mapping::facts(&events, &context, &mapping, &main)?;
     let Some((first, last)) = facts.span else {
-        return Err(CommandProblem::NoEventTimes { path: asked.events.to_owned() }.into());
+        let path = asked.events.to_owned();
+        return Err(match facts.rows {
+            0 => CommandProblem::NoRows { path }.into(),
+            _ => CommandProblem::NoEventTimes { path }.into(),
+        });
     };
     let plan = plan::plan(&mapping, &facts);
     let of_profile = profile.as_ref().map(|table| of_profile(table, &events, &context));
@@ -70,27 +77,50 @@ pub fn init(asked: &Init, progress: &mut Progress) -> Result<Output> {
     progress.stage("proposing");
     let name = std::path::absolute(asked.folder).ok();
     let name = name.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy());
-    let paths = [Some(asked.events), asked.profile].map(|path| relative(path, asked.folder));
-    let [events_path, profile_path] = &paths;
-    let settings = Settings {
-        name: name.as_deref().unwrap_or("customers"),
-        currency: facts.currency.as_deref().unwrap_or(asked.currency),
-        as_of: &plan::day_after(last),
-        events: events_path.as_deref().unwrap_or_default(),
-        profile: profile_path.as_deref().zip(of_profile.clone()),
+    let render = |folder: &Path| {
+        let paths = [Some(asked.events), asked.profile].map(|path| relative(path, folder));
+        let [events_path, profile_path] = &paths;
+        let settings = Settings {
+            name: name.as_deref().unwrap_or("customers"),
+            currency: facts.currency.as_deref().unwrap_or(asked.currency),
+            as_of: &plan::day_after(last),
+            events: events_path.as_deref().unwrap_or_default(),
+            profile: profile_path.as_deref().zip(of_profile.clone()),
+            rejected: rejected(&facts),
+        };
+        let mut files = vec![files::project(&settings, &mapping)];
+        files.extend(files::features(&plan, &mapping));
+        files.extend(files::models(&plan, &mapping));
+        files::with_schemas(files)
     };
-    let mut written = vec![files::project(&settings, &mapping)];
-    written.extend(files::features(&plan, &mapping));
-    written.extend(files::models(&plan, &mapping));
-    let written = files::with_schemas(written);
+    // The project is checked elsewhere first, so that a wrong proposal writes nothing.
+    let trial = tempfile::tempdir().map_err(Error::io("write in", std::env::temp_dir()))?;
+    write(trial.path(), &render(trial.path()))?;
+    Project::load(trial.path(), &Overrides::default())?;
+    let written = render(asked.folder);
     if !asked.dry_run {
         write(asked.folder, &written)?;
-        // What init writes is a project, or init has a defect; the error says where.
-        Project::load(asked.folder, &Overrides::default())?;
     }
     progress.finish();
-    let seen = Seen { first, last, files: events.files.len(), facts: &facts, mapping: &mapping };
+    let unused = unused(&events, &mapping);
+    let files = events.files.len();
+    let seen = Seen { first, last, files, facts: &facts, mapping: &mapping, unused };
     Ok(describe(asked, &seen, of_profile.as_deref(), &plan, &written))
+}
+
+/// The share of events that cannot be used, rounded up to a hundredth, which a run must allow.
+fn rejected(facts: &Facts) -> f64 {
+    let rows = (facts.unusable + facts.other_currencies) as f64;
+    (100.0 * rows / facts.rows.max(1) as f64).ceil() / 100.0
+}
+
+/// The raw columns that no proposal reads.
+fn unused(events: &RawTable, mapping: &Mapping) -> Vec<String> {
+    let is_used = |name: &str| {
+        mapping.proposals.iter().any(|proposal| proposal.sql.contains(&mapping::quoted(name)))
+    };
+    let names = events.raw.iter().map(|raw| raw.name.as_str());
+    names.filter(|name| !is_used(name)).map(str::to_owned).collect()
 }
 
 /// Proposes the mapping of a profile: the key, and other names for columns that do not fit the fields of theirs.
@@ -110,6 +140,11 @@ fn of_profile(
     let ty = table.get(key).and_then(|raw| raw.ty.logical(context.scale));
     let why = format!("the column {key}");
     let sql = mapping::text_of(key, ty);
+    let rows = mapping::repeated(table, context, &sql)?;
+    if rows > 0 {
+        let (file, key) = (table.files[0].clone(), key.to_owned());
+        return Err(CommandProblem::RepeatedKeys { file, key, rows }.into());
+    }
     let mut proposals = vec![Proposal { column: "customer360_id".to_owned(), sql, why }];
     for field in table.schema.fields() {
         let name = field.name();
@@ -144,6 +179,35 @@ fn write(folder: &Path, files: &[File]) -> Result<()> {
     Ok(())
 }
 
+/// A word of a command, in quotes if a shell would split it.
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-~".contains(c);
+    match word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+/// What must be known of the events before their numbers are believed.
+fn cautions(facts: &Facts, rejected: f64) -> String {
+    let mut text = String::new();
+    let rows = thousands(facts.rows as u64);
+    if facts.unusable > 0 {
+        let unusable = thousands(facts.unusable as u64);
+        text += &format!("caution: {unusable} of {rows} events have no customer or no time\n");
+    }
+    if facts.other_currencies > 0 {
+        let other = thousands(facts.other_currencies as u64);
+        let currency = facts.currency.as_deref().unwrap_or_default();
+        text += &format!("caution: {other} of {rows} events are not in {currency}; convert them\n");
+    }
+    if !text.is_empty() {
+        text +=
+            &format!("  they are left out, up to max_rejected_share = {rejected} in c360.toml\n");
+    }
+    text
+}
+
 /// What was seen in the events.
 struct Seen<'a> {
     first: i64,
@@ -151,6 +215,7 @@ struct Seen<'a> {
     files: usize,
     facts: &'a Facts,
     mapping: &'a Mapping,
+    unused: Vec<String>,
 }
 
 fn describe(
@@ -160,7 +225,7 @@ fn describe(
     plan: &Plan,
     written: &[File],
 ) -> Output {
-    let Seen { first, last, files, facts, mapping } = seen;
+    let Seen { first, last, files, facts, mapping, unused } = seen;
     let mut text = format!(
         "{} events of {} customers from {} to {}, in {files} file{}\n\n",
         thousands(facts.rows as u64),
@@ -174,6 +239,11 @@ fn describe(
     all.for_each(|p| table.row([p.column.clone(), p.sql.clone(), p.why.clone()]));
     text += &table.render();
     text += &format!("event types: {}\n", mapping.types.join(", "));
+    if !unused.is_empty() {
+        let names = unused.join(", ");
+        text += &format!("not proposed as anything: {names}; expressions may use them\n");
+    }
+    text += &cautions(facts, rejected(facts));
     if let Some(proposals) = profile {
         let mut table = Table::new(&["profile", "is", "because"]);
         proposals.iter().for_each(|p| table.row([p.column.clone(), p.sql.clone(), p.why.clone()]));
@@ -195,8 +265,14 @@ fn describe(
             ),
         };
     }
+    if !plan.has_amounts {
+        text += "rfm, lifetime_value: left out, because there are no purchases with amounts\n";
+    }
+    if plan.affinity.is_none() {
+        text += "affinity: left out, because no column has categories or products\n";
+    }
     let names: Vec<&str> = written.iter().map(|(name, _)| name.as_str()).collect();
-    let folder = asked.folder.display();
+    let folder = shell_word(&asked.folder.to_string_lossy());
     let names_listed = names.join(", ");
     text += &match asked.dry_run {
         true => format!("\nNothing was written. {folder} would have {names_listed}.\n"),

@@ -49,15 +49,20 @@ pub fn printed(
         segments.row([size.segment.clone(), members, share, primary]);
     }
     let date = as_of.at.folder();
-    let store = &project.settings.project.store;
+    let store = project.store_shown();
+    let count = thousands(metrics.events.orphans);
+    let orphans = match (&project.settings.sources.profile, project.events.orphans) {
+        // Without a profile, the customers are those of the events.
+        (None, _) => String::new(),
+        (_, Orphans::Create) => format!(", {count} events of unknown customers taken in"),
+        _ => format!(", {count} events of unknown customers left out"),
+    };
     let mut text = format!(
-        "{} customers scored as of {} from {} events ({} duplicates left out, {} events of unknown customers {})\n{}\n{}\n{}\n",
+        "{} customers scored as of {} from {} events ({} duplicates left out{orphans})\n{}\n{}\n{}\n",
         thousands(customers as u64),
         as_of.at,
         thousands(metrics.events.events),
         thousands(metrics.events.duplicates),
-        thousands(metrics.events.orphans),
-        if project.events.orphans == Orphans::Create { "taken in" } else { "left out" },
         timelines::sentences(refresh),
         scores.render(),
         segments.render(),

@@ -55,7 +55,7 @@ fn overview(metrics: &RunMetrics) -> Markup {
     if metrics.previous.is_some() {
         head.extend(["came", "left"]);
     }
-    head.push("may be contacted");
+    head.extend(["opted in", "consent unknown", "opted out"]);
     if total.is_some() {
         head.extend(["worth", "worth each"]);
     }
@@ -70,7 +70,9 @@ fn overview(metrics: &RunMetrics) -> Markup {
             if metrics.previous.is_some() {
                 cells.extend([Cell::count(size.entered), Cell::count(size.left)]);
             }
-            cells.push(Cell::count(count - audience.opted_out));
+            cells.extend(
+                [audience.opted_in, audience.unknown(), audience.opted_out].map(Cell::count),
+            );
             if total.is_some() {
                 cells.extend(match worth(audience) {
                     Some(worth) => [worth.total, worth.mean()]
@@ -139,9 +141,11 @@ fn about(
         let gone = flows(metrics, |flow| (&flow.from, &flow.to), size);
         list.extend(gone.map(|text| ("no longer here, by where they went", text)));
     }
-    let contact = thousands((count - audience.opted_out) as u64);
-    let out = thousands(audience.opted_out as u64);
-    list.push(("may be contacted", format!("{contact}; {out} have opted out")));
+    let [opted_in, unknown, out] = [audience.opted_in, audience.unknown(), audience.opted_out]
+        .map(|count| thousands(count as u64));
+    let consent =
+        format!("{opted_in} have opted in, {out} have opted out, of {unknown} it is not known");
+    list.push(("consent", consent));
     let number = |audience: &Audience, name: &str| audience.numbers.get(name).copied();
     if let Some(worth) = number(audience, "lifetime_value") {
         let of_all = number(everyone, "lifetime_value").map_or(0.0, |all| all.total);
@@ -170,8 +174,8 @@ fn about(
         }
     }
     for (title, name) in [
-        ("most are from", "country"),
-        ("most prefer", "preferred_channel"),
+        ("most frequent country", "country"),
+        ("most frequent channel", "preferred_channel"),
         ("most frequent tier", "loyalty_tier"),
     ] {
         if let Some(common) = audience.common.get(name) {
@@ -212,7 +216,7 @@ fn words(metrics: &RunMetrics) -> Markup {
     html! { (facts(&[
         ("worth", format!("What a customer has brought so far, less refunds, and what is expected of them within the period that the lifetime value model looks ahead, in {}. It is an expectation, not a promise.", metrics.currency)),
         ("primary segment", "Each customer has exactly one: the first primary rule that holds. Customers may be in further segments.".to_owned()),
-        ("may be contacted", "Those who have not opted out. An export leaves out whoever has; --consent email keeps those who have agreed to e-mail.".to_owned()),
+        ("consent", "An export leaves out those who have opted out, and keeps those whose consent is not known. With --consent email it keeps only those who have agreed to e-mail. Whether you may contact the others is for your law to say.".to_owned()),
         ("engagement", "0 to 100: how much, how often and on how many channels a customer is active.".to_owned()),
     ])) }
 }

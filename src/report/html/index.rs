@@ -147,7 +147,7 @@ fn of_model(model: &str, versions: &[&Version]) -> Markup {
         div.scroll tabindex="0" role="region" aria-label={ "Versions of " (model) } { table.sortable {
             caption { "Versions of " (model) }
             thead { tr {
-                @for name in ["version", "in use", "in a word"].into_iter().chain(names.iter().map(|n| n.name)) {
+                @for name in ["version", "in use", "verdict"].into_iter().chain(names.iter().map(|n| n.name)) {
                     th scope="col" { button type="button" { (name) } }
                 }
             } }
@@ -158,7 +158,9 @@ fn of_model(model: &str, versions: &[&Version]) -> Markup {
                     } @else { (version.version) }
                 }
                 td { @if version.champion { "champion" } }
-                td class=(version.level.name()) { (version.grade) }
+                td class=(version.level.name()) {
+                    @if version.report { (version.level.name()) ": " (version.grade) }
+                }
                 @for number in names {
                     @match value(version, number.name) {
                         Some(value) => td.number data-value=(value) { (format!("{value:.4}")) },

@@ -104,7 +104,7 @@ pub struct Intervals {
     pub log_loss: Interval,
     /// The Brier score.
     pub brier: Interval,
-    /// The expected calibration error.
+    /// The expected calibration error, without the bias of its draws.
     pub ece: Interval,
 }
 
@@ -114,6 +114,8 @@ impl Evaluation {
         let drawable = Drawable::new(probabilities, labels);
         let drawn = draws(labels.len(), |times| drawable.metrics(times));
         let interval = |value: fn(&Drawn) -> f64| Interval::of(drawn.iter().map(value));
+        let as_they_are = drawable.metrics(&vec![1; labels.len()]).ece;
+        let ece = Interval::without_bias(drawn.iter().map(|d| d.ece), as_they_are);
         Self {
             metrics: Metrics::of(probabilities, labels),
             intervals: Intervals {
@@ -121,7 +123,7 @@ impl Evaluation {
                 average_precision: interval(|d| d.average_precision),
                 log_loss: interval(|d| d.log_loss),
                 brier: interval(|d| d.brier),
-                ece: interval(|d| d.ece),
+                ece,
             },
             calibration: CalibrationLine::of(probabilities, labels),
             ece_by_chance: ece_by_chance(probabilities),

@@ -232,6 +232,14 @@ fn threshold_cells(row: &Threshold) -> [Cell; 5] {
     ]
 }
 
+/// What is below a threshold: the rest of the rows and of the positives.
+fn below(row: &Threshold, all: &Metrics) -> Threshold {
+    let base = all.positives as f64 / all.rows as f64;
+    let (share, recall) = (1.0 - row.share, 1.0 - row.recall);
+    let precision = (share > 0.0).then(|| base * recall / share);
+    Threshold { probability: row.probability, share, precision, recall, value: None }
+}
+
 fn recommended(report: &ModelReport) -> Markup {
     let spec = &report.model.spec.evaluation;
     let (Some(benefit), Some(cost), Some(recommended)) =
@@ -265,7 +273,8 @@ fn recommended(report: &ModelReport) -> Markup {
 
 /// Renders where the rules of segments cut the score.
 fn cuts(report: &ModelReport) -> Markup {
-    let rows = &report.metrics.test.thresholds;
+    let test = &report.metrics.test;
+    let rows = &test.thresholds;
     let percentile = |cut: &Cut| cut.column.ends_with("_percentile");
     // A percentile is a share of all customers, a score is a probability.
     let nearest = |cut: &Cut| {
@@ -276,11 +285,11 @@ fn cuts(report: &ModelReport) -> Markup {
         rows.iter().min_by(|a, b| off(a).total_cmp(&off(b)))
     };
     // Rules with the same number share a row.
+    let same = |a: &Cut, b: &Cut| a.column == b.column && a.at == b.at && a.above == b.above;
     let mut groups: Vec<(&Cut, Vec<String>)> = Vec::new();
     for cut in report.cuts {
         let name = format!("{} ({})", cut.segment, cut.part);
-        match groups.iter_mut().find(|(known, _)| known.column == cut.column && known.at == cut.at)
-        {
+        match groups.iter_mut().find(|(known, _)| same(known, cut)) {
             Some((_, names)) => names.push(name),
             None => groups.push((cut, vec![name])),
         }
@@ -288,17 +297,20 @@ fn cuts(report: &ModelReport) -> Markup {
     let cells: Vec<Vec<Cell>> = groups
         .into_iter()
         .filter_map(|(cut, names)| {
-            let own = [format!("{} with {}", cut.column, cut.at), names.join(", ")];
-            Some(own.map(Cell::Text).into_iter().chain(threshold_cells(nearest(cut)?)).collect())
+            let side = if cut.above { "from" } else { "below" };
+            let own = [format!("{} {side} {}", cut.column, cut.at), names.join(", ")];
+            let row = nearest(cut)?;
+            let row = if cut.above { row.clone() } else { below(row, &test.metrics) };
+            Some(own.map(Cell::Text).into_iter().chain(threshold_cells(&row)).collect())
         })
         .collect();
     if cells.is_empty() {
         return html! { p.soft { "No segment rule compares this score with a number." } };
     }
     let head = [
-        "rules compare",
+        "rules take",
         "segments",
-        "probability from",
+        "probability",
         "share of customers",
         "precision",
         "recall",
