@@ -62,7 +62,8 @@ fn table_of(
     Ok(())
 }
 
-fn unknown(name: &str, key: &str, valid: Vec<&str>) -> String {
+fn unknown(name: &str, key: &str, mut valid: Vec<&str>) -> String {
+    valid.sort_unstable();
     let near = valid.iter().min_by_key(|other| strsim::levenshtein(key, other));
     let near = near.filter(|near| strsim::levenshtein(key, near) <= key.len().max(3) / 3);
     let meant = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
@@ -87,6 +88,8 @@ fn value_of(
         }
         let mut all: Vec<String> = options.iter().map(|option| words(option)).collect();
         all.dedup();
+        let has_numbers = all.iter().any(|words| words == "a number");
+        all.retain(|words| !has_numbers || words != "a whole number");
         return fault(all.join(" or "));
     }
     if let Some(constant) = schema.get("const").or_else(|| schema["enum"].get(0)) {

@@ -254,7 +254,7 @@ fn specs_are_checked_before_any_work() {
             2,
             &[
                 "features/commerce.toml line",
-                "there is no setting `feature[1].opp`; did you mean `op`?",
+                "there is no setting `feature[3].opp`; did you mean `op`?",
             ],
         ),
         (
@@ -262,7 +262,7 @@ fn specs_are_checked_before_any_work() {
             "op = \"sum\"",
             "op = \"add\"",
             2,
-            &["`feature[5].op` is \"add\", but it must be \"count\" or"],
+            &["`feature[3].op` is \"add\", but it must be \"count\" or"],
         ),
         (
             "features/commerce.toml",

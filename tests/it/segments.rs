@@ -315,7 +315,7 @@ fn rules_that_cannot_be_are_refused() {
     }
     for (from, to, message) in [
         ("name = \"high_value\"", "name = \"orders_30d\"", "has the name of a feature, score"),
-        ("churn_high = 0.6 ", "churn_high = \"high\" ", "not a number"),
+        ("churn_high = 0.6 ", "churn_high = \"high\" ", "but it must be a number"),
         ("[thresholds]", "[thresholds]\nunused = 1", "no rule uses the threshold unused"),
         ("[thresholds]", "[thresholds]\norders_30d = 1", "has the name of a feature or score"),
         ("churn_high = 0.6 ", "churn_high = nan ", "thresholds.churn_high = NaN"),
