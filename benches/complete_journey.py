@@ -100,14 +100,15 @@ def ours(binary, test, gap, horizon, algorithm):
     done = subprocess.run([*command, "train", "--as-of", as_of], capture_output=True, text=True)
     assert done.returncode in (0, 4), done.stderr
     answer = json.loads(done.stdout)
-    version = folder / "store" / "models" / "churn" / answer["versions"]["churn"]
-    predictions = pl.read_parquet(version / "predictions.parquet")
-    artifact = json.loads((version / "model.json").read_text())["model"]["classifier"]
+    files = {name: pathlib.Path(path) for name, path in answer["models"]["churn"]["files"].items()}
+    predictions = pl.read_parquet(files["predictions.parquet"])
+    artifact = json.loads(files["model.json"].read_text())["model"]["classifier"]
+    metrics = json.loads(files["metrics.json"].read_text())
     assert artifact["schedule"]["test"].startswith(test.strftime("%Y-%m-%d")), artifact["schedule"]
     shutil.rmtree(folder)
     by_key = dict(zip(predictions["customer360_id"], predictions["probability"]))
     labels = dict(zip(predictions["customer360_id"], predictions["label"]))
-    return by_key, labels, answer["classifiers"]["churn"], artifact["configuration"]
+    return by_key, labels, metrics, artifact["configuration"]
 
 
 def calibration_error(p, y):
