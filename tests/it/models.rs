@@ -179,7 +179,7 @@ fn reports_stand_alone() {
     for (path, charts) in [(&*model, 17), (run, 9)] {
         let own = page(&format!("{path}/report.html"));
         // The only reference is to the plotting library, a file of the store.
-        let (_, source) = own.split_once("<script src=\"").unwrap();
+        let (_, source) = own.split_once("data-src=\"").unwrap();
         let (library, _) = source.split_once('"').unwrap();
         assert!(page(&format!("{path}/{library}")).contains("Plotly"), "{library}");
         let own = own.replacen(&format!("src=\"{library}\""), "", 1);

@@ -109,6 +109,7 @@ def check(browser, path, pictures, name):
         page.on("request", lambda r: problems.append(r.url) if not r.url.startswith("file:") else None)
         page.goto(path.as_uri())
         loaded = page.evaluate("() => performance.getEntriesByType('navigation')[0].loadEventEnd")
+        page.wait_for_function("() => window.Plotly || !document.querySelector('.chart')")
         page.wait_for_timeout(500)
         if PICTURE and name == "churn" and viewport is DESK and scheme == "light":
             page.screenshot(path=str(REPOSITORY / "docs/images/report.png"))

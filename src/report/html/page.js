@@ -33,11 +33,23 @@
       draw(entry.target);
     });
   }, { rootMargin: "300px" });
-  charts.forEach(function (chart) { nearby.observe(chart); });
+  // The library is twenty times as large as the page, so that a page shows its text before it loads the library.
+  function begin() { charts.forEach(function (chart) { nearby.observe(chart); }); }
+  if (window.Plotly) { begin(); } else {
+    window.addEventListener("load", function () {
+      setTimeout(function () {
+        var script = document.createElement("script");
+        script.src = document.getElementById("library").getAttribute("data-src");
+        script.onload = begin;
+        document.body.appendChild(script);
+      }, 0);
+    });
+  }
   dark.addEventListener("change", function () { drawn.forEach(function (chart) { draw(chart); }); });
   // A chart does not shrink with the page that it is printed on: A4 and letter have at least this room.
   // It is drawn anew, since flows of a drawn chart would move to their places while paper waits.
   function redraw(room) {
+    if (!window.Plotly) { return; }
     charts.forEach(function (chart) {
       var width = Math.min(room, chart.clientWidth);
       Plotly.purge(chart);

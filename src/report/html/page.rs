@@ -45,23 +45,24 @@ pub static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
 });
 
 /// The place of the library in a page.
-const PLACE: &str = "<script src=\"plotly\"></script>";
+const PLACE: &str = "<script id=\"library\"></script>";
 
 /// A rendered page, which refers to the plotting library or contains it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page(String);
 
 impl Page {
-    /// The file at `path` in the folder of the store. It refers to the library by a relative path.
+    /// The file at `path` in the folder of the store. It refers to the library by a relative path, and loads it after
+    /// the text is shown.
     pub fn at(&self, path: &str) -> String {
         let up = "../".repeat(path.matches('/').count());
-        let element = format!("<script src=\"{up}{}\"></script>", LIBRARY.path);
+        let element = format!("<script id=\"library\" data-src=\"{up}{}\"></script>", LIBRARY.path);
         self.0.replacen(PLACE, &element, 1)
     }
 
     /// A file that contains the library.
     pub fn self_contained(&self) -> String {
-        self.0.replacen(PLACE, &format!("<script>{}</script>", LIBRARY.source), 1)
+        self.0.replacen(PLACE, &format!("<script id=\"library\">{}</script>", LIBRARY.source), 1)
     }
 }
 
