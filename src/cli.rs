@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::commands;
 use crate::commands::build::Build;
 use crate::commands::pages::Form;
+use crate::commands::show::Layout;
 use crate::config::{FileKind, Origin, Overrides, Project};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
@@ -45,6 +46,9 @@ struct Global {
     /// The store's folder, instead of project.store
     #[arg(long, global = true, env = "C360_STORE")]
     store: Option<PathBuf>,
+    /// Read the store as of this root, as `history` numbers them; only for commands that do not write
+    #[arg(long, global = true, value_name = "NUMBER", env = "C360_ROOT")]
+    root: Option<u64>,
     /// Memory that a run may use, instead of engine.memory
     #[arg(long, global = true, env = "C360_MEMORY")]
     memory: Option<String>,
@@ -64,11 +68,12 @@ struct Global {
 
 /// The global options that the environment can set: the option, its flag, its variable, and the setting of c360.toml
 /// that it overrides.
-const GLOBAL: [(&str, &str, &str, Option<&str>); 7] = [
+const GLOBAL: [(&str, &str, &str, Option<&str>); 8] = [
     ("project", "--project", "C360_PROJECT", None),
     ("as_of", "--as-of", "C360_AS_OF", Some("project.as_of")),
     ("known_at", "--known-at", "C360_KNOWN_AT", None),
     ("store", "--store", "C360_STORE", Some("project.store")),
+    ("root", "--root", "C360_ROOT", None),
     ("memory", "--memory", "C360_MEMORY", Some("engine.memory")),
     ("format", "--format", "C360_FORMAT", None),
     ("log_format", "--log-format", "C360_LOG_FORMAT", None),
@@ -112,6 +117,7 @@ impl Global {
         let values = [
             ("project", json!(self.project)),
             ("known_at", json!(self.known_at)),
+            ("root", json!(self.root)),
             ("format", name(self.format.to_possible_value())),
             ("log_format", name(self.log_format.to_possible_value())),
         ];
@@ -125,6 +131,8 @@ enum Format {
     Json,
     /// Only for `schema`: a CREATE TABLE statement
     Sql,
+    /// Only for `show`
+    Csv,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -187,6 +195,28 @@ enum Command {
         /// Serve the reports on this port of 127.0.0.1 until interrupted; 0 for any that is free
         #[arg(long, value_name = "PORT")]
         serve: Option<u16>,
+    },
+    /// Print the first rows of a table at the as-of of the current profile, or at --as-of
+    Show {
+        /// profile, scores, segments, segment_changes, recommendations, or features/VIEW
+        table: String,
+        /// How many rows
+        #[arg(long, value_name = "ROWS", default_value_t = 10)]
+        head: usize,
+    },
+    /// List the roots of the store: what each run has published, and when
+    History,
+    /// Remove old roots of the store, and what no root names any more
+    Gc {
+        /// How many of the latest roots are kept
+        #[arg(long, value_name = "ROOTS", default_value_t = 30)]
+        keep: usize,
+        /// Keep also what was written within this time, because a run may be at work with it
+        #[arg(long, value_name = "DURATION", default_value = "1d")]
+        grace: Duration,
+        /// Say what would be removed, and remove nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Generate customers and events with a known truth
     Simulate(Simulate),
@@ -561,9 +591,16 @@ pub fn main() -> Exit {
 
 fn execute(cli: &Cli, origins: &Origins) -> Result<(Output, Exit)> {
     let global = &cli.global;
-    if global.format == Format::Sql && !matches!(cli.command, Command::Schema { of: None }) {
+    let fits = match global.format {
+        Format::Text | Format::Json => true,
+        Format::Sql => matches!(cli.command, Command::Schema { of: None }),
+        Format::Csv => matches!(cli.command, Command::Show { .. }),
+    };
+    if !fits {
+        let given = global.format.to_possible_value();
+        let given = given.as_ref().map_or("", |value| value.get_name()).to_owned();
         let required = "text or json for this command";
-        return Err(Error::setting("command line", "--format", "sql", required, "--format json"));
+        return Err(Error::setting("command line", "--format", given, required, "--format json"));
     }
     let mut progress = Progress::new(global.quiet || !std::io::stderr().is_terminal());
     let overrides = Overrides {
@@ -571,6 +608,7 @@ fn execute(cli: &Cli, origins: &Origins) -> Result<(Output, Exit)> {
         known_at: global.known_at,
         store: global.store.clone(),
         memory: global.memory.clone(),
+        root: global.root,
         origins: origins.settings(),
     };
     let project = || Project::load(&global.project, &overrides);
@@ -699,6 +737,14 @@ fn execute(cli: &Cli, origins: &Origins) -> Result<(Output, Exit)> {
         Command::Export(Export::Postgres { url, table, push }) => {
             push.to(&project()?, || commands::push::postgres(url, table), &mut progress)?
         }
+        Command::Show { table, head } => {
+            let layout = if global.format == Format::Csv { Layout::Csv } else { Layout::Text };
+            commands::show::show(&project()?, table, *head, global.as_of, layout)?
+        }
+        Command::History => commands::history::history(&project()?)?,
+        Command::Gc { keep, grace, dry_run } => {
+            commands::history::gc(&project()?, *keep, *grace, *dry_run)?
+        }
         Command::Explain { id } => commands::explain::explain(&project()?, id, global.as_of)?,
         Command::Simulate(arguments) => {
             let truth_at = match arguments.truth_at.as_slice() {
@@ -738,7 +784,7 @@ fn start_logging(global: &Global) {
 fn print(output: &Output, format: Format) {
     use std::io::Write;
     let text = match format {
-        Format::Text | Format::Sql => output.text.clone(),
+        Format::Text | Format::Sql | Format::Csv => output.text.clone(),
         Format::Json => format!("{:#}\n", output.json),
     };
     // A failed write means that the reader has closed the pipe because it needs no more output.

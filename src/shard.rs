@@ -121,9 +121,9 @@ impl Shard {
         self.of.0 >= other.of.0 && self.meets(other)
     }
 
-    /// The name of the file that generation `generation` of a store writes for the shard.
-    pub fn file_name(self, generation: u64) -> String {
-        format!("{:05}-of-{:05}-{generation}.parquet", self.index, self.of.0)
+    /// The name of the file that generation `number` of a store writes for the shard.
+    pub fn file_name(self, number: u64) -> String {
+        format!("{:05}-of-{:05}-{number}.parquet", self.index, self.of.0)
     }
 
     /// The shard that a file holds, taken from the file's name. A file with any other name may hold all

@@ -90,15 +90,15 @@ impl Artifact {
     }
 
     /// Reads and checks one version of a model.
-    pub fn load(store: &Store, name: &str, version: &str) -> Result<Self> {
+    pub fn load(store: &Store, root: &Root, name: &str, version: &str) -> Result<Self> {
         let relative = format!("models/{name}/{version}/model.json");
-        let artifact: Self = store.read_json(&relative)?;
+        let artifact: Self = store.read_json(root, &relative)?;
         if let Trained::Classifier(model) = &artifact.model {
             let terms: Vec<String> =
                 model.preprocessing.terms().into_iter().map(|(n, _)| n).collect();
             let fits = model.estimator.fits(terms.len());
             if terms != model.terms || !fits {
-                return Err(StoreProblem::EditedModel { path: store.file(&relative) }.into());
+                return Err(StoreProblem::EditedModel { path: store.file(root, &relative)? }.into());
             }
         }
         Ok(artifact)
@@ -119,7 +119,7 @@ impl Artifact {
         };
         let known = |artifact: &Self| artifact.known_at <= as_of.known_at;
         if let Some(version) = root.champions.get(name).filter(by_then) {
-            let champion = Self::load(store, name, version)?;
+            let champion = Self::load(store, root, name, version)?;
             if known(&champion) {
                 return Ok(Some(champion));
             }
@@ -129,7 +129,8 @@ impl Artifact {
         versions.retain(|version| !root.is_held_back(name, version));
         // Sorting is stable, so of several versions with one as-of the last trained one is taken.
         versions.sort_by_key(|version| Self::trained_at(version));
-        let mut others = versions.into_iter().rev().filter_map(|v| Self::load(store, name, v).ok());
+        let mut others =
+            versions.into_iter().rev().filter_map(|v| Self::load(store, root, name, v).ok());
         Ok(others.find(known))
     }
 

@@ -58,7 +58,7 @@ pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result
     let mut left: Option<Vec<ViewsAt>> = None;
     progress.steps(as_ofs.len() as u64);
     loop {
-        let mut transaction = store.begin("features build")?;
+        let mut transaction = store.begin("features build", super::now)?;
         let shards = shards(project, &mut transaction.root);
         progress.stage("reading the profile");
         let instants: Vec<Instant> = as_ofs.iter().map(|as_of| as_of.at).collect();
@@ -249,10 +249,11 @@ fn is_current(
 ) -> bool {
     let path = registry::path(view, as_of.at);
     let root = &transaction.root;
-    if !root.files.contains_key(&path) || root.below(&folder(view, as_of.at)).next().is_none() {
+    let store = transaction.store();
+    if root.folders_in(&folder(view, as_of.at)).next().is_none() {
         return false;
     }
-    transaction.store().read_json::<SnapshotRecord>(&path).is_ok_and(|snapshot| {
+    store.read_json::<SnapshotRecord>(root, &path).is_ok_and(|snapshot| {
         snapshot.as_of == as_of
             && snapshot.inputs == *inputs
             && snapshot.definition == registry::definition(&project.catalog, view)

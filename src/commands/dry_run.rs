@@ -95,7 +95,7 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     progress.stage("fingerprinting the data");
     let data = files_fingerprint(project)?;
     progress.finish();
-    let inputs = previous::inputs(&root, &context);
+    let inputs = previous::inputs(&store, &root, &context)?;
     let same = previous::same_run(project, &store, &root, as_of, &data, &inputs);
     let same = same.filter(|_| !force);
     let mut table = Table::new(&["model", "version"]);

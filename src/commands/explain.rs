@@ -26,7 +26,7 @@ use crate::scoring::waterfall::Waterfall;
 use crate::shard::{self, Shard, Shards};
 use crate::sources::attributes::Attributes;
 use crate::sources::profile::{Entities, KEY};
-use crate::store::Store;
+use crate::store::{Root, Store};
 use crate::time::Instant;
 
 /// Scores that differ by at most this much are considered equal.
@@ -51,7 +51,7 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
     json.insert("as_of".into(), json!(as_of));
     json.insert("profile".into(), json!(objects(&row).pop()));
     if let Some(scores) = &scores {
-        let artifacts = artifacts(&store, scores);
+        let artifacts = artifacts(&store, &root, scores);
         let waterfalls = waterfalls(project, &store, id, as_of, scores, &artifacts)?;
         text += &scores_text(scores, &artifacts, &waterfalls);
         json.insert("scores".into(), json!(objects(scores)));
@@ -150,11 +150,11 @@ fn recommended(rows: &RecordBatch) -> Vec<String> {
 }
 
 /// Loads the version that computed each row of scores. It is None where the version cannot be loaded.
-fn artifacts(store: &Store, scores: &RecordBatch) -> Vec<Option<Artifact>> {
+fn artifacts(store: &Store, root: &Root, scores: &RecordBatch) -> Vec<Option<Artifact>> {
     let text = |name: &str, row: usize| {
         scores.column_by_name(name).map_or_else(String::new, |column| cell(column, row))
     };
-    let load = |row| Artifact::load(store, &text("model", row), &text("version", row)).ok();
+    let load = |row| Artifact::load(store, root, &text("model", row), &text("version", row)).ok();
     (0..scores.num_rows()).map(load).collect()
 }
 

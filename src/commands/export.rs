@@ -20,15 +20,16 @@ use crate::export::{feast, onnx};
 use crate::features::catalog::Catalog;
 use crate::report::html::page::self_contained;
 use crate::report::{Output, Progress, Table, thousands};
-use crate::store::Store;
 use crate::store::parquet::{Writer, read};
 use crate::store::staged::{Staged, replace};
+use crate::store::{Root, Store};
 use crate::time::Duration;
 use crate::training::metrics::ClassifierMetrics;
 
 /// Writes the preprocessing, the model and the calibration of a classifier as one ONNX graph.
 pub fn onnx(project: &Project, name: &str, version: Option<&str>, out: &Path) -> Result<Output> {
-    let (artifact, model) = classifier(&project.store()?, name, version)?;
+    let store = project.store()?;
+    let (artifact, model) = classifier(&store, &store.root()?, name, version)?;
     let rendered = onnx::render(&artifact, &model)?;
     replace(out, &rendered.bytes)?;
     let version = &artifact.version;
@@ -58,19 +59,19 @@ pub fn mlflow(
 ) -> Result<Output> {
     let server = Server::new(tracking_uri, credentials())?;
     let store = project.store()?;
-    let (artifact, model) = classifier(&store, name, version)?;
+    let root = store.root()?;
+    let (artifact, model) = classifier(&store, &root, name, version)?;
     let folder = format!("models/{name}/{}", artifact.version);
-    let metrics: ClassifierMetrics = store.read_json(&format!("{folder}/metrics.json"))?;
+    let metrics: ClassifierMetrics = store.read_json(&root, &format!("{folder}/metrics.json"))?;
     let mut files = Vec::new();
-    for path in store.root()?.below(&folder) {
-        let file = store.file(path);
-        let mut bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
-        if let Ok(text) = std::str::from_utf8(&bytes)
-            && path.ends_with(".html")
-        {
-            bytes = self_contained(text, path).into_bytes();
-        }
+    for path in store.below(&root, &folder)? {
+        let file = store.file(&root, &path)?;
+        let bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
         files.push((path[folder.len() + 1..].to_owned(), bytes));
+    }
+    let page = format!("{folder}/report.html");
+    if let Ok(text) = std::fs::read_to_string(store.beside(&page)) {
+        files.push(("report.html".to_owned(), self_contained(&text, &page).into_bytes()));
     }
     files.push(("model.onnx".to_owned(), onnx::render(&artifact, &model)?.bytes));
     let experiment = experiment.unwrap_or(&project.settings.project.name);
@@ -108,11 +109,12 @@ fn credentials() -> Credentials {
 
 fn classifier(
     store: &Store,
+    root: &Root,
     name: &str,
     version: Option<&str>,
 ) -> Result<(Artifact, Box<ClassifierArtifact>)> {
-    let version = pick(&store.root()?, name, version)?;
-    let artifact = Artifact::load(store, name, &version)?;
+    let version = pick(root, name, version)?;
+    let artifact = Artifact::load(store, root, name, &version)?;
     match artifact.model.clone() {
         Trained::Classifier(model) => Ok((artifact, model)),
         _ => {

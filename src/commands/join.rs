@@ -177,8 +177,10 @@ pub fn snapshots(
     view: &str,
 ) -> Result<Vec<PathBuf>> {
     same_definitions(project, store, root, view)?;
-    let paths: Vec<_> =
-        root.below(&format!("features/{view}")).map(|file| store.file(file)).collect();
+    let folder = format!("features/{view}");
+    let names = store.below(root, &folder)?;
+    let paths = names.iter().map(|name| store.file(root, name));
+    let paths: Vec<_> = paths.collect::<Result<_>>()?;
     if paths.is_empty() {
         return Err(CommandProblem::NoSnapshots { view: view.to_owned() }.into());
     }

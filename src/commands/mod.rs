@@ -7,6 +7,7 @@ pub mod dry_run;
 pub mod explain;
 pub mod export;
 pub mod features;
+pub mod history;
 pub mod init;
 pub mod join;
 mod lineage;
@@ -25,6 +26,7 @@ pub mod run;
 pub mod schema;
 pub mod score;
 pub mod segments;
+pub mod show;
 pub mod simulate;
 mod timelines;
 pub mod train;
@@ -46,6 +48,11 @@ use crate::sources::files::Fingerprint;
 use crate::sources::profile::Scattering;
 use crate::store::Root;
 use crate::time::Instant;
+
+/// Reads the clock.
+fn now() -> Instant {
+    Instant(chrono::Utc::now().timestamp_micros())
+}
 
 /// The as-of and the known-at of a run.
 fn as_of(project: &Project) -> Result<AsOf> {

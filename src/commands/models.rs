@@ -35,7 +35,7 @@ pub fn list(project: &Project) -> Result<Output> {
     ]);
     let mut list = Vec::new();
     for (name, version) in root.versions() {
-        let artifact = Artifact::load(&store, name, version)?;
+        let artifact = Artifact::load(&store, &root, name, version)?;
         let champion = root.champions.get(name).is_some_and(|champion| champion == version);
         let metrics = match &artifact.model {
             Trained::Classifier(model) => Some(&model.metrics),
@@ -66,11 +66,11 @@ pub fn show(project: &Project, name: &str, version: Option<&str>) -> Result<Outp
     let store = project.store()?;
     let root = store.root()?;
     let version = pick(&root, name, version)?;
-    let artifact = Artifact::load(&store, name, &version)?;
+    let artifact = Artifact::load(&store, &root, name, &version)?;
     let text = match &artifact.model {
         Trained::Classifier(model) => {
             let metrics: ClassifierMetrics =
-                store.read_json(&format!("models/{name}/{version}/metrics.json"))?;
+                store.read_json(&root, &format!("models/{name}/{version}/metrics.json"))?;
             format!("{}\n{}", describe(name, &version, &metrics), makeup(model, &metrics))
         }
         Trained::Engagement(model) => {
@@ -80,11 +80,13 @@ pub fn show(project: &Project, name: &str, version: Option<&str>) -> Result<Outp
             format!("{name} {version}\ncut points over {} buyers\n", model.buyers)
         }
         Trained::LifetimeValue(_) => {
-            let metrics = store.read_json(&format!("models/{name}/{version}/metrics.json"))?;
+            let metrics =
+                store.read_json(&root, &format!("models/{name}/{version}/metrics.json"))?;
             text::lifetime_value(name, &version, &metrics)
         }
         Trained::Affinity(_) => {
-            let metrics = store.read_json(&format!("models/{name}/{version}/metrics.json"))?;
+            let metrics =
+                store.read_json(&root, &format!("models/{name}/{version}/metrics.json"))?;
             text::affinity(name, &version, &metrics)
         }
     };
@@ -94,10 +96,10 @@ pub fn show(project: &Project, name: &str, version: Option<&str>) -> Result<Outp
 /// Promotes a version to champion.
 pub fn promote(project: &Project, name: &str, version: &str) -> Result<Output> {
     let store = project.store()?;
-    let mut transaction = store.begin("models promote")?;
+    let mut transaction = store.begin("models promote", super::now)?;
     let version = pick(&transaction.root, name, Some(version))?;
     // A version that cannot be read must not become the champion.
-    Artifact::load(&store, name, &version)?;
+    Artifact::load(&store, &transaction.root, name, &version)?;
     let before = transaction.root.promote(name, &version);
     if before.as_ref() != Some(&version) {
         transaction.commit()?;
@@ -108,12 +110,12 @@ pub fn promote(project: &Project, name: &str, version: &str) -> Result<Output> {
 /// Makes the previous champion the champion again.
 pub fn roll_back(project: &Project, name: &str) -> Result<Output> {
     let store = project.store()?;
-    let mut transaction = store.begin("models rollback")?;
+    let mut transaction = store.begin("models rollback", super::now)?;
     pick(&transaction.root, name, None)?;
     let Some((before, version)) = transaction.root.roll_back(name) else {
         return Err(CommandProblem::NoEarlierVersion { model: name.to_owned() }.into());
     };
-    Artifact::load(&store, name, &version)?;
+    Artifact::load(&store, &transaction.root, name, &version)?;
     transaction.commit()?;
     Ok(in_use(name, &version, Some(before)))
 }
@@ -124,13 +126,15 @@ pub fn compare(project: &Project, name: &str, ours: &str, theirs: &str) -> Resul
     let root = store.root()?;
     let load = |version: &str| -> Result<(ClassifierArtifact, ClassifierMetrics, Tested)> {
         let version = pick(&root, name, Some(version))?;
-        let Trained::Classifier(model) = Artifact::load(&store, name, &version)?.model else {
+        let Trained::Classifier(model) = Artifact::load(&store, &root, name, &version)?.model
+        else {
             let (model, only) = (name.to_owned(), "only versions of classifiers can be compared");
             return Err(CommandProblem::NotAClassifier { model, only }.into());
         };
         let folder = format!("models/{name}/{version}");
-        let metrics = store.read_json(&format!("{folder}/metrics.json"))?;
-        let predictions = predictions(&store.file(&format!("{folder}/predictions.parquet")))?;
+        let metrics = store.read_json(&root, &format!("{folder}/metrics.json"))?;
+        let predictions =
+            predictions(&store.file(&root, &format!("{folder}/predictions.parquet"))?)?;
         Ok((*model, metrics, predictions))
     };
     let ((a, a_metrics, a_rows), (b, b_metrics, b_rows)) = (load(ours)?, load(theirs)?);

@@ -1,6 +1,5 @@
 //! Writes the pages of reports, and the plotting library that they refer to.
 
-use crate::error::Result;
 use crate::report::html::page::{LIBRARY, Page};
 use crate::store::Transaction;
 
@@ -13,13 +12,13 @@ pub enum Form {
     SelfContained,
 }
 
-/// Stages a page, and the library if the page refers to it and it is not there yet.
-pub fn write(transaction: &mut Transaction, path: &str, page: &Page, form: Form) -> Result<()> {
+/// Writes a page with the transaction, and the library if the page refers to it and it is not there yet.
+pub fn write(transaction: &mut Transaction, path: &str, page: &Page, form: Form) {
     if form == Form::SelfContained {
-        return transaction.write_text(path, &page.self_contained());
+        return transaction.write_page(path, page.self_contained());
     }
-    if !transaction.has(&LIBRARY.path) {
-        transaction.write_text(&LIBRARY.path, &LIBRARY.source)?;
+    if !transaction.has_page(&LIBRARY.path) {
+        transaction.write_page(&LIBRARY.path, LIBRARY.source.clone());
     }
-    transaction.write_text(path, &page.at(path))
+    transaction.write_page(path, page.at(path));
 }

@@ -1,7 +1,6 @@
 //! The results of earlier runs: the segments and scores that a run continues, and whether a run would repeat
 //! an earlier one.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use arrow_array::Array;
@@ -10,7 +9,7 @@ use arrow_array::types::Float64Type;
 use serde_json::json;
 
 use crate::config::Project;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::features::plan::AsOf;
 use crate::scoring::context::ScoringContext;
 use crate::store::parquet::batches;
@@ -20,16 +19,15 @@ use crate::time::Instant;
 
 /// The inputs of a scoring run in addition to its data and its project: the versions of the models and the
 /// previous segments.
-pub fn inputs(root: &Root, context: &ScoringContext) -> serde_json::Value {
-    let previous = segments(root, context.as_of.at).map(|(at, files)| {
-        let checksums: Vec<&str> = files
-            .iter()
-            .filter_map(|path| root.files.get(path))
-            .map(|file| file.xxh3.as_str())
-            .collect();
-        json!({ "as_of": at, "xxh3": checksums })
+pub fn inputs(store: &Store, root: &Root, context: &ScoringContext) -> Result<serde_json::Value> {
+    let previous = segments(root, context.as_of.at).map(|at| {
+        let files = store.below(root, &format!("segments/as_of={}", at.folder()))?;
+        let checksum = |name: &String| Ok(store.live(root, name)?.map(|file| file.xxh3));
+        let checksums = files.iter().map(checksum).collect::<Result<Vec<_>>>()?;
+        Ok::<_, Error>(json!({ "as_of": at, "xxh3": checksums }))
     });
-    json!({ "models": context.champions.versions(), "previous_segments": previous })
+    let previous = previous.transpose()?;
+    Ok(json!({ "models": context.champions.versions(), "previous_segments": previous }))
 }
 
 /// Finds the latest scoring run of this as-of, if it had the same inputs and all of its files are still live.
@@ -42,15 +40,15 @@ pub fn same_run(
     data: &str,
     inputs: &serde_json::Value,
 ) -> Option<String> {
-    let mut runs: Vec<&str> = root.below("runs").collect();
+    let mut runs: Vec<&str> = root.folders_in("runs").collect();
     runs.sort_unstable();
     let (run, manifest) = runs
         .into_iter()
         .rev()
-        .filter_map(|path| {
-            let run = path.strip_prefix("runs/")?.strip_suffix("/manifest.json")?;
-            run.ends_with("-score").then_some(())?;
-            Some((run, store.read_json::<serde_json::Value>(path).ok()?))
+        .filter_map(|folder| {
+            let run = folder.strip_prefix("runs/").filter(|run| run.ends_with("-score"))?;
+            let manifest = format!("{folder}/manifest.json");
+            Some((run, store.read_json::<serde_json::Value>(root, &manifest).ok()?))
         })
         .find(|(_, manifest)| manifest["as_of"]["at"] == json!(as_of.at))?;
     let same = manifest["as_of"] == json!(as_of)
@@ -61,21 +59,21 @@ pub fn same_run(
         && manifest["previous_segments"] == inputs["previous_segments"];
     let generation: u64 = run.strip_suffix("-score")?.parse().ok()?;
     let (folder, suffix) =
-        (format!("/as_of={}/", as_of.at.folder()), format!("-{generation}.parquet"));
-    let mut written = root.files.keys().filter(|path| path.contains(&folder));
-    (same && written.all(|path| path.ends_with(&suffix))).then(|| run.to_owned())
+        (format!("/as_of={}", as_of.at.folder()), format!("-{generation}.parquet"));
+    let of_as_of = root.folders.keys().filter(|own| own.ends_with(&folder));
+    // The records of snapshots are no rows.
+    let mut tables = of_as_of.filter(|own| !own.starts_with("registry/"));
+    let is_own = |table: &String| {
+        let names = store.below(root, table).unwrap_or_default();
+        names.iter().all(|name| name.ends_with(&suffix))
+    };
+    (same && tables.all(is_own)).then(|| run.to_owned())
 }
 
-/// Finds the latest published as-of that is strictly earlier, with its files of segments.
-pub fn segments(root: &Root, as_of: Instant) -> Option<(Instant, Vec<String>)> {
-    let earlier = root.below("segments").filter_map(|path| {
-        let folder = path.split('/').nth(1)?.strip_prefix("as_of=")?;
-        let at = Instant::from_folder(folder)?;
-        (at < as_of).then_some((at, path))
-    });
-    let mut by_as_of: BTreeMap<Instant, Vec<String>> = BTreeMap::new();
-    earlier.for_each(|(at, path)| by_as_of.entry(at).or_default().push(path.to_owned()));
-    by_as_of.pop_last()
+/// Finds the latest published as-of that is strictly earlier.
+pub fn segments(root: &Root, as_of: Instant) -> Option<Instant> {
+    let as_ofs = root.as_ofs("segments").into_iter().filter_map(Instant::from_folder);
+    as_ofs.filter(|at| *at < as_of).max()
 }
 
 /// The scores of a model at an earlier as-of.
@@ -98,7 +96,7 @@ pub fn scores(
     scratch: &Path,
 ) -> Result<Vec<EarlierScores>> {
     let folder = as_of.map(|at| format!("scores/as_of={}", at.folder()));
-    let files: Vec<&str> = folder.iter().flat_map(|folder| root.below(folder)).collect();
+    let files = folder.map(|folder| store.below(root, &folder)).transpose()?.unwrap_or_default();
     let empty = |_: &&str| {
         let sorted = SortedRuns::create(scratch, files.len())?;
         Ok(EarlierScores { sorted, range: [f64::MAX, f64::MIN], are_whole: true })
@@ -106,13 +104,13 @@ pub fn scores(
     let mut earlier: Vec<EarlierScores> = models.iter().map(empty).collect::<Result<_>>()?;
     for (run, file) in files.iter().enumerate() {
         let mut numbers: Vec<Vec<(f64, bool)>> = models.iter().map(|_| Vec::new()).collect();
-        for rows in batches(&store.file(file), Some(&["model", "score"]), None)? {
+        for rows in batches(&store.file(root, file)?, Some(&["model", "score"]), None)? {
             let rows = rows?;
             let model = rows.column_by_name("model").and_then(|c| c.as_string_opt::<i32>());
             let score = rows.column_by_name("score");
             let score = score.and_then(|column| column.as_primitive_opt::<Float64Type>());
             let (Some(model), Some(score)) = (model, score) else {
-                let path = store.file(file);
+                let path = store.file(root, file)?;
                 return Err(StoreProblem::NotATable { path, table: "scores" }.into());
             };
             for row in (0..rows.num_rows()).filter(|row| score.is_valid(*row)) {

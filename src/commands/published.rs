@@ -115,7 +115,7 @@ impl<'a> ScoredAsOf<'a> {
         let models = tables.scores(scores.as_ref(), customers.len())?;
         let rfm = tables.rfm(scores.as_ref(), customers.len())?;
         let frame = frame(&features, &models, rfm.as_ref(), self.project.context().scale)?;
-        let before = previous::segments(&self.root, self.as_of).map(|(at, _)| at);
+        let before = previous::segments(&self.root, self.as_of);
         let mut writers = self.project.catalog.features.iter();
         let writer = writers.find(|feature| feature.writes.as_deref() == Some("last_purchase_at"));
         Ok(Published {
@@ -290,7 +290,7 @@ impl Tables<'_> {
         let suffix = format!("-{generation}.parquet");
         for view in self.wanted(views) {
             let folder = format!("features/{}/as_of={}", view.name, self.as_of.folder());
-            if self.root.below(&folder).any(|file| !file.ends_with(&suffix)) {
+            if self.store.below(self.root, &folder)?.iter().any(|file| !file.ends_with(&suffix)) {
                 let what = format!("the view {} was built anew since", view.name);
                 return Err(self.moved_on(&what));
             }
@@ -391,8 +391,8 @@ pub fn scored_at(root: &Root, at: Option<Instant>) -> Result<Instant> {
 /// Reads the rows of one customer from a table of the store. Returns None if there are none.
 pub fn rows_of(store: &Store, root: &Root, folder: &str, id: &str) -> Result<Option<RecordBatch>> {
     let mut found = Vec::new();
-    for file in root.below(folder).filter(|file| Shard::of_file(file).has(id)) {
-        for batch in crate::store::parquet::batches(&store.file(file), None, None)? {
+    for file in store.below(root, folder)?.iter().filter(|file| Shard::of_file(file).has(id)) {
+        for batch in crate::store::parquet::batches(&store.file(root, file)?, None, None)? {
             let batch = batch?;
             let own = keys(&batch)?.iter().enumerate().filter(|(_, key)| *key == Some(id));
             let own: Vec<u32> = own.map(|(row, _)| row as u32).collect();

@@ -50,7 +50,7 @@ pub fn push(
     let content = Content::of(&served, &std::env::temp_dir(), done)?;
     progress.stage("connecting");
     let mut store = open()?;
-    let file = project.store()?.file(&Pushed::file(store.target()));
+    let file = project.store()?.beside(&Pushed::file(store.target()));
     let held = store.holds()?;
     let holds = held.name.clone().filter(|_| held.is_whole && !full);
     let has_all = holds.as_deref() == Some(content.name());

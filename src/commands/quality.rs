@@ -133,9 +133,10 @@ impl<'a> ExpectationCheck<'a> {
             return own.collect();
         }
         let record = stored.map(|then| (then, registry::path(&view.name, then)));
-        let Some((then, record)) = record.filter(|(_, path)| root.files.contains_key(path)) else {
+        let Some((then, record)) = record else { return Ok(BTreeMap::new()) };
+        if !transaction.store().has(root, &record)? {
             return Ok(BTreeMap::new());
-        };
+        }
         // A damaged snapshot of another as-of is no fault of the features of this run.
         let read = self.read(transaction, view, (then, &record), &columns);
         Ok(read.unwrap_or_else(|error| {
@@ -154,16 +155,16 @@ impl<'a> ExpectationCheck<'a> {
         columns: &BTreeSet<&str>,
     ) -> Result<BTreeMap<String, (Instant, Distribution)>> {
         let (store, root) = (transaction.store(), &transaction.root);
-        let record: SnapshotRecord = store.read_json(record)?;
+        let record: SnapshotRecord = store.read_json(root, record)?;
         let outdated = record.outdated(&self.project.catalog);
         let moved: BTreeSet<&str> = outdated.map(|feature| feature.column()).collect();
         let folder = folder(&view.name, then);
-        let files: Vec<&str> = root.below(&folder).collect();
+        let files = store.below(root, &folder)?;
         let column = |column: &&str| {
             let values = ComparedColumn::create(&self.folder, files.len())?;
             for (run, file) in files.iter().enumerate() {
                 let mut arrays = Vec::new();
-                for rows in batches(&store.file(file), Some(&[*column]), None)? {
+                for rows in batches(&store.file(root, file)?, Some(&[*column]), None)? {
                     arrays.extend(rows?.column_by_name(column).cloned());
                 }
                 values.put(run, &arrays)?;

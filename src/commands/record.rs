@@ -71,5 +71,5 @@ impl RunRecord<'_> {
 
 /// The name of the run that `transaction` publishes.
 pub fn run_id(transaction: &Transaction, command: &str) -> String {
-    format!("{:06}-{command}", transaction.generation())
+    format!("{:06}-{command}", transaction.number())
 }

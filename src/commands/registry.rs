@@ -137,8 +137,8 @@ pub fn diff(project: &Project, at: Instant, against: Instant) -> Result<Output> 
     for view in &project.catalog.views {
         let read = |at: Instant| -> Result<Option<SnapshotRecord>> {
             let path = registry::path(&view.name, at);
-            let is_live = root.files.contains_key(&path);
-            is_live.then(|| store.read_json(&path)).transpose()
+            let is_live = store.has(&root, &path)?;
+            is_live.then(|| store.read_json(&root, &path)).transpose()
         };
         let (Some(new), Some(old)) = (read(at)?, read(against)?) else { continue };
         found += 1;
@@ -178,11 +178,7 @@ pub fn diff(project: &Project, at: Instant, against: Instant) -> Result<Output> 
         }
     }
     if found == 0 {
-        let known: BTreeSet<&str> = root
-            .as_ofs(registry::FOLDER)
-            .into_iter()
-            .filter_map(|at| at.strip_suffix(".json"))
-            .collect();
+        let known = root.as_ofs(registry::FOLDER);
         let known = known.into_iter().map(str::to_owned).collect();
         let (at, against) = (at.folder(), against.folder());
         return Err(CommandProblem::NoRecords { at, against, known }.into());

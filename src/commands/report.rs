@@ -27,15 +27,15 @@ const INDEX: &str = "reports.html";
 /// Renders the reports of all versions and runs, and the index page.
 pub fn report(project: &Project, form: Form, progress: &mut Progress) -> Result<(Output, PathBuf)> {
     let store = project.store()?;
-    let mut transaction = store.begin("report")?;
+    let mut transaction = store.begin("report", super::now)?;
     progress.stage("rendering reports");
     let versions = versions(project, &store, form, &mut transaction)?;
     let runs = runs(project, &store, form, &mut transaction)?;
     let page = index::render(&project.settings.project.name, &versions, &runs);
-    pages::write(&mut transaction, INDEX, &page, form)?;
+    pages::write(&mut transaction, INDEX, &page, form);
     transaction.commit()?;
     progress.finish();
-    let path = store.file(INDEX);
+    let path = store.beside(INDEX);
     let mut table = Table::new(&["report", "in"]);
     table.row(["all versions and runs".to_owned(), path.display().to_string()]);
     let folder = project.store_shown();
@@ -69,11 +69,11 @@ fn versions(
     let project = &project.settings.project.name;
     let mut versions = Vec::new();
     for (name, version) in all {
-        let artifact = Artifact::load(store, &name, &version)?;
+        let artifact = Artifact::load(store, &transaction.root, &name, &version)?;
         let numbers_of = format!("models/{name}/{version}/metrics.json");
         let (page, grade, level, numbers) = match &artifact.model {
             Trained::Classifier(model) => {
-                let metrics: ClassifierMetrics = store.read_json(&numbers_of)?;
+                let metrics: ClassifierMetrics = store.read_json(&transaction.root, &numbers_of)?;
                 let numbers = index::of_classifier(&metrics.test.metrics);
                 let (artifact, metrics) = (&artifact, &metrics);
                 let cuts = &model::cuts(segments, model);
@@ -82,13 +82,14 @@ fn versions(
                 (Some(model::render(&report)), metrics.grade.grade.clone(), level, numbers)
             }
             Trained::LifetimeValue(model) => {
-                let metrics: LifetimeValueMetrics = store.read_json(&numbers_of)?;
+                let metrics: LifetimeValueMetrics =
+                    store.read_json(&transaction.root, &numbers_of)?;
                 let page = lifetime_value::render(project, &artifact, model, &metrics);
                 let level = Findings::of_lifetime_value(&metrics).level();
                 (Some(page), metrics.method(), level, index::of_lifetime_value(&metrics))
             }
             Trained::Affinity(model) => {
-                let metrics: AffinityMetrics = store.read_json(&numbers_of)?;
+                let metrics: AffinityMetrics = store.read_json(&transaction.root, &numbers_of)?;
                 let page = affinity::render(project, &artifact, model, &metrics);
                 let level = Findings::of_affinity(&metrics).level();
                 let items = format!("{} items", metrics.items);
@@ -100,7 +101,7 @@ fn versions(
         };
         if let Some(page) = &page {
             let path = format!("models/{name}/{version}/report.html");
-            pages::write(transaction, &path, page, form)?;
+            pages::write(transaction, &path, page, form);
         }
         versions.push(Version {
             champion: transaction.root.champions.get(&name) == Some(&version),
@@ -124,21 +125,18 @@ fn runs(
     form: Form,
     transaction: &mut Transaction,
 ) -> Result<Vec<RunMetrics>> {
-    let files: Vec<String> = transaction
-        .root
-        .below("runs")
-        .filter(|path| path.ends_with("-score/metrics.json"))
-        .map(str::to_owned)
-        .collect();
+    let folders = transaction.root.folders_in("runs");
+    let files = folders.filter(|folder| folder.ends_with("-score"));
+    let files: Vec<String> = files.map(|folder| format!("{folder}/metrics.json")).collect();
     let mut runs = Vec::new();
     for file in files {
-        let metrics: RunMetrics = store.read_json(&file)?;
+        let metrics: RunMetrics = store.read_json(&transaction.root, &file)?;
         let page = run::render(&project.settings.project.name, &metrics);
         let path = format!("runs/{}/report.html", metrics.run);
-        pages::write(transaction, &path, &page, form)?;
+        pages::write(transaction, &path, &page, form);
         let page = audience::render(&project.settings.project.name, &metrics);
         let path = format!("runs/{}/segments.html", metrics.run);
-        pages::write(transaction, &path, &page, form)?;
+        pages::write(transaction, &path, &page, form);
         runs.push(metrics);
     }
     Ok(runs)
@@ -157,14 +155,13 @@ pub fn serve(project: &Project, port: u16) -> Result<()> {
     let server = tiny_http::Server::http(("127.0.0.1", port)).map_err(fault)?;
     eprintln!("serving on http://{}/ until interrupted", server.server_addr());
     for request in server.incoming_requests() {
-        // Only files that the root names are served, and no other file of the disk.
+        // Only pages are served, and no other file of the store or of the disk.
         let path = request.url().split('?').next().unwrap_or_default().trim_start_matches('/');
         let path = if path.is_empty() { INDEX } else { path };
-        let root = store.root()?;
         let kinds = [(".html", "text/html; charset=utf-8"), (".js", "text/javascript")];
         let kind = kinds.into_iter().find(|(end, _)| path.ends_with(end)).map(|(_, kind)| kind);
-        let live = kind.is_some() && root.files.contains_key(path);
-        let body = live.then(|| std::fs::read(store.file(path)).ok()).flatten();
+        let is_page = kind.is_some() && !path.split('/').any(|part| part.starts_with('.'));
+        let body = is_page.then(|| std::fs::read(store.beside(path)).ok()).flatten();
         let (code, body) = match body {
             Some(body) => (200, body),
             None => (404, b"not found".to_vec()),

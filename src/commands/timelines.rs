@@ -87,9 +87,9 @@ pub fn facts(project: &Project, transaction: &mut Transaction) -> Result<Vec<Eve
     let Facts { files, reading, kept } = found(project, transaction.store(), &transaction.root)?;
     let facts = files.iter().map(|(_, _, facts)| facts.clone()).collect();
     if !kept {
-        let before: Vec<String> = transaction.root.below(FOLDER).map(str::to_owned).collect();
+        let before = transaction.store().below(&transaction.root, FOLDER)?;
         before.iter().for_each(|path| transaction.remove(path));
-        let name = format!("{FOLDER}/events-{:06}.json", transaction.generation());
+        let name = format!("{FOLDER}/events-{:06}.json", transaction.number());
         let kept = KeptFacts { format_version: FORMAT_VERSION, reading, files };
         let text = serde_json::to_string(&kept).map_err(Error::engine("writing JSON"))?;
         transaction.write_text(&name, &text)?;
@@ -115,8 +115,8 @@ fn found(project: &Project, store: &Store, root: &Root) -> Result<Facts> {
     let source = &project.events;
     let reading = reading(source)?;
     // Facts that cannot be read are computed again.
-    let known = root.below(FOLDER).next();
-    let known = known.and_then(|path| store.read_json::<KeptFacts>(path).ok());
+    let names = store.below(root, FOLDER)?;
+    let known = names.first().and_then(|path| store.read_json::<KeptFacts>(root, path).ok());
     let known =
         known.filter(|known| known.reading == reading && known.format_version == FORMAT_VERSION);
     let known = known.map_or_else(Vec::new, |known| known.files);

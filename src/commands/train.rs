@@ -50,7 +50,7 @@ use crate::training::skew::Served;
 pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit)> {
     let as_of = as_of(project)?;
     let store = project.store()?;
-    let mut transaction = store.begin("train")?;
+    let mut transaction = store.begin("train", super::now)?;
     progress.stage("fingerprinting the data");
     let data = data_fingerprint(project)?;
     progress.stage("counting events by day");
@@ -265,7 +265,7 @@ fn keep(
             let cuts = &cuts(&project.segments, model);
             let project = &project.settings.project.name;
             let report = ModelReport { project, artifact, model, metrics: &metrics, cuts };
-            pages::write(transaction, &path_of_page, &render(&report), Form::Linked)?;
+            pages::write(transaction, &path_of_page, &render(&report), Form::Linked);
             outcome.text += &describe(name, version, &metrics);
             files.extend(["metrics.json", "report.html", "predictions.parquet"]);
             summary = judged(summary, &Findings::of_classifier(&metrics));
@@ -280,7 +280,7 @@ fn keep(
                 model,
                 &metrics,
             );
-            pages::write(transaction, &path_of_page, &page, Form::Linked)?;
+            pages::write(transaction, &path_of_page, &page, Form::Linked);
             outcome.text += &text::lifetime_value(name, version, &metrics);
             files.extend(["metrics.json", "report.html"]);
             summary = judged(summary, &Findings::of_lifetime_value(&metrics));
@@ -291,7 +291,7 @@ fn keep(
             transaction.write_json(&format!("{folder}/metrics.json"), &metrics)?;
             let page =
                 html::affinity::render(&project.settings.project.name, artifact, model, &metrics);
-            pages::write(transaction, &path_of_page, &page, Form::Linked)?;
+            pages::write(transaction, &path_of_page, &page, Form::Linked);
             outcome.text += &text::affinity(name, version, &metrics);
             files.extend(["metrics.json", "report.html"]);
             summary = judged(summary, &Findings::of_affinity(&metrics));
@@ -302,12 +302,19 @@ fn keep(
         _ => outcome.text += &format!("{name} {version}\n"),
     }
     outcome.versions.insert(name.clone(), json!(version));
+    let path = |file: &'static str| {
+        let name = format!("{folder}/{file}");
+        let object = match file.ends_with(".html") {
+            true => name,
+            false => transaction.object(&name),
+        };
+        (file, store.beside(&object))
+    };
+    summary["files"] = json!(files.into_iter().map(path).collect::<BTreeMap<&str, _>>());
     let root = &mut transaction.root;
     let order = root.trained.entry(name.clone()).or_default();
     order.retain(|other| other != version);
     order.push(version.clone());
-    let path = |file| (file, store.file(&format!("{folder}/{file}")));
-    summary["files"] = json!(files.into_iter().map(path).collect::<BTreeMap<&str, _>>());
     summary["gate"] = json!(gate);
     let champion = root.champions.get(name).cloned();
     let later = champion.as_ref().and_then(|champion| Artifact::trained_at(champion));
@@ -359,10 +366,7 @@ fn as_it_was(
     metrics: ClassifierMetrics,
 ) -> ClassifierMetrics {
     let path = format!("{folder}/metrics.json");
-    if !root.files.contains_key(&path) {
-        return metrics;
-    }
-    let Ok(before) = store.read_json::<ClassifierMetrics>(&path) else {
+    let Ok(before) = store.read_json::<ClassifierMetrics>(root, &path) else {
         return metrics;
     };
     let (skew, matured) = (before.skew.clone(), before.matured.clone());
@@ -386,7 +390,7 @@ fn champions(
         let in_use = root.champions.get(name).into_iter();
         let former = root.former.get(name).into_iter().flatten().rev();
         for version in in_use.chain(former) {
-            let artifact = match Artifact::load(store, name, version) {
+            let artifact = match Artifact::load(store, root, name, version) {
                 Ok(artifact) => artifact,
                 Err(error) => {
                     tracing::warn!("{name} {version} cannot be compared with: {error}");
@@ -422,7 +426,7 @@ fn earlier_affinity(
     let former = root.former.get(name).into_iter().flatten().rev();
     let versions = root.champions.get(name).into_iter().chain(former);
     let earlier = versions.filter(|v| Artifact::trained_at(v).is_some_and(|at| at < as_of.at));
-    let artifacts = earlier.filter_map(|version| Artifact::load(store, name, version).ok());
+    let artifacts = earlier.filter_map(|version| Artifact::load(store, root, name, version).ok());
     let mut known = artifacts.filter(|artifact| artifact.known_at <= as_of.known_at);
     known.find_map(|artifact| match artifact.model {
         Trained::Affinity(model) => Some((artifact.version, *model)),

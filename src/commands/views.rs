@@ -106,7 +106,7 @@ impl<'a> Views<'a> {
         let scale = self.project.context().scale;
         let write = |view: &&View| {
             let columns = &self.columns[view.name.as_str()];
-            let name = shard.file_name(self.staging.generation());
+            let name = shard.file_name(self.staging.number());
             let file = format!("{}/{name}", columns.folder(as_of));
             let summary = columns.write(&self.staging.path(&file)?, as_of, rows, scale)?;
             let tally = self.gate.look(view, as_of, shard, rows)?;

@@ -43,6 +43,8 @@ pub struct Overrides {
     pub store: Option<PathBuf>,
     /// The memory for events before they spill to disk.
     pub memory: Option<String>,
+    /// The root of the store that is read instead of the latest one.
+    pub root: Option<u64>,
     /// The origins of these values, by the setting of `c360.toml` that each overrides.
     pub origins: BTreeMap<&'static str, Origin>,
 }
@@ -68,6 +70,8 @@ pub struct Project {
     pub memory: u64,
     /// The known-at of the command line.
     pub known_at: Option<Instant>,
+    /// The root of the store that is read instead of the latest one.
+    store_root: Option<u64>,
     /// The origins of the settings that `c360.toml` does not decide.
     origins: BTreeMap<&'static str, Origin>,
     /// A hash of all spec files of the project.
@@ -134,6 +138,7 @@ impl Project {
             segments,
             memory,
             known_at: overrides.known_at,
+            store_root: overrides.root,
             origins: overrides.origins.clone(),
             fingerprint: format!("{:016x}", xxhash_rust::xxh3::xxh3_64(hashed.as_bytes())),
         })
@@ -160,7 +165,11 @@ impl Project {
 
     /// Opens the store of the project.
     pub fn store(&self) -> Result<Store> {
-        Store::at(self.root.join(&self.settings.project.store))
+        let store = Store::at(self.root.join(&self.settings.project.store))?;
+        Ok(match self.store_root {
+            Some(number) => store.at_root(number),
+            None => store,
+        })
     }
 
     /// Lists every setting of `c360.toml` by its path with its value and the origin of the value.

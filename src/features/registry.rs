@@ -86,14 +86,15 @@ pub fn definition(catalog: &Catalog, view: &str) -> String {
 
 /// The path of the record of a snapshot in the store.
 pub fn path(view: &str, at: Instant) -> String {
-    format!("{FOLDER}/{view}/as_of={}.json", at.folder())
+    format!("{FOLDER}/{view}/as_of={}/record.json", at.folder())
 }
 
 /// The records of a view in the order of their as-ofs.
 pub fn snapshots(store: &Store, root: &Root, view: &str) -> Result<Vec<SnapshotRecord>> {
     let folder = format!("{FOLDER}/{view}");
-    let mut list: Vec<SnapshotRecord> =
-        root.below(&folder).map(|path| store.read_json(path)).collect::<Result<_>>()?;
+    let names = store.below(root, &folder)?;
+    let records = names.iter().map(|name| store.read_json(root, name));
+    let mut list: Vec<SnapshotRecord> = records.collect::<Result<_>>()?;
     list.sort_by_key(|snapshot| snapshot.as_of);
     Ok(list)
 }

@@ -10,6 +10,20 @@ use crate::exit::Exit;
 pub enum StoreProblem {
     #[error("project.store = {} is a URL", path.display())]
     Url { path: PathBuf },
+    #[error("the store {} is of an earlier version of c360-ml", path.display())]
+    OldFormat { path: PathBuf },
+    #[error("the store {} has no root {number}", path.display())]
+    NoRoot { path: PathBuf, number: u64 },
+    #[error(
+        "--root {number}: this command writes to the store, which only continues the latest root"
+    )]
+    PastRoot { number: u64 },
+    #[error("{} is damaged: it says which files of a folder are live", path.display())]
+    NoManifest { path: PathBuf },
+    #[error("root {root} of the store names no {name}")]
+    NotLive { name: String, root: u64 },
+    #[error("the store {} has been changed meanwhile: root {number} was published by {by}", path.display())]
+    Overtaken { path: PathBuf, number: u64, by: String },
     #[error("{} is not valid", path.display())]
     Invalid { path: PathBuf, source: serde_json::Error },
     #[error("{} has format_version {version}; this binary reads {readable}", path.display())]
@@ -27,6 +41,7 @@ impl Problem for StoreProblem {
     fn exit(&self) -> Exit {
         match self {
             Self::NotATable { .. } => Exit::Contract,
+            Self::Overtaken { .. } => Exit::Locked,
             _ => Exit::Configuration,
         }
     }
@@ -34,6 +49,16 @@ impl Problem for StoreProblem {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Url { .. } => "only a local folder can be a store",
+            Self::OldFormat { .. } => {
+                "name another store and run again; snapshots and models are made anew"
+            }
+            Self::NoRoot { .. } => "`c360-ml history` lists the roots",
+            Self::PastRoot { .. } => "leave --root out",
+            Self::NoManifest { .. } => {
+                "read the root before with --root, or write the table anew in another store"
+            }
+            Self::NotLive { .. } => "run the command that writes it",
+            Self::Overtaken { .. } => "nothing of this run is live; run it again",
             Self::Invalid { .. } => {
                 "it was changed or cut short; take it from a backup, or train or score again"
             }

@@ -64,8 +64,8 @@ pub fn matured(
     for (at, happened) in happened {
         let mut by_version: BTreeMap<String, (Vec<f64>, Vec<bool>)> = BTreeMap::new();
         let folder = format!("scores/as_of={}", at.folder());
-        for file in root.below(&folder) {
-            for rows in crate::store::parquet::read(&store.file(file), Some(&columns))? {
+        for file in &store.below(root, &folder)? {
+            for rows in crate::store::parquet::read(&store.file(root, file)?, Some(&columns))? {
                 let text = |name: &str| {
                     rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>())
                 };
@@ -75,7 +75,7 @@ pub fn matured(
                 let (Some(model), Some(version), Some(basis), Some(score)) =
                     (text("model"), text("version"), text("basis"), score)
                 else {
-                    let path = store.file(file);
+                    let path = store.file(root, file)?;
                     return Err(StoreProblem::NotATable { path, table: "scores" }.into());
                 };
                 for (row, key) in keys(&rows)?.iter().enumerate() {
@@ -92,7 +92,7 @@ pub fn matured(
             }
         }
         for (version, (scores, labels)) in by_version {
-            let same = match Artifact::load(store, &spec.name, &version).map(|a| a.model) {
+            let same = match Artifact::load(store, root, &spec.name, &version).map(|a| a.model) {
                 Ok(Trained::Classifier(artifact)) => artifact.spec.label == spec.label,
                 _ => false,
             };

@@ -118,7 +118,9 @@ impl Served {
     /// Adds the columns of one view if the view was written at the as-of with all of them.
     fn add(&mut self, store: &Store, root: &Root, view: &str, own: &[&str]) -> Result<()> {
         let folder = format!("features/{view}/as_of={}", self.as_of.at.folder());
-        let files: Vec<PathBuf> = root.below(&folder).map(|file| store.file(file)).collect();
+        let files = store.below(root, &folder)?;
+        let files = files.iter().map(|file| store.file(root, file));
+        let files: Vec<PathBuf> = files.collect::<Result<_>>()?;
         let mut customers = 0;
         for file in &files {
             customers += row_groups(file)?.iter().sum::<usize>();
@@ -146,7 +148,7 @@ impl Served {
                 known.values().first().copied()
             });
             let known = known.ok_or_else(|| StoreProblem::NotATable {
-                path: store.file(&folder),
+                path: store.beside(&folder),
                 table: "features",
             })?;
             self.as_of.known_at = Instant(known);
@@ -159,8 +161,8 @@ impl Served {
 /// Loads the classifiers that scored an as-of. Versions that no longer exist are left out.
 fn versions(store: &Store, root: &Root, at: Instant) -> Result<Vec<ClassifierArtifact>> {
     let mut names: BTreeSet<(String, String)> = BTreeSet::new();
-    for file in root.below(&format!("scores/as_of={}", at.folder())) {
-        for rows in read(&store.file(file), Some(&["model", "version"]))? {
+    for file in &store.below(root, &format!("scores/as_of={}", at.folder()))? {
+        for rows in read(&store.file(root, file)?, Some(&["model", "version"]))? {
             let text = |name: &str| {
                 rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>())
             };
@@ -172,7 +174,7 @@ fn versions(store: &Store, root: &Root, at: Instant) -> Result<Vec<ClassifierArt
         }
     }
     let artifacts = names.iter().filter_map(|(name, version)| {
-        match Artifact::load(store, name, version).ok()?.model {
+        match Artifact::load(store, root, name, version).ok()?.model {
             Trained::Classifier(artifact) => Some(*artifact),
             _ => None,
         }

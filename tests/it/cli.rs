@@ -8,7 +8,7 @@ use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use assert_cmd::Command;
 
-use crate::support::{EVENTS_FILE, edit, project, with_column, write};
+use crate::support::{EVENTS_FILE, edit, live_text, project, root, with_column, write};
 
 /// The binary in a project's folder, without the settings of the environment.
 pub fn c360(project: &Path) -> Command {
@@ -100,7 +100,7 @@ fn run_trains_scores_and_publishes() {
         stdout,
         "nothing to do: run 000002-score has scored 2024-07-01T00:00:00Z from the same data, project and models\n"
     );
-    assert_eq!(root(&project)["generation"], 2);
+    assert_eq!(root(&project)["number"], 2);
     edit(&project, "c360.toml", "[writeback]", "# Again.\n[writeback]");
     let (stdout, stderr, code) = output(&project, &["run"]);
     assert_eq!(code, 0, "{stderr}");
@@ -132,8 +132,7 @@ fn run_trains_scores_and_publishes() {
     let after = root(&project);
     assert_eq!(after["champions"], before["champions"]);
     assert_eq!(after["profile"], before["profile"]);
-    let manifest = project.join("store/runs/000008-score/manifest.json");
-    let manifest = std::fs::read_to_string(manifest).unwrap();
+    let manifest = live_text(&project, "runs/000008-score/manifest.json");
     assert!(manifest.contains("\"churn\": \"2024-06-01-"), "{manifest}");
 }
 
@@ -157,10 +156,9 @@ fn the_last_trained_of_an_as_of_scores_it() {
     let scored_with = || {
         let (_, stderr, code) = output(&project, &["score", "--as-of", "2024-06-01"]);
         assert_eq!(code, 0, "{stderr}");
-        let run = format!("{:06}-score", root(&project)["generation"].as_u64().unwrap());
-        let manifest =
-            std::fs::read_to_string(project.join(format!("store/runs/{run}/manifest.json")));
-        let manifest: serde_json::Value = serde_json::from_str(&manifest.unwrap()).unwrap();
+        let run = format!("{:06}-score", root(&project)["number"].as_u64().unwrap());
+        let manifest = live_text(&project, &format!("runs/{run}/manifest.json"));
+        let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
         manifest["models"]["churn"].as_str().unwrap().to_owned()
     };
     assert_eq!(scored_with(), second);
@@ -197,10 +195,10 @@ fn versions_are_promoted_and_rolled_back() {
     let text = said(&["models", "promote", "churn", &may]);
     assert_eq!(text, format!("churn {may} is in use, {july} was\n"));
     assert_eq!(champion(), may);
-    let generation = root(&project)["generation"].clone();
+    let generation = root(&project)["number"].clone();
     let text = said(&["models", "promote", "churn", &may]);
     assert_eq!(text, format!("churn {may} was in use already\n"));
-    assert_eq!(root(&project)["generation"], generation);
+    assert_eq!(root(&project)["number"], generation);
     for (now, before) in [(&july, &may), (&june, &july), (&may, &june)] {
         let text = said(&["models", "rollback", "churn"]);
         assert_eq!(text, format!("churn {now} is in use, {before} was\n"));
@@ -232,9 +230,8 @@ fn the_future_does_not_leak_into_training() {
         assert_eq!(code, 0, "{stderr}");
         let trained: serde_json::Value = serde_json::from_str(&stdout).unwrap();
         let path = trained["versions"]["churn"].as_str().unwrap().to_owned();
-        let text =
-            std::fs::read_to_string(project.join(format!("store/models/churn/{path}/model.json")));
-        let mut model: serde_json::Value = serde_json::from_str(&text.unwrap()).unwrap();
+        let text = live_text(&project, &format!("models/churn/{path}/model.json"));
+        let mut model: serde_json::Value = serde_json::from_str(&text).unwrap();
         // The version's name and the fingerprint depend on the bytes of the files, so that they are not
         // compared.
         model.as_object_mut().unwrap().retain(|key, _| key == "model");
@@ -259,11 +256,6 @@ fn the_future_does_not_leak_into_training() {
     let old = with_column(&late.slice(0, 1), "event_ts", old);
     write(&project.join("fixtures/events/part-101.parquet"), &old);
     assert_eq!(train(), before);
-}
-
-pub fn root(project: &Path) -> serde_json::Value {
-    let root = std::fs::read_to_string(project.join("store/current.json")).unwrap();
-    serde_json::from_str(&root).unwrap()
 }
 
 /// The folder and the checksum of every published data file.
@@ -316,15 +308,13 @@ fn training_twice_gives_the_same_bytes_at_any_thread_count() {
             .output()
             .unwrap();
         assert!(status.status.success());
-        let root = std::fs::read_to_string(project.join(store).join("current.json")).unwrap();
-        let root: serde_json::Value = serde_json::from_str(&root).unwrap();
-        let mut files: Vec<(String, String)> = Vec::new();
-        for (path, file) in root["files"].as_object().unwrap() {
-            if !path.starts_with("runs/") {
-                files.push((path.clone(), file["xxh3"].to_string()));
-            }
-        }
-        files
+        let store = c360_ml::store::Store::at(project.join(store)).unwrap();
+        let root = store.root().unwrap();
+        let names = store.below(&root, "").unwrap().into_iter();
+        let names = names.filter(|name| !name.starts_with("runs/"));
+        names
+            .map(|name| (name.clone(), store.live(&root, &name).unwrap().unwrap().xxh3))
+            .collect::<Vec<_>>()
     };
     assert_eq!(run("1", "one"), run("3", "three"));
 }
@@ -334,7 +324,7 @@ fn a_held_store_is_exit_code_5() {
     let folder = tempfile::tempdir().unwrap();
     let project = project(folder.path());
     let store = c360_ml::store::Store::at(project.join("store")).unwrap();
-    let _held = store.begin("a test").unwrap();
+    let _held = store.begin("a test", || c360_ml::time::Instant(4_102_444_800_000_000)).unwrap();
     let (_, stderr, code) = output(&project, &["features", "build"]);
     assert_eq!(code, 5, "{stderr}");
     assert!(stderr.contains("a test"), "{stderr}");

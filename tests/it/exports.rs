@@ -6,7 +6,7 @@ use arrow_schema::{DataType, TimeUnit};
 use c360_ml::store::parquet::read_all;
 
 use crate::cli::output;
-use crate::support::{edit, project};
+use crate::support::{edit, live, project, root};
 
 #[test]
 fn snapshots_are_a_feast_repository_of_plain_types() {
@@ -47,8 +47,10 @@ fn snapshots_are_a_feast_repository_of_plain_types() {
     let spend = rows.column_by_name("spend_90d").unwrap().as_primitive::<Float64Type>().clone();
     let mut from = 0;
     for as_of in ["2024-05-01", "2024-06-30"] {
-        let own = project.join(format!("store/features/commerce/as_of={as_of}"));
-        let own = std::fs::read_dir(own).unwrap().next().unwrap().unwrap().path();
+        let root = root(&project);
+        let folder = format!("features/commerce/as_of={as_of}/");
+        let own = root["files"].as_object().unwrap().keys().find(|name| name.starts_with(&folder));
+        let own = live(&project, own.unwrap());
         let own = read_all([own.as_path()], None).unwrap().unwrap();
         let own = own.column_by_name("spend_90d").unwrap().as_primitive::<Decimal128Type>().clone();
         for (row, minor) in own.iter().enumerate() {

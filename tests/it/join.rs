@@ -309,8 +309,8 @@ fn rows_come_back_as_they_went_with_features_beside_them() {
         let store = c360_ml::store::Store::at(project.join("store")).unwrap();
         let root = store.root().unwrap();
         let view = format!("features/commerce/as_of={as_of}");
-        let file = root.below(&view).next().unwrap();
-        let rows = table(&store.file(file));
+        let file = &store.below(&root, &view).unwrap()[0];
+        let rows = table(&store.file(&root, file).unwrap());
         let row = rows.column(0).as_string::<i32>().iter().position(|k| k == Some(key)).unwrap();
         orders(&rows)[row]
     };

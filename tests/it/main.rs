@@ -16,6 +16,7 @@ mod reference;
 mod registry;
 mod segments;
 mod shards;
+mod store;
 mod support;
 mod timelines;
 mod written;

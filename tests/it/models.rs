@@ -6,8 +6,8 @@ use c360_ml::artifact::{Artifact, Trained};
 use c360_ml::time::Duration;
 use c360_ml::training::metrics::ClassifierMetrics;
 
-use crate::cli::{output, root};
-use crate::support::{EVENTS_FILE, edit, project, rewrite};
+use crate::cli::output;
+use crate::support::{EVENTS_FILE, edit, is_published, live_text, project, rewrite, root};
 use crate::written::table;
 
 /// What the spec of churn says of costs.
@@ -18,8 +18,7 @@ fn version(project: &std::path::Path, name: &str) -> Option<String> {
 }
 
 fn read<T: serde::de::DeserializeOwned>(project: &std::path::Path, path: &str) -> T {
-    let text = std::fs::read_to_string(project.join("store/models").join(path)).unwrap();
-    serde_json::from_str(&text).unwrap()
+    serde_json::from_str(&live_text(project, &format!("models/{path}"))).unwrap()
 }
 
 /// Training twice from the same inputs gives the same bytes, even if there is a champion.
@@ -131,7 +130,7 @@ fn a_classifier_with_too_few_data_does_not_stop_the_others() {
     let (_, stderr, code) = output(&project, &["train"]);
     assert_eq!(code, 4, "{stderr}");
     assert!(stderr.contains("needs 5000 of each"), "{stderr}");
-    assert!(!project.join("store/current.json").exists());
+    assert!(!is_published(&project));
 }
 
 /// If the only version fails its gate, `run` ends with exit code 4 and scores no customer. The version can be
@@ -280,7 +279,7 @@ fn outcomes_after_the_last_event_are_not_known() {
     assert!(
         stderr.contains("hint: load the missing events, or train at an as-of up to 2024-06-30")
     );
-    assert!(!project.join("store/current.json").exists(), "something was written");
+    assert!(!is_published(&project), "something was written");
 }
 
 /// If a limit on the rows leaves too few rows of a class, the error says so and names the setting.

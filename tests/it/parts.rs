@@ -9,8 +9,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Decimal128Type, Float32Type, Float64Type};
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
 
-use crate::cli::{output, root};
-use crate::support::{edit, project, write};
+use crate::cli::output;
+use crate::support::{edit, live, live_text, project, root, write};
 use crate::written::table;
 
 /// A project without classifiers, which take long and are not the subject of these tests.
@@ -248,7 +248,7 @@ fn an_offer_is_read_at_every_scoring() {
     ran(&project, &["score"]);
     let files = root(&project)["files"].as_object().unwrap().clone();
     let own = files.keys().find(|path| path.starts_with("recommendations/")).unwrap();
-    let rows = c360_ml::store::parquet::read(&project.join("store").join(own), None).unwrap();
+    let rows = c360_ml::store::parquet::read(&live(&project, own), None).unwrap();
     assert!(rows.iter().all(|rows| rows.num_rows() == 0), "nothing is in stock");
     for (from, to, message) in [
         ("stock > 0", "stok > 0", "did you mean `stock`"),
@@ -310,9 +310,8 @@ fn vectors_of_different_weeks_compare() {
     ran(&project, &["train", "--known-at", "2024-07-01"]);
     ran(&project, &["score", "--known-at", "2024-07-01"]);
     let version = root(&project)["champions"]["affinity"].as_str().unwrap().to_owned();
-    let path = project.join(format!("store/models/affinity/{version}/metrics.json"));
-    let metrics: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let metrics = live_text(&project, &format!("models/affinity/{version}/metrics.json"));
+    let metrics: serde_json::Value = serde_json::from_str(&metrics).unwrap();
     assert!(metrics["aligned"][0].as_str().unwrap().starts_with("2024-06-03-"), "{metrics}");
     let near = |name: &str| metrics["aligned"][1][name].as_f64().unwrap();
     assert!(near("before") < 0.6 && near("after") > 0.9, "{metrics}");
@@ -358,9 +357,8 @@ fn cohorts_are_fitted_apart() {
     assert_eq!(code, 0, "{stderr}");
     ran(&project, &["score"]);
     let version = root(&project)["champions"]["lifetime_value"].as_str().unwrap().to_owned();
-    let path = project.join(format!("store/models/lifetime_value/{version}/metrics.json"));
-    let metrics: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let metrics = live_text(&project, &format!("models/lifetime_value/{version}/metrics.json"));
+    let metrics: serde_json::Value = serde_json::from_str(&metrics).unwrap();
     let fits = metrics["purchasing"].as_array().unwrap();
     let cohorts: Vec<&str> = fits.iter().filter_map(|fit| fit["cohort"].as_str()).collect();
     assert!(fits[0]["cohort"].is_null() && cohorts.len() >= 2, "{stdout}");

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use crate::cli::{output, root};
-use crate::support::{edit, project};
+use crate::cli::output;
+use crate::support::{edit, live, live_text, project, root};
 
 fn expect(project: &Path, view: &str, table: &str) {
     let path = project.join(format!("features/{view}.toml"));
@@ -56,11 +56,6 @@ fn a_snapshot_that_breaks_an_expectation_is_kept_in_quarantine() {
         folders(&project, "quarantine/").is_empty(),
         "what is published is in quarantine no more"
     );
-    assert!(
-        !project
-            .join("store/quarantine/features/commerce/as_of=2024-06-30/part-0-1.parquet")
-            .exists()
-    );
 }
 
 /// Earlier snapshots stay published, and the other as-ofs of a range are published.
@@ -79,11 +74,9 @@ fn a_broken_as_of_of_many_holds_up_no_other() {
     assert_eq!(folders(&project, "features/commerce/"), built);
     let broken = ["quarantine/features/commerce/as_of=2024-06-30"];
     assert_eq!(folders(&project, "quarantine/features/commerce/"), broken);
-    let generation = root(&project)["generation"].as_u64().unwrap();
-    let manifest = std::fs::read_to_string(
-        project.join(format!("store/runs/{generation:06}-features-build/manifest.json")),
-    );
-    assert!(manifest.unwrap().contains("\"expected\": \"max 2024-05-31T00:00:00Z\""));
+    let number = root(&project)["number"].as_u64().unwrap();
+    let manifest = live_text(&project, &format!("runs/{number:06}-features-build/manifest.json"));
+    assert!(manifest.contains("\"expected\": \"max 2024-05-31T00:00:00Z\""));
 
     expect(&project, "lifecycle", "");
     let (stdout, _, code) = output(&project, &range);
@@ -186,7 +179,7 @@ fn features_are_compared_with_the_training_and_with_the_snapshot_before() {
     assert_eq!(code, 0, "{stdout}{stderr}");
     assert!(stdout.contains("has no input with this name and definition"), "{stdout}");
     expect(&project, "commerce", "columns = [\"orders_30d\"]\nmax_psi = 0.5");
-    std::fs::write(project.join("store/registry/commerce/as_of=2024-07-02.json"), "{").unwrap();
+    std::fs::write(live(&project, "registry/commerce/as_of=2024-07-02/record.json"), "{").unwrap();
     let (stdout, stderr, code) = output(&project, &["features", "build", "--as-of", "2024-07-03"]);
     assert_eq!(code, 0, "{stdout}{stderr}");
     assert!(stderr.contains("nothing is compared with commerce at 2024-07-02"), "{stderr}");

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::cli::{output, root};
-use crate::support::{edit, project};
+use crate::cli::output;
+use crate::support::{edit, is_published, live, project, root};
 
 fn json(project: &Path, arguments: &[&str]) -> Value {
     let arguments = [arguments, &["--format", "json"]].concat();
@@ -33,7 +33,7 @@ fn bytes(project: &Path) -> BTreeMap<String, Vec<u8>> {
     files
         .map(|path| {
             let folder = path.rsplit_once('/').unwrap().0.to_owned();
-            (folder, std::fs::read(project.join("store").join(path)).unwrap())
+            (folder, std::fs::read(live(project, path)).unwrap())
         })
         .collect()
 }
@@ -46,11 +46,11 @@ fn many_snapshots_are_those_of_one_build_each_and_are_not_computed_twice() {
     assert_eq!(computed(&built).len(), 3 * 6);
     assert_eq!(built["refresh"]["all_because"], "there are no kept timelines yet");
     let many = bytes(&project);
-    let generation = root(&project)["generation"].clone();
+    let number = root(&project)["number"].clone();
     let again = json(&project, &RANGE);
     assert!(computed(&again).is_empty());
     assert_eq!(again["refresh"]["files_read"], 0);
-    assert_eq!(root(&project)["generation"], generation, "nothing changed, nothing is published");
+    assert_eq!(root(&project)["number"], number, "nothing changed, nothing is published");
 
     // The same snapshots are built one by one, from all events, in a store of their own.
     std::fs::remove_dir_all(project.join("store")).unwrap();
@@ -157,7 +157,7 @@ fn damaged_timelines_are_said_to_be_and_written_anew() {
     let project = project(folder.path());
     json(&project, &RANGE);
     let before = bytes(&project);
-    let file = project.join("store/timelines/000001.bin");
+    let file = live(&project, "timelines/000001.bin");
     let whole = std::fs::read(&file).unwrap();
     for (at, of) in [(1, 3), (1, 2), (99, 100)] {
         let mut bytes = whole.clone();
@@ -198,12 +198,15 @@ fn timelines_in_another_encoding_are_replaced() {
     let manifest = manifest.find(|path| path.extension().is_some_and(|e| e == "json")).unwrap();
     // The first encoding had no number, and other names for most fields.
     std::fs::write(&manifest, r#"{"format_version": 1, "files": {}}"#).unwrap();
-    std::fs::write(project.join("store/timelines/000001.bin"), "another encoding").unwrap();
+    std::fs::write(live(&project, "timelines/000001.bin"), "another encoding").unwrap();
     let build = ["features", "build", "--as-of", "2024-06-02"];
     let built = json(&project, &build);
     let because = "the timelines are in the encoding of another version of c360-ml";
     assert_eq!(built["refresh"]["all_because"], because);
-    assert!(!manifest.exists());
+    let files = root(&project)["files"].as_object().unwrap().clone();
+    let manifest = manifest.file_name().unwrap().to_string_lossy().into_owned();
+    let is_live = |file: &Value| file["object"].as_str().unwrap().ends_with(&manifest);
+    assert!(!files.values().any(is_live));
     let before = bytes(&project);
     json(&project, &[&build[..], &["--full"]].concat());
     assert!(bytes(&project) == before);
@@ -234,5 +237,5 @@ fn ranges_that_name_no_as_of_are_refused() {
         let (_, stderr, code) = output(&project, &[&["features", "build"], case].concat());
         assert_eq!(code, 2, "{case:?}: {stderr}");
     }
-    assert!(!project.join("store/current.json").exists());
+    assert!(!is_published(&project));
 }

@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 use serde_json::Value;
 
 use crate::cli::{data_files, output};
-use crate::support::{EVENTS_FILE, PROFILE_FILE, edit, project, random, rewrite};
+use crate::support::{EVENTS_FILE, PROFILE_FILE, edit, live_text, project, random, rewrite};
 use crate::written::table;
 
 fn ran(project: &Path, arguments: &[&str]) -> String {
@@ -221,8 +221,7 @@ fn customers_who_are_gone_have_left() {
     let had = pairs.filter(|(_, key)| gone.contains(*key));
     assert_eq!(left, had.map(|(name, key)| (name.clone(), key.clone())).collect());
     assert!(keys.is_sorted(), "sorted by customer");
-    let run =
-        std::fs::read_to_string(project.join("store/runs/000003-score/metrics.json")).unwrap();
+    let run = live_text(&project, "runs/000003-score/metrics.json");
     let run: Value = serde_json::from_str(&run).unwrap();
     let flows = run["flows"].as_array().unwrap().iter().filter(|flow| flow["to"] == "gone");
     assert_eq!(flows.map(|flow| flow["customers"].as_u64().unwrap()).sum::<u64>(), 50);

@@ -18,17 +18,18 @@ use c360_ml::store::Store;
 use c360_ml::store::parquet::{concat, read, sort_by_key};
 
 use crate::cli::output;
-use crate::support::{edit, project};
+use crate::support::{edit, live_text, project, root};
 
 /// Every table of every as-of, sorted by customer and independent of its files.
 fn tables(project: &Path) -> BTreeMap<String, RecordBatch> {
     let store = Store::at(project.join("store")).unwrap();
     let root = store.root().unwrap();
     let mut batches: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
-    for file in root.files.keys().filter(|file| file.ends_with(".parquet")) {
+    let names = store.below(&root, "").unwrap();
+    for file in names.iter().filter(|file| file.ends_with(".parquet")) {
         let (folder, _) = file.rsplit_once('/').unwrap();
         if !folder.starts_with("models/") {
-            let rows = read(&store.file(file), None).unwrap();
+            let rows = read(&store.file(&root, file).unwrap(), None).unwrap();
             batches.entry(folder.to_owned()).or_default().extend(rows);
         }
     }
@@ -64,11 +65,10 @@ fn nights(
             output(&project, &[arguments, "--as-of", at, "--memory", memory, "--format", "json"]);
         assert_eq!(code, 0, "{stderr}");
         drop(stdout);
-        let runs = std::fs::read_dir(project.join("store/runs")).unwrap();
-        let mut runs: Vec<_> = runs.map(|run| run.unwrap().path()).collect();
-        runs.sort();
-        let metrics = runs.last().unwrap().join("metrics.json");
-        reports.push(std::fs::read_to_string(metrics).unwrap());
+        let files = root(&project)["files"].as_object().unwrap().clone();
+        let is_metrics =
+            |name: &&String| name.starts_with("runs/") && name.ends_with("metrics.json");
+        reports.push(live_text(&project, files.keys().rfind(is_metrics).unwrap()));
     }
     (tables(&project), reports)
 }

@@ -282,3 +282,30 @@ pub fn scanned(
     report.check_orphans(source)?;
     Ok((rows, report))
 }
+
+/// The latest root of the project's store as JSON, with its live files by name.
+pub fn root(project: &Path) -> serde_json::Value {
+    let store = c360_ml::store::Store::at(project.join("store")).unwrap();
+    let root = store.root().unwrap();
+    let mut json = serde_json::to_value(&root).unwrap();
+    for name in store.below(&root, "").unwrap() {
+        json["files"][&name] = serde_json::to_value(store.live(&root, &name).unwrap()).unwrap();
+    }
+    json
+}
+
+/// The object of a live file of the project's store.
+pub fn live(project: &Path, name: &str) -> PathBuf {
+    let store = c360_ml::store::Store::at(project.join("store")).unwrap();
+    store.file(&store.root().unwrap(), name).unwrap()
+}
+
+/// The text of a live file.
+pub fn live_text(project: &Path, name: &str) -> String {
+    std::fs::read_to_string(live(project, name)).unwrap()
+}
+
+/// Whether anything is live.
+pub fn is_published(project: &Path) -> bool {
+    project.join("store/roots").exists()
+}

@@ -47,7 +47,7 @@ fn from_store(
     plans: &[FeaturePlan],
     (full, shards): (bool, u32),
 ) -> (Rows, Refresh) {
-    let mut transaction = store.begin("test").unwrap();
+    let mut transaction = store.begin("test", || c360_ml::time::Instant(0)).unwrap();
     let keeping = Keeping { full, memory: 1 << 20, shards: Shards::new(shards).unwrap() };
     let history = KeptTimelines::refresh(&transaction, source, plans, &keeping).unwrap();
     let events = history.events(&mut transaction, source, plans).unwrap();
@@ -190,7 +190,7 @@ fn days(folder: &Path, ingestion: Ingestion, count: usize, random: &mut ChaCha8R
             "day {day}: kept and read differ"
         );
     }
-    let files = std::fs::read_dir(folder.join("store/timelines")).unwrap().count() - 1;
+    let files = store.below(&store.root().unwrap(), "timelines").unwrap().len() - 1;
     assert!(files <= 17, "{files} timeline files are left");
     assert_eq!(rebuilt, 2, "times that all files were read");
 }
@@ -260,13 +260,14 @@ fn a_night_of_scoring_reads_new_files_only_and_writes_what_reading_all_would() {
     let tables = ["profile", "scores", "segments", "recommendations", "features"];
     let published = |project: &Path| {
         let store = Store::at(project.join("store")).unwrap();
-        let files = store.root().unwrap().files;
-        let of_night = files.into_iter().filter(|(path, _)| {
+        let root = store.root().unwrap();
+        let names = store.below(&root, "").unwrap().into_iter();
+        let of_night = names.filter(|path| {
             path.contains("as_of=2024-07-01") && tables.iter().any(|table| path.starts_with(table))
         });
-        let sums = of_night.map(|(path, file)| {
+        let sums = of_night.map(|path| {
             let (folder, _) = path.rsplit_once('/').unwrap();
-            (folder.to_owned(), file.xxh3)
+            (folder.to_owned(), store.live(&root, &path).unwrap().unwrap().xxh3)
         });
         sums.collect::<Vec<_>>()
     };

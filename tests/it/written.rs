@@ -24,8 +24,11 @@ use crate::support::{
 pub fn table(project: &Path, folder: &str) -> RecordBatch {
     let store = Store::at(project.join("store")).unwrap();
     let root = store.root().unwrap();
-    let batches: Vec<RecordBatch> =
-        root.below(folder).flat_map(|file| read(&store.file(file), None).unwrap()).collect();
+    let names = store.below(&root, folder).unwrap();
+    let batches: Vec<RecordBatch> = names
+        .iter()
+        .flat_map(|file| read(&store.file(&root, file).unwrap(), None).unwrap())
+        .collect();
     concat(&batches).unwrap().unwrap()
 }
 
@@ -246,13 +249,14 @@ fn shards_split_customers_by_hash() {
     assert_eq!(output(&project, &["features", "build"]).2, 0);
     let store = Store::at(project.join("store")).unwrap();
     let root = store.root().unwrap();
-    let files: Vec<&str> = root.below("features/commerce").collect();
+    let files = store.below(&root, "features/commerce").unwrap();
     assert_eq!(files.len(), 4);
     assert_eq!(root.shards, Shards::new(4));
     let mut rows = 0;
     for (shard, file) in Shards::new(4).unwrap().all().zip(&files) {
         assert_eq!(Shard::of_file(file), shard);
-        let batch = concat(&read(&store.file(file), None).unwrap()).unwrap().unwrap();
+        let batch =
+            concat(&read(&store.file(&root, file).unwrap(), None).unwrap()).unwrap().unwrap();
         let keys: Vec<&str> = batch.column(0).as_string::<i32>().iter().flatten().collect();
         assert!(keys.iter().all(|key| shard.has(key)));
         assert!(keys.is_sorted());

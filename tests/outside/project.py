@@ -37,6 +37,15 @@ def run(binary, folder, *arguments, code=0, **environment):
 
 def table(folder, prefix):
     """The live rows of a table of the store."""
-    root = json.loads((folder / "store" / "current.json").read_text())
-    files = [str(folder / "store" / name) for name in root["files"] if name.startswith(prefix)]
+    files = [str(live(folder, name)) for name in root(folder)["files"] if name.startswith(prefix)]
     return ds.dataset(files).to_table()
+
+
+def root(folder):
+    """The latest root of the store."""
+    return json.loads(max((folder / "store" / "roots").iterdir()).read_text())
+
+
+def live(folder, name):
+    """The object of a live file."""
+    return folder / "store" / root(folder)["files"][name]["object"]

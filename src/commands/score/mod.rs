@@ -50,11 +50,11 @@ const STALE_DAYS: f64 = 2.0;
 pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<(Output, Exit)> {
     let as_of = as_of(project)?;
     let store = project.store()?;
-    let mut transaction = store.begin("score")?;
+    let mut transaction = store.begin("score", crate::commands::now)?;
     let context = context(project, &store, &transaction.root, as_of)?;
     progress.stage("fingerprinting the data");
     let data = files_fingerprint(project)?;
-    let mut inputs = previous::inputs(&transaction.root, &context);
+    let mut inputs = previous::inputs(&store, &transaction.root, &context)?;
     let same = previous::same_run(project, &store, &transaction.root, as_of, &data, &inputs);
     if let Some(run) = same.filter(|_| !force) {
         return Ok((nothing_to_do(as_of, &run), Exit::Ok));
@@ -131,9 +131,9 @@ fn publish(
     let run = &metrics.run;
     transaction.write_json(&format!("runs/{run}/metrics.json"), metrics)?;
     let report = render(&project.settings.project.name, metrics);
-    pages::write(transaction, &format!("runs/{run}/report.html"), &report, Form::Linked)?;
+    pages::write(transaction, &format!("runs/{run}/report.html"), &report, Form::Linked);
     let segments = audience::render(&project.settings.project.name, metrics);
-    pages::write(transaction, &format!("runs/{run}/segments.html"), &segments, Form::Linked)?;
+    pages::write(transaction, &format!("runs/{run}/segments.html"), &segments, Form::Linked);
     let moves = transaction.root.profile.as_ref().is_none_or(|profile| profile.as_of <= as_of.at);
     if moves {
         transaction.root.profile = Some(CurrentProfile { as_of: as_of.at, run: run.clone() });
@@ -169,7 +169,7 @@ pub fn context(
         offer,
         segments: project.segments.clone(),
         merge: merge_rules(&project.catalog, writeback, (zone, as_of.at), is_past),
-        previous: previous::segments(root, as_of.at).map(|(at, _)| at),
+        previous: previous::segments(root, as_of.at),
     })
 }
 

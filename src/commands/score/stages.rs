@@ -189,7 +189,7 @@ impl<'a> Run<'a> {
         };
         let (tables, summary) = finish_shard(context, &scored, &input)?;
         let write = |(table, rows): &(&str, RecordBatch)| {
-            let name = shard.file_name(self.staging.generation());
+            let name = shard.file_name(self.staging.number());
             let file = format!("{}/{name}", folder(table, context.as_of));
             let mut writer = Writer::create(&self.staging.path(&file)?, &rows.schema())?;
             writer.write(rows)?;

@@ -124,12 +124,14 @@ impl Manifest {
 
     /// Reads the live manifest of a store.
     pub fn live(store: &Store, root: &Root) -> Result<Live> {
-        let is_manifest = |path: &&str| path.ends_with(".json");
-        let Some(path) = root.below(FOLDER).find(is_manifest) else { return Ok(Live::None) };
-        let value: serde_json::Value = store.read_json(path)?;
+        let names = store.below(root, FOLDER)?;
+        let Some(path) = names.iter().find(|path| path.ends_with(".json")) else {
+            return Ok(Live::None);
+        };
+        let value: serde_json::Value = store.read_json(root, path)?;
         let is_current = value.get("encoding").is_some_and(|encoding| *encoding == ENCODING);
         Ok(match is_current {
-            true => Live::Current(path.to_owned(), store.read_json(path)?),
+            true => Live::Current(path.to_owned(), store.read_json(root, path)?),
             false => Live::OtherEncoding,
         })
     }

@@ -101,7 +101,7 @@ impl KeptTimelines {
         let files = run.layout.files;
         run.layout = run.manifest.layout(source, plans);
         run.layout.files = files;
-        let name = format!("{FOLDER}/{:06}.bin", transaction.generation());
+        let name = format!("{FOLDER}/{:06}.bin", transaction.number());
         let writer = match run.is_changed() {
             true => Some(TimelineFileWriter::create(transaction.stage(&name)?)?),
             false => None,

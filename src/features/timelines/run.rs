@@ -111,14 +111,16 @@ impl Run {
                     Some(kept) => kept.layout(source, plans),
                     None => Layout::new(plans, source.has_ingestion()),
                 };
-                unused.extend(transaction.root.below(FOLDER).map(str::to_owned));
+                unused.extend(transaction.store().below(&transaction.root, FOLDER)?);
                 Manifest::new(&layout, reading, keeping.shards)
             }
         };
         let mut layout = manifest.layout(source, plans);
         layout.files = Some(manifest.next_file());
         let changes = manifest.changes(source)?;
-        let open = |path: &String| TimelineFile::open(path, &transaction.store().file(path));
+        let open = |path: &String| {
+            TimelineFile::open(path, &transaction.store().file(&transaction.root, path)?)
+        };
         let timeline_files =
             manifest.timeline_files.iter().rev().map(open).collect::<Result<_>>()?;
         let refresh = Refresh {
@@ -348,7 +350,7 @@ impl Run {
         for path in self.unused.iter().chain(&left).chain(&self.before) {
             transaction.remove(path);
         }
-        let name = format!("{FOLDER}/manifest-{:06}.json", transaction.generation());
+        let name = format!("{FOLDER}/manifest-{:06}.json", transaction.number());
         transaction.write_json(&name, &self.manifest)
     }
 }

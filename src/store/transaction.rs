@@ -1,0 +1,338 @@
+//! The writes of one run, which become live together or not at all.
+//!
+//! A run writes its files under names that only it has, and ends by creating the next root. Of two runs that end at
+//! once, one creates it; the other one fails, and what it wrote is not live.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use rand::Rng;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::format::{FORMAT_VERSION, hash, join};
+use super::lease::{Clock, Lease};
+use super::objects::{Created, Objects};
+use super::problem::StoreProblem;
+use super::reader::{LATEST, Store};
+use super::root::{LiveFile, Manifest, ManifestRef, Root};
+use crate::error::{Error, Result};
+
+/// The files of a folder by their names within it.
+type Files = BTreeMap<String, LiveFile>;
+
+/// The SQL views over the live files.
+const VIEWS: &str = "current.sql";
+
+/// The folder in which a run writes files before they are live. A file that is not passed to
+/// [`Transaction::adopt`] is removed at the end of the run.
+#[derive(Debug, Clone)]
+pub struct Staging {
+    folder: PathBuf,
+    number: u64,
+}
+
+impl Staging {
+    /// Returns the path at which to write a file, and creates its folder.
+    pub fn path(&self, name: &str) -> Result<PathBuf> {
+        let path = self.folder.join(name);
+        let folder = path.parent().unwrap_or(&self.folder);
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        Ok(path)
+    }
+
+    /// The number of the root that the run will publish.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+/// The writes of one run, which become live together or not at all.
+#[derive(Debug)]
+pub struct Transaction {
+    store: Store,
+    objects: Objects,
+    /// The root that the transaction began with.
+    base: Root,
+    /// The root as it will be published. Champions and profile are changed here.
+    pub root: Root,
+    /// A mark of this attempt in the names of its objects.
+    attempt: String,
+    command: String,
+    clock: Clock,
+    staging: Staging,
+    staged: Vec<String>,
+    replaced: Vec<String>,
+    removed: Vec<String>,
+    pages: Vec<(String, String)>,
+    _lease: Lease,
+}
+
+impl Store {
+    /// Takes the lease of the store and begins a transaction on the latest root.
+    ///
+    /// # Errors
+    /// Returns [`Error::Locked`] while another run holds the lease.
+    pub fn begin(&self, command: &str, clock: Clock) -> Result<Transaction> {
+        if let Some(number) = self.at {
+            return Err(StoreProblem::PastRoot { number }.into());
+        }
+        let objects = Objects::on_disk(self.path())?;
+        let mark: u32 = rand::rng().random();
+        let lease = Lease::take(&objects, command, &format!("{mark:08x}"), clock)?;
+        let root = self.root()?;
+        let number = root.number + 1;
+        let attempt = format!("{number:06}-{mark:08x}");
+        let folder = self.path().join(format!(".staging-{attempt}"));
+        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        Ok(Transaction {
+            store: self.clone(),
+            objects,
+            base: root.clone(),
+            root,
+            attempt,
+            command: command.to_owned(),
+            clock,
+            staging: Staging { folder, number },
+            staged: Vec::new(),
+            replaced: Vec::new(),
+            removed: Vec::new(),
+            pages: Vec::new(),
+            _lease: lease,
+        })
+    }
+}
+
+impl Transaction {
+    /// The number of the root that the run will publish.
+    pub fn number(&self) -> u64 {
+        self.root.number + 1
+    }
+
+    /// The store that the transaction writes to.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// A folder for files that are needed only during the run.
+    pub fn scratch(&self) -> &Path {
+        &self.staging.folder
+    }
+
+    /// The staging folder, which stages may use from any thread.
+    pub fn staging(&self) -> Staging {
+        self.staging.clone()
+    }
+
+    /// Adopts a file that was written as `written` in the [`Staging`] folder, to become live as `name`.
+    pub fn adopt(&mut self, written: &str, name: &str) -> Result<()> {
+        if written != name {
+            let to = self.staging.path(name)?;
+            let from = self.staging.folder.join(written);
+            std::fs::rename(from, &to).map_err(Error::io("move", &to))?;
+        }
+        self.staged.push(name.to_owned());
+        Ok(())
+    }
+
+    /// Returns the path at which to write the file that will become live as `name`.
+    pub fn stage(&mut self, name: &str) -> Result<PathBuf> {
+        self.staged.push(name.to_owned());
+        self.staging.path(name)
+    }
+
+    /// Stages a JSON file with indentation.
+    pub fn write_json(&mut self, name: &str, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string_pretty(value).map_err(Error::engine("writing JSON"))?;
+        self.write_text(name, &format!("{text}\n"))
+    }
+
+    /// Stages a text file.
+    pub fn write_text(&mut self, name: &str, text: &str) -> Result<()> {
+        let path = self.stage(name)?;
+        std::fs::write(&path, text).map_err(Error::io("write", &path))
+    }
+
+    /// Writes a page when the transaction is committed. Pages are made from live files and can be made again, so that
+    /// they are no live files themselves and keep their names.
+    pub fn write_page(&mut self, path: &str, text: String) {
+        self.pages.push((path.to_owned(), text));
+    }
+
+    /// The object that a staged file will be.
+    pub fn object(&self, name: &str) -> String {
+        let (folder, file) = name.rsplit_once('/').map_or(("", name), |(a, b)| (a, b));
+        let (stem, end) = file.rsplit_once('.').unwrap_or((file, ""));
+        let slash = if folder.is_empty() { "" } else { "/" };
+        format!("{folder}{slash}{stem}-{}.{end}", self.attempt)
+    }
+
+    /// Whether a page is there or will be.
+    pub fn has_page(&self, path: &str) -> bool {
+        self.pages.iter().any(|(own, _)| own == path) || self.store.path().join(path).exists()
+    }
+
+    /// Removes a live file when the transaction is committed.
+    pub fn remove(&mut self, name: &str) {
+        self.removed.push(name.to_owned());
+    }
+
+    /// Replaces all live files in `folder` by the files that this transaction stages there.
+    pub fn replace(&mut self, folder: &str) {
+        self.replaced.push(folder.to_owned());
+    }
+
+    /// Writes the staged files as objects and publishes the root that names them. If nothing live has changed, no root
+    /// is published, and only the pages are written.
+    ///
+    /// # Errors
+    /// Returns [`StoreProblem::Overtaken`] if another run has published a root in the meantime. Nothing of this run is
+    /// live then.
+    pub fn commit(mut self) -> Result<Root> {
+        let staged = std::mem::take(&mut self.staged);
+        let mut changed = self.changed_folders(&staged)?;
+        if changed.is_empty() && self.root == self.base {
+            self.write_pages()?;
+            return Ok(std::mem::take(&mut self.root));
+        }
+        let live = staged.par_iter().map(|name| self.place(name));
+        let live: Vec<LiveFile> = live.collect::<Result<_>>()?;
+        let is_own = |file: &&LiveFile| file.object.contains(&self.attempt);
+        let mut own: Vec<String> =
+            live.iter().filter(is_own).map(|file| file.object.clone()).collect();
+        for (name, file) in staged.iter().zip(live) {
+            let (folder, name) = name.rsplit_once('/').unwrap_or(("", name));
+            changed.entry(folder.to_owned()).or_default().insert(name.to_owned(), file);
+        }
+        for (folder, files) in changed {
+            if files.is_empty() {
+                self.root.folders.remove(&folder);
+                continue;
+            }
+            let manifest = self.write_manifest(&folder, files)?;
+            own.push(manifest.object.clone());
+            self.root.folders.insert(folder, manifest);
+        }
+        self.root.number += 1;
+        self.root.published = Some((self.clock)());
+        self.root.command = self.command.clone();
+        if let Err(error) = self.store.publish(&self.objects, &self.root) {
+            // Nothing names these objects, so that one that cannot be removed does no harm.
+            own.iter().for_each(|object| drop(self.objects.delete(object)));
+            return Err(error);
+        }
+        // What follows is made from the root and can be made again, so that a reader without it is not wrong.
+        self.write_pages()?;
+        let place = std::path::absolute(self.store.path()).unwrap_or(self.store.path().to_owned());
+        let views = self.store.views(&self.root, &place.to_string_lossy())?;
+        self.objects.put(VIEWS, views.into_bytes())?;
+        self.store.link_profile(&self.root)?;
+        Ok(std::mem::take(&mut self.root))
+    }
+
+    /// The folders whose files change, each with those of its files that stay.
+    fn changed_folders(&self, staged: &[String]) -> Result<BTreeMap<String, Files>> {
+        let mut changed: BTreeMap<String, Files> = BTreeMap::new();
+        let kept =
+            |folder: &str| Ok::<_, Error>(self.store.manifest(&self.root, folder)?.files.clone());
+        for name in staged.iter().chain(&self.removed) {
+            let (folder, _) = name.rsplit_once('/').unwrap_or(("", name));
+            if !changed.contains_key(folder) {
+                changed.insert(folder.to_owned(), kept(folder)?);
+            }
+        }
+        for folder in &self.replaced {
+            let own = self.root.folders_in(folder).map(str::to_owned).chain([folder.clone()]);
+            changed.extend(own.map(|folder| (folder, Files::new())));
+        }
+        for name in &self.removed {
+            let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
+            if let Some(files) = changed.get_mut(folder) {
+                files.remove(file);
+            }
+        }
+        // A folder that had no files and gets none does not change.
+        let had = |folder: &String| self.root.folders.contains_key(folder);
+        let gets = |folder: &String| {
+            staged.iter().any(|name| name.rsplit_once('/').unwrap_or(("", name)).0 == folder)
+        };
+        changed.retain(|folder, _| had(folder) || gets(folder));
+        Ok(changed)
+    }
+
+    /// Writes the manifest of a folder as an object.
+    fn write_manifest(&self, folder: &str, files: Files) -> Result<ManifestRef> {
+        let manifest = Manifest { format_version: FORMAT_VERSION, files };
+        let mut bytes =
+            serde_json::to_vec_pretty(&manifest).map_err(Error::engine("writing JSON"))?;
+        bytes.push(b'\n');
+        let object = join("manifests", &join(folder, &format!("{}.json", self.attempt)));
+        let xxh3 = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes));
+        self.objects.put(&object, bytes)?;
+        Ok(ManifestRef { object, xxh3 })
+    }
+
+    fn write_pages(&mut self) -> Result<()> {
+        let mut pages = std::mem::take(&mut self.pages).into_iter();
+        pages.try_for_each(|(path, text)| self.objects.put(&path, text.into_bytes()))
+    }
+
+    /// Puts a staged file in the place of its object.
+    fn place(&self, name: &str) -> Result<LiveFile> {
+        let object = self.object(name);
+        let (from, to) = (self.staging.folder.join(name), self.store.path().join(&object));
+        let live = checksum(&from, object)?;
+        // The same bytes stay where they are.
+        if let Some(known) = self.store.live(&self.base, name)?
+            && (known.bytes, &known.xxh3) == (live.bytes, &live.xxh3)
+            && self.store.path().join(&known.object).exists()
+        {
+            return Ok(known);
+        }
+        let folder = to.parent().unwrap_or(self.store.path());
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        std::fs::rename(&from, &to).map_err(Error::io("move into place", &to))?;
+        sync_folder(folder)?;
+        Ok(live)
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.staging.folder);
+    }
+}
+
+impl Store {
+    /// Creates the object of a root, and the hint at its number.
+    fn publish(&self, objects: &Objects, root: &Root) -> Result<()> {
+        let mut bytes = serde_json::to_vec_pretty(root).map_err(Error::engine("writing JSON"))?;
+        bytes.push(b'\n');
+        let path = Root::path(root.number);
+        if objects.create(&path, bytes.clone())? == Created::Exists {
+            let other = objects.get(&path)?.unwrap_or_default();
+            // The same bytes are those of an own request that was sent twice.
+            if other != bytes {
+                let by = serde_json::from_slice::<Root>(&other).map(|root| root.command);
+                let (path, number) = (self.path().to_owned(), root.number);
+                let by = by.unwrap_or_else(|_| "another run".to_owned());
+                return Err(StoreProblem::Overtaken { path, number, by }.into());
+            }
+        }
+        let hint = serde_json::json!({ "number": root.number });
+        objects.put(LATEST, format!("{hint}\n").into_bytes())
+    }
+}
+
+fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))
+}
+
+/// Syncs a file and computes its length and checksum.
+fn checksum(path: &Path, object: String) -> Result<LiveFile> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    file.sync_all().map_err(Error::io("sync", path))?;
+    let (bytes, xxh3) = hash(file).map_err(Error::io("read", path))?;
+    Ok(LiveFile { object, bytes, xxh3 })
+}
