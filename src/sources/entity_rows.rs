@@ -12,7 +12,7 @@ use super::files::{RawTable, RawType};
 use super::profile::normalize;
 use super::{SourceContext, SourceProblem};
 use crate::error::{Error, Result};
-use crate::store::parquet::read_all;
+use crate::store::parquet::concat;
 use crate::time::Instant;
 
 /// The column that holds the key of the customer.
@@ -56,7 +56,13 @@ impl EntityRows {
         if !matches!(time, RawType::Timestamp { .. } | RawType::Date) {
             return wrong(TIME, "timestamp or date");
         }
-        let rows = read_all(table.files.iter().map(|path| path.as_path()), None)?;
+        let mut batches = Vec::new();
+        for file in &table.files {
+            for batch in table.batches(file, None, None)? {
+                batches.push(batch?);
+            }
+        }
+        let rows = concat(&batches)?;
         let required = "entities need at least one row";
         let rows = rows.ok_or_else(|| SourceProblem::NoRows { file: file(), required })?;
         let failed = "reading entities";

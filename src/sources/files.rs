@@ -7,11 +7,13 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use arrow_array::RecordBatch;
 use arrow_schema::{DataType, SchemaRef};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use serde::{Deserialize, Serialize};
 
 use super::SourceProblem;
+use super::widen::{Drifted, Union, conform};
 use crate::error::{Error, Result};
 use crate::expression::{Columns, Type};
 use crate::money::Scale;
@@ -88,17 +90,19 @@ pub struct RawColumn {
     pub hive: bool,
 }
 
-/// A set of Parquet files with a common schema.
+/// A set of Parquet files, read in the schema that they have together.
 #[derive(Debug, Clone)]
 pub struct RawTable {
     /// The files in the order of their paths.
     pub files: Vec<PathBuf>,
-    /// The Arrow schema of the files, without the Hive columns.
+    /// The Arrow schema of the files, without the Hive columns. A column has the widest of its types.
     pub schema: SchemaRef,
     /// All columns. Hive columns come last.
     pub raw: Vec<RawColumn>,
     /// The number of rows in all files.
     pub rows: u64,
+    /// The columns that not all files have, or not in the same type.
+    pub drifted: Vec<Drifted>,
 }
 
 impl RawTable {
@@ -108,22 +112,21 @@ impl RawTable {
     /// # Errors
     /// A configuration error if `path` is a URL, does not exist, or is not a valid glob. A contract violation
     /// if there are no files, if a footer cannot be read, if two columns of a file have the same name, if
-    /// only some of the timestamps have a time zone, or if the schemas of the files differ.
+    /// only some of the timestamps have a time zone, or if a column has types of which none is the wider one.
     pub fn open(path: &Path, place: &str) -> Result<Self> {
         let files = find(path, place)?;
-        let (schema, mut rows) = footer(&files[0])?;
-        for file in &files[1..] {
-            let (other, count) = footer(file)?;
-            same_schema(&schema, &files[0], &other, file)?;
-            same_schema(&other, file, &schema, &files[0])?;
+        let (mut union, mut rows) = (Union::default(), 0);
+        for file in &files {
+            let (schema, count) = footer(file)?;
+            if let Some(column) = repeated(&schema) {
+                return Err(SourceProblem::SameName { file: file.clone(), column }.into());
+            }
+            union.add(file, &schema)?;
             rows += count;
         }
+        let (schema, drifted) = union.finish();
         let mut raw: Vec<RawColumn> = Vec::new();
         for field in schema.fields() {
-            if raw.iter().any(|column| column.name == *field.name()) {
-                let (file, column) = (files[0].clone(), field.name().clone());
-                return Err(SourceProblem::SameName { file, column }.into());
-            }
             let ty = RawType::of(field.data_type());
             raw.push(RawColumn { name: field.name().clone(), ty, hive: false });
         }
@@ -142,7 +145,22 @@ impl RawTable {
                 raw.push(RawColumn { name: name.0, ty: RawType::Text, hive: true });
             }
         }
-        Ok(Self { files, schema, raw, rows })
+        Ok(Self { files, schema, raw, rows, drifted })
+    }
+
+    /// Reads the record batches of a file one after another, in the schema that the files have together: either the
+    /// named columns or all columns, of one row group or of all.
+    ///
+    /// # Errors
+    /// Returns [`Error::Parquet`] if the file cannot be decoded.
+    pub fn batches<'a>(
+        &'a self,
+        file: &Path,
+        columns: Option<&'a [&'a str]>,
+        row_group: Option<usize>,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<'a>> {
+        let batches = crate::store::parquet::batches(file, columns, row_group)?;
+        Ok(batches.map(move |batch| conform(&batch?, &self.schema, columns)))
     }
 
     /// The columns that expressions can use, under their raw names.
@@ -242,31 +260,11 @@ pub fn footer(path: &Path) -> Result<(SchemaRef, u64)> {
     Ok((metadata.schema().clone(), rows.unsigned_abs()))
 }
 
-fn same_schema(first: &SchemaRef, path: &Path, other: &SchemaRef, other_path: &Path) -> Result<()> {
-    for field in first.fields() {
-        let column = field.name().clone();
-        let problem = match other.field_with_name(&column) {
-            Ok(found) if compatible(field.data_type(), found.data_type()) => continue,
-            Ok(found) => SourceProblem::MixedTypes {
-                column,
-                file: path.to_owned(),
-                ty: field.data_type().clone(),
-                other: other_path.to_owned(),
-                other_type: found.data_type().clone(),
-            },
-            Err(_) => SourceProblem::MixedColumns {
-                file: other_path.to_owned(),
-                column,
-                other: path.to_owned(),
-            },
-        };
-        return Err(problem.into());
-    }
-    Ok(())
-}
-
-fn compatible(a: &DataType, b: &DataType) -> bool {
-    a == b || matches!((a, b), (DataType::Dictionary(_, x), DataType::Dictionary(_, y)) if x == y)
+/// A name that more than one column of a file has.
+fn repeated(schema: &SchemaRef) -> Option<String> {
+    let mut names = std::collections::HashSet::new();
+    let mut fields = schema.fields().iter().map(|field| field.name());
+    fields.find(|name| !names.insert(name.as_str())).cloned()
 }
 
 /// The names and values of the `name=value` folders on the path of a file.

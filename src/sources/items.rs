@@ -11,7 +11,7 @@ use super::files::{RawTable, RawType};
 use super::profile::normalize;
 use super::{SourceContext, SourceProblem};
 use crate::error::{Error, Result};
-use crate::store::parquet::{concat, read};
+use crate::store::parquet::concat;
 
 /// A checked table of items.
 #[derive(Debug, Clone)]
@@ -49,7 +49,9 @@ impl ItemTable {
         let wanted: Vec<&str> = columns.iter().copied().chain([self.key.as_str()]).collect();
         let mut batches = Vec::new();
         for file in &self.table.files {
-            batches.extend(read(file, Some(&wanted))?);
+            for batch in self.table.batches(file, Some(&wanted), None)? {
+                batches.push(batch?);
+            }
         }
         let file = &self.table.files[0];
         let rows = concat(&batches)?.ok_or_else(|| SourceProblem::NoRows {

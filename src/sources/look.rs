@@ -14,7 +14,6 @@ use super::{EventsSpec, SourceContext, SourcePlan};
 use crate::error::{Error, Result};
 use crate::expression::check::check;
 use crate::expression::polars::evaluate;
-use crate::store::parquet;
 use crate::time::Instant;
 
 /// Evaluates expressions over the rows of a table, at most about `most` of them, and passes the values on batch by
@@ -40,7 +39,7 @@ pub fn look(
     let needed: Vec<&str> = needed.into_iter().collect();
     let mut rows = 0;
     for file in &table.files {
-        for batch in parquet::batches(file, Some(&needed), None)? {
+        for batch in table.batches(file, Some(&needed), None)? {
             let batch = batch?;
             let (mut fields, mut arrays) = (Vec::new(), Vec::new());
             for (name, array) in batch.schema().fields().iter().zip(batch.columns()) {

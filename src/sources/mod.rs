@@ -13,6 +13,7 @@ pub mod look;
 mod problem;
 pub mod profile;
 pub mod scan;
+pub mod widen;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -279,7 +280,8 @@ fn unique_keys(table: &RawTable, key: &str, place: &str) -> Result<()> {
     use arrow_array::cast::AsArray;
     let mut seen = std::collections::HashSet::new();
     for file in &table.files {
-        for batch in crate::store::parquet::read(file, Some(&[key]))? {
+        for batch in table.batches(file, Some(&[key]), None)? {
+            let batch = batch?;
             let Some(column) = batch.column_by_name(key) else { continue };
             let texts = arrow_cast::cast(column, &arrow_schema::DataType::Utf8)
                 .map_err(Error::engine("reading a lookup's keys"))?;

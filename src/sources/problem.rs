@@ -34,9 +34,6 @@ pub enum SourceProblem {
     MixedZones { file: PathBuf, zoned: Vec<String>, naive: Vec<String> },
     #[error("the column {column} is {ty} in {} but {other_type} in {}", file.display(), other.display())]
     MixedTypes { column: String, file: PathBuf, ty: DataType, other: PathBuf, other_type: DataType },
-    /// Another file of the same source has the column.
-    #[error("{}: the column {column} is missing", file.display())]
-    MixedColumns { file: PathBuf, column: String, other: PathBuf },
     /// The column is required, and no setting below `place` maps it.
     #[error("{}: the column {column} is missing", file.display())]
     Unmapped { file: PathBuf, column: String, place: String, found: Vec<String> },
@@ -84,13 +81,7 @@ impl Problem for SourceProblem {
                 "write all timestamps with a zone, or all without (then project.timezone holds)"
             }
             Self::MixedTypes { .. } => {
-                "files of one source have one schema; write the older files again"
-            }
-            Self::MixedColumns { other, .. } => {
-                return Some(format!(
-                    "{} has it; files of one source have one schema; write the older files again",
-                    other.display()
-                ));
+                "neither type holds the values of the other; write the older files again, or map them apart"
             }
             Self::Unmapped { column, place, found, .. } => {
                 let found = found.join(", ");

@@ -147,7 +147,7 @@ impl<'a> Scan<'a> {
     ) -> Result<()> {
         let path = &self.source.table.files[task.file];
         let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
-        for batch in parquet::batches(path, Some(&columns), Some(task.row_group))? {
+        for batch in self.source.table.batches(path, Some(&columns), Some(task.row_group))? {
             if let Some(scanned) = self.evaluate(task.file, &batch?)? {
                 take(state, scanned)?;
             }
@@ -360,7 +360,9 @@ impl<'a> Lookup<'a> {
         names.push(&plan.key);
         let mut batches = Vec::new();
         for file in &plan.table.files {
-            batches.extend(parquet::read(file, Some(&names))?);
+            for batch in plan.table.batches(file, Some(&names), None)? {
+                batches.push(batch?);
+            }
         }
         let column = |name: &str| -> Result<ArrayRef> {
             let Some(raw) = plan.table.get(name) else { return Err(missing(&plan.table, 0, name)) };

@@ -597,10 +597,70 @@ fn event_files_of_many_shapes() {
     let total: i64 = counted.iter().flatten().sum();
     assert!(total > 0 && total <= (count - half) as i64, "{total}");
 
+    // A column that one file lacks is null there, and the contract says so.
     write(&project.join("fixtures/events/year=2024/b.parquet"), &without_column(&rows, "channel"));
     let (_, stderr, code) = output(&project, &["features", "build"]);
+    assert_eq!(code, 0, "{stderr}");
+    let (stdout, stderr, code) = output(&project, &["validate"]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(stdout.contains("channel: differs between files"), "{stdout}");
+    assert!(stdout.contains("missing in 1 file"), "{stdout}");
+}
+
+/// Files of one source in other types of the same values give the same features, and what cannot be widened names both
+/// files.
+#[test]
+fn files_of_one_source_may_drift() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let built = |project: &Path| {
+        let root = root(project);
+        let files = root["files"].as_object().unwrap().clone();
+        let features = files.iter().filter(|(name, _)| name.starts_with("features/"));
+        let of = |(name, file): (&String, &serde_json::Value)| {
+            (name.rsplit_once('/').unwrap().0.to_owned(), file["xxh3"].as_str().unwrap().to_owned())
+        };
+        features.map(of).collect::<Vec<_>>()
+    };
+    let (_, stderr, code) = output(&project, &["features", "build"]);
+    assert_eq!(code, 0, "{stderr}");
+    let expected = built(&project);
+    let rows = concat(&read(&project.join(EVENTS_FILE), None).unwrap()).unwrap().unwrap();
+    let half = rows.num_rows() / 2;
+    let cast = |rows: RecordBatch, name: &str, ty: &DataType| {
+        let column = arrow_cast::cast(rows.column_by_name(name).unwrap(), ty).unwrap();
+        with_column(&rows, name, column)
+    };
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let nanos = DataType::Timestamp(arrow_schema::TimeUnit::Nanosecond, Some("UTC".into()));
+    let mut later = rows.slice(half, rows.num_rows() - half);
+    for (name, ty) in [
+        ("event_type", &dictionary),
+        ("customer360_id", &DataType::LargeUtf8),
+        ("product_id", &DataType::Utf8View),
+        ("event_ts", &nanos),
+        ("quantity", &DataType::Int32),
+    ] {
+        later = cast(later, name, ty);
+    }
+    let extra: ArrayRef = Arc::new(Int64Array::from(vec![1; later.num_rows()]));
+    let later = with_column(&later, "campaign", extra);
+    std::fs::remove_file(project.join(EVENTS_FILE)).unwrap();
+    let file = |name: &str| project.join("fixtures/events").join(name);
+    write(&file("a.parquet"), &rows.slice(0, half));
+    write(&file("b.parquet"), &later);
+    std::fs::remove_dir_all(project.join("store")).unwrap();
+    let (_, stderr, code) = output(&project, &["features", "build"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(built(&project), expected);
+    let (stdout, ..) = output(&project, &["validate"]);
+    for said in ["event_ts: differs between files", "campaign: differs between files"] {
+        assert!(stdout.contains(said), "{said}: {stdout}");
+    }
+    write(&file("c.parquet"), &cast(rows.slice(0, 5), "order_id", &DataType::Binary));
+    let (_, stderr, code) = output(&project, &["features", "build"]);
     assert_eq!(code, 3, "{stderr}");
-    assert!(stderr.contains("b.parquet: the column channel is missing"), "{stderr}");
+    assert!(stderr.contains("a.parquet") && stderr.contains("c.parquet"), "{stderr}");
 }
 
 /// Two rows with the same lookup key would turn one event into two.

@@ -217,6 +217,7 @@ pub fn check_events(
         _ => Status::Warning,
     };
     checks.add("files", source.table.files.len(), Status::Ok, "");
+    checks.drift(&source.table.drifted);
     let empty = if rows == 0 { Status::Violation } else { Status::Ok };
     checks.add("rows", rows, empty, "there are no events");
     if let (Some(first), Some(last)) = (facts.first, facts.last) {

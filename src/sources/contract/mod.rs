@@ -9,6 +9,8 @@ pub use history::History;
 pub use profile::{ProfileFacts, check_profile};
 use serde::{Deserialize, Serialize};
 
+use super::widen::Drifted;
+
 /// The outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -62,6 +64,16 @@ impl Checks {
         let hint = if status == Status::Ok { String::new() } else { hint.to_owned() };
         let (check, found) = (check.into(), found.to_string());
         self.list.push(Check { source: self.source.to_owned(), check, found, status, hint });
+    }
+
+    /// Adds the columns that not all files of a source have, or not in the same type. They can be read, but somebody
+    /// should know.
+    pub fn drift(&mut self, drifted: &[Drifted]) {
+        for drifted in drifted {
+            let check = format!("{}: differs between files", drifted.column);
+            let hint = "it is read in the widest type, and is null in files without it";
+            self.add(check, drifted, Status::Warning, hint);
+        }
     }
 
     /// Adds a count that should be zero. Any other count gets the status `otherwise`.

@@ -95,6 +95,7 @@ pub fn check_profile(
 ) {
     let violation = Status::Violation;
     checks.add("files", plan.table.files.len(), Status::Ok, "");
+    checks.drift(&plan.table.drifted);
     checks.add("rows", facts.rows + profile.nulls + facts.duplicates, Status::Ok, "");
     let first = profile.first_null.as_ref();
     let first = first

@@ -112,7 +112,8 @@ impl ProfilePlan {
     /// The plan of a project without a profile, whose customers are those of the events.
     pub fn none(context: &SourceContext) -> Self {
         let schema = Arc::new(Schema::new(vec![Field::new(KEY, DataType::Utf8, true)]));
-        let table = RawTable { files: Vec::new(), schema, raw: Vec::new(), rows: 0 };
+        let table =
+            RawTable { files: Vec::new(), schema, raw: Vec::new(), rows: 0, drifted: Vec::new() };
         let columns = vec![(KEY.to_owned(), Origin::Raw(KEY.to_owned()))];
         Self { table, columns, context: context.clone() }
     }

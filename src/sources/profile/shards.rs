@@ -161,7 +161,7 @@ impl ProfilePlan {
     /// The schema of the mapped rows, derived from the first row group.
     fn schema_of(&self, columns: &[&(String, Origin)], task: &Task) -> Result<SchemaRef> {
         let raw = Self::raw_columns(columns);
-        let mut batches = parquet::batches(task.file, Some(&raw), Some(task.row_group))?;
+        let mut batches = self.table.batches(task.file, Some(&raw), Some(task.row_group))?;
         let first = batches.next().transpose()?;
         let first = first.ok_or_else(|| self.has_no_rows())?;
         let mapped = self.map(columns, &first.slice(0, 0), task.file)?.schema();
@@ -181,7 +181,7 @@ impl ProfilePlan {
         let mut found =
             Found { created: vec![CustomerSet::default(); instants.len()], ..Found::default() };
         let mut first_row = task.first_row;
-        for batch in parquet::batches(task.file, Some(&raw), Some(task.row_group))? {
+        for batch in self.table.batches(task.file, Some(&raw), Some(task.row_group))? {
             let mut batch = self.map(columns, &batch?, task.file)?;
             let rows = batch.num_rows();
             let nulls = keys(&batch)?.null_count();
