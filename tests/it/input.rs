@@ -644,7 +644,12 @@ fn files_of_one_source_may_drift() {
         later = cast(later, name, ty);
     }
     let extra: ArrayRef = Arc::new(Int64Array::from(vec![1; later.num_rows()]));
-    let later = with_column(&later, "campaign", extra);
+    let names =
+        later.schema().fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
+    let columns = names.into_iter().zip(later.columns().iter().cloned());
+    let columns = columns.chain([("campaign".to_owned(), extra)]);
+    let columns = columns.map(|(name, column)| (name, column, true));
+    let later = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
     std::fs::remove_file(project.join(EVENTS_FILE)).unwrap();
     let file = |name: &str| project.join("fixtures/events").join(name);
     write(&file("a.parquet"), &rows.slice(0, half));
