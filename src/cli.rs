@@ -238,7 +238,7 @@ struct Init {
     /// The folder of the new project; default that of --project
     #[arg(value_name = "DIR")]
     folder: Option<PathBuf>,
-    /// The events: a Parquet file, a folder or a glob
+    /// The events: a Parquet file, a folder or a glob, or a URL of these in a bucket
     #[arg(long, value_name = "PATH")]
     events: PathBuf,
     /// The profile, likewise; without it the customers are those of the events

@@ -40,11 +40,11 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::config::Project;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::features::plan::AsOf;
 use crate::features::scanned::Reading;
 use crate::shard::Shards;
-use crate::sources::files::Fingerprint;
+use crate::sources::files::{Fingerprint, hash_of};
 use crate::sources::profile::Scattering;
 use crate::store::Root;
 use crate::time::Instant;
@@ -90,7 +90,7 @@ const PROFILE_SHARE: u64 = 16;
 /// Computes a hash of the bytes of all source files and of the columns that the names of their folders give,
 /// in the order of the files.
 fn data_fingerprint(project: &Project) -> Result<String> {
-    fingerprint(project, hash_of)
+    fingerprint(project, |path| hash_of(path))
 }
 
 /// Computes a hash as [`data_fingerprint`] does, but without reading the events: an event file contributes
@@ -122,9 +122,4 @@ fn fingerprint(
     let events = events.map(|path| Ok(with_folders(path, of_events(path)?)));
     hashes.extend(events.collect::<Result<Vec<_>>>()?);
     Ok(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(hashes.concat().as_bytes())))
-}
-
-fn hash_of(path: &PathBuf) -> Result<String> {
-    let hash = std::fs::File::open(path).and_then(crate::store::hash);
-    hash.map(|(_, hash)| hash).map_err(Error::io("read", path))
 }

@@ -1,15 +1,13 @@
 //! The Parquet files of a source.
 //!
-//! They are found by path, folder, glob or Hive partition. Their footers are read and their schemas are
+//! They are found by path, folder, glob or Hive partition, on a disk or in a bucket. Their footers are read and their schemas are
 //! compared before any row is read.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, SchemaRef};
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use serde::{Deserialize, Serialize};
 
 use super::SourceProblem;
@@ -17,6 +15,10 @@ use super::widen::{Drifted, Union, conform};
 use crate::error::{Error, Result};
 use crate::expression::{Columns, Type};
 use crate::money::Scale;
+use crate::store::bucket::{BucketObject, is_known, is_url};
+use crate::store::hash;
+use crate::store::parquet::metadata_of;
+use crate::store::readable::Readable;
 
 /// The type of a raw column, as far as expressions can use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +112,7 @@ impl RawTable {
     /// setting.
     ///
     /// # Errors
-    /// A configuration error if `path` is a URL, does not exist, or is not a valid glob. A contract violation
+    /// A configuration error if `path` is a URL of an unknown kind, does not exist, or is not a valid glob. A contract violation
     /// if there are no files, if a footer cannot be read, if two columns of a file have the same name, if
     /// only some of the timestamps have a time zone, or if a column has types of which none is the wider one.
     pub fn open(path: &Path, place: &str) -> Result<Self> {
@@ -178,11 +180,10 @@ impl RawTable {
 fn find(path: &Path, place: &str) -> Result<Vec<PathBuf>> {
     let text = path.to_string_lossy().into_owned();
     let place = place.to_owned();
-    if text.contains("://") {
-        return Err(SourceProblem::Url { place, path: text }.into());
-    }
     let mut files = Vec::new();
-    if path.is_file() {
+    if is_url(path) {
+        files = find_objects(path, place.clone())?;
+    } else if path.is_file() {
         files.push(path.to_owned());
     } else if path.is_dir() {
         walk(path, &mut files)?;
@@ -200,6 +201,39 @@ fn find(path: &Path, place: &str) -> Result<Vec<PathBuf>> {
         return Err(SourceProblem::NoFiles { place, path: text }.into());
     }
     Ok(files)
+}
+
+/// Finds the objects of a URL: the object itself, those that match a glob, or those of a folder.
+fn find_objects(url: &Path, place: String) -> Result<Vec<PathBuf>> {
+    let text = url.to_string_lossy();
+    if !is_known(url) {
+        return Err(SourceProblem::Url { place, path: text.into_owned() }.into());
+    }
+    let Some(wild) = text.find(['*', '?', '[']) else {
+        if !text.ends_with('/') && BucketObject::find(url)?.is_some() {
+            return Ok(vec![url.to_owned()]);
+        }
+        let found = BucketObject::below(url)?.into_iter().map(|object| object.url);
+        return Ok(found.filter(|file| is_table(file.strip_prefix(url).unwrap_or(file))).collect());
+    };
+    let pattern = match glob::Pattern::new(&text) {
+        Ok(pattern) => pattern,
+        Err(source) => {
+            return Err(SourceProblem::Glob { place, path: text.into_owned(), source }.into());
+        }
+    };
+    let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
+    let folder = text[..wild].rfind('/').map_or("", |end| &text[..=end]);
+    let found = BucketObject::below(Path::new(folder))?.into_iter().map(|object| object.url);
+    Ok(found.filter(|file| pattern.matches_with(&file.to_string_lossy(), options)).collect())
+}
+
+/// Whether a path within a folder ends in `.parquet` and no part of it is hidden.
+fn is_table(path: &Path) -> bool {
+    let is_hidden =
+        |part: std::path::Component| part.as_os_str().to_string_lossy().starts_with(['.', '_']);
+    path.extension().is_some_and(|extension| extension == "parquet")
+        && !path.components().any(is_hidden)
 }
 
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
@@ -224,28 +258,25 @@ pub struct Fingerprint {
     /// The time of the last modification, in microseconds since 1970-01-01T00:00:00Z.
     pub modified: i64,
     /// The XXH3-64 hash of the footer, which contains the schema and the location and metadata of every
-    /// column chunk.
+    /// column chunk. Of an object it is the ETag.
     pub footer: String,
 }
 
 impl Fingerprint {
     /// Computes the fingerprint of a Parquet file. Only the end of the file is read.
     pub fn of(path: &Path) -> Result<Self> {
+        let file = Readable::open(path)?;
+        if let Ok((bytes, modified, Some(tag))) = file.version() {
+            return Ok(Self { bytes, modified, footer: tag.to_owned() });
+        }
+        let file = file.with_tail()?;
         let read = || -> std::io::Result<Self> {
-            let mut file = File::open(path)?;
-            let metadata = file.metadata()?;
-            let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH);
-            let modified = modified.map_or(0, |since| since.as_micros() as i64);
-            let mut tail = [0; 8];
-            file.seek(SeekFrom::End(-8))?;
-            file.read_exact(&mut tail)?;
-            let [a, b, c, d, ..] = tail;
-            let length = u64::from(u32::from_le_bytes([a, b, c, d])) + 8;
-            let mut footer = Vec::new();
-            file.seek(SeekFrom::Start(metadata.len().saturating_sub(length)))?;
-            file.read_to_end(&mut footer)?;
-            let footer = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&footer));
-            Ok(Self { bytes: metadata.len(), modified, footer })
+            let (bytes, modified, _) = file.version()?;
+            let mut tail = [0; 4];
+            file.from(bytes.saturating_sub(8))?.read_exact(&mut tail)?;
+            let length = u64::from(u32::from_le_bytes(tail)) + 8;
+            let (_, footer) = hash(file.from(bytes.saturating_sub(length))?)?;
+            Ok(Self { bytes, modified, footer })
         };
         read().map_err(Error::io("read", path))
     }
@@ -253,11 +284,27 @@ impl Fingerprint {
 
 /// The Arrow schema and the number of rows of a file.
 pub fn footer(path: &Path) -> Result<(SchemaRef, u64)> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
-        .map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
+    let metadata = metadata_of(path)?;
     let rows = metadata.metadata().file_metadata().num_rows();
     Ok((metadata.schema().clone(), rows.unsigned_abs()))
+}
+
+/// The XXH3-64 hash of the bytes of a file, in hexadecimal.
+///
+/// # Errors
+/// Returns an I/O error if the file cannot be read.
+pub fn hash_of(path: &Path) -> Result<String> {
+    let file = Readable::open(path)?;
+    let hash = file.from(0).and_then(hash).map_err(Error::io("read", path))?;
+    Ok(hash.1)
+}
+
+/// A path of a project, which is relative to the folder of the project unless it is absolute or a URL.
+pub fn resolve(root: &Path, path: impl AsRef<Path>) -> PathBuf {
+    match is_url(path.as_ref()) {
+        true => path.as_ref().to_owned(),
+        false => root.join(path),
+    }
 }
 
 /// A name that more than one column of a file has.

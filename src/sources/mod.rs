@@ -26,7 +26,7 @@ use crate::expression::check::check;
 use crate::expression::{Columns, Expression, Type};
 use crate::money::Scale;
 use crate::time::Zone;
-use files::{RawColumn, RawTable};
+use files::{RawColumn, RawTable, resolve};
 
 pub use self::problem::SourceProblem;
 
@@ -59,7 +59,8 @@ pub enum Orphans {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LookupSpec {
-    /// The path of a Parquet file, a folder or a glob, relative to the project.
+    /// The path of a Parquet file, a folder or a glob, relative to the project, or a URL of these in a bucket (`s3://`,
+    /// `gs://`, `az://`, `abfss://`).
     pub path: String,
     /// The key column of the lookup. Its values must be unique.
     pub key: String,
@@ -71,7 +72,8 @@ pub struct LookupSpec {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProfileSpec {
-    /// The path of a Parquet file, a folder or a glob, relative to the project.
+    /// The path of a Parquet file, a folder or a glob, relative to the project, or a URL of these in a bucket (`s3://`,
+    /// `gs://`, `az://`, `abfss://`).
     pub path: String,
     /// The mapping: for each canonical or additional column an expression over the raw columns.
     #[serde(default)]
@@ -82,7 +84,8 @@ pub struct ProfileSpec {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EventsSpec {
-    /// The path of a Parquet file, a folder or a glob, relative to the project.
+    /// The path of a Parquet file, a folder or a glob, relative to the project, or a URL of these in a bucket (`s3://`,
+    /// `gs://`, `az://`, `abfss://`).
     pub path: String,
     /// The mapping: for each canonical or additional column an expression over the raw and lookup columns.
     #[serde(default)]
@@ -189,7 +192,7 @@ impl SourcePlan {
     /// [`RawTable::open`].
     pub fn events(spec: &EventsSpec, context: &SourceContext) -> Result<Self> {
         let place = "c360.toml [sources.events]";
-        let table = RawTable::open(&context.root.join(&spec.path), place)?;
+        let table = RawTable::open(&resolve(&context.root, &spec.path), place)?;
         let mut raw = table.columns(context.scale);
         let mut lookups = Vec::new();
         for (name, lookup) in &spec.lookups {
@@ -248,7 +251,7 @@ impl LookupPlan {
         context: &SourceContext,
         place: &str,
     ) -> Result<Self> {
-        let table = RawTable::open(&context.root.join(&spec.path), place)?;
+        let table = RawTable::open(&resolve(&context.root, &spec.path), place)?;
         let columns = table.columns(context.scale);
         let key = columns.get(&spec.key).ok_or_else(|| {
             Error::unknown(format!("{place} key"), "column", &spec.key, columns.names())

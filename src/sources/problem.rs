@@ -10,7 +10,7 @@ use crate::exit::Exit;
 /// A wrong setting of a source, or a violation of its contract.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceProblem {
-    #[error("{place}: {path} is a URL")]
+    #[error("{place}: {path} is no address of a bucket")]
     Url { place: String, path: String },
     #[error("{place}: {path} is not a glob")]
     Glob { place: String, path: String, source: glob::PatternError },
@@ -68,7 +68,7 @@ impl Problem for SourceProblem {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Url { .. } => "only local files are read; copy or mount them",
+            Self::Url { .. } => "addresses of buckets begin with s3://, gs://, az:// or abfss://",
             Self::Glob { .. } => "`*` and `?` stand for characters of a name, and `**` for folders",
             Self::NoPath { .. } => {
                 "paths of a project are relative to its folder, those of an option to the current folder"

@@ -1,6 +1,5 @@
 //! What all files of a store have in common.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -35,7 +34,7 @@ pub fn parse_json<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Re
 }
 
 /// Computes the length and the XXH3-64 of a file's bytes.
-pub fn hash(mut file: File) -> std::io::Result<(u64, String)> {
+pub fn hash(mut file: impl Read) -> std::io::Result<(u64, String)> {
     let mut hasher = Xxh3::new();
     let mut buffer = vec![0; 1 << 20];
     let mut bytes = 0;

@@ -4,6 +4,7 @@
 //! The greatest number counts. Every reader takes one root and reads what it names, so that it sees the store as one run
 //! left it, whatever others do meanwhile.
 
+pub mod bucket;
 mod current;
 mod format;
 mod gc;
@@ -11,6 +12,7 @@ mod lease;
 mod objects;
 pub mod parquet;
 mod problem;
+pub mod readable;
 mod reader;
 mod root;
 pub mod sorted;

@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use crate::error::{Error, Result};
 
 /// The threads that wait for requests.
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+pub(super) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("objects")
@@ -134,7 +134,10 @@ impl Objects {
 }
 
 /// Turns an error of a request into one that names the object. What a disk says is an I/O error.
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(object_store::Error) -> Error {
+pub(super) fn failed(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(object_store::Error) -> Error {
     let path = path.to_owned();
     move |error| {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);

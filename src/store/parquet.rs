@@ -2,17 +2,22 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, SchemaRef};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
+use super::bucket::is_url;
+use super::readable::Readable;
 use crate::error::{Error, Result};
 use crate::shard::Shard;
 
@@ -106,35 +111,71 @@ pub fn batches(
     row_group: Option<usize>,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
     let path = path.to_owned();
-    let failed = |source| Error::Parquet { path: path.clone(), source };
-    let file = File::open(&path).map_err(Error::io("open", &path))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
-    let builder = match columns {
-        None => builder,
+    let metadata = metadata_of(&path)?;
+    let mask = match columns {
+        None => ProjectionMask::all(),
         Some(columns) => {
-            let indices = builder
-                .schema()
-                .fields()
-                .iter()
-                .enumerate()
-                .filter(|(_, field)| columns.contains(&field.name().as_str()))
-                .map(|(index, _)| index)
-                .collect::<Vec<_>>();
-            let mask = ProjectionMask::roots(builder.parquet_schema(), indices);
-            builder.with_projection(mask)
+            let fields = metadata.schema().fields().iter().enumerate();
+            let wanted = fields.filter(|(_, field)| columns.contains(&field.name().as_str()));
+            let wanted: Vec<usize> = wanted.map(|(index, _)| index).collect();
+            ProjectionMask::roots(metadata.parquet_schema(), wanted)
         }
     };
-    let builder = match row_group {
-        None => builder,
-        Some(row_group) => builder.with_row_groups(vec![row_group]),
+    let row_groups: Vec<usize> = match row_group {
+        None => (0..metadata.metadata().num_row_groups()).collect(),
+        Some(row_group) => vec![row_group],
     };
-    let reader = builder.with_batch_size(1 << 16).build().map_err(failed)?;
-    Ok(reader.map(move |batch| {
-        batch.map_err(|error| Error::Parquet {
-            path: path.clone(),
-            source: ParquetError::ArrowError(error.to_string()),
-        })
+    // Of an object, the columns of one row group are in memory at a time.
+    let parts: Vec<Vec<usize>> = match is_url(&path) {
+        true => row_groups.into_iter().map(|row_group| vec![row_group]).collect(),
+        false => vec![row_groups],
+    };
+    let open = move |row_groups: Vec<usize>| -> Result<Box<dyn Iterator<Item = _> + Send>> {
+        let path = path.clone();
+        let failed = |source| Error::Parquet { path: path.clone(), source };
+        let file = Readable::open(&path)?.with(chunks(&metadata, &row_groups, &mask))?;
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
+            .with_projection(mask.clone())
+            .with_row_groups(row_groups)
+            .with_batch_size(1 << 16)
+            .build()
+            .map_err(failed)?;
+        Ok(Box::new(reader.map(move |batch| {
+            batch.map_err(|error| Error::Parquet {
+                path: path.clone(),
+                source: ParquetError::ArrowError(error.to_string()),
+            })
+        })))
+    };
+    Ok(parts.into_iter().flat_map(move |row_groups| {
+        open(row_groups).unwrap_or_else(|error| Box::new(std::iter::once(Err(error))))
     }))
+}
+
+/// Where the selected columns of row groups are in a file.
+fn chunks(
+    metadata: &ArrowReaderMetadata,
+    row_groups: &[usize],
+    mask: &ProjectionMask,
+) -> Vec<Range<u64>> {
+    let of_group = |group: &usize| {
+        let columns = metadata.metadata().row_group(*group).columns().iter().enumerate();
+        columns.filter(|(leaf, _)| mask.leaf_included(*leaf)).map(|(_, column)| {
+            let (start, length) = column.byte_range();
+            start..start + length
+        })
+    };
+    row_groups.iter().flat_map(of_group).collect()
+}
+
+/// Reads the footer of a file.
+///
+/// # Errors
+/// Returns [`Error::Parquet`] if the footer cannot be decoded.
+pub fn metadata_of(path: &Path) -> Result<ArrowReaderMetadata> {
+    let file = Readable::open(path)?.with_tail()?;
+    ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
+        .map_err(|source| Error::Parquet { path: path.to_owned(), source })
 }
 
 /// The number of rows in each row group of a file.
@@ -142,18 +183,14 @@ pub fn batches(
 /// # Errors
 /// Returns [`Error::Parquet`] if the footer cannot be decoded.
 pub fn row_groups(path: &Path) -> Result<Vec<usize>> {
-    let failed = |source| Error::Parquet { path: path.to_owned(), source };
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
-    Ok(builder.metadata().row_groups().iter().map(|group| group.num_rows() as usize).collect())
+    let metadata = metadata_of(path)?;
+    Ok(metadata.metadata().row_groups().iter().map(|group| group.num_rows() as usize).collect())
 }
 
 /// Reads the key-value metadata of a file's schema.
 pub fn metadata(path: &Path) -> Result<HashMap<String, String>> {
-    let failed = |source| Error::Parquet { path: path.to_owned(), source };
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
-    let metadata = builder.schema().metadata().iter();
+    let metadata = metadata_of(path)?;
+    let metadata = metadata.schema().metadata().iter();
     Ok(metadata.map(|(key, value)| (key.clone(), value.clone())).collect())
 }
 

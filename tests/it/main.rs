@@ -1,5 +1,6 @@
 //! The integration tests in one binary, because each further binary would link Polars again.
 
+mod bucket;
 mod cli;
 mod exports;
 mod expressions;

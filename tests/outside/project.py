@@ -42,8 +42,14 @@ def table(folder, prefix):
 
 
 def root(folder):
-    """The latest root of the store."""
-    return json.loads(max((folder / "store" / "roots").iterdir()).read_text())
+    """The latest root of the store, with the live files of all its manifests by name."""
+    store = folder / "store"
+    latest = json.loads(max((store / "roots").iterdir()).read_text())
+    latest["files"] = {}
+    for name, manifest in latest["folders"].items():
+        files = json.loads((store / manifest["object"]).read_text())["files"]
+        latest["files"] |= {f"{name}/{file}".lstrip("/"): entry for file, entry in files.items()}
+    return latest
 
 
 def live(folder, name):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks against programs that are not part of this project: `run.sh onnx | mlflow | reports | feast | online | schemas`.
+# Checks against programs that are not part of this project: `run.sh onnx | mlflow | reports | feast | online | schemas | cloud`.
 # Each is a Python script beside this one, run with the release binary in an environment of its own.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

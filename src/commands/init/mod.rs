@@ -19,6 +19,7 @@ use crate::report::{Output, Progress, Table, thousands};
 use crate::sources::SourceContext;
 use crate::sources::files::RawTable;
 use crate::sources::profile::ProfilePlan;
+use crate::store::bucket::is_url;
 use crate::time::Instant;
 
 /// The arguments of `init`.
@@ -163,6 +164,9 @@ fn of_profile(
 fn relative(path: Option<&Path>, folder: &Path) -> Option<String> {
     let whole = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
     // A glob is no file; what comes before it is.
+    if is_url(path?) {
+        return Some(path?.to_string_lossy().into_owned());
+    }
     let (path, pattern) = (path?, path?.to_string_lossy().contains(['*', '?', '[']));
     let path = if pattern { std::path::absolute(path).ok()? } else { whole(path)? };
     let own = whole(folder).and_then(|folder| Some(path.strip_prefix(&folder).ok()?.to_owned()));

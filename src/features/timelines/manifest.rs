@@ -12,7 +12,7 @@ use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::timeline::Layout;
 use crate::shard::Shards;
 use crate::sources::SourcePlan;
-use crate::sources::files::Fingerprint;
+use crate::sources::files::{Fingerprint, hash_of};
 use crate::store::{Root, Store};
 
 /// The folder of the store that contains the timelines.
@@ -228,8 +228,7 @@ pub fn reading(source: &SourcePlan) -> Result<String> {
     for lookup in &source.lookups {
         text += &format!(" {} {} {}", lookup.name, lookup.key, lookup.on);
         for path in &lookup.table.files {
-            let hash = std::fs::File::open(path).and_then(crate::store::hash);
-            text += &hash.map_err(crate::error::Error::io("read", path))?.1;
+            text += &hash_of(path)?;
         }
     }
     Ok(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes())))

@@ -17,7 +17,7 @@ use crate::expression::check::check;
 use crate::expression::polars::{arrow_type, evaluate};
 use crate::expression::{Expression, Node};
 use crate::schema::{Origin as FieldOrigin, list_of, profile_field, type_name};
-use crate::sources::files::{RawTable, RawType, hive_columns};
+use crate::sources::files::{RawTable, RawType, hive_columns, resolve};
 use crate::sources::{ProfileSpec, SourceContext, SourceProblem};
 
 /// Where a column of the profile comes from.
@@ -60,7 +60,7 @@ impl ProfilePlan {
     /// a column has a type that does not fit the profile field. The errors of [`RawTable::open`].
     pub fn open(spec: &ProfileSpec, context: &SourceContext) -> Result<Self> {
         let place = "c360.toml [sources.profile]";
-        let mut table = RawTable::open(&context.root.join(&spec.path), place)?;
+        let mut table = RawTable::open(&resolve(&context.root, &spec.path), place)?;
         let folders: Vec<String> =
             table.raw.iter().filter(|column| column.hive).map(|c| c.name.clone()).collect();
         table.raw.retain(|column| !column.hive);

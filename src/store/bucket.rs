@@ -1,0 +1,121 @@
+//! Buckets behind URLs: Amazon S3, Google Cloud Storage and Azure Blob Storage.
+//!
+//! Credentials come from the usual environment variables and from the identity that a cloud gives its machines.
+//! Requests that fail are repeated with growing pauses.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use futures_util::TryStreamExt;
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::path::Path as Key;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+
+use super::objects::{RUNTIME, failed};
+use crate::error::{Error, Result};
+
+/// An object of a bucket, as it was when this process first saw it.
+#[derive(Debug, Clone)]
+pub struct BucketObject {
+    /// The bucket, for requests.
+    pub bucket: Arc<dyn ObjectStore>,
+    /// The URL of the object.
+    pub url: PathBuf,
+    /// The key, length in bytes, time of the last modification and ETag.
+    pub meta: ObjectMeta,
+}
+
+/// The buckets that were opened, by what comes before the keys in their URLs.
+static BUCKETS: LazyLock<Mutex<HashMap<String, Arc<dyn ObjectStore>>>> =
+    LazyLock::new(Mutex::default);
+/// The objects that were seen, by URL. A process reads an object only as it first saw it.
+static SEEN: LazyLock<Mutex<HashMap<PathBuf, BucketObject>>> = LazyLock::new(Mutex::default);
+
+/// Whether a path is a URL.
+pub fn is_url(path: &Path) -> bool {
+    path.to_string_lossy().contains("://")
+}
+
+/// Whether the scheme of a URL is that of a bucket.
+pub fn is_known(url: &Path) -> bool {
+    let url = url.to_string_lossy();
+    url.split_once("://").is_some_and(|(scheme, _)| opener(scheme).is_some())
+}
+
+type Opener = fn(&str) -> object_store::Result<Arc<dyn ObjectStore>>;
+
+fn opener(scheme: &str) -> Option<Opener> {
+    Some(match scheme {
+        "s3" | "s3a" => |url| Ok(Arc::new(AmazonS3Builder::from_env().with_url(url).build()?)),
+        "gs" => |url| Ok(Arc::new(GoogleCloudStorageBuilder::from_env().with_url(url).build()?)),
+        "az" | "azure" | "abfs" | "abfss" => {
+            |url| Ok(Arc::new(MicrosoftAzureBuilder::from_env().with_url(url).build()?))
+        }
+        _ => return None,
+    })
+}
+
+/// The bucket of a URL, what comes before the keys, and the key.
+fn parts(url: &Path) -> Result<(Arc<dyn ObjectStore>, String, String)> {
+    let text = url.to_string_lossy();
+    let (scheme, rest) = text.split_once("://").unwrap_or_default();
+    let (host, key) = rest.split_once('/').unwrap_or((rest, ""));
+    let start = format!("{scheme}://{host}/");
+    let mut buckets = BUCKETS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(bucket) = buckets.get(&start) {
+        return Ok((bucket.clone(), start, key.to_owned()));
+    }
+    // A second call finds the provider of the first one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let open = opener(scheme).ok_or_else(|| {
+        Error::io("open", url)(std::io::Error::other("it is no address of a bucket"))
+    })?;
+    let bucket = open(&start).map_err(failed("open", url))?;
+    buckets.insert(start.clone(), bucket.clone());
+    Ok((bucket, start, key.to_owned()))
+}
+
+impl BucketObject {
+    /// Finds the object of a URL; `None` if there is none.
+    ///
+    /// # Errors
+    /// Returns an I/O error that names the object if the request fails for good.
+    pub fn find(url: &Path) -> Result<Option<Self>> {
+        let seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner).get(url).cloned();
+        if seen.is_some() {
+            return Ok(seen);
+        }
+        let (bucket, start, key) = parts(url)?;
+        let Ok(key) = Key::parse(key) else { return Ok(None) };
+        match RUNTIME.block_on(bucket.head(&key)) {
+            Ok(meta) => Ok(Some(remember(bucket, &start, meta))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed("find", url)(error)),
+        }
+    }
+
+    /// Lists the objects below the folder of a URL.
+    ///
+    /// # Errors
+    /// Returns an I/O error that names the folder if the request fails for good.
+    pub fn below(folder: &Path) -> Result<Vec<Self>> {
+        let (bucket, start, key) = parts(folder)?;
+        let key = key.trim_end_matches('/');
+        let prefix = Key::parse(key).map_err(Error::engine("naming an object"))?;
+        let listed = bucket.list(if key.is_empty() { None } else { Some(&prefix) });
+        let listed: Vec<ObjectMeta> =
+            RUNTIME.block_on(listed.try_collect()).map_err(failed("list", folder))?;
+        Ok(listed.into_iter().map(|meta| remember(bucket.clone(), &start, meta)).collect())
+    }
+}
+
+/// The object as it was first seen.
+fn remember(bucket: Arc<dyn ObjectStore>, start: &str, meta: ObjectMeta) -> BucketObject {
+    let url = PathBuf::from(format!("{start}{}", meta.location));
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let object = BucketObject { bucket, url: url.clone(), meta };
+    seen.entry(url).or_insert(object).clone()
+}
