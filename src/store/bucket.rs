@@ -14,7 +14,8 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path as Key;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
-use super::objects::{RUNTIME, failed};
+use super::objects::RUNTIME;
+use super::problem::StoreProblem;
 use crate::error::{Error, Result};
 
 /// An object of a bucket, as it was when this process first saw it.
@@ -73,7 +74,7 @@ fn parts(url: &Path) -> Result<(Arc<dyn ObjectStore>, String, String)> {
     let open = opener(scheme).ok_or_else(|| {
         Error::io("open", url)(std::io::Error::other("it is no address of a bucket"))
     })?;
-    let bucket = open(&start).map_err(failed("open", url))?;
+    let bucket = open(&start).map_err(refused("open", url))?;
     buckets.insert(start.clone(), bucket.clone());
     Ok((bucket, start, key.to_owned()))
 }
@@ -82,7 +83,7 @@ impl BucketObject {
     /// Finds the object of a URL; `None` if there is none.
     ///
     /// # Errors
-    /// Returns an I/O error that names the object if the request fails for good.
+    /// Returns an error that names the object if the request fails for good.
     pub fn find(url: &Path) -> Result<Option<Self>> {
         let seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner).get(url).cloned();
         if seen.is_some() {
@@ -93,23 +94,32 @@ impl BucketObject {
         match RUNTIME.block_on(bucket.head(&key)) {
             Ok(meta) => Ok(Some(remember(bucket, &start, meta))),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(failed("find", url)(error)),
+            Err(error) => Err(refused("find", url)(error)),
         }
     }
 
     /// Lists the objects below the folder of a URL.
     ///
     /// # Errors
-    /// Returns an I/O error that names the folder if the request fails for good.
+    /// Returns an error that names the folder if the request fails for good.
     pub fn below(folder: &Path) -> Result<Vec<Self>> {
         let (bucket, start, key) = parts(folder)?;
         let key = key.trim_end_matches('/');
         let prefix = Key::parse(key).map_err(Error::engine("naming an object"))?;
         let listed = bucket.list(if key.is_empty() { None } else { Some(&prefix) });
         let listed: Vec<ObjectMeta> =
-            RUNTIME.block_on(listed.try_collect()).map_err(failed("list", folder))?;
+            RUNTIME.block_on(listed.try_collect()).map_err(refused("list", folder))?;
         Ok(listed.into_iter().map(|meta| remember(bucket.clone(), &start, meta)).collect())
     }
+}
+
+/// Turns the error of a request into one that names the URL.
+pub(super) fn refused(
+    action: &'static str,
+    url: &Path,
+) -> impl FnOnce(object_store::Error) -> Error {
+    let url = url.to_owned();
+    move |source| StoreProblem::Request { action, url, source }.into()
 }
 
 /// The object as it was first seen.

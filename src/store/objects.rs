@@ -134,10 +134,7 @@ impl Objects {
 }
 
 /// Turns an error of a request into one that names the object. What a disk says is an I/O error.
-pub(super) fn failed(
-    action: &'static str,
-    path: &Path,
-) -> impl FnOnce(object_store::Error) -> Error {
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(object_store::Error) -> Error {
     let path = path.to_owned();
     move |error| {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);

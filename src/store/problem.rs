@@ -32,6 +32,9 @@ pub enum StoreProblem {
     DamagedTimelines { path: PathBuf },
     #[error("{}: the number of coefficients does not match the inputs", path.display())]
     EditedModel { path: PathBuf },
+    /// A request to a bucket fails for good.
+    #[error("cannot {action} {}", url.display())]
+    Request { action: &'static str, url: PathBuf, source: object_store::Error },
     /// A file lacks a column of its table, or has it in another type.
     #[error("{} is not a table of {table}", path.display())]
     NotATable { path: PathBuf, table: &'static str },
@@ -42,6 +45,7 @@ impl Problem for StoreProblem {
         match self {
             Self::NotATable { .. } => Exit::Contract,
             Self::Overtaken { .. } => Exit::Locked,
+            Self::Request { .. } => Exit::Unexpected,
             _ => Exit::Configuration,
         }
     }
@@ -67,6 +71,16 @@ impl Problem for StoreProblem {
                 "`c360-ml features build --full` reads all events again and writes it anew"
             }
             Self::EditedModel { .. } => "the file was edited; train again",
+            Self::Request { source: object_store::Error::Precondition { .. }, .. } => {
+                "it was replaced during the run; run again"
+            }
+            Self::Request { url, .. } => match url.to_string_lossy().split("://").next() {
+                Some("s3" | "s3a") => {
+                    "check the URL and AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL"
+                }
+                Some("gs") => "check the URL and GOOGLE_APPLICATION_CREDENTIALS",
+                _ => "check the URL, AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+            },
             Self::NotATable { .. } => {
                 "it was changed after it was written; run the command that wrote it again"
             }

@@ -11,8 +11,8 @@ use object_store::{GetOptions, GetRange, OBJECT_STORE_COALESCE_DEFAULT, coalesce
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::bucket::{BucketObject, is_url};
-use super::objects::{RUNTIME, failed};
+use super::bucket::{BucketObject, is_url, refused};
+use super::objects::RUNTIME;
 use crate::error::{Error, Result};
 
 /// How much of the end of an object is read with one request. The footers of most files are smaller.
@@ -67,7 +67,7 @@ impl Readable {
     /// Reads the end of an object into memory, where the footer of a Parquet file is.
     ///
     /// # Errors
-    /// Returns an I/O error that names the object if the request fails for good.
+    /// Returns an error that names the object if the request fails for good.
     pub fn with_tail(self) -> Result<Self> {
         let Self::Object(object, held) = &self else { return Ok(self) };
         let tail = object.meta.size.saturating_sub(TAIL)..object.meta.size;
@@ -80,7 +80,7 @@ impl Readable {
     /// Reads ranges of an object into memory, with as few requests as their distances allow.
     ///
     /// # Errors
-    /// Returns an I/O error that names the object if a request fails for good, or if the object was replaced
+    /// Returns an error that names the object if a request fails for good, or if the object was replaced
     /// since this process first saw it.
     pub fn with(self, ranges: impl IntoIterator<Item = Range<u64>>) -> Result<Self> {
         let Self::Object(object, mut held) = self else { return Ok(self) };
@@ -88,7 +88,7 @@ impl Readable {
         let missing: Vec<Range<u64>> = missing.collect();
         let get = |range| get(&object, range).boxed();
         let read = coalesce_ranges(&missing, get, OBJECT_STORE_COALESCE_DEFAULT);
-        let read = RUNTIME.block_on(read).map_err(failed("read", &object.url))?;
+        let read = RUNTIME.block_on(read).map_err(refused("read", &object.url))?;
         held.extend(missing.into_iter().map(|range| range.start).zip(read));
         Ok(Self::Object(object, held))
     }
@@ -258,5 +258,6 @@ mod tests {
         let _ = object(&bucket, vec![2; 100]);
         let error = file.with(Some(0..10)).unwrap_err();
         assert!(error.to_string().contains("s3://data/a/b.parquet"), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("was replaced")), "{error:?}");
     }
 }

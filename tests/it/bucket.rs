@@ -41,6 +41,7 @@ impl Bucket {
                         let key = key.to_owned();
                         give(request, &key, objects.get(&key), &read);
                     }
+                    Some(("closed", _)) => request.respond(Response::empty(403)).unwrap(),
                     _ => list(request, &query, &objects),
                 }
             }
@@ -220,4 +221,12 @@ fn what_a_bucket_lacks_or_refuses_is_named() {
     let (told, code) = bucket.call(&remote, &["validate"]);
     assert_eq!(code, 3, "{told}");
     assert!(told.contains("s3://data/crm/events/part-000.parquet"), "{told}");
+    // A request that is refused says what to check.
+    edit(&remote, "c360.toml", "s3://data/crm/events", "s3://closed/crm/events");
+    let (told, code) = bucket.call(&remote, &["validate"]);
+    assert_eq!(code, 1, "{told}");
+    assert!(
+        told.contains("s3://closed/crm/events") && told.contains("AWS_ACCESS_KEY_ID"),
+        "{told}"
+    );
 }
