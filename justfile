@@ -61,7 +61,7 @@ bench-complete-journey:
     cargo build --release
     python3 benches/complete_journey.py target/release/c360-ml /tmp/complete-journey.json
 
-# Check exports, reports and schemas against ONNX Runtime, MLflow, Chromium, Feast, Redis, PostgreSQL and Taplo
+# Check exports, reports and schemas against ONNX Runtime, MLflow, Chromium, Feast, Redis, PostgreSQL, Taplo and moto
 outside:
     tests/outside/run.sh onnx
     tests/outside/run.sh mlflow
@@ -69,6 +69,11 @@ outside:
     tests/outside/run.sh feast
     tests/outside/run.sh online
     tests/outside/run.sh schemas
+    tests/outside/run.sh cloud
+
+# Read sources from S3 (moto) and, where AZURITE names its program, Azure
+cloud:
+    tests/outside/run.sh cloud
 
 # Check the exported offline store in Feast, value by value
 feast:
