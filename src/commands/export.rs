@@ -65,13 +65,12 @@ pub fn mlflow(
     let metrics: ClassifierMetrics = store.read_json(&root, &format!("{folder}/metrics.json"))?;
     let mut files = Vec::new();
     for path in store.below(&root, &folder)? {
-        let file = store.file(&root, &path)?;
-        let bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
-        files.push((path[folder.len() + 1..].to_owned(), bytes));
+        files.push((path[folder.len() + 1..].to_owned(), store.bytes(&root, &path)?));
     }
     let page = format!("{folder}/report.html");
-    if let Ok(text) = std::fs::read_to_string(store.beside(&page)) {
-        files.push(("report.html".to_owned(), self_contained(&text, &page).into_bytes()));
+    if let Some(text) = store.read_beside(&page)? {
+        let text = self_contained(&String::from_utf8_lossy(&text), &page);
+        files.push(("report.html".to_owned(), text.into_bytes()));
     }
     files.push(("model.onnx".to_owned(), onnx::render(&artifact, &model)?.bytes));
     let experiment = experiment.unwrap_or(&project.settings.project.name);

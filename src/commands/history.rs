@@ -55,7 +55,7 @@ pub fn gc(project: &Project, keep: usize, grace: Duration, dry_run: bool) -> Res
     }
     let store = project.store()?;
     let keep = Keep { roots: keep, grace, now: now() };
-    let removed = store.collect_garbage(&keep, dry_run)?;
+    let removed = store.collect_garbage(&keep, dry_run, now)?;
     let bytes: u64 = removed.objects.iter().map(|object| object.bytes).sum();
     let verb = if dry_run { "would be removed" } else { "were removed" };
     let text = format!(

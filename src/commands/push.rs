@@ -50,11 +50,11 @@ pub fn push(
     let content = Content::of(&served, &std::env::temp_dir(), done)?;
     progress.stage("connecting");
     let mut store = open()?;
-    let file = project.store()?.beside(&Pushed::file(store.target()));
+    let (own, file) = (project.store()?, Pushed::file(store.target()));
     let held = store.holds()?;
     let holds = held.name.clone().filter(|_| held.is_whole && !full);
     let has_all = holds.as_deref() == Some(content.name());
-    let before = Pushed::open(&file).filter(|pushed| {
+    let before = Pushed::open(&own.beside(&file)).filter(|pushed| {
         holds.as_ref() == Some(&pushed.name)
             && pushed.columns == content.columns()
             && pushed.shards == content.shards()
@@ -76,7 +76,7 @@ pub fn push(
             pace.wait(customers);
         })?;
     }
-    Pushed::write(&file, &content)?;
+    own.write_beside(&file, |path| Pushed::write(path, &content))?;
     progress.finish();
     let (columns, as_of) = (content.schema().fields().len() - 1, served.as_of());
     let text = format!(

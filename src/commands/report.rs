@@ -161,7 +161,7 @@ pub fn serve(project: &Project, port: u16) -> Result<()> {
         let kinds = [(".html", "text/html; charset=utf-8"), (".js", "text/javascript")];
         let kind = kinds.into_iter().find(|(end, _)| path.ends_with(end)).map(|(_, kind)| kind);
         let is_page = kind.is_some() && !path.split('/').any(|part| part.starts_with('.'));
-        let body = is_page.then(|| std::fs::read(store.beside(path)).ok()).flatten();
+        let body = is_page.then(|| store.read_beside(path).ok().flatten()).flatten();
         let (code, body) = match body {
             Some(body) => (200, body),
             None => (404, b"not found".to_vec()),

@@ -30,6 +30,7 @@ use crate::sources::profile::ProfilePlan;
 use crate::sources::{Orphans, SourceContext, SourcePlan, look};
 use crate::spec::{ModelSpec, Models};
 use crate::store::Store;
+use crate::store::bucket::resolve;
 use crate::time::{Duration, Instant, Zone};
 
 /// The settings of the command line or the environment that override `c360.toml`.
@@ -159,13 +160,13 @@ impl Project {
 
     /// The folder of the store as the current folder sees it.
     pub fn store_shown(&self) -> String {
-        let path = self.root.join(&self.settings.project.store);
+        let path = resolve(&self.root, &self.settings.project.store);
         path.strip_prefix(".").unwrap_or(&path).display().to_string()
     }
 
     /// Opens the store of the project.
     pub fn store(&self) -> Result<Store> {
-        let store = Store::at(self.root.join(&self.settings.project.store))?;
+        let store = Store::at(resolve(&self.root, &self.settings.project.store))?;
         Ok(match self.store_root {
             Some(number) => store.at_root(number),
             None => store,

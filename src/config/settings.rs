@@ -26,7 +26,7 @@ pub struct ProjectSpec {
     /// The as-of that applies if the command line names none.
     #[serde(default)]
     pub as_of: Option<Instant>,
-    /// The folder of the store, relative to the project.
+    /// The folder of the store, relative to the project, or the URL of a folder in a bucket.
     #[serde(default = "default_store")]
     pub store: String,
     /// The number of shards that customers are split into, a power of two. By default it follows the number

@@ -299,14 +299,6 @@ pub fn hash_of(path: &Path) -> Result<String> {
     Ok(hash.1)
 }
 
-/// A path of a project, which is relative to the folder of the project unless it is absolute or a URL.
-pub fn resolve(root: &Path, path: impl AsRef<Path>) -> PathBuf {
-    match is_url(path.as_ref()) {
-        true => path.as_ref().to_owned(),
-        false => root.join(path),
-    }
-}
-
 /// A name that more than one column of a file has.
 fn repeated(schema: &SchemaRef) -> Option<String> {
     let mut names = std::collections::HashSet::new();

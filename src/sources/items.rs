@@ -7,10 +7,11 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 
-use super::files::{RawTable, RawType, resolve};
+use super::files::{RawTable, RawType};
 use super::profile::normalize;
 use super::{SourceContext, SourceProblem};
 use crate::error::{Error, Result};
+use crate::store::bucket::resolve;
 use crate::store::parquet::concat;
 
 /// A checked table of items.

@@ -25,8 +25,9 @@ use crate::error::{Error, Result};
 use crate::expression::check::check;
 use crate::expression::{Columns, Expression, Type};
 use crate::money::Scale;
+use crate::store::bucket::resolve;
 use crate::time::Zone;
-use files::{RawColumn, RawTable, resolve};
+use files::{RawColumn, RawTable};
 
 pub use self::problem::SourceProblem;
 

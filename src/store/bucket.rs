@@ -14,8 +14,8 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path as Key;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
-use super::objects::RUNTIME;
 use super::problem::StoreProblem;
+use super::runtime::RUNTIME;
 use crate::error::{Error, Result};
 
 /// An object of a bucket, as it was when this process first saw it.
@@ -44,6 +44,14 @@ pub fn is_url(path: &Path) -> bool {
 pub fn is_known(url: &Path) -> bool {
     let url = url.to_string_lossy();
     url.split_once("://").is_some_and(|(scheme, _)| opener(scheme).is_some())
+}
+
+/// A path of a project, which is relative to the folder of the project unless it is absolute or a URL.
+pub fn resolve(root: &Path, path: impl AsRef<Path>) -> PathBuf {
+    match is_url(path.as_ref()) {
+        true => path.as_ref().to_owned(),
+        false => root.join(path),
+    }
 }
 
 type Opener = fn(&str) -> object_store::Result<Arc<dyn ObjectStore>>;
@@ -79,7 +87,27 @@ fn parts(url: &Path) -> Result<(Arc<dyn ObjectStore>, String, String)> {
     Ok((bucket, start, key.to_owned()))
 }
 
+/// The bucket of a folder's URL, and the prefix of its keys.
+pub(super) fn folder(url: &Path) -> Result<(Arc<dyn ObjectStore>, Key)> {
+    let (bucket, _, key) = parts(url)?;
+    let key = Key::parse(key.trim_end_matches('/')).map_err(Error::engine("naming an object"))?;
+    Ok((bucket, key))
+}
+
 impl BucketObject {
+    /// Remembers an object of a known length, which nothing ever replaces, so that no request has to find it.
+    pub(super) fn expect(url: &Path, size: u64) -> Result<()> {
+        if SEEN.lock().unwrap_or_else(PoisonError::into_inner).contains_key(url) {
+            return Ok(());
+        }
+        let (bucket, start, key) = parts(url)?;
+        let location = Key::parse(key).map_err(Error::engine("naming an object"))?;
+        let last_modified = chrono::DateTime::UNIX_EPOCH;
+        let meta = ObjectMeta { location, last_modified, size, e_tag: None, version: None };
+        remember(bucket, &start, meta);
+        Ok(())
+    }
+
     /// Finds the object of a URL; `None` if there is none.
     ///
     /// # Errors

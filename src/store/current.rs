@@ -3,23 +3,43 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::objects::Objects;
 use super::reader::Store;
 use super::root::{LiveFile, Root};
 use crate::error::{Error, Result};
 
 /// The tables of a scored as-of.
 const TABLES: [&str; 5] = ["profile", "scores", "segments", "segment_changes", "recommendations"];
+/// The SQL views over the live files.
+const VIEWS: &str = "current.sql";
 /// The folder of links to the files of the current profile.
 const LINKS: &str = "profile/current";
 
 impl Store {
+    /// Brings what is made from a root up to date: the links to the current profile and the views, which are written
+    /// last and name the root in their first line. A run that died may have left those of the root before.
+    pub(super) fn catch_up(&self, objects: &Objects, root: &Root) -> Result<()> {
+        let first_line = first_line(root);
+        let there = objects.get(VIEWS)?;
+        if there.is_some_and(|there| there.starts_with(first_line.as_bytes())) {
+            return Ok(());
+        }
+        self.link_profile(root)?;
+        let place = match self.is_remote() {
+            true => self.path().to_owned(),
+            false => std::path::absolute(self.path()).unwrap_or_else(|_| self.path().to_owned()),
+        };
+        let views = self.views(root, &place.to_string_lossy())?;
+        objects.put(VIEWS, views.into_bytes())
+    }
+
     /// Renders the views for DuckDB: each table at the as-of of the current profile, and with `_history` at all as-ofs.
     /// `place` is where the store is.
-    pub(super) fn views(&self, root: &Root, place: &str) -> Result<String> {
-        let mut sql = format!(
-            "-- Views over the live files of root {} of this store: duckdb -init current.sql\n",
-            root.number
-        );
+    fn views(&self, root: &Root, place: &str) -> Result<String> {
+        let mut sql = first_line(root);
+        let shown =
+            |folder: &&String| TABLES.iter().chain(&["features"]).any(|table| is_of(folder, table));
+        self.load_manifests(root, root.folders.keys().filter(shown))?;
         let views = root.folders_in("features").filter_map(|folder| folder.split('/').nth(1));
         let views: BTreeSet<&str> = views.collect();
         let views = views.into_iter().map(|v| (format!("features/{v}"), format!("features_{v}")));
@@ -44,15 +64,15 @@ impl Store {
         Ok(paths)
     }
 
-    /// Links the files of the current profile, so that a folder has these and no others. Where a system has no links,
-    /// nothing is done.
+    /// Links the files of the current profile, so that a folder has these and no others. Where a system or a bucket has
+    /// no links, nothing is done.
     ///
     /// # Errors
     /// Returns an I/O error if a link cannot be made.
-    pub(super) fn link_profile(&self, root: &Root) -> Result<()> {
+    fn link_profile(&self, root: &Root) -> Result<()> {
         let store = self.path();
         #[cfg(unix)]
-        if let Some(profile) = &root.profile {
+        if let Some(profile) = root.profile.as_ref().filter(|_| !self.is_remote()) {
             use std::os::unix::fs::symlink;
             let links = store.join(LINKS);
             // A new folder of links takes the place of the old one at once.
@@ -79,6 +99,18 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn first_line(root: &Root) -> String {
+    format!(
+        "-- Views over the live files of root {} of this store: duckdb -init current.sql\n",
+        root.number
+    )
+}
+
+/// Whether a folder is one of a table.
+fn is_of(folder: &str, table: &str) -> bool {
+    folder.strip_prefix(table).is_some_and(|rest| rest.starts_with('/'))
 }
 
 fn view(name: &str, paths: &[String]) -> String {

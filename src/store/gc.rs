@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::objects::{Object, Objects};
+use super::lease::{Clock, Lease, is_running};
+use super::objects::Object;
 use super::reader::Store;
 use super::root::{ROOTS, Root};
+use super::transaction::{STAGING, TEMPORARY};
 use crate::error::Result;
 use crate::time::{Duration, Instant};
 
@@ -52,12 +54,19 @@ impl Store {
     /// is removed.
     ///
     /// Roots are removed before the objects that they name, so that a root that can be read is whole.
-    pub fn collect_garbage(&self, keep: &Keep, dry_run: bool) -> Result<Removed> {
+    ///
+    /// # Errors
+    /// Returns [`Error::Locked`](crate::error::Error::Locked) while a run holds the lease, unless nothing is removed.
+    pub fn collect_garbage(&self, keep: &Keep, dry_run: bool, clock: Clock) -> Result<Removed> {
         // An old store, and a folder that is no store, has no roots that could say what is live.
         if self.root()?.number == 0 {
             return Ok(Removed::default());
         }
-        let objects = Objects::on_disk(self.path())?;
+        let objects = self.objects()?;
+        // A run that is at work reads and writes objects that no root names yet, or not any more.
+        let mark = format!("{:08x}", rand::random::<u32>());
+        let lease = (!dry_run).then(|| Lease::take(&objects, "gc", &mark, clock));
+        let _lease = lease.transpose()?;
         let is_old = |at: i64| at < keep.now.minus(keep.grace).0;
         let mut roots: Vec<(u64, Object)> = objects
             .list(ROOTS, None)?
@@ -73,6 +82,7 @@ impl Store {
         let mut folders: BTreeSet<String> = BTreeSet::new();
         for (number, _) in kept.iter().chain(&recent) {
             let root = self.read_root(&objects, *number)?;
+            self.load_manifests(&root, root.folders.keys())?;
             for (folder, manifest) in &root.folders {
                 folders.insert(folder.clone());
                 live.insert(manifest.object.clone());
@@ -86,15 +96,15 @@ impl Store {
             let first = path.split('/').next().unwrap_or_default();
             // A page is that of a version or a run, whose other files say whether it is there.
             let is_page = path.ends_with(".html") && folders.contains(&folder);
-            let is_own = FOLDERS.contains(&first) || first.starts_with(".staging-");
+            let is_own = FOLDERS.contains(&first) || first.starts_with(STAGING);
             let is_link = path.starts_with("profile/current/") || path.contains("/.current");
             !is_own || live.contains(path) || is_link || is_page || !is_old(object.modified)
         };
         let mut dead = objects.list("", None)?;
         dead.retain(|object| !is_kept(object));
         if !dry_run {
-            gone.iter().try_for_each(|(_, object)| objects.delete(&object.path))?;
-            dead.iter().try_for_each(|object| objects.delete(&object.path))?;
+            objects.delete(gone.iter().map(|(_, object)| object.path.as_str()))?;
+            objects.delete(dead.iter().map(|object| object.path.as_str()))?;
             self.remove_staging(is_old);
         }
         let kept = kept.len() + recent.len();
@@ -107,9 +117,13 @@ impl Store {
 
     /// Removes the staging folders of runs that died. One that cannot be removed does no harm.
     fn remove_staging(&self, is_old: impl Fn(i64) -> bool) {
-        let entries = std::fs::read_dir(self.path()).into_iter().flatten().flatten();
-        for entry in entries {
-            let is_staging = entry.file_name().to_string_lossy().starts_with(".staging-");
+        let place = if self.is_remote() { std::env::temp_dir() } else { self.path().to_owned() };
+        for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // A folder of temporary files has those of runs at other stores too, which may be at work.
+            let process = name.strip_prefix(TEMPORARY).and_then(|rest| rest.split('-').next());
+            let is_dead = process.is_some_and(|process| !is_running(process));
+            let is_staging = name.starts_with(STAGING) || is_dead;
             let modified = entry.metadata().and_then(|metadata| metadata.modified()).ok();
             let modified = modified.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
             if is_staging && modified.is_some_and(|at| is_old(at.as_micros() as i64)) {
@@ -141,7 +155,7 @@ mod tests {
     }
 
     fn paths(store: &Store) -> Vec<String> {
-        let objects = Objects::on_disk(store.path()).unwrap().list("", None).unwrap();
+        let objects = store.objects().unwrap().list("", None).unwrap();
         objects.into_iter().map(|object| object.path).collect()
     }
 
@@ -158,11 +172,11 @@ mod tests {
         let keep = |roots, now| Keep { roots, grace: Duration::days(1), now };
         let (past, future) = (Instant(0), Instant(i64::MAX / 2));
         let before = paths(&store);
-        let nothing = store.collect_garbage(&keep(1, past), false).unwrap();
+        let nothing = store.collect_garbage(&keep(1, past), false, clock).unwrap();
         assert_eq!((nothing.roots.len(), nothing.objects.len(), nothing.kept), (0, 0, 3));
-        let planned = store.collect_garbage(&keep(2, future), true).unwrap();
+        let planned = store.collect_garbage(&keep(2, future), true, clock).unwrap();
         assert_eq!(paths(&store), before, "a dry run removes nothing");
-        let removed = store.collect_garbage(&keep(2, future), false).unwrap();
+        let removed = store.collect_garbage(&keep(2, future), false, clock).unwrap();
         assert_eq!(removed, planned);
         assert_eq!((removed.roots.as_slice(), removed.kept), (&[1][..], 2));
         assert!(!orphan.exists() && !staging.exists());

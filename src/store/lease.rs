@@ -93,7 +93,7 @@ impl Drop for Lease {
         if let Ok(Some(note)) = read(&self.objects)
             && note.attempt == self.attempt
         {
-            let _ = self.objects.delete(LEASE);
+            let _ = self.objects.delete([LEASE]);
         }
     }
 }
@@ -121,8 +121,13 @@ fn machine() -> String {
 
 /// Whether the process of a note may still run. Of another machine's nothing is known.
 fn is_alive(note: &Note) -> bool {
-    let known = note.machine == machine() && std::path::Path::new("/proc/self").exists();
-    !known || std::path::Path::new(&format!("/proc/{}", note.process)).exists()
+    note.machine != machine() || is_running(note.process)
+}
+
+/// Whether a process of this machine may still run. Where the system does not tell, it may.
+pub(super) fn is_running(process: impl std::fmt::Display) -> bool {
+    let folder = std::path::Path::new("/proc");
+    !folder.join("self").exists() || folder.join(process.to_string()).exists()
 }
 
 #[cfg(test)]

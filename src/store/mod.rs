@@ -15,6 +15,7 @@ mod problem;
 pub mod readable;
 mod reader;
 mod root;
+mod runtime;
 pub mod sorted;
 pub mod spill;
 pub mod staged;

@@ -2,26 +2,27 @@
 //!
 //! Calls block. They run on threads of their own, so that they can be made from any thread.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
-use tokio::runtime::Runtime;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
 
+use super::bucket;
+use super::runtime::RUNTIME;
 use crate::error::{Error, Result};
 
-/// The threads that wait for requests.
-pub(super) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("objects")
-        .enable_all()
-        .build()
-        .unwrap_or_else(|error| unreachable!("threads can be started: {error}"))
-});
+/// A longer file is sent to a bucket in parts of this many bytes.
+const PART: usize = 8 << 20;
+/// The number of objects that are read at once.
+const AT_ONCE: usize = 32;
+/// The number of parts that are under way at a time.
+const PARTS: usize = 4;
 
 /// An object and what is known of it without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,9 +49,23 @@ pub enum Created {
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
     folder: PathBuf,
+    on_disk: bool,
 }
 
 impl Objects {
+    /// Opens the folder of a path or URL. A folder on a disk is created.
+    ///
+    /// # Errors
+    /// Returns an error if the folder cannot be created or the URL is not one of a bucket.
+    pub fn at(folder: &Path) -> Result<Self> {
+        if !bucket::is_url(folder) {
+            return Self::on_disk(folder);
+        }
+        let (store, prefix) = bucket::folder(folder)?;
+        let store = Arc::new(PrefixStore::new(store, prefix));
+        Ok(Self { store, folder: folder.to_owned(), on_disk: false })
+    }
+
     /// Opens a folder on a disk, which is created. What is written there is synced before a call returns.
     ///
     /// # Errors
@@ -58,7 +73,8 @@ impl Objects {
     pub fn on_disk(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         let store = LocalFileSystem::new_with_prefix(folder).map_err(failed("open", folder))?;
-        Ok(Self { store: Arc::new(store.with_fsync(true)), folder: folder.to_owned() })
+        let store = Arc::new(store.with_fsync(true));
+        Ok(Self { store, folder: folder.to_owned(), on_disk: true })
     }
 
     /// The folder, as errors name it.
@@ -76,13 +92,25 @@ impl Objects {
 
     /// Reads an object; `None` if there is none.
     pub fn get(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        let location = Self::path(path)?;
-        let read = async { self.store.get(&location).await?.bytes().await };
-        match RUNTIME.block_on(read) {
-            Ok(bytes) => Ok(Some(bytes.to_vec())),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(failed("read", &self.shown(path))(error)),
-        }
+        Ok(self.get_all(std::iter::once(path))?.pop().flatten())
+    }
+
+    /// Reads many objects at once; `None` for each that is not there.
+    pub fn get_all<'a>(
+        &self,
+        paths: impl Iterator<Item = &'a str>,
+    ) -> Result<Vec<Option<Vec<u8>>>> {
+        let read = |path: &'a str| async move {
+            let location = Self::path(path)?;
+            let get = async { self.store.get(&location).await?.bytes().await };
+            match get.await {
+                Ok(bytes) => Ok(Some(bytes.to_vec())),
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(error) => Err(failed("read", &self.shown(path))(error)),
+            }
+        };
+        let reads = futures_util::stream::iter(paths.map(read)).buffered(AT_ONCE);
+        RUNTIME.block_on(reads.try_collect())
     }
 
     /// Writes an object, or replaces it.
@@ -123,20 +151,87 @@ impl Objects {
         Ok(objects)
     }
 
-    /// Removes an object. One that is not there is no error.
-    pub fn delete(&self, path: &str) -> Result<()> {
+    /// Whether there is an object.
+    pub fn has(&self, path: &str) -> Result<bool> {
         let location = Self::path(path)?;
-        match RUNTIME.block_on(self.store.delete(&location)) {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(failed("remove", &self.shown(path))(error)),
+        match RUNTIME.block_on(self.store.head(&location)) {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(failed("find", &self.shown(path))(error)),
         }
     }
+
+    /// Makes an object of a file that was written on a disk: it is sent to the bucket, or moved if the objects are on
+    /// the same disk.
+    pub fn take(&self, file: &Path, path: &str) -> Result<()> {
+        if self.on_disk {
+            return move_synced(file, &self.shown(path));
+        }
+        let location = Self::path(path)?;
+        let length = std::fs::metadata(file).map_err(Error::io("read", file))?.len();
+        if length <= PART as u64 {
+            return self.put(path, std::fs::read(file).map_err(Error::io("read", file))?);
+        }
+        let refused = |error| failed("write", &self.shown(path))(error);
+        let upload = RUNTIME.block_on(self.store.put_multipart(&location)).map_err(refused)?;
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
+        let mut file_read = File::open(file).map_err(Error::io("open", file))?;
+        let mut part = vec![0; PART];
+        loop {
+            let count = file_read.read(&mut part).map_err(Error::io("read", file))?;
+            if count == 0 {
+                break;
+            }
+            let sent = async {
+                upload.write(&part[..count]);
+                upload.wait_for_capacity(PARTS).await
+            };
+            if let Err(error) = RUNTIME.block_on(sent) {
+                // A bucket keeps parts that belong to no object until it is told that none is to come.
+                let _ = RUNTIME.block_on(upload.abort());
+                return Err(refused(error));
+            }
+        }
+        RUNTIME.block_on(upload.finish()).map(|_| ()).map_err(refused)
+    }
+
+    /// Removes objects, many with one request where the bucket can. One that is not there is no error.
+    pub fn delete<'a>(&self, paths: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        let locations: Vec<ObjectPath> =
+            paths.into_iter().map(Self::path).collect::<Result<_>>()?;
+        if locations.is_empty() {
+            return Ok(());
+        }
+        let locations = futures_util::stream::iter(locations.into_iter().map(Ok)).boxed();
+        let mut removed = self.store.delete_stream(locations);
+        let remove = async {
+            while let Some(one) = removed.next().await {
+                match one {
+                    Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        RUNTIME.block_on(remove).map_err(failed("remove from", &self.folder))
+    }
+}
+
+/// Moves a file within a disk and syncs its new folder. The file itself was synced before.
+fn move_synced(from: &Path, to: &Path) -> Result<()> {
+    let folder = to.parent().unwrap_or(to);
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    std::fs::rename(from, to).map_err(Error::io("move into place", to))?;
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))
 }
 
 /// Turns an error of a request into one that names the object. What a disk says is an I/O error.
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(object_store::Error) -> Error {
     let path = path.to_owned();
     move |error| {
+        if bucket::is_url(&path) {
+            return bucket::refused(action, &path)(error);
+        }
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(known) = cause {
             if let Some(io) = known.downcast_ref::<std::io::Error>() {
@@ -169,8 +264,8 @@ mod tests {
         };
         assert_eq!(paths("", None), ["a/1", "a/2", "b=c/3.json"]);
         assert_eq!(paths("a", Some("a/1")), ["a/2"]);
-        objects.delete("a/1").unwrap();
-        objects.delete("a/1").unwrap();
+        objects.delete(["a/1"]).unwrap();
+        objects.delete(["a/1"]).unwrap();
         assert_eq!(paths("a", None), ["a/2"]);
     }
 

@@ -8,7 +8,7 @@ use crate::exit::Exit;
 /// A store that cannot be used, or a file that is not as it was written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreProblem {
-    #[error("project.store = {} is a URL", path.display())]
+    #[error("project.store = {} is no address of a bucket", path.display())]
     Url { path: PathBuf },
     #[error("the store {} is of an earlier version of c360-ml", path.display())]
     OldFormat { path: PathBuf },
@@ -52,7 +52,9 @@ impl Problem for StoreProblem {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Url { .. } => "only a local folder can be a store",
+            Self::Url { .. } => {
+                "a store is a folder, or s3://, gs://, az:// or abfss:// with the name of a bucket"
+            }
             Self::OldFormat { .. } => {
                 "name another store and run again; snapshots and models are made anew"
             }

@@ -12,7 +12,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::bucket::{BucketObject, is_url, refused};
-use super::objects::RUNTIME;
+use super::runtime::RUNTIME;
 use crate::error::{Error, Result};
 
 /// How much of the end of an object is read with one request. The footers of most files are smaller.
@@ -93,14 +93,22 @@ impl Readable {
         Ok(Self::Object(object, held))
     }
 
-    /// Reads `length` bytes from `start` on.
-    fn bytes(&self, start: u64, length: u64) -> std::io::Result<Bytes> {
+    /// Reads `length` bytes from `start` on. Several threads may read at the same time.
+    ///
+    /// # Errors
+    /// Returns [`std::io::ErrorKind::UnexpectedEof`] if the file is shorter.
+    pub fn bytes(&self, start: u64, length: u64) -> std::io::Result<Bytes> {
         match self {
             Self::Disk(file) => {
-                file.get_bytes(start, length as usize).map_err(std::io::Error::other)
+                let mut bytes = vec![0; length as usize];
+                read_exact_at(file, &mut bytes, start)?;
+                Ok(bytes.into())
             }
             Self::Object(object, held) => {
                 let range = start..start + length;
+                if range.end > object.meta.size {
+                    return Err(std::io::ErrorKind::UnexpectedEof.into());
+                }
                 if let Some((from, bytes)) = held.iter().find(|one| within(one, &range)) {
                     let from = (start - from) as usize;
                     return Ok(bytes.slice(from..from + length as usize));
@@ -122,6 +130,24 @@ impl Readable {
             }
         }
     }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, bytes: &mut [u8], start: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, start)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut bytes: &mut [u8], mut start: u64) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let read = std::os::windows::fs::FileExt::seek_read(file, bytes, start)?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes = &mut bytes[read..];
+        start += read as u64;
+    }
+    Ok(())
 }
 
 fn within((start, bytes): &Held, range: &Range<u64>) -> bool {

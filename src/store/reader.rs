@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 
+use super::bucket::{self, BucketObject};
 use super::format::{join, parse_json};
 use super::objects::Objects;
 use super::parquet;
 use super::problem::StoreProblem;
 use super::root::{LiveFile, Manifest, ManifestRef, ROOTS, Root};
+use super::staged::Staged;
 use crate::error::{Error, Result};
 use crate::shard::Shard;
 
@@ -19,7 +21,7 @@ pub const LATEST: &str = "latest.json";
 /// The root of stores from before roots had numbers.
 pub const OLD_ROOT: &str = "current.json";
 
-/// A store on a local disk.
+/// A store in a folder on a disk or in a bucket.
 #[derive(Debug, Clone)]
 pub struct Store {
     path: PathBuf,
@@ -30,10 +32,13 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store at `path`, which need not exist yet.
+    /// Opens the store at a path or the URL of a bucket's folder. It need not exist yet.
+    ///
+    /// # Errors
+    /// Returns [`StoreProblem::Url`] for a URL that is not one of a bucket.
     pub fn at(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
-        if path.to_string_lossy().contains("://") {
+        if bucket::is_url(&path) && !bucket::is_known(&path) {
             return Err(StoreProblem::Url { path }.into());
         }
         Ok(Self { path, at: None, manifests: Arc::default() })
@@ -44,20 +49,45 @@ impl Store {
         Self { at: Some(number), ..self }
     }
 
-    /// The folder of the store.
+    /// The folder of the store: a path or a URL.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The full path of a live file.
+    /// Whether the store is in a bucket, where it has no links and no files that could be moved.
+    pub fn is_remote(&self) -> bool {
+        bucket::is_url(&self.path)
+    }
+
+    /// The objects of the store. A folder on a disk is created.
+    pub(super) fn objects(&self) -> Result<Objects> {
+        Objects::at(&self.path)
+    }
+
+    /// The full path or URL of a live file.
     ///
     /// # Errors
     /// Returns an error if the root does not name the file.
     pub fn file(&self, root: &Root, name: &str) -> Result<PathBuf> {
-        match self.live(root, name)? {
-            Some(file) => Ok(self.path.join(file.object)),
-            None => Err(StoreProblem::NotLive { name: name.to_owned(), root: root.number }.into()),
+        let Some(file) = self.live(root, name)? else {
+            return Err(StoreProblem::NotLive { name: name.to_owned(), root: root.number }.into());
+        };
+        let path = self.path.join(file.object);
+        if self.is_remote() {
+            BucketObject::expect(&path, file.bytes)?;
         }
+        Ok(path)
+    }
+
+    /// Reads all bytes of a live file.
+    ///
+    /// # Errors
+    /// Returns an error if the root does not name the file or it cannot be read.
+    pub fn bytes(&self, root: &Root, name: &str) -> Result<Vec<u8>> {
+        let path = self.file(root, name)?;
+        let object = self.live(root, name)?.map(|file| file.object).unwrap_or_default();
+        let bytes = self.objects()?.get(&object)?;
+        bytes.ok_or_else(|| Error::io("read", &path)(std::io::ErrorKind::NotFound.into()))
     }
 
     /// What is known of a live file; `None` if the root does not name it.
@@ -74,7 +104,9 @@ impl Store {
     /// The names of the live files in a folder of the store and in the folders within it, sorted.
     pub fn below(&self, root: &Root, folder: &str) -> Result<Vec<String>> {
         let mut names = Vec::new();
-        for folder in root.folders_in(folder) {
+        let folders: Vec<String> = root.folders_in(folder).map(str::to_owned).collect();
+        self.load_manifests(root, folders.iter())?;
+        for folder in &folders {
             let manifest = self.manifest(root, folder)?;
             names.extend(manifest.files.keys().map(|file| join(folder, file)));
         }
@@ -82,30 +114,88 @@ impl Store {
         Ok(names)
     }
 
-    /// Reads the manifest of a folder. A folder without live files has an empty one.
-    pub(super) fn manifest(&self, root: &Root, folder: &str) -> Result<Arc<Manifest>> {
-        let Some(ManifestRef { object, xxh3 }) = root.folders.get(folder) else {
-            return Ok(Arc::default());
-        };
-        if let Some(known) = self.manifests.lock().ok().and_then(|all| all.get(object).cloned()) {
-            return Ok(known);
+    /// Reads the manifests of folders at once, as far as they have not been read, so that a long history does not take
+    /// a request after the other.
+    pub(super) fn load_manifests<'a>(
+        &self,
+        root: &Root,
+        folders: impl Iterator<Item = &'a String>,
+    ) -> Result<()> {
+        let known = self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = folders.filter_map(|folder| root.folders.get(folder));
+        let missing: Vec<ManifestRef> =
+            named.filter(|of| !known.contains_key(&of.object)).cloned().collect();
+        drop(known);
+        if missing.is_empty() {
+            return Ok(());
         }
+        let objects = missing.iter().map(|of| of.object.as_str());
+        let read = self.objects()?.get_all(objects)?;
+        for (of, bytes) in missing.iter().zip(read) {
+            self.remember(of, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Checks and keeps a manifest that was read.
+    fn remember(
+        &self,
+        ManifestRef { object, xxh3 }: &ManifestRef,
+        bytes: Option<Vec<u8>>,
+    ) -> Result<Arc<Manifest>> {
         let path = self.path.join(object);
-        let bytes = Objects::on_disk(&self.path)?.get(object)?;
         let bytes = bytes.ok_or_else(|| StoreProblem::NoManifest { path: path.clone() })?;
         if format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes)) != *xxh3 {
             return Err(StoreProblem::NoManifest { path }.into());
         }
         let manifest = Arc::new(parse_json(&String::from_utf8_lossy(&bytes), &path)?);
-        if let Ok(mut all) = self.manifests.lock() {
-            all.insert(object.clone(), Arc::clone(&manifest));
-        }
+        let mut all = self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(object.clone(), Arc::clone(&manifest));
         Ok(manifest)
     }
 
-    /// The full path of an object that no root names: a page, or the record of a push.
+    /// Reads the manifest of a folder. A folder without live files has an empty one.
+    pub(super) fn manifest(&self, root: &Root, folder: &str) -> Result<Arc<Manifest>> {
+        let Some(of) = root.folders.get(folder) else { return Ok(Arc::default()) };
+        let known = self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(&of.object).cloned() {
+            return Ok(known);
+        }
+        drop(known);
+        self.remember(of, self.objects()?.get(&of.object)?)
+    }
+
+    /// The full path or URL of an object that no root names: a page, or the record of a push.
     pub fn beside(&self, path: &str) -> PathBuf {
         self.path.join(path)
+    }
+
+    /// Reads an object that no root names; `None` if there is none.
+    pub fn read_beside(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        if !self.exists() {
+            return Ok(None);
+        }
+        self.objects()?.get(path)
+    }
+
+    /// Writes an object that no root names, or replaces it. `write` is given a file on a disk to write to.
+    pub fn write_beside(&self, path: &str, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let target = self.beside(path);
+        if self.is_remote() {
+            let file = tempfile::NamedTempFile::new().map_err(Error::io("write", &target))?;
+            write(file.path())?;
+            return self.objects()?.take(file.path(), path);
+        }
+        let folder = target.parent().unwrap_or(&self.path);
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        let staged = Staged::beside(&target)?;
+        write(staged.path())?;
+        staged.publish()
+    }
+
+    /// Whether there may be objects. A bucket has no folders that could be missing.
+    fn exists(&self) -> bool {
+        self.is_remote() || self.path.is_dir()
     }
 
     /// Reads the latest root. A new store has an empty root.
@@ -113,13 +203,13 @@ impl Store {
     /// # Errors
     /// Returns [`StoreProblem::OldFormat`] for a store from before roots had numbers.
     pub fn root(&self) -> Result<Root> {
-        if !self.path.is_dir() {
+        if !self.exists() {
             return Ok(Root::default());
         }
-        let objects = Objects::on_disk(&self.path)?;
+        let objects = self.objects()?;
         match self.at.map_or_else(|| self.latest(&objects), |number| Ok(Some(number)))? {
             Some(number) => self.read_root(&objects, number),
-            None if self.path.join(OLD_ROOT).exists() => {
+            None if objects.has(OLD_ROOT)? => {
                 Err(StoreProblem::OldFormat { path: self.path.clone() }.into())
             }
             None => Ok(Root::default()),
@@ -128,10 +218,10 @@ impl Store {
 
     /// Reads all roots in the order of their numbers.
     pub fn roots(&self) -> Result<Vec<Root>> {
-        if !self.path.is_dir() {
+        if !self.exists() {
             return Ok(Vec::new());
         }
-        let objects = Objects::on_disk(&self.path)?;
+        let objects = self.objects()?;
         let mut numbers: Vec<u64> = objects
             .list(ROOTS, None)?
             .iter()
@@ -195,8 +285,7 @@ impl Store {
 
     /// Reads a live JSON file.
     pub fn read_json<T: serde::de::DeserializeOwned>(&self, root: &Root, name: &str) -> Result<T> {
-        let path = self.file(root, name)?;
-        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        parse_json(&text, &path)
+        let bytes = self.bytes(root, name)?;
+        parse_json(&String::from_utf8_lossy(&bytes), &self.file(root, name)?)
     }
 }

@@ -22,9 +22,11 @@ use crate::error::{Error, Result};
 /// The files of a folder by their names within it.
 type Files = BTreeMap<String, LiveFile>;
 
-/// The SQL views over the live files.
-const VIEWS: &str = "current.sql";
-
+/// The beginning of the name of a staging folder in a store on a disk, from which files are moved within that disk.
+pub(super) const STAGING: &str = ".staging-";
+/// The beginning of the name of a staging folder for a store in a bucket, to which files are sent. It is followed by the
+/// process. The folder is among the temporary files of the machine.
+pub(super) const TEMPORARY: &str = "c360-ml-staging-";
 /// The folder in which a run writes files before they are live. A file that is not passed to
 /// [`Transaction::adopt`] is removed at the end of the run.
 #[derive(Debug, Clone)]
@@ -78,13 +80,22 @@ impl Store {
         if let Some(number) = self.at {
             return Err(StoreProblem::PastRoot { number }.into());
         }
-        let objects = Objects::on_disk(self.path())?;
+        let objects = self.objects()?;
         let mark: u32 = rand::rng().random();
         let lease = Lease::take(&objects, command, &format!("{mark:08x}"), clock)?;
         let root = self.root()?;
+        if root.number > 0 {
+            self.catch_up(&objects, &root)?;
+        }
         let number = root.number + 1;
         let attempt = format!("{number:06}-{mark:08x}");
-        let folder = self.path().join(format!(".staging-{attempt}"));
+        let folder = match self.is_remote() {
+            false => self.path().join(format!("{STAGING}{attempt}")),
+            true => {
+                let process = std::process::id();
+                std::env::temp_dir().join(format!("{TEMPORARY}{process}-{attempt}"))
+            }
+        };
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         Ok(Transaction {
             store: self.clone(),
@@ -170,7 +181,8 @@ impl Transaction {
 
     /// Whether a page is there or will be.
     pub fn has_page(&self, path: &str) -> bool {
-        self.pages.iter().any(|(own, _)| own == path) || self.store.path().join(path).exists()
+        // A page that cannot be seen is written again.
+        self.pages.iter().any(|(own, _)| own == path) || self.objects.has(path).unwrap_or(false)
     }
 
     /// Removes a live file when the transaction is committed.
@@ -219,15 +231,12 @@ impl Transaction {
         self.root.command = self.command.clone();
         if let Err(error) = self.store.publish(&self.objects, &self.root) {
             // Nothing names these objects, so that one that cannot be removed does no harm.
-            own.iter().for_each(|object| drop(self.objects.delete(object)));
+            drop(self.objects.delete(own.iter().map(String::as_str)));
             return Err(error);
         }
         // What follows is made from the root and can be made again, so that a reader without it is not wrong.
         self.write_pages()?;
-        let place = std::path::absolute(self.store.path()).unwrap_or(self.store.path().to_owned());
-        let views = self.store.views(&self.root, &place.to_string_lossy())?;
-        self.objects.put(VIEWS, views.into_bytes())?;
-        self.store.link_profile(&self.root)?;
+        self.store.catch_up(&self.objects, &self.root)?;
         Ok(std::mem::take(&mut self.root))
     }
 
@@ -278,22 +287,18 @@ impl Transaction {
         pages.try_for_each(|(path, text)| self.objects.put(&path, text.into_bytes()))
     }
 
-    /// Puts a staged file in the place of its object.
+    /// Makes an object of a staged file.
     fn place(&self, name: &str) -> Result<LiveFile> {
-        let object = self.object(name);
-        let (from, to) = (self.staging.folder.join(name), self.store.path().join(&object));
-        let live = checksum(&from, object)?;
+        let from = self.staging.folder.join(name);
+        let live = checksum(&from, self.object(name))?;
         // The same bytes stay where they are.
         if let Some(known) = self.store.live(&self.base, name)?
             && (known.bytes, &known.xxh3) == (live.bytes, &live.xxh3)
-            && self.store.path().join(&known.object).exists()
+            && self.objects.has(&known.object)?
         {
             return Ok(known);
         }
-        let folder = to.parent().unwrap_or(self.store.path());
-        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        std::fs::rename(&from, &to).map_err(Error::io("move into place", &to))?;
-        sync_folder(folder)?;
+        self.objects.take(&from, &live.object)?;
         Ok(live)
     }
 }
@@ -323,10 +328,6 @@ impl Store {
         let hint = serde_json::json!({ "number": root.number });
         objects.put(LATEST, format!("{hint}\n").into_bytes())
     }
-}
-
-fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))
 }
 
 /// Syncs a file and computes its length and checksum.

@@ -1,150 +1,18 @@
-//! Tests of sources in a bucket, against a small server of the S3 protocol in this process.
+//! Tests of sources and a store in a bucket, against a small server of the S3 protocol in this process.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use c360_ml::store::parquet::{concat, read};
-use tiny_http::{Header, Request, Response, Server};
-use xxhash_rust::xxh3::xxh3_64;
 
-use crate::cli::c360;
+use crate::cli::data_files;
+use crate::s3::{Moment, S3};
 use crate::support::{EVENTS_FILE, PROFILE_FILE, edit, live, project, write};
 
-const SECRET: &str = "a-secret-that-nobody-must-see";
-
-/// A server of the bucket `data`, which counts what is read of each object.
-struct Bucket {
-    address: String,
-    objects: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
-    /// The bytes that were read, by key.
-    read: Arc<Mutex<BTreeMap<String, u64>>>,
-}
-
-impl Bucket {
-    fn start() -> Self {
-        let server = Server::http("127.0.0.1:0").unwrap();
-        let bucket = Self {
-            address: format!("http://{}", server.server_addr()),
-            objects: Arc::default(),
-            read: Arc::default(),
-        };
-        let (objects, read) = (bucket.objects.clone(), bucket.read.clone());
-        std::thread::spawn(move || {
-            for request in server.incoming_requests() {
-                let objects = objects.lock().unwrap();
-                let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
-                let (path, query) = (path.replace("%3D", "="), query.to_owned());
-                match path.trim_start_matches('/').split_once('/') {
-                    Some(("data", key)) if !key.is_empty() => {
-                        let key = key.to_owned();
-                        give(request, &key, objects.get(&key), &read);
-                    }
-                    Some(("closed", _)) => request.respond(Response::empty(403)).unwrap(),
-                    _ => list(request, &query, &objects),
-                }
-            }
-        });
-        bucket
-    }
-
-    fn put(&self, key: &str, file: &Path) {
-        self.objects.lock().unwrap().insert(key.to_owned(), std::fs::read(file).unwrap());
-    }
-
-    /// The bytes that were read since the last call, by key.
-    fn read(&self) -> BTreeMap<String, u64> {
-        std::mem::take(&mut self.read.lock().unwrap())
-    }
-
-    /// The stderr and the exit code of one call that may read the bucket.
-    fn call(&self, project: &Path, arguments: &[&str]) -> (String, i32) {
-        let output = c360(project)
-            .args(arguments)
-            .env("AWS_ENDPOINT_URL", &self.address)
-            .env("AWS_ALLOW_HTTP", "true")
-            .env("AWS_REGION", "eu-central-1")
-            .env("AWS_ACCESS_KEY_ID", "reader")
-            .env("AWS_SECRET_ACCESS_KEY", SECRET)
-            .output()
-            .unwrap();
-        let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        assert!(!told.contains(SECRET), "{told}");
-        (told, output.status.code().unwrap())
-    }
-}
-
-fn header(name: &str, value: &str) -> Header {
-    Header::from_bytes(name, value).unwrap()
-}
-
-fn tag(bytes: &[u8]) -> String {
-    format!("\"{:016x}\"", xxh3_64(bytes))
-}
-
-/// Answers a request for an object, or for a range of it.
-fn give(
-    request: Request,
-    key: &str,
-    object: Option<&Vec<u8>>,
-    read: &Mutex<BTreeMap<String, u64>>,
-) {
-    let Some(bytes) = object else {
-        return request.respond(Response::empty(404)).unwrap();
-    };
-    let of = |name: &'static str| {
-        let found = request.headers().iter().find(|header| header.field.equiv(name));
-        found.map(|header| header.value.to_string())
-    };
-    if of("If-Match").is_some_and(|wanted| wanted != tag(bytes)) {
-        return request.respond(Response::empty(412)).unwrap();
-    }
-    let range = of("Range").map(|range| {
-        let range = range.trim_start_matches("bytes=").to_owned();
-        let (start, end) = range.split_once('-').unwrap();
-        start.parse::<usize>().unwrap()..(end.parse::<usize>().unwrap() + 1).min(bytes.len())
-    });
-    let modified = header("Last-Modified", "Mon, 01 Jul 2024 00:00:00 GMT");
-    let headers = vec![modified, header("ETag", &tag(bytes))];
-    let (status, part, headers) = match range {
-        None => (200, bytes.clone(), headers),
-        Some(range) => {
-            let told = format!("bytes {}-{}/{}", range.start, range.end - 1, bytes.len());
-            let content = header("Content-Range", &told);
-            (206, bytes[range].to_vec(), [headers, vec![content]].concat())
-        }
-    };
-    if *request.method() == tiny_http::Method::Get {
-        *read.lock().unwrap().entry(key.to_owned()).or_default() += part.len() as u64;
-    }
-    let length = Some(part.len());
-    let answer = Response::new(status.into(), headers, std::io::Cursor::new(part), length, None);
-    // Objects have a length, also where a server would send them in chunks.
-    request.respond(answer.with_chunked_threshold(usize::MAX)).unwrap();
-}
-
-/// Answers a request for the keys below a prefix.
-fn list(request: Request, query: &str, objects: &BTreeMap<String, Vec<u8>>) {
-    let prefix = query.split('&').find_map(|part| part.strip_prefix("prefix="));
-    let prefix = prefix.unwrap_or_default().replace("%2F", "/").replace("%3D", "=");
-    let of = |(key, bytes): (&String, &Vec<u8>)| {
-        format!(
-            "<Contents><Key>{key}</Key><LastModified>2024-07-01T00:00:00.000Z</LastModified>\
-             <ETag>{}</ETag><Size>{}</Size></Contents>",
-            tag(bytes).replace('"', "&quot;"),
-            bytes.len()
-        )
-    };
-    let found: String =
-        objects.iter().filter(|(key, _)| key.starts_with(&prefix)).map(of).collect();
-    let xml =
-        format!("<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>");
-    request.respond(Response::from_string(xml)).unwrap();
-}
-
 /// A project whose sources are in the bucket, and one of the same rows on disk.
-fn both(folder: &Path, bucket: &Bucket) -> (std::path::PathBuf, std::path::PathBuf) {
+fn both(folder: &Path, bucket: &S3) -> (PathBuf, PathBuf) {
     let [on_disk, remote] = ["disk", "bucket"].map(|name| project(&folder.join(name)));
     bucket.put("crm/profile/part-000.parquet", &remote.join(PROFILE_FILE));
     bucket.put("crm/profile/_SUCCESS", &remote.join("c360.toml"));
@@ -158,7 +26,7 @@ fn both(folder: &Path, bucket: &Bucket) -> (std::path::PathBuf, std::path::PathB
 #[test]
 fn sources_in_a_bucket_give_the_bytes_of_those_on_disk() {
     let folder = tempfile::tempdir().unwrap();
-    let bucket = Bucket::start();
+    let bucket = S3::start();
     let (on_disk, remote) = both(folder.path(), &bucket);
     let same = |arguments: &[&str]| {
         for project in [&on_disk, &remote] {
@@ -196,13 +64,14 @@ fn sources_in_a_bucket_give_the_bytes_of_those_on_disk() {
     same(&["features", "build", "--as-of", "2024-07-02"]);
     let second = bucket.read();
     assert!(second["crm/events/part-001.parquet"] > 0);
-    assert!(second["crm/events/part-000.parquet"] < events, "{second:?} of {events}");
+    let footer = second["crm/events/part-000.parquet"];
+    assert!(footer <= 1 << 16 && footer < events / 2, "{second:?} of {events}");
 }
 
 #[test]
 fn what_a_bucket_lacks_or_refuses_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let bucket = Bucket::start();
+    let bucket = S3::start();
     let (_, remote) = both(folder.path(), &bucket);
     edit(&remote, "c360.toml", "s3://data/crm/events", "s3://data/crm/evnets");
     let (told, code) = bucket.call(&remote, &["validate"]);
@@ -229,4 +98,146 @@ fn what_a_bucket_lacks_or_refuses_is_named() {
         told.contains("s3://closed/crm/events") && told.contains("AWS_ACCESS_KEY_ID"),
         "{told}"
     );
+}
+
+/// A project whose store is in the bucket.
+fn remote_store(folder: &Path) -> PathBuf {
+    let remote = project(folder);
+    edit(&remote, "c360.toml", "store = \"store\"", "store = \"s3://data/ml/store\"");
+    remote
+}
+
+/// The whole job with a store in a bucket leaves the data files that it leaves on disk, byte for byte.
+#[test]
+fn a_store_in_a_bucket_has_the_files_of_one_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = S3::start();
+    let on_disk = project(&folder.path().join("disk"));
+    let remote = remote_store(&folder.path().join("bucket"));
+    let copy = folder.path().join("copy");
+    for arguments in [
+        &["run"][..],
+        &["score", "--as-of", "2024-07-02"],
+        &["score", "--as-of", "2024-07-02"],
+        &["report"],
+        &["show", "profile", "--head", "2"],
+        &["segments", "export", "Active", "--out", "active.csv"],
+        &["gc", "--keep", "1", "--grace", "0d"],
+        &["score", "--as-of", "2024-07-03"],
+        &["explain", "c000001"],
+    ] {
+        let [disk, bucket] = [&on_disk, &remote].map(|project| bucket.call(project, arguments));
+        assert_eq!(disk.1, bucket.1, "{arguments:?}: {} and {}", disk.0, bucket.0);
+    }
+    bucket.copy("ml/store/", &copy.join("store"));
+    let (of_disk, of_bucket) = (data_files(&on_disk), data_files(&copy));
+    assert!(of_disk.len() > 10);
+    assert!(of_disk == of_bucket, "{of_disk:?} and {of_bucket:?}");
+    let views = std::fs::read_to_string(copy.join("store/current.sql")).unwrap();
+    assert!(views.contains("'s3://data/ml/store/profile/as_of=2024-07-03/"), "{views}");
+    assert!(!remote.join("store").exists() && !remote.join("s3:").exists());
+    let (history, code) = bucket.call(&remote, &["history"]);
+    assert!(code == 0 && history.contains("score"), "{history}");
+}
+
+/// The objects of a store without the marks of runs in their names, with their lengths where no clock is in them.
+fn shapes(bucket: &S3) -> Vec<(String, usize)> {
+    let clocked =
+        |key: &str| ["roots/", "runs/", "latest.json"].iter().any(|own| key.contains(own));
+    let shape = |(key, length): (String, usize)| {
+        let length = if clocked(&key) { 0 } else { length };
+        let is_mark = |part: &&str| part.len() == 8 && part.chars().all(|c| c.is_ascii_hexdigit());
+        let parts: Vec<&str> = key.split(['-', '.', '/']).filter(|part| !is_mark(part)).collect();
+        let numbered = |part: &&&str| part.len() < 6 || part.chars().any(|c| !c.is_ascii_digit());
+        (parts.iter().filter(numbered).copied().collect::<Vec<_>>().join(" "), length)
+    };
+    let mut shapes: Vec<_> = bucket.keys("ml/store/").into_iter().map(shape).collect();
+    shapes.sort();
+    shapes
+}
+
+/// A run that is killed at any request leaves a store that can be read, the next run is right, and `gc` removes what
+/// the killed one left. `C360_TEST_EVERY=1` kills at every request, and otherwise some are tried.
+#[test]
+fn a_run_that_is_killed_at_any_request_leaves_the_store_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = S3::start();
+    let remote = remote_store(folder.path());
+    let ok = |arguments: &[&str]| {
+        let (told, code) = bucket.call(&remote, arguments);
+        assert_eq!(code, 0, "{arguments:?}: {told}");
+        told
+    };
+    let tables = || {
+        let copy = tempfile::tempdir().unwrap();
+        bucket.copy("ml/store/", &copy.path().join("store"));
+        data_files(copy.path())
+    };
+    let (night, clean) =
+        (["features", "build", "--as-of", "2024-07-02"], ["gc", "--keep", "1", "--grace", "0d"]);
+    ok(&["features", "build"]);
+    let before = bucket.objects();
+    bucket.requests();
+    ok(&night);
+    let requests = bucket.requests();
+    let expected = tables();
+    ok(&clean);
+    let clean_shapes = shapes(&bucket);
+    let every = std::env::var("C360_TEST_EVERY").is_ok();
+    let step = if every { 1 } else { requests / 8 };
+    let mut killed = 0;
+    for (request, moment) in (1..=requests)
+        .step_by(step)
+        .flat_map(|request| [Moment::Before, Moment::After].map(|moment| (request, moment)))
+    {
+        bucket.restore(&before);
+        killed += usize::from(bucket.call_killed(&remote, &night, request, moment));
+        let at = format!("killed {moment:?} request {request} of {requests}");
+        ok(&["history"]);
+        ok(&night);
+        assert!(tables() == expected, "{at}: {:?}", tables());
+        ok(&clean);
+        assert_eq!(shapes(&bucket), clean_shapes, "{at}");
+    }
+    println!("{killed} runs were killed at one of {requests} requests");
+    assert!(killed >= requests / step, "{killed} of {requests}");
+}
+
+/// Of two runs that are about to publish at once, one is live, and the other one says so. `C360_TEST_EVERY=1` has them
+/// meet 200 times.
+#[test]
+fn of_two_runs_at_one_bucket_exactly_one_is_live() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = S3::start();
+    let remote = remote_store(folder.path());
+    assert_eq!(bucket.call(&remote, &["features", "build"]).1, 0);
+    let before = bucket.objects();
+    let rounds = if std::env::var("C360_TEST_EVERY").is_ok() { 200 } else { 5 };
+    let mut winners = [0, 0];
+    for round in 0..rounds {
+        bucket.restore(&before);
+        let [first, second] = [2, 3].map(|day| format!("2024-07-0{day}"));
+        let build = |as_of| ["features", "build", "--as-of", as_of];
+        let ends = bucket.call_both(&remote, [&build(&first), &build(&second)]);
+        let codes = ends.each_ref().map(|(_, code)| *code);
+        assert!(codes == [0, 5] || codes == [5, 0], "round {round}: {ends:?}");
+        let winner = usize::from(codes[0] != 0);
+        winners[winner] += 1;
+        let loser = &ends[1 - winner].0;
+        assert!(loser.contains("has been changed meanwhile: root 2"), "{loser}");
+        let roots = bucket.keys("ml/store/roots/");
+        assert_eq!(roots.len(), 2, "{roots:?}");
+        let copy = tempfile::tempdir().unwrap();
+        bucket.copy("ml/store/", &copy.path().join("store"));
+        let as_ofs: BTreeMap<String, String> = data_files(copy.path()).into_iter().collect();
+        let has = |as_of: &str| as_ofs.keys().any(|folder| folder.ends_with(as_of));
+        assert!(
+            has([&first, &second][winner]) && !has([&first, &second][1 - winner]),
+            "{as_ofs:?}"
+        );
+        // What the loser wrote is removed, also without `gc`.
+        let left = bucket.keys("ml/store/features/");
+        assert!(!left.keys().any(|key| key.contains([&*first, &second][1 - winner])), "{left:?}");
+    }
+    println!("won: {winners:?} of {rounds}");
 }

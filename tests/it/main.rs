@@ -15,6 +15,7 @@ mod quality;
 mod readme;
 mod reference;
 mod registry;
+mod s3;
 mod segments;
 mod shards;
 mod store;

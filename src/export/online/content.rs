@@ -347,7 +347,7 @@ mod tests {
                 (Customers(shards, first.clone()), Customers(shards, second.clone()));
             let (before, now) = (content(&first), content(&second));
             let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("pushes/x.parquet");
+            let path = folder.path().join("x.parquet");
             assert!(Pushed::open(&path).is_none());
             Pushed::write(&path, &before).unwrap();
             let pushed = Pushed::open(&path).unwrap();

@@ -9,10 +9,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Content;
 use super::content::Hashes;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::shard::{Shard, Shards};
 use crate::store::parquet::{Writer, batches, metadata, row_groups};
-use crate::store::staged::Staged;
 
 /// The metadata keys of a file of hashes: the name of the content, the hash of its columns, and its number of
 /// customers by shard.
@@ -73,16 +72,12 @@ impl Pushed {
             [(NAME, content.name().into()), (COLUMNS, content.columns()), (COUNTS, counts)];
         let metadata: HashMap<String, String> = metadata.map(|(k, v)| (k.to_owned(), v)).into();
         let schema = Arc::new(Hashes::schema().with_metadata(metadata));
-        let folder = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        let staged = Staged::beside(path)?;
-        let mut writer = Writer::create(staged.path(), &schema)?;
+        let mut writer = Writer::create(path, &schema)?;
         for shard in content.shards().all() {
             writer.write(&content.hashes(shard)?.batch(schema.clone())?)?;
             writer.end_row_group()?;
         }
-        writer.finish()?;
-        staged.publish()
+        writer.finish()
     }
 
     /// The path of a target's file, in the folder `pushes/`.

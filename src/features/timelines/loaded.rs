@@ -32,12 +32,12 @@ impl<'a> Loaded<'a> {
     /// Loads some sections, unless they are loaded.
     pub fn need(&mut self, sections: Range<usize>) -> Result<()> {
         let Some((timeline_file, place)) = self.stored else { return Ok(()) };
-        for index in sections {
-            if self.sections.get(index).is_some_and(Option::is_none) {
-                let read = timeline_file.read(place, index)?;
-                self.sections[index] = Some(read);
-            }
-        }
+        let is_missing = |index: &usize| self.sections.get(*index).is_some_and(Option::is_none);
+        let mut missing = sections.filter(is_missing);
+        let Some(first) = missing.next() else { return Ok(()) };
+        let end = missing.next_back().unwrap_or(first) + 1;
+        let read = timeline_file.read(place, first..end)?;
+        self.sections[first..end].iter_mut().zip(read).for_each(|(own, read)| *own = Some(read));
         Ok(())
     }
 

@@ -2,15 +2,19 @@
 //! is compressed by zstd.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
+use parquet::file::reader::Length;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
+use crate::store::readable::Readable;
 use crate::store::{FORMAT_VERSION, StoreProblem};
 
 const MAGIC: &[u8; 8] = b"C360TIME";
@@ -151,7 +155,7 @@ pub struct TimelineFile {
     /// The path of the file, relative to the store.
     pub relative: String,
     path: PathBuf,
-    file: File,
+    file: Readable,
     /// The locations of its blocks in the order of the shards.
     pub blocks: Vec<BlockPlace>,
 }
@@ -162,8 +166,8 @@ impl TimelineFile {
     /// # Errors
     /// A configuration error if the file is damaged or was written in another format version.
     pub fn open(relative: &str, path: &Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(Error::io("open", path))?;
-        let text = read_index(&mut file).map_err(Error::io("read", path))?;
+        let file = Readable::open(path)?.with_tail()?;
+        let text = read_index(&file).map_err(Error::io("read", path))?;
         let index: Option<Index> = text.and_then(|text| serde_json::from_slice(&text).ok());
         let index = index.filter(|index| index.format_version == FORMAT_VERSION);
         let blocks = index.ok_or_else(|| damaged(path))?.blocks;
@@ -176,29 +180,32 @@ impl TimelineFile {
         found.ok().map(|index| &self.blocks[index])
     }
 
-    /// Reads a section of a block.
+    /// Reads neighbouring sections of a block, which are one range of the file.
     ///
     /// # Errors
-    /// A configuration error if the section does not match its hash.
-    pub fn read(&self, block: &BlockPlace, section: usize) -> Result<Vec<u8>> {
-        let place = block.sections.get(section).ok_or_else(|| self.damaged())?;
-        let before: u64 = block.sections[..section].iter().map(|place| place.stored).sum();
-        let bytes = self.at(block.start + before, place.stored as usize)?;
-        if xxh3_64(&bytes) != place.hash {
-            return Err(self.damaged());
-        }
-        let section = zstd::bulk::decompress(&bytes, place.length as usize);
-        section.map_err(|_| self.damaged())
+    /// A configuration error if a section does not match its hash.
+    pub fn read(&self, block: &BlockPlace, sections: Range<usize>) -> Result<Vec<Vec<u8>>> {
+        let places = block.sections.get(sections.clone()).ok_or_else(|| self.damaged())?;
+        let stored = |places: &[SectionPlace]| places.iter().map(|place| place.stored).sum::<u64>();
+        let before = stored(&block.sections[..sections.start]);
+        let mut bytes = self.at(block.start + before, stored(places))?;
+        let read = |place: &SectionPlace| {
+            let own = bytes.split_to(place.stored as usize);
+            if xxh3_64(&own) != place.hash {
+                return Err(self.damaged());
+            }
+            let section = zstd::bulk::decompress(&own, place.length as usize);
+            section.map_err(|_| self.damaged())
+        };
+        places.iter().map(read).collect()
     }
 
     /// Reads bytes of the file. Several threads may read at the same time.
-    fn at(&self, start: u64, length: usize) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; length];
-        read_exact_at(&self.file, &mut bytes, start).map_err(|error| match error.kind() {
+    fn at(&self, start: u64, length: u64) -> Result<Bytes> {
+        self.file.bytes(start, length).map_err(|error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => self.damaged(),
             _ => Error::io("read", &self.path)(error),
-        })?;
-        Ok(bytes)
+        })
     }
 
     /// The error for a timeline file whose content is not what was written.
@@ -212,35 +219,11 @@ fn damaged(path: &Path) -> Error {
 }
 
 /// Reads the bytes of the index. Returns None if the file does not end like a timeline file.
-fn read_index(file: &mut File) -> std::io::Result<Option<Vec<u8>>> {
-    let length = file.metadata()?.len();
-    let Some(end) = length.checked_sub(16) else { return Ok(None) };
-    let mut tail = [0; 16];
-    file.seek(SeekFrom::Start(end))?;
-    file.read_exact(&mut tail)?;
+fn read_index(file: &Readable) -> std::io::Result<Option<Bytes>> {
+    let Some(end) = Length::len(file).checked_sub(16) else { return Ok(None) };
+    let tail = file.bytes(end, 16)?;
     let (size, magic) = tail.split_at(8);
     let size = u64::from_le_bytes(size.try_into().unwrap_or_default());
     let Some(start) = end.checked_sub(size).filter(|_| magic == MAGIC) else { return Ok(None) };
-    file.seek(SeekFrom::Start(start))?;
-    let mut text = vec![0; size as usize];
-    file.read_exact(&mut text)?;
-    Ok(Some(text))
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, bytes: &mut [u8], start: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, start)
-}
-
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut bytes: &mut [u8], mut start: u64) -> std::io::Result<()> {
-    while !bytes.is_empty() {
-        let read = std::os::windows::fs::FileExt::seek_read(file, bytes, start)?;
-        if read == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        bytes = &mut bytes[read..];
-        start += read as u64;
-    }
-    Ok(())
+    file.bytes(start, size).map(Some)
 }

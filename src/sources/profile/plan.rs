@@ -17,8 +17,9 @@ use crate::expression::check::check;
 use crate::expression::polars::{arrow_type, evaluate};
 use crate::expression::{Expression, Node};
 use crate::schema::{Origin as FieldOrigin, list_of, profile_field, type_name};
-use crate::sources::files::{RawTable, RawType, hive_columns, resolve};
+use crate::sources::files::{RawTable, RawType, hive_columns};
 use crate::sources::{ProfileSpec, SourceContext, SourceProblem};
+use crate::store::bucket::resolve;
 
 /// Where a column of the profile comes from.
 #[derive(Debug, Clone)]

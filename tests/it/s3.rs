@@ -1,0 +1,381 @@
+//! A small server of the S3 protocol in this process: objects, ranges, conditional puts, uploads in parts, lists and
+//! removals. Every request is applied as a whole, one after another, so that of two who create an object one does.
+//! It counts what is read, and can kill a client in the middle of its work or let two clients meet.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use tiny_http::{Header, Method, Request, Response, Server};
+use xxhash_rust::xxh3::xxh3_64;
+
+const SECRET: &str = "a-secret-that-nobody-must-see";
+/// The number of keys in one answer to a list request.
+const PAGE: usize = 1000;
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Vec<u8>>,
+    /// The parts of unfinished uploads, by upload.
+    uploads: BTreeMap<String, BTreeMap<usize, Vec<u8>>>,
+    started: usize,
+    /// The bytes that were read, by key.
+    read: BTreeMap<String, u64>,
+    /// The requests since the last call.
+    requests: usize,
+    /// A process that is killed at the request of this number, before or after it is applied.
+    kill: Option<(u32, usize, Moment)>,
+}
+
+/// When a client is killed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Moment {
+    Before,
+    After,
+}
+
+/// A server of the buckets `data`, which may be used, and `closed`, which may not.
+#[derive(Clone)]
+pub struct S3 {
+    address: String,
+    state: Arc<Mutex<State>>,
+    /// The clients that are about to create a root, if they wait for another one.
+    meeting: Arc<(Mutex<Option<usize>>, Condvar)>,
+}
+
+impl S3 {
+    pub fn start() -> Self {
+        let server = Arc::new(Server::http("127.0.0.1:0").unwrap());
+        let address = format!("http://{}", server.server_addr());
+        let bucket = Self { address, state: Arc::default(), meeting: Arc::default() };
+        let shared = bucket.clone();
+        std::thread::spawn(move || {
+            for request in server.incoming_requests() {
+                let bucket = shared.clone();
+                std::thread::spawn(move || bucket.answer(request));
+            }
+        });
+        bucket
+    }
+
+    pub fn put(&self, key: &str, file: &Path) {
+        self.state.lock().unwrap().objects.insert(key.to_owned(), std::fs::read(file).unwrap());
+    }
+
+    /// The bytes that were read since the last call, by key.
+    pub fn read(&self) -> BTreeMap<String, u64> {
+        std::mem::take(&mut self.state.lock().unwrap().read)
+    }
+
+    /// The number of requests since the last call.
+    pub fn requests(&self) -> usize {
+        std::mem::take(&mut self.state.lock().unwrap().requests)
+    }
+
+    /// The keys and lengths of the objects below a prefix.
+    pub fn keys(&self, prefix: &str) -> BTreeMap<String, usize> {
+        let state = self.state.lock().unwrap();
+        let own = state.objects.iter().filter(|(key, _)| key.starts_with(prefix));
+        own.map(|(key, bytes)| (key.clone(), bytes.len())).collect()
+    }
+
+    /// Copies the objects below a prefix to a folder.
+    pub fn copy(&self, prefix: &str, folder: &Path) {
+        let state = self.state.lock().unwrap();
+        for (key, bytes) in state.objects.iter().filter(|(key, _)| key.starts_with(prefix)) {
+            let path = folder.join(key.trim_start_matches(prefix));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+    }
+
+    /// Takes the objects of another server for its own.
+    pub fn restore(&self, objects: &BTreeMap<String, Vec<u8>>) {
+        let mut state = self.state.lock().unwrap();
+        state.objects = objects.clone();
+        state.uploads.clear();
+    }
+
+    /// All objects.
+    pub fn objects(&self) -> BTreeMap<String, Vec<u8>> {
+        self.state.lock().unwrap().objects.clone()
+    }
+
+    /// Starts a call that may use the bucket.
+    pub fn spawn(&self, project: &Path, arguments: &[&str]) -> Child {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin("c360-ml"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("C360_")) {
+            command.env_remove(name);
+        }
+        command
+            .current_dir(project)
+            .args(arguments)
+            .env("AWS_ENDPOINT_URL", &self.address)
+            .env("AWS_ALLOW_HTTP", "true")
+            .env("AWS_REGION", "eu-central-1")
+            .env("AWS_ACCESS_KEY_ID", "reader")
+            .env("AWS_SECRET_ACCESS_KEY", SECRET)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// The stdout and stderr and the exit code of one call that may use the bucket.
+    pub fn call(&self, project: &Path, arguments: &[&str]) -> (String, i32) {
+        ended(self.spawn(project, arguments))
+    }
+
+    /// Runs a call that is killed at the request of this number. Returns whether it came so far.
+    pub fn call_killed(
+        &self,
+        project: &Path,
+        arguments: &[&str],
+        request: usize,
+        moment: Moment,
+    ) -> bool {
+        let child = {
+            let mut state = self.state.lock().unwrap();
+            state.requests = 0;
+            let child = self.spawn(project, arguments);
+            state.kill = Some((child.id(), request, moment));
+            child
+        };
+        child.wait_with_output().unwrap();
+        self.state.lock().unwrap().kill.take().is_none()
+    }
+
+    /// Runs two calls that meet before each of them creates a root: neither creates one before the other one is about
+    /// to. Notes of leases are lost, so that neither call spares itself the work.
+    pub fn call_both(&self, project: &Path, calls: [&[&str]; 2]) -> [(String, i32); 2] {
+        *self.meeting.0.lock().unwrap() = Some(0);
+        let ends = calls.map(|arguments| self.spawn(project, arguments)).map(ended);
+        *self.meeting.0.lock().unwrap() = None;
+        ends
+    }
+
+    fn meet(&self) {
+        let (waiting, changed) = &*self.meeting;
+        let mut waiting = waiting.lock().unwrap();
+        let Some(count) = waiting.as_mut() else { return };
+        *count += 1;
+        changed.notify_all();
+        let alone = |count: &mut Option<usize>| count.is_some_and(|count| count < 2);
+        drop(changed.wait_timeout_while(waiting, Duration::from_secs(10), alone).unwrap());
+    }
+
+    fn answer(&self, mut request: Request) {
+        let url = request.url().to_owned();
+        let (path, query) = url.split_once('?').unwrap_or((&url, ""));
+        let path = decoded(path);
+        let path = path.trim_start_matches('/');
+        let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
+        let key = key.to_owned();
+        let query: BTreeMap<String, String> = query
+            .split('&')
+            .map(|part| part.split_once('=').unwrap_or((part, "")))
+            .map(|(name, value)| (name.to_owned(), decoded(value)))
+            .collect();
+        let mut body = Vec::new();
+        request.as_reader().read_to_end(&mut body).unwrap();
+        if bucket != "data" {
+            return request.respond(Response::empty(403)).unwrap();
+        }
+        let creates =
+            *request.method() == Method::Put && header(&request, "If-None-Match").is_some();
+        if creates {
+            self.meet();
+        }
+        let mut state = self.state.lock().unwrap();
+        state.requests += 1;
+        let kill = state.kill.filter(|(_, at, _)| *at == state.requests);
+        if let Some((process, _, Moment::Before)) = kill {
+            state.kill = None;
+            return kill_process(process);
+        }
+        let leased = self.meeting.0.lock().unwrap().is_some() && key.ends_with("lease.json");
+        let answer = match request.method() {
+            Method::Get if key.is_empty() => list(&query, &state.objects),
+            Method::Get | Method::Head => give(&request, &key, &mut state),
+            Method::Put if leased => answer(200, vec![tag_header(&body)], Vec::new()),
+            Method::Put => take(&request, key, &query, body, &mut state),
+            Method::Post if query.contains_key("delete") => remove(&body, &mut state),
+            Method::Post => upload(&key, &query, &mut state),
+            Method::Delete => {
+                match query.get("uploadId") {
+                    Some(upload) => drop(state.uploads.remove(upload)),
+                    None => drop(state.objects.remove(&key)),
+                }
+                answer(204, vec![], Vec::new())
+            }
+            _ => answer(405, vec![], Vec::new()),
+        };
+        if let Some((process, ..)) = kill {
+            state.kill = None;
+            return kill_process(process);
+        }
+        drop(state);
+        // A client that was killed does not listen.
+        let _ = request.respond(answer);
+    }
+}
+
+type Answer = Response<std::io::Cursor<Vec<u8>>>;
+
+fn ended(child: Child) -> (String, i32) {
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(!told.contains(SECRET), "{told}");
+    (told, output.status.code().unwrap_or(-1))
+}
+
+fn kill_process(process: u32) {
+    Command::new("kill").args(["-9", &process.to_string()]).status().unwrap();
+}
+
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        let hexadecimal = |rest: &mut std::str::Bytes| {
+            let digits = [rest.next().unwrap(), rest.next().unwrap()];
+            u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
+        };
+        bytes.push(if byte == b'%' { hexadecimal(&mut rest) } else { byte });
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+fn header(request: &Request, name: &'static str) -> Option<String> {
+    let found = request.headers().iter().find(|header| header.field.equiv(name));
+    found.map(|header| header.value.to_string())
+}
+
+fn tag(bytes: &[u8]) -> String {
+    format!("\"{:016x}\"", xxh3_64(bytes))
+}
+
+fn tag_header(bytes: &[u8]) -> Header {
+    named("ETag", &tag(bytes))
+}
+
+fn named(name: &str, value: &str) -> Header {
+    Header::from_bytes(name, value).unwrap()
+}
+
+fn answer(status: u16, headers: Vec<Header>, body: Vec<u8>) -> Answer {
+    let length = Some(body.len());
+    let answer = Response::new(status.into(), headers, std::io::Cursor::new(body), length, None);
+    // Objects have a length, also where a server would send them in chunks.
+    answer.with_chunked_threshold(usize::MAX)
+}
+
+fn xml(text: String) -> Answer {
+    answer(200, vec![], text.into_bytes())
+}
+
+/// Answers a request for an object, or for a range of it.
+fn give(request: &Request, key: &str, state: &mut State) -> Answer {
+    let Some(bytes) = state.objects.get(key) else { return answer(404, vec![], Vec::new()) };
+    if header(request, "If-Match").is_some_and(|wanted| wanted != tag(bytes)) {
+        return answer(412, vec![], Vec::new());
+    }
+    let range = header(request, "Range").map(|range| {
+        let range = range.trim_start_matches("bytes=").to_owned();
+        let (start, end) = range.split_once('-').unwrap();
+        start.parse::<usize>().unwrap()..(end.parse::<usize>().unwrap() + 1).min(bytes.len())
+    });
+    let modified = named("Last-Modified", "Mon, 01 Jul 2024 00:00:00 GMT");
+    let headers = vec![modified, tag_header(bytes)];
+    let (status, part, headers) = match range {
+        None => (200, bytes.clone(), headers),
+        Some(range) => {
+            let told = format!("bytes {}-{}/{}", range.start, range.end - 1, bytes.len());
+            let content = named("Content-Range", &told);
+            (206, bytes[range].to_vec(), [headers, vec![content]].concat())
+        }
+    };
+    if *request.method() == Method::Get {
+        *state.read.entry(key.to_owned()).or_default() += part.len() as u64;
+    }
+    answer(status, headers, part)
+}
+
+/// Takes an object, or a part of an upload.
+fn take(
+    request: &Request,
+    key: String,
+    query: &BTreeMap<String, String>,
+    body: Vec<u8>,
+    state: &mut State,
+) -> Answer {
+    let tag = tag_header(&body);
+    if let Some(upload) = query.get("uploadId") {
+        let Some(parts) = state.uploads.get_mut(upload) else { return answer(404, vec![], vec![]) };
+        parts.insert(query["partNumber"].parse().unwrap(), body);
+        return answer(200, vec![tag], Vec::new());
+    }
+    if header(request, "If-None-Match").is_some() && state.objects.contains_key(&key) {
+        return answer(412, vec![], Vec::new());
+    }
+    state.objects.insert(key, body);
+    answer(200, vec![tag], Vec::new())
+}
+
+/// Starts an upload, or makes an object of its parts.
+fn upload(key: &str, query: &BTreeMap<String, String>, state: &mut State) -> Answer {
+    if let Some(upload) = query.get("uploadId") {
+        let Some(parts) = state.uploads.remove(upload) else { return answer(404, vec![], vec![]) };
+        let bytes: Vec<u8> = parts.into_values().flatten().collect();
+        let tag = tag(&bytes).replace('"', "&quot;");
+        state.objects.insert(key.to_owned(), bytes);
+        return xml(format!(
+            "<CompleteMultipartUploadResult><ETag>{tag}</ETag></CompleteMultipartUploadResult>"
+        ));
+    }
+    state.started += 1;
+    let upload = format!("upload-{}", state.started);
+    state.uploads.insert(upload.clone(), BTreeMap::new());
+    xml(format!(
+        "<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>"
+    ))
+}
+
+/// Removes the objects that a request names.
+fn remove(body: &[u8], state: &mut State) -> Answer {
+    let body = String::from_utf8(body.to_vec()).unwrap();
+    let keys = body.split("<Key>").skip(1).map(|rest| rest.split("</Key>").next().unwrap());
+    let mut removed = String::new();
+    for key in keys {
+        state.objects.remove(key);
+        removed += &format!("<Deleted><Key>{key}</Key></Deleted>");
+    }
+    xml(format!("<DeleteResult>{removed}</DeleteResult>"))
+}
+
+/// Answers a request for the keys below a prefix.
+fn list(query: &BTreeMap<String, String>, objects: &BTreeMap<String, Vec<u8>>) -> Answer {
+    let of = |name: &str| query.get(name).cloned().unwrap_or_default();
+    let (prefix, after) = (of("prefix"), of("continuation-token").max(of("start-after")));
+    let object = |(key, bytes): (&String, &Vec<u8>)| {
+        format!(
+            "<Contents><Key>{key}</Key><LastModified>2024-07-01T00:00:00.000Z</LastModified>\
+             <ETag>{}</ETag><Size>{}</Size></Contents>",
+            tag(bytes).replace('"', "&quot;"),
+            bytes.len()
+        )
+    };
+    let found = objects.iter().filter(|(key, _)| key.starts_with(&prefix) && **key > after);
+    let found: Vec<_> = found.take(PAGE + 1).collect();
+    let next = match found.get(PAGE - 1).filter(|_| found.len() > PAGE) {
+        Some((key, _)) => format!("<NextContinuationToken>{key}</NextContinuationToken>"),
+        None => String::new(),
+    };
+    let truncated = found.len() > PAGE;
+    let page: String = found.into_iter().take(PAGE).map(object).collect();
+    xml(format!(
+        "<ListBucketResult><IsTruncated>{truncated}</IsTruncated>{next}{page}</ListBucketResult>"
+    ))
+}
