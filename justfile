@@ -70,10 +70,15 @@ outside:
     tests/outside/run.sh online
     tests/outside/run.sh schemas
     tests/outside/run.sh cloud
+    tests/outside/run.sh delta
 
-# Read sources from S3 (moto) and, where AZURITE names its program, Azure
+# Run on S3 (moto) and, where AZURITE names its program, on Azure
 cloud:
     tests/outside/run.sh cloud
+
+# Read Delta tables of deltalake, and the profile as one by deltalake and DuckDB
+delta:
+    tests/outside/run.sh delta
 
 # Check the exported offline store in Feast, value by value
 feast:

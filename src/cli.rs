@@ -2,7 +2,7 @@
 
 mod arguments;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use clap::{Arg, CommandFactory, FromArgMatches, ValueEnum};
 use serde_json::json;
@@ -112,7 +112,7 @@ fn execute(cli: &Cli, origins: &Origins) -> Result<(Output, Exit)> {
     let fits = match global.format {
         Format::Text | Format::Json => true,
         Format::Sql => matches!(cli.command, Command::Schema { of: None }),
-        Format::Csv => matches!(cli.command, Command::Show { .. }),
+        Format::Csv | Format::Parquet => matches!(cli.command, Command::Show { .. }),
     };
     if !fits {
         let given = global.format.to_possible_value();
@@ -255,6 +255,17 @@ fn execute(cli: &Cli, origins: &Origins) -> Result<(Output, Exit)> {
         Command::Export(Export::Postgres { url, table, push }) => {
             push.to(&project()?, || commands::push::postgres(url, table), &mut progress)?
         }
+        Command::Show { table, head } if global.format == Format::Parquet => {
+            if std::io::stdout().is_terminal() {
+                let required = "a file or a pipe as its output";
+                let hint = "c360-ml show profile --format parquet > profile.parquet";
+                return Err(Error::setting("command line", "--format", "parquet", required, hint));
+            }
+            let bytes = commands::show::parquet(&project()?, table, *head, global.as_of)?;
+            let written = std::io::stdout().write_all(&bytes);
+            written.map_err(Error::io("write", std::path::Path::new("stdout")))?;
+            Output { text: String::new(), json: serde_json::Value::Null }
+        }
         Command::Show { table, head } => {
             let layout = if global.format == Format::Csv { Layout::Csv } else { Layout::Text };
             commands::show::show(&project()?, table, *head, global.as_of, layout)?
@@ -300,9 +311,8 @@ fn start_logging(global: &Global) {
 }
 
 fn print(output: &Output, format: Format) {
-    use std::io::Write;
     let text = match format {
-        Format::Text | Format::Sql | Format::Csv => output.text.clone(),
+        Format::Text | Format::Sql | Format::Csv | Format::Parquet => output.text.clone(),
         Format::Json => format!("{:#}\n", output.json),
     };
     // A failed write means that the reader has closed the pipe because it needs no more output.

@@ -124,6 +124,8 @@ pub(super) enum Format {
     Sql,
     /// Only for `show`
     Csv,
+    /// Only for `show`, to a file or a pipe
+    Parquet,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -67,7 +67,7 @@ pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result
             project.profile.scatter(scattering, &|name| [KEY, CREATED].contains(&name))?;
         progress.stage("reading new events");
         let full = asked.full && left.is_none();
-        let history = refresh(project, &transaction, shards, &references, full)?;
+        let history = refresh(project, &mut transaction, shards, &references, full)?;
         let open = left.take().unwrap_or_else(|| {
             let open = |as_of: &AsOf| open(project, &transaction, *as_of, &history, &profile, full);
             as_ofs.iter().map(open).filter(|open| !open.views.is_empty()).collect()
@@ -182,7 +182,7 @@ impl Run<'_> {
 
 fn refresh(
     project: &Project,
-    transaction: &Transaction,
+    transaction: &mut Transaction,
     shards: Shards,
     references: &[Reference],
     full: bool,

@@ -44,7 +44,8 @@ use crate::error::Result;
 use crate::features::plan::AsOf;
 use crate::features::scanned::Reading;
 use crate::shard::Shards;
-use crate::sources::files::{Fingerprint, hash_of};
+use crate::sources::files::RawTable;
+use crate::sources::fingerprint::{Fingerprint, hash_of};
 use crate::sources::profile::Scattering;
 use crate::store::Root;
 use crate::time::Instant;
@@ -97,7 +98,8 @@ fn data_fingerprint(project: &Project) -> Result<String> {
 /// its length, its modification time and its footer.
 fn files_fingerprint(project: &Project) -> Result<String> {
     fingerprint(project, |path| {
-        let Fingerprint { bytes, modified, footer } = Fingerprint::of(path)?;
+        let print = project.events.table.fingerprint(path)?;
+        let Fingerprint { bytes, modified, footer } = print;
         Ok(format!("{bytes} {modified} {footer}"))
     })
 }
@@ -106,20 +108,26 @@ fn fingerprint(
     project: &Project,
     of_events: impl Fn(&PathBuf) -> Result<String> + Sync,
 ) -> Result<String> {
-    let lookups = project.events.lookups.iter().flat_map(|lookup| &lookup.table.files);
+    let (profile, events) = (&project.profile.table, &project.events.table);
+    let lookups = project.events.lookups.iter().map(|lookup| &lookup.table);
     let offered = project.models.affinity.iter().flat_map(|model| &model.offer.items);
-    let offered = offered.flat_map(|items| &items.table.files);
-    let files = project.profile.table.files.iter().chain(lookups).chain(offered);
-    let with_folders = |path: &PathBuf, hash: String| {
-        format!("{hash}{:?}", crate::sources::files::hive_columns(path))
+    let offered = offered.map(|items| &items.table);
+    // The values of folders, and what the log of a Delta table says of a file, are not in its bytes.
+    let whole = |table: &RawTable, path: &PathBuf, hash: String| -> Result<String> {
+        let of_log = match &table.delta {
+            Some(delta) => format!("{:?} {:?}", table.fingerprint(path)?, delta.schema()),
+            None => String::new(),
+        };
+        Ok(format!("{hash}{:?}{of_log}", crate::sources::files::hive_columns(path)))
     };
-    let files: Vec<&PathBuf> = files.collect();
+    let files = std::iter::once(profile).chain(lookups).chain(offered);
+    let files = files.flat_map(|table| table.files.iter().map(move |path| (table, path)));
+    let files: Vec<(&RawTable, &PathBuf)> = files.collect();
     let mut hashes: Vec<String> = files
         .into_par_iter()
-        .map(|path| Ok(with_folders(path, hash_of(path)?)))
+        .map(|(table, path)| whole(table, path, hash_of(path)?))
         .collect::<Result<_>>()?;
-    let events = project.events.table.files.par_iter();
-    let events = events.map(|path| Ok(with_folders(path, of_events(path)?)));
-    hashes.extend(events.collect::<Result<Vec<_>>>()?);
+    let of_events = events.files.par_iter().map(|path| whole(events, path, of_events(path)?));
+    hashes.extend(of_events.collect::<Result<Vec<_>>>()?);
     Ok(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(hashes.concat().as_bytes())))
 }

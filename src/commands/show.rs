@@ -11,7 +11,7 @@ use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::report::rows::{cell, columns_text, objects};
 use crate::report::{Output, Table};
-use crate::store::parquet::{batches, concat};
+use crate::store::parquet::{batches, concat, write};
 use crate::time::Instant;
 
 /// The tables of a scored as-of. Those of features are `features/<view>`.
@@ -39,6 +39,37 @@ pub fn show(
     at: Option<Instant>,
     layout: Layout,
 ) -> Result<Output> {
+    let rows = first_rows(project, table, head, at)?;
+    let text = match layout {
+        Layout::Csv => csv(&rows)?,
+        Layout::Text => text(&rows),
+    };
+    Ok(Output { text, json: json!(objects(&rows)) })
+}
+
+/// Gives the first rows of a table as the bytes of a Parquet file.
+///
+/// # Errors
+/// Those of [`show`].
+pub fn parquet(
+    project: &Project,
+    table: &str,
+    head: usize,
+    at: Option<Instant>,
+) -> Result<Vec<u8>> {
+    let rows = first_rows(project, table, head, at)?;
+    let file =
+        tempfile::NamedTempFile::new().map_err(Error::io("create", &std::env::temp_dir()))?;
+    write(file.path(), &rows.schema(), [&rows])?;
+    std::fs::read(file.path()).map_err(Error::io("read", file.path()))
+}
+
+fn first_rows(
+    project: &Project,
+    table: &str,
+    head: usize,
+    at: Option<Instant>,
+) -> Result<RecordBatch> {
     let store = project.store()?;
     let root = store.root()?;
     let views = project.catalog.views.iter().map(|view| format!("features/{}", view.name));
@@ -68,15 +99,8 @@ pub fn show(
             break;
         }
     }
-    let Some(rows) = concat(&found)? else {
-        let scored = root.as_ofs(table).into_iter().map(str::to_owned).collect();
-        return Err(CommandProblem::NotScored { at, scored }.into());
-    };
-    let text = match layout {
-        Layout::Csv => csv(&rows)?,
-        Layout::Text => text(&rows),
-    };
-    Ok(Output { text, json: json!(objects(&rows)) })
+    let scored = || root.as_ofs(table).into_iter().map(str::to_owned).collect();
+    concat(&found)?.ok_or_else(|| CommandProblem::NotScored { at, scored: scored() }.into())
 }
 
 fn text(rows: &RecordBatch) -> String {

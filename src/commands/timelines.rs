@@ -16,18 +16,23 @@ use crate::scoring::plans::plans_of;
 use crate::shard::Shards;
 use crate::sources::SourcePlan;
 use crate::sources::contract::EventFacts;
-use crate::sources::files::Fingerprint;
+use crate::sources::fingerprint::Fingerprint;
+use crate::sources::footers::Footers;
 use crate::store::{FORMAT_VERSION, Root, Store, Transaction};
 
 /// Reads new event files into the timelines. The timelines keep what the plans `asked` need and what any
 /// other command of the project would need. With `full`, all event files are read again.
 pub fn refresh(
     project: &Project,
-    transaction: &Transaction,
+    transaction: &mut Transaction,
     shards: Shards,
     asked: &[FeaturePlan],
     full: bool,
 ) -> Result<KeptTimelines> {
+    let footers = &project.events.table.footers;
+    if *footers != *project.events.context.footers {
+        transaction.write_page(Footers::OBJECT, footers.to_json());
+    }
     let plans = wanted(project, asked);
     let keeping = Keeping { full, memory: project.memory / super::EVENTS_SHARE, shards };
     KeptTimelines::refresh(transaction, &project.events, &plans, &keeping)
@@ -123,7 +128,7 @@ fn found(project: &Project, store: &Store, root: &Root) -> Result<Facts> {
     let by_path: HashMap<&PathBuf, (&Fingerprint, &EventFacts)> =
         known.iter().map(|(path, print, facts)| (path, (print, facts))).collect();
     let look = |path: &PathBuf| -> Result<_> {
-        let print = Fingerprint::of(path)?;
+        let print = source.table.fingerprint(path)?;
         let facts = by_path.get(path).filter(|(known, _)| **known == print);
         Ok((path.clone(), print, facts.map(|(_, facts)| (*facts).clone())))
     };

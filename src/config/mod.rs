@@ -18,6 +18,7 @@ pub use self::settings::{EngineSpec, ProjectSpec, Settings, SourcesSpec};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -26,11 +27,12 @@ use crate::error::{Error, Result};
 use crate::features::catalog::Catalog;
 use crate::features::spec::ViewSpec;
 use crate::segments::{Segments, SegmentsSpec};
+use crate::sources::footers::Footers;
 use crate::sources::profile::ProfilePlan;
 use crate::sources::{Orphans, SourceContext, SourcePlan, look};
 use crate::spec::{ModelSpec, Models};
 use crate::store::Store;
-use crate::store::bucket::resolve;
+use crate::store::bucket::{is_url, resolve};
 use crate::time::{Duration, Instant, Zone};
 
 /// The settings of the command line or the environment that override `c360.toml`.
@@ -102,6 +104,7 @@ impl Project {
             zone: settings.project.timezone,
             scale: settings.project.money_scale,
             currency: settings.project.currency.clone(),
+            footers: Arc::new(known_footers(root, &settings)?),
         };
         let memory = parse_bytes(&settings.engine.memory, overrides)?;
         check_currency(&settings.project.currency)?;
@@ -315,6 +318,16 @@ fn toml_files(root: &Path, folder: &str) -> Result<Vec<PathBuf>> {
 
 fn relative(root: &Path, file: &Path) -> String {
     file.strip_prefix(root).unwrap_or(file).to_string_lossy().into_owned()
+}
+
+/// The footers of event files that the store keeps, if the events are in a bucket.
+fn known_footers(root: &Path, settings: &Settings) -> Result<Footers> {
+    if !is_url(Path::new(&settings.sources.events.path)) {
+        return Ok(Footers::default());
+    }
+    let store = Store::at(resolve(root, &settings.project.store))?;
+    let kept = store.read_beside(Footers::OBJECT)?;
+    Ok(kept.map_or_else(Footers::default, |kept| Footers::from_json(&kept)))
 }
 
 fn read_views(root: &Path, hashed: &mut String) -> Result<Vec<(String, ViewSpec)>> {

@@ -1,5 +1,6 @@
 //! Exports of trained models and features in the formats of other programs.
 
+pub mod delta;
 pub mod feast;
 pub mod mlflow;
 pub mod online;

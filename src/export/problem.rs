@@ -1,5 +1,7 @@
 //! The reasons for which a model, or the rows of the store, cannot be exported.
 
+use std::path::PathBuf;
+
 use crate::error::Problem;
 use crate::exit::Exit;
 
@@ -31,6 +33,12 @@ pub enum ExportProblem {
         "{column} of customer {customer:?} has a NUL character, which PostgreSQL does not take"
     )]
     PostgresNul { column: String, customer: String },
+    #[error("cannot write the Delta table {}", table.display())]
+    Delta { table: PathBuf, source: Box<delta_kernel::KernelError> },
+    #[error("the Delta table {} was changed meanwhile: another program wrote version {version}", table.display())]
+    DeltaConflict { table: PathBuf, version: u64 },
+    #[error("{}: the column {column} is {ty}", table.display())]
+    DeltaType { table: PathBuf, column: String, ty: String },
     #[error("`{uri}` is no address of an MLflow server")]
     MlflowUrl { uri: String },
     #[error("the experiment `{experiment}` of {server} was deleted")]
@@ -44,6 +52,8 @@ impl Problem for ExportProblem {
         match self {
             Self::NoCustomers => Exit::NotMet,
             Self::PostgresNul { .. } => Exit::Contract,
+            Self::Delta { .. } => Exit::Unexpected,
+            Self::DeltaConflict { .. } => Exit::Locked,
             _ => Exit::Configuration,
         }
     }
@@ -69,6 +79,12 @@ impl Problem for ExportProblem {
             Self::PostgresRows { .. } => "choose another --table, or empty this one",
             Self::PostgresType { .. } => "drop the column, or push to another table with --table",
             Self::PostgresNul { .. } => "map the column to a text without it",
+            Self::Delta { .. } | Self::DeltaConflict { .. } => {
+                "the store has the profile; run `c360-ml score` again to write the table"
+            }
+            Self::DeltaType { .. } => {
+                "the store has the profile; map the column to another type, or name another table"
+            }
             Self::MlflowUrl { .. } => {
                 "start `mlflow server` and give its http:// or https:// address"
             }

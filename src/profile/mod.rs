@@ -54,6 +54,10 @@ pub struct Writeback {
     /// The number of best affinity items that fill empty `interests`.
     #[serde(default = "default_interests")]
     pub interests: usize,
+    /// The path or URL of a Delta table that gets the current profile after every run that changes it. It is created if
+    /// it does not exist; all its rows are replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta: Option<String>,
 }
 
 fn default_interests() -> usize {
@@ -66,6 +70,7 @@ impl Default for Writeback {
             derived: DerivedFields::default(),
             preferred_channel: BTreeMap::new(),
             interests: default_interests(),
+            delta: None,
         }
     }
 }

@@ -9,6 +9,7 @@ use arrow_array::{Array, RecordBatch, StringArray};
 use arrow_schema::DataType;
 
 use super::files::{RawTable, RawType};
+use super::footers::Footers;
 use super::profile::normalize;
 use super::{SourceContext, SourceProblem};
 use crate::error::{Error, Result};
@@ -37,7 +38,7 @@ impl EntityRows {
     /// # Errors
     /// A contract violation for a missing key or instant, either as a column or in a row.
     pub fn read(path: &Path, context: &SourceContext) -> Result<Self> {
-        let table = RawTable::open(path, "--entities")?;
+        let table = RawTable::open(path, None, "--entities", &Footers::default())?;
         let file = || table.files[0].clone();
         let kind = |name: &str| {
             table.get(name).map(|column| column.ty).ok_or_else(|| SourceProblem::Missing {

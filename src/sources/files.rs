@@ -1,24 +1,27 @@
 //! The Parquet files of a source.
 //!
-//! They are found by path, folder, glob or Hive partition, on a disk or in a bucket. Their footers are read and their schemas are
-//! compared before any row is read.
+//! They are found by path, folder, glob or Hive partition, on a disk or in a bucket. Their footers are read and their
+//! schemas are compared before any row is read.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, SchemaRef};
-use serde::{Deserialize, Serialize};
+use rayon::prelude::*;
 
 use super::SourceProblem;
+use super::delta::DeltaTable;
+use super::fingerprint::Fingerprint;
+use super::footers::Footers;
 use super::widen::{Drifted, Union, conform};
 use crate::error::{Error, Result};
 use crate::expression::{Columns, Type};
 use crate::money::Scale;
 use crate::store::bucket::{BucketObject, is_known, is_url};
-use crate::store::hash;
 use crate::store::parquet::metadata_of;
-use crate::store::readable::Readable;
+
+/// The number of objects whose footers are read at the same time.
+const AT_ONCE: usize = 16;
 
 /// The type of a raw column, as far as expressions can use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,21 +108,36 @@ pub struct RawTable {
     pub rows: u64,
     /// The columns that not all files have, or not in the same type.
     pub drifted: Vec<Drifted>,
+    /// The Delta table that the files belong to; `None` for files that are read as they are.
+    pub delta: Option<DeltaTable>,
+    /// The footers of the files that are objects with an ETag.
+    pub footers: Footers,
 }
 
 impl RawTable {
-    /// Finds the files at `path` and reads their footers. Error messages start with `place`, which names the
-    /// setting.
+    /// Finds the files at `path` and reads their footers, unless these are `known`. If `path` is a Delta table, its log is read instead, at
+    /// `version` or as it is now. Error messages start with `place`, which names the setting.
     ///
     /// # Errors
-    /// A configuration error if `path` is a URL of an unknown kind, does not exist, or is not a valid glob. A contract violation
+    /// Those of [`DeltaTable::open`]. A configuration error if a version is given but there is no Delta table, if `path` is a URL of an unknown kind, does not exist, or is not a valid glob. A contract violation
     /// if there are no files, if a footer cannot be read, if two columns of a file have the same name, if
     /// only some of the timestamps have a time zone, or if a column has types of which none is the wider one.
-    pub fn open(path: &Path, place: &str) -> Result<Self> {
+    pub fn open(path: &Path, version: Option<u64>, place: &str, known: &Footers) -> Result<Self> {
+        if let Some(delta) = DeltaTable::open(path, version, place)? {
+            return Self::of_delta(delta, path, place);
+        }
+        if let Some(version) = version {
+            let (place, path) = (place.to_owned(), path.to_owned());
+            return Err(SourceProblem::NoDelta { place, path, version }.into());
+        }
         let files = find(path, place)?;
         let (mut union, mut rows) = (Union::default(), 0);
-        for file in &files {
-            let (schema, count) = footer(file)?;
+        let mut footers = Footers::default();
+        for (file, (tag, found)) in files.iter().zip(read_footers(&files, known)?) {
+            if let Some(tag) = tag {
+                footers.add(file, tag, &found);
+            }
+            let (schema, count) = found;
             if let Some(column) = repeated(&schema) {
                 return Err(SourceProblem::SameName { file: file.clone(), column }.into());
             }
@@ -127,27 +145,43 @@ impl RawTable {
             rows += count;
         }
         let (schema, drifted) = union.finish();
-        let mut raw: Vec<RawColumn> = Vec::new();
-        for field in schema.fields() {
-            let ty = RawType::of(field.data_type());
-            raw.push(RawColumn { name: field.name().clone(), ty, hive: false });
-        }
-        let zones = |wanted: bool| {
-            raw.iter()
-                .filter(move |c| c.ty == RawType::Timestamp { zoned: wanted })
-                .map(|c| c.name.clone())
-                .collect::<Vec<_>>()
-        };
-        let (zoned, naive) = (zones(true), zones(false));
-        if !zoned.is_empty() && !naive.is_empty() {
-            return Err(SourceProblem::MixedZones { file: files[0].clone(), zoned, naive }.into());
-        }
+        let mut raw = raw_columns(&schema, &files[0])?;
         for name in hive_columns(&files[0]) {
             if !raw.iter().any(|column| column.name == name.0) {
                 raw.push(RawColumn { name: name.0, ty: RawType::Text, hive: true });
             }
         }
-        Ok(Self { files, schema, raw, rows, drifted })
+        Ok(Self { files, schema, raw, rows, drifted, delta: None, footers })
+    }
+
+    /// The active files of a Delta table, in the schema of the table.
+    fn of_delta(delta: DeltaTable, path: &Path, place: &str) -> Result<Self> {
+        let files: Vec<PathBuf> = delta.paths().cloned().collect();
+        let Some(first) = files.first() else {
+            let (place, path) = (place.to_owned(), path.display().to_string());
+            return Err(SourceProblem::NoFiles { place, path }.into());
+        };
+        let schema = delta.schema();
+        let raw = raw_columns(&schema, first)?;
+        let rows = delta.rows()?;
+        Ok(Self {
+            files,
+            schema,
+            raw,
+            rows,
+            drifted: Vec::new(),
+            delta: Some(delta),
+            footers: Footers::default(),
+        })
+    }
+
+    /// A fingerprint of one of the files.
+    ///
+    /// # Errors
+    /// Returns an I/O error if the file cannot be read.
+    pub fn fingerprint(&self, file: &Path) -> Result<Fingerprint> {
+        let known = self.delta.as_ref().and_then(|delta| delta.fingerprint(file));
+        known.map_or_else(|| Fingerprint::of(file), Ok)
     }
 
     /// Reads the record batches of a file one after another, in the schema that the files have together: either the
@@ -160,9 +194,12 @@ impl RawTable {
         file: &Path,
         columns: Option<&'a [&'a str]>,
         row_group: Option<usize>,
-    ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<'a>> {
+    ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch>> + 'a>> {
+        if let Some(delta) = &self.delta {
+            return Ok(Box::new(delta.batches(file, columns, row_group)?));
+        }
         let batches = crate::store::parquet::batches(file, columns, row_group)?;
-        Ok(batches.map(move |batch| conform(&batch?, &self.schema, columns)))
+        Ok(Box::new(batches.map(move |batch| conform(&batch?, &self.schema, columns))))
     }
 
     /// The columns that expressions can use, under their raw names.
@@ -250,53 +287,54 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// A fingerprint that tells whether a file has changed since it was read, without reading its rows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fingerprint {
-    /// The length of the file in bytes.
-    pub bytes: u64,
-    /// The time of the last modification, in microseconds since 1970-01-01T00:00:00Z.
-    pub modified: i64,
-    /// The XXH3-64 hash of the footer, which contains the schema and the location and metadata of every
-    /// column chunk. Of an object it is the ETag.
-    pub footer: String,
-}
-
-impl Fingerprint {
-    /// Computes the fingerprint of a Parquet file. Only the end of the file is read.
-    pub fn of(path: &Path) -> Result<Self> {
-        let file = Readable::open(path)?;
-        if let Ok((bytes, modified, Some(tag))) = file.version() {
-            return Ok(Self { bytes, modified, footer: tag.to_owned() });
-        }
-        let file = file.with_tail()?;
-        let read = || -> std::io::Result<Self> {
-            let (bytes, modified, _) = file.version()?;
-            let mut tail = [0; 4];
-            file.from(bytes.saturating_sub(8))?.read_exact(&mut tail)?;
-            let length = u64::from(u32::from_le_bytes(tail)) + 8;
-            let (_, footer) = hash(file.from(bytes.saturating_sub(length))?)?;
-            Ok(Self { bytes, modified, footer })
-        };
-        read().map_err(Error::io("read", path))
+/// The schema and the number of rows of each file, with the ETags of objects. Footers are read at the same time, because
+/// a bucket takes long to answer but answers many.
+fn read_footers(files: &[PathBuf], known: &Footers) -> Result<Vec<(Option<String>, Found)>> {
+    let read = |file: &PathBuf| -> Result<(Option<String>, Found)> {
+        let object = if is_url(file) { BucketObject::find(file)? } else { None };
+        let tag = object.and_then(|object| object.meta.e_tag);
+        let found = tag.as_ref().and_then(|tag| known.get(file, tag));
+        Ok((tag, found.map_or_else(|| footer(file), Ok)?))
+    };
+    if !files.iter().any(|file| is_url(file)) {
+        return files.iter().map(read).collect();
     }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(AT_ONCE).build();
+    let pool = pool.map_err(Error::engine("starting threads"))?;
+    pool.install(|| files.par_iter().map(read).collect())
 }
 
 /// The Arrow schema and the number of rows of a file.
-pub fn footer(path: &Path) -> Result<(SchemaRef, u64)> {
+type Found = (SchemaRef, u64);
+
+fn footer(path: &Path) -> Result<Found> {
     let metadata = metadata_of(path)?;
     let rows = metadata.metadata().file_metadata().num_rows();
     Ok((metadata.schema().clone(), rows.unsigned_abs()))
 }
 
-/// The XXH3-64 hash of the bytes of a file, in hexadecimal.
+/// The columns of files with this schema.
 ///
 /// # Errors
-/// Returns an I/O error if the file cannot be read.
-pub fn hash_of(path: &Path) -> Result<String> {
-    let file = Readable::open(path)?;
-    let hash = file.from(0).and_then(hash).map_err(Error::io("read", path))?;
-    Ok(hash.1)
+/// A contract violation that names `file` if only some of the timestamps have a time zone.
+fn raw_columns(schema: &SchemaRef, file: &Path) -> Result<Vec<RawColumn>> {
+    let of = |field: &arrow_schema::FieldRef| RawColumn {
+        name: field.name().clone(),
+        ty: RawType::of(field.data_type()),
+        hive: false,
+    };
+    let raw: Vec<RawColumn> = schema.fields().iter().map(of).collect();
+    let zones = |wanted: bool| {
+        raw.iter()
+            .filter(move |c| c.ty == RawType::Timestamp { zoned: wanted })
+            .map(|c| c.name.clone())
+            .collect::<Vec<_>>()
+    };
+    let (zoned, naive) = (zones(true), zones(false));
+    if !zoned.is_empty() && !naive.is_empty() {
+        return Err(SourceProblem::MixedZones { file: file.to_owned(), zoned, naive }.into());
+    }
+    Ok(raw)
 }
 
 /// A name that more than one column of a file has.

@@ -8,6 +8,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 
 use super::files::{RawTable, RawType};
+use super::footers::Footers;
 use super::profile::normalize;
 use super::{SourceContext, SourceProblem};
 use crate::error::{Error, Result};
@@ -27,7 +28,8 @@ pub struct ItemTable {
 impl ItemTable {
     /// Reads the footers of the table and checks its key.
     pub fn open(path: &str, key: &str, context: &SourceContext, place: &str) -> Result<Self> {
-        let table = RawTable::open(&resolve(&context.root, path), place)?;
+        let table =
+            RawTable::open(&resolve(&context.root, path), None, place, &Footers::default())?;
         match table.get(key).map(|column| column.ty) {
             Some(RawType::Text | RawType::Integer) => {}
             Some(_) => {

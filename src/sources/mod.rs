@@ -6,8 +6,11 @@
 pub mod attributes;
 pub mod consent;
 pub mod contract;
+pub mod delta;
 pub mod entity_rows;
 pub mod files;
+pub mod fingerprint;
+pub mod footers;
 pub mod items;
 pub mod look;
 mod problem;
@@ -17,6 +20,7 @@ pub mod widen;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -28,6 +32,7 @@ use crate::money::Scale;
 use crate::store::bucket::resolve;
 use crate::time::Zone;
 use files::{RawColumn, RawTable};
+use footers::Footers;
 
 pub use self::problem::SourceProblem;
 
@@ -73,9 +78,12 @@ pub struct LookupSpec {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProfileSpec {
-    /// The path of a Parquet file, a folder or a glob, relative to the project, or a URL of these in a bucket (`s3://`,
-    /// `gs://`, `az://`, `abfss://`).
+    /// The path of a Parquet file, a folder, a glob or a Delta table, relative to the project, or a URL of these in a
+    /// bucket (`s3://`, `gs://`, `az://`, `abfss://`).
     pub path: String,
+    /// The version of a Delta table that is read; without it, the latest one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
     /// The mapping: for each canonical or additional column an expression over the raw columns.
     #[serde(default)]
     pub columns: BTreeMap<String, String>,
@@ -85,9 +93,12 @@ pub struct ProfileSpec {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EventsSpec {
-    /// The path of a Parquet file, a folder or a glob, relative to the project, or a URL of these in a bucket (`s3://`,
-    /// `gs://`, `az://`, `abfss://`).
+    /// The path of a Parquet file, a folder, a glob or a Delta table, relative to the project, or a URL of these in a
+    /// bucket (`s3://`, `gs://`, `az://`, `abfss://`).
     pub path: String,
+    /// The version of a Delta table that is read; without it, the latest one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
     /// The mapping: for each canonical or additional column an expression over the raw and lookup columns.
     #[serde(default)]
     pub columns: BTreeMap<String, String>,
@@ -122,6 +133,8 @@ pub struct SourceContext {
     pub scale: Scale,
     /// The only currency that amounts may have.
     pub currency: String,
+    /// The footers of event files that the store knows.
+    pub footers: Arc<Footers>,
 }
 
 /// A checked lookup table.
@@ -193,7 +206,12 @@ impl SourcePlan {
     /// [`RawTable::open`].
     pub fn events(spec: &EventsSpec, context: &SourceContext) -> Result<Self> {
         let place = "c360.toml [sources.events]";
-        let table = RawTable::open(&resolve(&context.root, &spec.path), place)?;
+        let table = RawTable::open(
+            &resolve(&context.root, &spec.path),
+            spec.version,
+            place,
+            &context.footers,
+        )?;
         let mut raw = table.columns(context.scale);
         let mut lookups = Vec::new();
         for (name, lookup) in &spec.lookups {
@@ -252,7 +270,8 @@ impl LookupPlan {
         context: &SourceContext,
         place: &str,
     ) -> Result<Self> {
-        let table = RawTable::open(&resolve(&context.root, &spec.path), place)?;
+        let table =
+            RawTable::open(&resolve(&context.root, &spec.path), None, place, &Footers::default())?;
         let columns = table.columns(context.scale);
         let key = columns.get(&spec.key).ok_or_else(|| {
             Error::unknown(format!("{place} key"), "column", &spec.key, columns.names())

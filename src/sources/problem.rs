@@ -14,6 +14,11 @@ pub enum SourceProblem {
     Url { place: String, path: String },
     #[error("{place}: {path} is not a glob")]
     Glob { place: String, path: String, source: glob::PatternError },
+    /// The log of a Delta table cannot be read.
+    #[error("{place}: the Delta table {} cannot be read", path.display())]
+    Delta { place: String, path: PathBuf, source: Box<delta_kernel::KernelError> },
+    #[error("{place}: version = {version}, but {} is no Delta table", path.display())]
+    NoDelta { place: String, path: PathBuf, version: u64 },
     #[error("{place}: there is no file or folder {path}")]
     NoPath { place: String, path: String },
     #[error("{place}: the key {key} is neither text nor an integer")]
@@ -60,6 +65,7 @@ impl Problem for SourceProblem {
             Self::Url { .. }
             | Self::Glob { .. }
             | Self::NoPath { .. }
+            | Self::NoDelta { .. }
             | Self::ItemKey { .. }
             | Self::LookupTypes { .. } => Exit::Configuration,
             _ => Exit::Contract,
@@ -73,6 +79,10 @@ impl Problem for SourceProblem {
             Self::NoPath { .. } => {
                 "paths of a project are relative to its folder, those of an option to the current folder"
             }
+            Self::Delta { .. } => {
+                "check `version`, and that the table can be read with DuckDB or Spark; without `version` the latest is read"
+            }
+            Self::NoDelta { .. } => "leave `version` out; only Delta tables have versions",
             Self::ItemKey { .. } => "an item is text or an integer",
             Self::LookupTypes { .. } => "both columns of a lookup must have the same type",
             Self::NoFiles { .. } => "files must end in .parquet",

@@ -15,7 +15,7 @@ use object_store::path::Path as Key;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::problem::StoreProblem;
-use super::runtime::RUNTIME;
+use super::runtime::{RUNTIME, choose_cryptography};
 use crate::error::{Error, Result};
 
 /// An object of a bucket, as it was when this process first saw it.
@@ -77,8 +77,7 @@ fn parts(url: &Path) -> Result<(Arc<dyn ObjectStore>, String, String)> {
     if let Some(bucket) = buckets.get(&start) {
         return Ok((bucket.clone(), start, key.to_owned()));
     }
-    // A second call finds the provider of the first one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    choose_cryptography();
     let open = opener(scheme).ok_or_else(|| {
         Error::io("open", url)(std::io::Error::other("it is no address of a bucket"))
     })?;
@@ -94,9 +93,16 @@ pub(super) fn folder(url: &Path) -> Result<(Arc<dyn ObjectStore>, Key)> {
     Ok((bucket, key))
 }
 
+/// Whether there is any object below the folder of a URL.
+pub(super) fn has_below(url: &Path) -> Result<bool> {
+    let (bucket, key) = folder(url)?;
+    let first = async { bucket.list(Some(&key)).try_next().await };
+    Ok(RUNTIME.block_on(first).map_err(refused("list", url))?.is_some())
+}
+
 impl BucketObject {
     /// Remembers an object of a known length, which nothing ever replaces, so that no request has to find it.
-    pub(super) fn expect(url: &Path, size: u64) -> Result<()> {
+    pub fn expect(url: &Path, size: u64) -> Result<()> {
         if SEEN.lock().unwrap_or_else(PoisonError::into_inner).contains_key(url) {
             return Ok(());
         }

@@ -6,6 +6,7 @@
 
 pub mod bucket;
 mod current;
+pub mod delta;
 mod format;
 mod gc;
 mod lease;
@@ -26,6 +27,7 @@ pub use self::gc::{Keep, Removed};
 pub use self::problem::StoreProblem;
 pub use self::reader::Store;
 pub use self::root::{CurrentProfile, LiveFile, Manifest, ManifestRef, Root};
+pub use self::runtime::choose_cryptography;
 pub use self::transaction::{Staging, Transaction};
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, SchemaRef};
@@ -24,6 +25,13 @@ use crate::shard::Shard;
 /// The number of rows per row group of written files.
 const ROW_GROUP: usize = 1 << 18;
 
+/// The maximum number of footers of objects that are kept in memory.
+const MOST_FOOTERS: usize = 64;
+/// The footers of the objects that were read last, so that each row group does not take a request for the same one. A
+/// process reads an object only as it first saw it.
+static FOOTERS: LazyLock<Mutex<HashMap<PathBuf, ArrowReaderMetadata>>> =
+    LazyLock::new(Mutex::default);
+
 /// Writes batches of one schema to a file.
 ///
 /// # Errors
@@ -43,7 +51,7 @@ pub fn write<'a>(
 /// A Parquet file that is written batch by batch.
 pub struct Writer {
     inner: ArrowWriter<File>,
-    path: std::path::PathBuf,
+    path: PathBuf,
 }
 
 impl Writer {
@@ -173,9 +181,21 @@ fn chunks(
 /// # Errors
 /// Returns [`Error::Parquet`] if the footer cannot be decoded.
 pub fn metadata_of(path: &Path) -> Result<ArrowReaderMetadata> {
+    let known = || FOOTERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(metadata) = known().get(path) {
+        return Ok(metadata.clone());
+    }
     let file = Readable::open(path)?.with_tail()?;
-    ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
-        .map_err(|source| Error::Parquet { path: path.to_owned(), source })
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
+        .map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
+    if is_url(path) {
+        let mut known = known();
+        if known.len() >= MOST_FOOTERS {
+            known.clear();
+        }
+        known.insert(path.to_owned(), metadata.clone());
+    }
+    Ok(metadata)
 }
 
 /// The number of rows in each row group of a file.

@@ -2,6 +2,7 @@
 
 mod bucket;
 mod cli;
+mod delta;
 mod exports;
 mod expressions;
 mod imports;

@@ -157,6 +157,7 @@ pub fn open_events(
 ) -> c360_ml::error::Result<SourcePlan> {
     let spec = EventsSpec {
         path: "events".into(),
+        version: None,
         columns: BTreeMap::new(),
         lookups: BTreeMap::new(),
         ingestion,
@@ -168,6 +169,7 @@ pub fn open_events(
         root: folder.to_owned(),
         zone: Zone::try_from(zone.to_owned()).unwrap(),
         scale: Scale::default(),
+        footers: std::sync::Arc::default(),
         currency: "EUR".into(),
     };
     SourcePlan::events(&spec, &context)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks against programs that are not part of this project: `run.sh onnx | mlflow | reports | feast | online | schemas | cloud`.
-# Each is a Python script beside this one, run with the release binary in an environment of its own.
+# Checks against programs that are not part of this project: `run.sh onnx | mlflow | reports | feast | online | schemas | cloud | delta`.
+# Each is a Python script beside this one, run in an environment of its own with the release binary, or with C360_BINARY.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 name=$1
@@ -17,7 +17,10 @@ if [ ! -x "$folder/$name/bin/python" ]; then
   python3 -m venv "$folder/$name"
 fi
 "$folder/$name/bin/python" -m pip install --quiet --requirement "tests/outside/$name.txt"
-cargo build --release --quiet
-binary=$(cargo metadata --no-deps --format-version 1 | python3 -c \
-  'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release/c360-ml
+binary=${C360_BINARY:-}
+if [ -z "$binary" ]; then
+  cargo build --release --quiet
+  binary=$(cargo metadata --no-deps --format-version 1 | python3 -c \
+    'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release/c360-ml
+fi
 "$folder/$name/bin/python" "tests/outside/check_$name.py" "$binary" "${@:2}"

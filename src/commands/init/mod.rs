@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::report::{Output, Progress, Table, thousands};
 use crate::sources::SourceContext;
 use crate::sources::files::RawTable;
+use crate::sources::footers::Footers;
 use crate::sources::profile::ProfilePlan;
 use crate::store::bucket::is_url;
 use crate::time::Instant;
@@ -54,12 +55,16 @@ pub fn init(asked: &Init, progress: &mut Progress) -> Result<Output> {
         zone: Default::default(),
         scale: Default::default(),
         currency: asked.currency.to_owned(),
+        footers: Default::default(),
     };
-    let events = RawTable::open(asked.events, "--events")?;
+    let events = RawTable::open(asked.events, None, "--events", &Footers::default())?;
     if events.rows == 0 {
         return Err(CommandProblem::NoRows { path: asked.events.to_owned() }.into());
     }
-    let profile = asked.profile.map(|path| RawTable::open(path, "--profile")).transpose()?;
+    let profile = asked
+        .profile
+        .map(|path| RawTable::open(path, None, "--profile", &Footers::default()))
+        .transpose()?;
     let mapping = mapping::propose(&events, profile.as_ref(), &context, asked.given)?;
     let sql = |column: &str| format!("({})", mapping.sql(column).unwrap_or("null"));
     let (_, main) = plan::main_event(&mapping, &sql("event_type"), &sql("amount"));

@@ -20,6 +20,7 @@ use super::{as_of, files_fingerprint, scattering, shards, timelines};
 use crate::config::Project;
 use crate::error::Result;
 use crate::exit::Exit;
+use crate::export::delta::{Rows, replace};
 use crate::features::drift::Drift;
 use crate::features::expectation::Judgement;
 use crate::features::plan::AsOf;
@@ -38,6 +39,7 @@ use crate::sources::contract::{
     Check, Checks, EventFacts, check_events, check_profile, events_from, first_event,
 };
 use crate::sources::profile::ProfileShards;
+use crate::store::bucket::resolve;
 use crate::store::{CurrentProfile, Root, Store, Transaction};
 use crate::time::Instant;
 
@@ -57,7 +59,9 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let mut inputs = previous::inputs(&store, &transaction.root, &context)?;
     let same = previous::same_run(project, &store, &transaction.root, as_of, &data, &inputs);
     if let Some(run) = same.filter(|_| !force) {
-        return Ok((nothing_to_do(as_of, &run), Exit::Ok));
+        let mut output = nothing_to_do(as_of, &run);
+        copy_to_delta(project, &store, &transaction.root, &mut output, progress)?;
+        return Ok((output, Exit::Ok));
     }
 
     progress.stage("reading the profile");
@@ -66,7 +70,7 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let scattering = scattering(project, shards, transaction.scratch(), &instants);
     let profile = project.profile.scatter(scattering, &|_| true)?;
     progress.stage("reading new events");
-    let history = timelines::refresh(project, &transaction, shards, &context.plans, false)?;
+    let history = timelines::refresh(project, &mut transaction, shards, &context.plans, false)?;
     let open = [ViewsAt {
         as_of,
         views: project.catalog.views.iter().map(|view| view.name.as_str()).collect(),
@@ -109,8 +113,39 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     warn_if_stale(&metrics);
     let moves = publish(project, &mut transaction, as_of, &finished.files, &metrics)?;
     let id = record.write(&mut transaction, "score", inputs, progress)?;
-    transaction.commit()?;
-    Ok((printed(project, as_of, &id, &metrics, &refresh, moves), Exit::Ok))
+    let root = transaction.commit()?;
+    let mut output = printed(project, as_of, &id, &metrics, &refresh, moves);
+    copy_to_delta(project, &store, &root, &mut output, progress)?;
+    Ok((output, Exit::Ok))
+}
+
+/// Writes the current profile to the Delta table of the project, if it has one and the table does not have the rows.
+fn copy_to_delta(
+    project: &Project,
+    store: &Store,
+    root: &Root,
+    output: &mut Output,
+    progress: &mut Progress,
+) -> Result<()> {
+    let (Some(table), Some(profile)) = (&project.settings.writeback.delta, &root.profile) else {
+        return Ok(());
+    };
+    progress.stage("writing the Delta table");
+    let files = store.below(root, &format!("profile/as_of={}", profile.as_of.folder()))?;
+    let files = files.iter().map(|file| store.file(root, file)).collect::<Result<Vec<_>>>()?;
+    let number = profile.run.split('-').next().and_then(|number| number.parse().ok());
+    let Some(run) = number else { unreachable!("runs have numbers: {}", profile.run) };
+    let rows = Rows { project: &project.settings.project.name, run, files: &files };
+    let version = replace(&resolve(&project.root, table), &rows)?;
+    progress.finish();
+    output.text += &match version {
+        Some(version) => {
+            format!("\nthe Delta table {table} has the profile in version {version}\n")
+        }
+        None => format!("\nthe Delta table {table} has the profile already\n"),
+    };
+    output.json["delta"] = json!({ "table": table, "version": version });
+    Ok(())
 }
 
 /// Publishes the files of the tables and the report of the run, and makes the profile the current one unless that

@@ -13,6 +13,7 @@ use arrow_schema::{DataType, Schema};
 use super::{Held, Lists, OnlineStore, Push};
 use crate::error::{Error, Result};
 use crate::export::ExportProblem;
+use crate::store::choose_cryptography;
 
 /// The column that marks a staged customer who is to be removed.
 const GONE: &str = "c360_gone";
@@ -54,6 +55,7 @@ impl Postgres {
     /// Returns a configuration error if the URL is not such an address, and [`Error::Service`] if the server
     /// does not answer.
     pub fn connect(url: &str, password: Option<&str>, table: &str) -> Result<Self> {
+        choose_cryptography();
         let named = Table::named(table)?;
         let mut config = address(url)?;
         if let (None, Some(password)) = (config.get_password(), password) {

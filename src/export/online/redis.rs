@@ -15,6 +15,7 @@ use super::{Held, Lists, OnlineStore, Push};
 use crate::error::{Error, Result};
 use crate::export::ExportProblem;
 use crate::shard::{self, Shards};
+use crate::store::choose_cryptography;
 use crate::store::spill::Spill;
 
 /// The time limits for a connection and for a response.
@@ -37,6 +38,7 @@ impl Redis {
     /// Returns a configuration error if the URL is not such an address, and [`Error::Service`] if the server
     /// does not answer.
     pub fn connect(url: &str, prefix: &str) -> Result<Self> {
+        choose_cryptography();
         if prefix.is_empty() {
             return Err(ExportProblem::EmptyPrefix.into());
         }

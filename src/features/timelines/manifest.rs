@@ -12,7 +12,7 @@ use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::timeline::Layout;
 use crate::shard::Shards;
 use crate::sources::SourcePlan;
-use crate::sources::files::{Fingerprint, hash_of};
+use crate::sources::fingerprint::{Fingerprint, hash_of};
 use crate::store::{Root, Store};
 
 /// The folder of the store that contains the timelines.
@@ -196,7 +196,7 @@ impl Manifest {
             .table
             .files
             .par_iter()
-            .map(|path| Ok((path.clone(), Fingerprint::of(path)?)))
+            .map(|path| Ok((path.clone(), source.table.fingerprint(path)?)))
             .collect::<Result<_>>()?;
         let read: HashMap<&PathBuf, (u32, &Fingerprint)> = self
             .files

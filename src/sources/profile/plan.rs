@@ -18,6 +18,7 @@ use crate::expression::polars::{arrow_type, evaluate};
 use crate::expression::{Expression, Node};
 use crate::schema::{Origin as FieldOrigin, list_of, profile_field, type_name};
 use crate::sources::files::{RawTable, RawType, hive_columns};
+use crate::sources::footers::Footers;
 use crate::sources::{ProfileSpec, SourceContext, SourceProblem};
 use crate::store::bucket::resolve;
 
@@ -61,7 +62,12 @@ impl ProfilePlan {
     /// a column has a type that does not fit the profile field. The errors of [`RawTable::open`].
     pub fn open(spec: &ProfileSpec, context: &SourceContext) -> Result<Self> {
         let place = "c360.toml [sources.profile]";
-        let mut table = RawTable::open(&resolve(&context.root, &spec.path), place)?;
+        let mut table = RawTable::open(
+            &resolve(&context.root, &spec.path),
+            spec.version,
+            place,
+            &Footers::default(),
+        )?;
         let folders: Vec<String> =
             table.raw.iter().filter(|column| column.hive).map(|c| c.name.clone()).collect();
         table.raw.retain(|column| !column.hive);
@@ -113,8 +119,15 @@ impl ProfilePlan {
     /// The plan of a project without a profile, whose customers are those of the events.
     pub fn none(context: &SourceContext) -> Self {
         let schema = Arc::new(Schema::new(vec![Field::new(KEY, DataType::Utf8, true)]));
-        let table =
-            RawTable { files: Vec::new(), schema, raw: Vec::new(), rows: 0, drifted: Vec::new() };
+        let table = RawTable {
+            files: Vec::new(),
+            schema,
+            raw: Vec::new(),
+            rows: 0,
+            drifted: Vec::new(),
+            delta: None,
+            footers: Footers::default(),
+        };
         let columns = vec![(KEY.to_owned(), Origin::Raw(KEY.to_owned()))];
         Self { table, columns, context: context.clone() }
     }
