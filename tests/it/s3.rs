@@ -163,7 +163,7 @@ impl S3 {
         *count += 1;
         changed.notify_all();
         let alone = |count: &mut Option<usize>| count.is_some_and(|count| count < 2);
-        drop(changed.wait_timeout_while(waiting, Duration::from_secs(10), alone).unwrap());
+        drop(changed.wait_timeout_while(waiting, Duration::from_secs(60), alone).unwrap());
     }
 
     fn answer(&self, mut request: Request) {
