@@ -7,7 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StructArray, new_null_array};
 use arrow_schema::{DataType, Field, FieldRef, Schema, TimeUnit};
 use delta_kernel::committer::FileSystemCommitter;
 use delta_kernel::engine::arrow_conversion::{TryFromArrow, TryIntoArrow};
@@ -15,7 +16,7 @@ use delta_kernel::engine::arrow_data::ArrowEngineData;
 use delta_kernel::schema::StructType;
 use delta_kernel::transaction::create_table::create_table;
 use delta_kernel::transaction::{CommitResult, Transaction, UpdateTableOperation};
-use delta_kernel::{KernelError, Snapshot};
+use delta_kernel::{EngineData, KernelError, Snapshot};
 
 use super::ExportProblem;
 use crate::error::{Error, Result};
@@ -120,7 +121,8 @@ fn write<State>(
         for batch in batches(file, None, None)? {
             let batch = ArrowEngineData::new(conform(&batch?, &schema)?);
             let written = engine.write_parquet(&batch, &context);
-            transaction.add_files(delta::block_on(written).map_err(failed)?);
+            let file = delta::block_on(written).map_err(failed)?;
+            transaction.add_files(without_values(file)?);
         }
     }
     match transaction.commit(engine).map_err(failed)? {
@@ -131,6 +133,35 @@ fn write<State>(
         }
         CommitResult::Retryable(retryable) => Err(failed(retryable.error)),
     }
+}
+
+/// What a transaction is told of a written file, without the least and greatest values of its columns: the log would
+/// have names and addresses of customers.
+fn without_values(file: Box<dyn EngineData>) -> Result<Box<dyn EngineData>> {
+    let failed = "naming a file of a Delta table";
+    let file = ArrowEngineData::try_from_engine_data(file).map_err(Error::engine(failed))?;
+    let file: RecordBatch = (*file).into();
+    let schema = file.schema();
+    let (mut fields, mut arrays) = (Vec::new(), Vec::new());
+    for (field, array) in schema.fields().iter().zip(file.columns()) {
+        let Some(stats) = array.as_struct_opt().filter(|_| field.name() == "stats") else {
+            fields.push(field.clone());
+            arrays.push(array.clone());
+            continue;
+        };
+        let own = stats.fields().iter().zip(stats.columns());
+        let is_count = |name: &str| !["minValues", "maxValues"].contains(&name);
+        let own = own.filter(|(field, _)| is_count(field.name()));
+        let (own, columns): (Vec<FieldRef>, Vec<ArrayRef>) =
+            own.map(|(field, column)| (field.clone(), column.clone())).unzip();
+        let stats = StructArray::try_new(own.into(), columns, stats.nulls().cloned());
+        let stats = stats.map_err(Error::engine(failed))?;
+        let own = field.as_ref().clone().with_data_type(stats.data_type().clone());
+        fields.push(Arc::new(own));
+        arrays.push(Arc::new(stats));
+    }
+    let file = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays);
+    Ok(Box::new(ArrowEngineData::new(file.map_err(Error::engine(failed))?)))
 }
 
 /// Gives a batch the columns of the table. Those that it lacks are null.

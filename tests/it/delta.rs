@@ -294,6 +294,9 @@ fn the_profile_is_a_delta_table() {
     // A run of an earlier as-of does not move the profile.
     let told = call(&["score", "--as-of", "2024-07-01", "--force"]);
     assert!(told.contains("has the profile already"), "{told}");
+    // The log says how many rows there are, and nothing of the customers.
+    let log = std::fs::read_to_string(table.join("_delta_log/00000000000000000001.json")).unwrap();
+    assert!(log.contains("numRecords") && !log.contains("@example.com"), "{log}");
     // A table that was lost is written again.
     std::fs::remove_dir_all(&table).unwrap();
     let told = call(&["score", "--as-of", "2024-07-02"]);
