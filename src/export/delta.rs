@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StructArray, new_null_array};
+use arrow_array::{Array, ArrayRef, RecordBatch, StructArray};
 use arrow_schema::{DataType, Field, FieldRef, Schema, TimeUnit};
 use delta_kernel::committer::FileSystemCommitter;
 use delta_kernel::engine::arrow_conversion::{TryFromArrow, TryIntoArrow};
@@ -21,6 +21,7 @@ use delta_kernel::{EngineData, KernelError, Snapshot};
 use super::ExportProblem;
 use crate::error::{Error, Result};
 use crate::store::bucket::is_url;
+use crate::store::conform::conform;
 use crate::store::delta::{self, DeltaEngine};
 use crate::store::parquet::{batches, metadata_of};
 
@@ -119,7 +120,7 @@ fn write<State>(
         .map_err(|source: arrow_schema::ArrowError| failed(source.into()))?;
     for file in rows.files {
         for batch in batches(file, None, None)? {
-            let batch = ArrowEngineData::new(conform(&batch?, &schema)?);
+            let batch = ArrowEngineData::new(conform(&batch?, &schema, None)?);
             let written = engine.write_parquet(&batch, &context);
             let file = delta::block_on(written).map_err(failed)?;
             transaction.add_files(without_values(file)?);
@@ -162,27 +163,6 @@ fn without_values(file: Box<dyn EngineData>) -> Result<Box<dyn EngineData>> {
     }
     let file = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays);
     Ok(Box::new(ArrowEngineData::new(file.map_err(Error::engine(failed))?)))
-}
-
-/// Gives a batch the columns of the table. Those that it lacks are null.
-fn conform(batch: &RecordBatch, schema: &Schema) -> Result<RecordBatch> {
-    let failed = "writing a Delta table";
-    let count = batch.num_rows();
-    let array = |field: &FieldRef| -> Result<ArrayRef> {
-        match batch.column_by_name(field.name()) {
-            Some(array) if array.data_type() == field.data_type() => Ok(array.clone()),
-            Some(array) => {
-                let options = arrow_cast::CastOptions { safe: false, ..Default::default() };
-                arrow_cast::cast_with_options(array, field.data_type(), &options)
-                    .map_err(Error::engine(failed))
-            }
-            None => Ok(new_null_array(field.data_type(), count)),
-        }
-    };
-    let arrays = schema.fields().iter().map(array).collect::<Result<Vec<_>>>()?;
-    let options = RecordBatchOptions::new().with_row_count(Some(count));
-    RecordBatch::try_new_with_options(Arc::new(schema.clone()), arrays, &options)
-        .map_err(Error::engine(failed))
 }
 
 /// The schema of a table of the rows of some files, in types that Delta tables have. All columns may be null.

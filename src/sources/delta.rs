@@ -25,6 +25,7 @@ use url::Url;
 use super::SourceProblem;
 use super::fingerprint::Fingerprint;
 use crate::error::{Error, Result};
+use crate::store::conform::cast;
 use crate::store::parquet::{batches, metadata_of};
 use crate::store::{bucket, delta};
 
@@ -334,12 +335,7 @@ fn reshape(array: &ArrayRef, physical: &DataType, logical: &DataType) -> Result<
             let made = MapArray::try_new(field.clone(), offsets, entries, nulls, *sorted);
             Arc::new(made.map_err(Error::engine(failed))?)
         }
-        (own, _, logical) if own == logical => array.clone(),
-        (_, _, logical) => {
-            let options = arrow_cast::CastOptions { safe: false, ..Default::default() };
-            arrow_cast::cast_with_options(array, logical, &options)
-                .map_err(Error::engine(failed))?
-        }
+        (_, _, logical) => cast(array, logical)?,
     })
 }
 

@@ -13,11 +13,12 @@ use super::SourceProblem;
 use super::delta::DeltaTable;
 use super::fingerprint::Fingerprint;
 use super::footers::Footers;
-use super::widen::{Drifted, Union, conform};
+use super::widen::{Drifted, Union};
 use crate::error::{Error, Result};
 use crate::expression::{Columns, Type};
 use crate::money::Scale;
 use crate::store::bucket::{BucketObject, is_known, is_url};
+use crate::store::conform::conform;
 use crate::store::parquet::metadata_of;
 
 /// The number of objects whose footers are read at the same time.
@@ -115,13 +116,14 @@ pub struct RawTable {
 }
 
 impl RawTable {
-    /// Finds the files at `path` and reads their footers, unless these are `known`. If `path` is a Delta table, its log is read instead, at
-    /// `version` or as it is now. Error messages start with `place`, which names the setting.
+    /// Finds the files at `path` and reads their footers, unless these are `known`. If `path` is a Delta table, its log
+    /// is read instead, at `version` or as it is now. Error messages start with `place`, which names the setting.
     ///
     /// # Errors
-    /// Those of [`DeltaTable::open`]. A configuration error if a version is given but there is no Delta table, if `path` is a URL of an unknown kind, does not exist, or is not a valid glob. A contract violation
-    /// if there are no files, if a footer cannot be read, if two columns of a file have the same name, if
-    /// only some of the timestamps have a time zone, or if a column has types of which none is the wider one.
+    /// Those of [`DeltaTable::open`]. A configuration error if a version is given but there is no Delta table, if
+    /// `path` is a URL of an unknown kind, does not exist, or is not a valid glob. A contract violation if there are no
+    /// files, if a footer cannot be read, if two columns of a file have the same name, if only some of the timestamps
+    /// have a time zone, or if a column has types of which none is the wider one.
     pub fn open(path: &Path, version: Option<u64>, place: &str, known: &Footers) -> Result<Self> {
         if let Some(delta) = DeltaTable::open(path, version, place)? {
             return Self::of_delta(delta, path, place);

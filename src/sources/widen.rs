@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 
 use super::SourceProblem;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A column that not all files of a source have, or not in the same type.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,48 +128,14 @@ fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
     })
 }
 
-/// Gives a batch of one file the columns of a schema that `columns` selects, in their types.
-///
-/// # Errors
-/// Returns an engine error if a value does not fit into the wider type, which holds all values.
-pub fn conform(
-    batch: &RecordBatch,
-    schema: &Schema,
-    columns: Option<&[&str]>,
-) -> Result<RecordBatch> {
-    let failed = "reading a file of a source";
-    let is_wanted = |name: &str| columns.is_none_or(|columns| columns.contains(&name));
-    let mut fields = Vec::new();
-    let mut arrays: Vec<ArrayRef> = Vec::new();
-    for field in schema.fields().iter().filter(|field| is_wanted(field.name())) {
-        let array = match batch.column_by_name(field.name()) {
-            Some(array) if array.data_type() == field.data_type() => array.clone(),
-            // A dictionary has keys of its own in each file.
-            Some(array) if matches!(field.data_type(), DataType::Dictionary(..)) => array.clone(),
-            Some(array) => {
-                let options = arrow_cast::CastOptions { safe: false, ..Default::default() };
-                arrow_cast::cast_with_options(array, field.data_type(), &options)
-                    .map_err(Error::engine(failed))?
-            }
-            None => new_null_array(field.data_type(), batch.num_rows()),
-        };
-        let nullable = field.is_nullable() || array.null_count() > 0;
-        let own = field.as_ref().clone().with_data_type(array.data_type().clone());
-        fields.push(own.with_nullable(nullable));
-        arrays.push(array);
-    }
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
-        .map_err(Error::engine(failed))
-}
-
 #[cfg(test)]
 mod tests {
     use arrow_array::cast::AsArray;
     use arrow_array::types::Int64Type;
-    use arrow_array::{Int32Array, StringArray};
+    use arrow_array::{Array, ArrayRef, Int32Array, RecordBatch, StringArray};
 
     use super::*;
+    use crate::store::conform::conform;
 
     fn schema(fields: &[(&str, DataType)]) -> Schema {
         let fields = fields.iter().map(|(name, ty)| Field::new(*name, ty.clone(), false));

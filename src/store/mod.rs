@@ -5,6 +5,7 @@
 //! left it, whatever others do meanwhile.
 
 pub mod bucket;
+pub mod conform;
 mod current;
 pub mod delta;
 mod format;

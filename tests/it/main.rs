@@ -19,6 +19,7 @@ mod registry;
 mod s3;
 mod segments;
 mod shards;
+mod sources;
 mod store;
 mod support;
 mod timelines;

@@ -1,6 +1,7 @@
 //! The files of a new project.
 
-use super::mapping::{Mapping, Proposal, quoted};
+use super::mapping::{Mapping, Proposal};
+use super::names::quoted;
 use super::plan::{Affinity, Label, Plan, length};
 use crate::config::FileKind;
 use crate::schema::{EVENT_TYPES, usual_weight};

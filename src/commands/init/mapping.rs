@@ -4,172 +4,20 @@ use std::collections::{BTreeMap, HashSet};
 
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float64Type, TimestampMicrosecondType};
+use arrow_array::types::Float64Type;
 
+use super::names::{named, quoted, standard_type};
 use crate::commands::CommandProblem;
 use crate::error::Result;
 use crate::expression::Type;
-use crate::schema::EVENT_TYPES;
 use crate::sources::SourceContext;
 use crate::sources::files::RawTable;
 use crate::sources::look::look;
 
 /// The number of rows that are looked at where a sample is enough.
-pub const SAMPLE: usize = 1_000_000;
+const SAMPLE: usize = 1_000_000;
 /// The most event types that a column of types may have.
 const MOST_TYPES: usize = 200;
-
-/// The names that raw columns have for a canonical column, the most specific first, in lower case and without other
-/// characters than letters and digits.
-const NAMES: [(&str, &[&str]); 12] = [
-    (
-        "customer360_id",
-        &[
-            "customer360id",
-            "customerid",
-            "custid",
-            "clientid",
-            "householdid",
-            "userid",
-            "memberid",
-            "accountid",
-            "buyerid",
-            "shopperid",
-            "visitorid",
-            "personid",
-            "contactid",
-            "customer",
-            "client",
-            "user",
-        ],
-    ),
-    (
-        "event_ts",
-        &[
-            "eventts",
-            "eventtime",
-            "eventtimestamp",
-            "eventdate",
-            "transactiontimestamp",
-            "transactiontime",
-            "transactiondate",
-            "timestamp",
-            "occurredat",
-            "happenedat",
-            "orderedat",
-            "ordertime",
-            "orderts",
-            "orderdate",
-            "purchasedat",
-            "purchasetime",
-            "purchasedate",
-            "boughton",
-            "boughtat",
-            "invoicedate",
-            "ts",
-            "time",
-            "datetime",
-            "date",
-            "day",
-            "createdat",
-        ],
-    ),
-    ("event_type", &["eventtype", "eventname", "event", "action", "activity", "type"]),
-    ("event_id", &["eventid", "lineid", "messageid", "rowid", "uuid", "id"]),
-    (
-        "order_id",
-        &[
-            "orderid",
-            "ordernumber",
-            "orderno",
-            "basketid",
-            "transactionid",
-            "invoiceid",
-            "invoiceno",
-            "invoice",
-            "receiptid",
-            "purchaseid",
-            "checkoutid",
-        ],
-    ),
-    (
-        "product_id",
-        &[
-            "productid",
-            "itemid",
-            "sku",
-            "stockcode",
-            "articleid",
-            "movieid",
-            "trackid",
-            "contentid",
-            "product",
-            "item",
-        ],
-    ),
-    (
-        "category",
-        &["category", "productcategory", "categoryname", "categorycode", "department", "genre"],
-    ),
-    (
-        "amount",
-        &[
-            "amount",
-            "salesvalue",
-            "ordertotal",
-            "totalamount",
-            "totalprice",
-            "linetotal",
-            "netamount",
-            "grossamount",
-            "total",
-            "revenue",
-            "amountspent",
-            "dollars",
-            "dollarvalue",
-            "sales",
-            "spend",
-            "value",
-            "price",
-        ],
-    ),
-    ("quantity", &["quantity", "qty", "units", "itemcount"]),
-    ("channel", &["channel", "saleschannel", "platform", "device"]),
-    ("session_id", &["sessionid", "visitid", "usersession"]),
-    ("currency", &["currency", "currencycode"]),
-];
-
-/// Names of event types that stand for a standard one, in lower case.
-const TYPES: [(&str, &[&str]); 9] = [
-    (
-        "purchase",
-        &[
-            "order",
-            "ordered",
-            "order_placed",
-            "order_completed",
-            "order_created",
-            "transaction",
-            "buy",
-            "bought",
-            "sale",
-            "checkout_completed",
-            "purchased",
-            "purchase_completed",
-        ],
-    ),
-    ("refund", &["return", "returned", "refunded", "order_refunded", "item_returned"]),
-    ("product_view", &["view", "viewed", "product_viewed", "view_item", "item_view", "detail"]),
-    ("page_view", &["page", "pageview", "page_viewed", "screen_view"]),
-    (
-        "cart_add",
-        &["cart", "addtocart", "add_to_cart", "added_to_cart", "cart_added", "basket_add"],
-    ),
-    ("session_start", &["login", "session", "visit", "app_open", "signin"]),
-    ("email_open", &["email_opened", "open"]),
-    ("email_click", &["email_clicked"]),
-    ("search", &["searched", "search_performed"]),
-];
 
 /// The proposed expression of a canonical column.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,33 +55,6 @@ impl Mapping {
         let (column, sql, why) = (column.to_owned(), sql.into(), why.into());
         self.proposals.push(Proposal { column, sql, why });
     }
-}
-
-/// A name in double quotes if it needs them in an expression.
-pub fn quoted(name: &str) -> String {
-    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    let begins = name.chars().next().is_some_and(|c| !c.is_ascii_digit());
-    if plain && begins { name.to_owned() } else { format!("\"{name}\"") }
-}
-
-/// A name in lower case, without what it says in brackets (often a unit) and without other characters than letters
-/// and digits.
-fn bare(name: &str) -> String {
-    let name = name.split(['(', '[']).next().unwrap_or(name);
-    name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
-}
-
-/// The raw columns that may be the canonical one by their names, the best first.
-fn named<'a>(table: &'a RawTable, column: &str) -> Vec<&'a str> {
-    let names = NAMES.iter().find(|(name, _)| *name == column).map_or(&[][..], |(_, names)| names);
-    let own = |wanted: &&str| {
-        table
-            .raw
-            .iter()
-            .find(|raw| !raw.hive && bare(&raw.name) == **wanted)
-            .map(|raw| raw.name.as_str())
-    };
-    names.iter().filter_map(own).collect()
 }
 
 /// The raw column with the key of the customer, which both tables should have. The name in `other` comes first.
@@ -456,17 +277,10 @@ fn event_type(
         }
         Ok(())
     })?;
-    let standard = |name: &str| {
-        // `Order Placed` and `order-placed` are `order_placed`.
-        let lower = name.trim().to_ascii_lowercase().replace([' ', '-', '.'], "_");
-        let own = EVENT_TYPES.iter().find(|standard| **standard == lower).copied();
-        let other = TYPES.iter().find(|(_, names)| names.contains(&lower.as_str()));
-        own.or(other.map(|(standard, _)| *standard))
-    };
     let mut cases = String::new();
     let mut types: BTreeMap<String, usize> = BTreeMap::new();
     for (name, count) in counts {
-        let to = standard(&name).unwrap_or(&name).to_owned();
+        let to = standard_type(&name).unwrap_or(&name).to_owned();
         if to != name {
             cases += &format!(" when '{}' then '{to}'", name.replace('\'', "''"));
         }
@@ -528,108 +342,4 @@ fn event_id(
     }
     let found = best.map(|(_, proposal)| proposal);
     Ok(found.unwrap_or_else(|| ("'1'".to_owned(), "nothing differs between rows".to_owned())))
-}
-
-/// What the events of a mapping are like.
-#[derive(Debug, Clone, Default)]
-pub struct Facts {
-    /// The times of the first and the last event, in microseconds since 1970.
-    pub span: Option<(i64, i64)>,
-    /// The number of rows.
-    pub rows: usize,
-    /// The times of the main event of each customer, in microseconds, sorted.
-    pub times: Vec<Vec<i64>>,
-    /// The number of customers.
-    pub customers: usize,
-    /// The share of main events with an item that the customer has had before.
-    pub repeated: f64,
-    /// The most frequent currency; `None` if there is no column of currencies.
-    pub currency: Option<String>,
-    /// The number of rows in another currency.
-    pub other_currencies: usize,
-    /// The number of rows without a customer or a time.
-    pub unusable: usize,
-}
-
-/// Reads the keys and times of all events, and the customers' times of the events that `main`, a condition over raw
-/// columns, holds for.
-pub fn facts(
-    table: &RawTable,
-    context: &SourceContext,
-    mapping: &Mapping,
-    main: &str,
-) -> Result<Facts> {
-    let sql = |column: &str| mapping.sql(column).unwrap_or("null").to_owned();
-    let currency = format!("cast({} as varchar)", sql("currency"));
-    let item = format!("cast({} as varchar)", mapping.item().map_or("null".to_owned(), &sql));
-    let expressions = [sql("customer360_id"), sql("event_ts"), main.to_owned(), currency, item];
-    let expressions: Vec<&str> = expressions.iter().map(String::as_str).collect();
-    let mut facts = Facts::default();
-    let mut places: std::collections::HashMap<String, usize> = std::collections::HashMap::new();
-    let mut currencies: BTreeMap<String, usize> = BTreeMap::new();
-    let (mut pairs, mut with_item): (HashSet<(usize, u64)>, usize) = (HashSet::new(), 0);
-    facts.rows = look(table, context, ("--events", &expressions), usize::MAX, |arrays| {
-        let keys = arrays[0].as_string::<i32>();
-        let times = arrays[1].as_primitive::<TimestampMicrosecondType>();
-        let is_main = arrays[2].as_boolean();
-        let currency = arrays[3].as_string::<i32>();
-        let items = arrays[4].as_string::<i32>();
-        for row in 0..keys.len() {
-            if keys.is_null(row) || times.is_null(row) {
-                facts.unusable += 1;
-                continue;
-            }
-            let (key, at) = (keys.value(row), times.value(row));
-            facts.span = Some(facts.span.map_or((at, at), |(a, b)| (a.min(at), b.max(at))));
-            let next = places.len();
-            let place = match places.get(key) {
-                Some(place) => *place,
-                None => {
-                    places.insert(key.to_owned(), next);
-                    facts.times.push(Vec::new());
-                    next
-                }
-            };
-            if is_main.is_valid(row) && is_main.value(row) {
-                facts.times[place].push(at);
-                if items.is_valid(row) {
-                    with_item += 1;
-                    let item = xxhash_rust::xxh3::xxh3_64(items.value(row).as_bytes());
-                    pairs.insert((place, item));
-                }
-            }
-            if currency.is_valid(row) {
-                match currencies.get_mut(currency.value(row)) {
-                    Some(count) => *count += 1,
-                    None => {
-                        currencies.insert(currency.value(row).to_owned(), 1);
-                    }
-                }
-            }
-        }
-        Ok(())
-    })?;
-    facts.customers = places.len();
-    facts.repeated = 1.0 - pairs.len() as f64 / with_item.max(1) as f64;
-    facts.times.iter_mut().for_each(|times| times.sort_unstable());
-    let all: usize = currencies.values().sum();
-    if let Some((currency, rows)) = currencies.into_iter().max_by_key(|(_, rows)| *rows) {
-        facts.other_currencies = all - rows;
-        facts.currency = Some(currency);
-    }
-    Ok(facts)
-}
-
-/// The keys that more than one row of a table has, as the number of rows that repeat one.
-pub fn repeated(table: &RawTable, context: &SourceContext, key: &str) -> Result<usize> {
-    let mut seen: HashSet<u64> = HashSet::new();
-    let mut valid = 0;
-    look(table, context, ("--profile", &[key]), usize::MAX, |arrays| {
-        for key in arrays[0].as_string::<i32>().iter().flatten() {
-            valid += 1;
-            seen.insert(xxhash_rust::xxh3::xxh3_64(key.as_bytes()));
-        }
-        Ok(())
-    })?;
-    Ok(valid - seen.len())
 }

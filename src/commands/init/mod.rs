@@ -1,7 +1,9 @@
 //! The command `init`: looks at a stranger's Parquet files and writes a project that fits them.
 
+mod facts;
 mod files;
 mod mapping;
+mod names;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -9,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use self::facts::Facts;
 use self::files::{File, Settings};
-use self::mapping::{Facts, Mapping, Proposal};
+use self::mapping::{Mapping, Proposal};
 use self::plan::Plan;
 use super::CommandProblem;
 use crate::config::{Overrides, Project};
@@ -68,7 +71,7 @@ pub fn init(asked: &Init, progress: &mut Progress) -> Result<Output> {
     let mapping = mapping::propose(&events, profile.as_ref(), &context, asked.given)?;
     let sql = |column: &str| format!("({})", mapping.sql(column).unwrap_or("null"));
     let (_, main) = plan::main_event(&mapping, &sql("event_type"), &sql("amount"));
-    let facts = mapping::facts(&events, &context, &mapping, &main)?;
+    let facts = Facts::of(&events, &context, &mapping, &main)?;
     let Some((first, last)) = facts.span else {
         let path = asked.events.to_owned();
         return Err(match facts.rows {
@@ -123,7 +126,7 @@ fn rejected(facts: &Facts) -> f64 {
 /// The raw columns that no proposal reads.
 fn unused(events: &RawTable, mapping: &Mapping) -> Vec<String> {
     let is_used = |name: &str| {
-        mapping.proposals.iter().any(|proposal| proposal.sql.contains(&mapping::quoted(name)))
+        mapping.proposals.iter().any(|proposal| proposal.sql.contains(&names::quoted(name)))
     };
     let names = events.raw.iter().map(|raw| raw.name.as_str());
     names.filter(|name| !is_used(name)).map(str::to_owned).collect()
@@ -146,7 +149,7 @@ fn of_profile(
     let ty = table.get(key).and_then(|raw| raw.ty.logical(context.scale));
     let why = format!("the column {key}");
     let sql = mapping::text_of(key, ty);
-    let rows = mapping::repeated(table, context, &sql)?;
+    let rows = facts::repeated(table, context, &sql)?;
     if rows > 0 {
         let (file, key) = (table.files[0].clone(), key.to_owned());
         return Err(CommandProblem::RepeatedKeys { file, key, rows }.into());
@@ -157,7 +160,7 @@ fn of_profile(
         if name != key && !ProfilePlan::takes(name, field.data_type()) {
             proposals.push(Proposal {
                 column: format!("{name}_source"),
-                sql: mapping::quoted(name),
+                sql: names::quoted(name),
                 why: format!("not the field {name} of the profile, which has another type"),
             });
         }

@@ -1,6 +1,7 @@
 //! Chooses what a new project computes and predicts, so that its history is long enough for it.
 
-use super::mapping::{Facts, Mapping};
+use super::facts::Facts;
+use super::mapping::Mapping;
 use crate::time::{DAY, Duration};
 
 /// The windows of features that are offered, in days.
