@@ -34,7 +34,7 @@ pub(super) struct Global {
     /// Use only what had been ingested before this instant; default the as-of
     #[arg(long, global = true, env = "C360_KNOWN_AT")]
     pub(super) known_at: Option<Instant>,
-    /// The store's folder, instead of project.store
+    /// The store: a folder, or a URL in a bucket; instead of project.store
     #[arg(long, global = true, env = "C360_STORE")]
     pub(super) store: Option<PathBuf>,
     /// Read the store as of this root, as `history` numbers them; only for commands that do not write

@@ -1,6 +1,7 @@
 //! Buckets behind URLs: Amazon S3, Google Cloud Storage and Azure Blob Storage.
 //!
-//! Credentials come from the usual environment variables and from the identity that a cloud gives its machines.
+//! Credentials come from the usual environment variables and profiles, and from the identity that a cloud gives its
+//! machines.
 //! Requests that fail are repeated with growing pauses.
 
 use std::collections::HashMap;
@@ -14,6 +15,7 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path as Key;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
+use super::aws_profile;
 use super::problem::StoreProblem;
 use super::runtime::{RUNTIME, choose_cryptography};
 use crate::error::{Error, Result};
@@ -58,7 +60,10 @@ type Opener = fn(&str) -> object_store::Result<Arc<dyn ObjectStore>>;
 
 fn opener(scheme: &str) -> Option<Opener> {
     Some(match scheme {
-        "s3" | "s3a" => |url| Ok(Arc::new(AmazonS3Builder::from_env().with_url(url).build()?)),
+        "s3" | "s3a" => |url| {
+            let builder = aws_profile::complete(AmazonS3Builder::from_env().with_url(url))?;
+            Ok(Arc::new(builder.build()?))
+        },
         "gs" => |url| Ok(Arc::new(GoogleCloudStorageBuilder::from_env().with_url(url).build()?)),
         "az" | "azure" | "abfs" | "abfss" => {
             |url| Ok(Arc::new(MicrosoftAzureBuilder::from_env().with_url(url).build()?))

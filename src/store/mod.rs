@@ -4,6 +4,7 @@
 //! The greatest number counts. Every reader takes one root and reads what it names, so that it sees the store as one run
 //! left it, whatever others do meanwhile.
 
+mod aws_profile;
 pub mod bucket;
 pub mod conform;
 mod current;

@@ -78,7 +78,7 @@ impl Problem for StoreProblem {
             }
             Self::Request { url, .. } => match url.to_string_lossy().split("://").next() {
                 Some("s3" | "s3a") => {
-                    "check the URL and AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL"
+                    "check the URL, AWS_REGION, AWS_ENDPOINT_URL, and AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
                 }
                 Some("gs") => "check the URL and GOOGLE_APPLICATION_CREDENTIALS",
                 _ => "check the URL, AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",

@@ -1,4 +1,4 @@
-//! Tests of sources and a store in a bucket, against a small server of the S3 protocol in this process.
+//! Tests of sources and a store in a bucket, against a small server in this process.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,12 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use c360_ml::store::parquet::{concat, read};
 
+use crate::bucket_server::{BucketServer, Moment, READER, REGION, SECRET, ended};
 use crate::cli::data_files;
-use crate::s3::{Moment, S3};
 use crate::support::{EVENTS_FILE, PROFILE_FILE, edit, live, project, write};
 
 /// A project whose sources are in the bucket, and one of the same rows on disk.
-fn both(folder: &Path, bucket: &S3) -> (PathBuf, PathBuf) {
+fn both(folder: &Path, bucket: &BucketServer) -> (PathBuf, PathBuf) {
     let [on_disk, remote] = ["disk", "bucket"].map(|name| project(&folder.join(name)));
     bucket.put("crm/profile/part-000.parquet", &remote.join(PROFILE_FILE));
     bucket.put("crm/profile/_SUCCESS", &remote.join("c360.toml"));
@@ -26,7 +26,7 @@ fn both(folder: &Path, bucket: &S3) -> (PathBuf, PathBuf) {
 #[test]
 fn sources_in_a_bucket_give_the_bytes_of_those_on_disk() {
     let folder = tempfile::tempdir().unwrap();
-    let bucket = S3::start();
+    let bucket = BucketServer::start();
     let (on_disk, remote) = both(folder.path(), &bucket);
     let same = |arguments: &[&str]| {
         for project in [&on_disk, &remote] {
@@ -69,7 +69,7 @@ fn sources_in_a_bucket_give_the_bytes_of_those_on_disk() {
 #[test]
 fn what_a_bucket_lacks_or_refuses_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let bucket = S3::start();
+    let bucket = BucketServer::start();
     let (_, remote) = both(folder.path(), &bucket);
     edit(&remote, "c360.toml", "s3://data/crm/events", "s3://data/crm/evnets");
     let (told, code) = bucket.call(&remote, &["validate"]);
@@ -98,20 +98,71 @@ fn what_a_bucket_lacks_or_refuses_is_named() {
     );
 }
 
-/// A project whose store is in the bucket.
-fn remote_store(folder: &Path) -> PathBuf {
+/// A profile of AWS gives keys, or a program that prints them, with the region and the address of the server.
+#[test]
+fn a_profile_of_aws_gives_credentials() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = BucketServer::start();
+    let (_, remote) = both(folder.path(), &bucket);
+    std::fs::create_dir(remote.join(".aws")).unwrap();
+    let keys = format!("aws_access_key_id = {READER}\naws_secret_access_key = {SECRET}\n");
+    let printed = serde_json::json!({
+        "Version": 1, "AccessKeyId": READER, "SecretAccessKey": SECRET, "SessionToken": "token",
+        "Expiration": "2124-01-01T00:00:00Z",
+    });
+    std::fs::write(remote.join("printed.json"), printed.to_string()).unwrap();
+    let place = format!("region = {REGION}\nendpoint_url = {}\n", bucket.address);
+    let config = format!(
+        "[default]\n{place}\n[profile nightly]\n{place}\n[profile printed]\n{place}\
+         credential_process = cat printed.json\n\n[profile broken]\n{place}\
+         credential_process = cat nothing.json\n"
+    );
+    std::fs::write(remote.join(".aws/config"), config).unwrap();
+    std::fs::write(remote.join(".aws/credentials"), format!("[nightly]\n{keys}")).unwrap();
+    let validate = |profile: &str| {
+        let mut command = bucket.command(&remote, &["validate"]);
+        ended(command.env("AWS_PROFILE", profile).spawn().unwrap())
+    };
+    for profile in ["nightly", "printed"] {
+        let (told, code) = validate(profile);
+        assert_eq!(code, 0, "{profile}: {told}");
+    }
+    for (profile, message) in [
+        ("default", "it has neither keys nor credential_process"),
+        ("other", "it has neither keys nor credential_process"),
+        ("broken", "nothing.json"),
+    ] {
+        let (told, code) = validate(profile);
+        assert_eq!(code, 1, "{profile}: {told}");
+        assert!(told.contains(&format!("the profile {profile} gives no credentials")), "{told}");
+        assert!(told.contains(message) && told.contains("AWS_PROFILE"), "{told}");
+    }
+}
+
+/// A project whose store is in the bucket, which `scheme` says how to reach.
+fn remote_store(folder: &Path, scheme: &str) -> PathBuf {
     let remote = project(folder);
-    edit(&remote, "c360.toml", "store = \"store\"", "store = \"s3://data/ml/store\"");
+    let store = format!("store = \"{scheme}://data/ml/store\"");
+    edit(&remote, "c360.toml", "store = \"store\"", &store);
     remote
 }
 
-/// The whole job with a store in a bucket leaves the data files that it leaves on disk, byte for byte.
 #[test]
-fn a_store_in_a_bucket_has_the_files_of_one_on_disk() {
+fn a_store_in_a_bucket_of_s3_has_the_files_of_one_on_disk() {
+    has_the_files_of_one_on_disk("s3");
+}
+
+#[test]
+fn a_store_in_a_bucket_of_google_cloud_has_the_files_of_one_on_disk() {
+    has_the_files_of_one_on_disk("gs");
+}
+
+/// The whole job with a store in a bucket leaves the data files that it leaves on disk, byte for byte.
+fn has_the_files_of_one_on_disk(scheme: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let bucket = S3::start();
+    let bucket = BucketServer::start();
     let on_disk = project(&folder.path().join("disk"));
-    let remote = remote_store(&folder.path().join("bucket"));
+    let remote = remote_store(&folder.path().join("bucket"), scheme);
     let copy = folder.path().join("copy");
     for arguments in [
         &["run"][..],
@@ -132,14 +183,15 @@ fn a_store_in_a_bucket_has_the_files_of_one_on_disk() {
     assert!(of_disk.len() > 10);
     assert!(of_disk == of_bucket, "{of_disk:?} and {of_bucket:?}");
     let views = std::fs::read_to_string(copy.join("store/current.sql")).unwrap();
-    assert!(views.contains("'s3://data/ml/store/profile/as_of=2024-07-03/"), "{views}");
-    assert!(!remote.join("store").exists() && !remote.join("s3:").exists());
+    let profile = format!("'{scheme}://data/ml/store/profile/as_of=2024-07-03/");
+    assert!(views.contains(&profile), "{views}");
+    assert!(!remote.join("store").exists() && !remote.join(format!("{scheme}:")).exists());
     let (history, code) = bucket.call(&remote, &["history"]);
     assert!(code == 0 && history.contains("score"), "{history}");
 }
 
 /// The objects of a store without the marks of runs in their names, with their lengths where no clock is in them.
-fn shapes(bucket: &S3) -> Vec<(String, usize)> {
+fn shapes(bucket: &BucketServer) -> Vec<(String, usize)> {
     let clocked =
         |key: &str| ["roots/", "runs/", "latest.json"].iter().any(|own| key.contains(own));
     let shape = |(key, length): (String, usize)| {
@@ -154,13 +206,22 @@ fn shapes(bucket: &S3) -> Vec<(String, usize)> {
     shapes
 }
 
+#[test]
+fn a_run_on_s3_that_is_killed_at_any_request_leaves_the_store_whole() {
+    is_whole_after_a_kill_at_any_request("s3");
+}
+
+#[test]
+fn a_run_on_google_cloud_that_is_killed_at_any_request_leaves_the_store_whole() {
+    is_whole_after_a_kill_at_any_request("gs");
+}
+
 /// A run that is killed at any request leaves a store that can be read, the next run is right, and `gc` removes what
 /// the killed one left. `C360_TEST_EVERY=1` kills at every request, and otherwise some are tried.
-#[test]
-fn a_run_that_is_killed_at_any_request_leaves_the_store_whole() {
+fn is_whole_after_a_kill_at_any_request(scheme: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let bucket = S3::start();
-    let remote = remote_store(folder.path());
+    let bucket = BucketServer::start();
+    let remote = remote_store(folder.path(), scheme);
     let ok = |arguments: &[&str]| {
         let (told, code) = bucket.call(&remote, arguments);
         assert_eq!(code, 0, "{arguments:?}: {told}");
@@ -201,13 +262,22 @@ fn a_run_that_is_killed_at_any_request_leaves_the_store_whole() {
     assert!(killed >= requests / step, "{killed} of {requests}");
 }
 
+#[test]
+fn of_two_runs_at_one_bucket_of_s3_exactly_one_is_live() {
+    exactly_one_is_live("s3");
+}
+
+#[test]
+fn of_two_runs_at_one_bucket_of_google_cloud_exactly_one_is_live() {
+    exactly_one_is_live("gs");
+}
+
 /// Of two runs that are about to publish at once, one is live, and the other one says so. `C360_TEST_EVERY=1` has them
 /// meet 200 times.
-#[test]
-fn of_two_runs_at_one_bucket_exactly_one_is_live() {
+fn exactly_one_is_live(scheme: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let bucket = S3::start();
-    let remote = remote_store(folder.path());
+    let bucket = BucketServer::start();
+    let remote = remote_store(folder.path(), scheme);
     assert_eq!(bucket.call(&remote, &["features", "build"]).1, 0);
     let before = bucket.objects();
     let rounds = if std::env::var("C360_TEST_EVERY").is_ok() { 200 } else { 5 };

@@ -1,6 +1,7 @@
-//! A small server of the S3 protocol in this process: objects, ranges, conditional puts, uploads in parts, lists and
-//! removals. Every request is applied as a whole, one after another, so that of two who create an object one does.
-//! It counts what is read, and can kill a client in the middle of its work or let two clients meet.
+//! A small server of buckets in this process, by the protocols of Amazon S3 and of Google Cloud Storage: objects, ranges,
+//! conditional puts, uploads in parts, lists and removals. Every request is applied as a whole, one after another, so
+//! that of two who create an object one does. It counts what is read, and can kill a client in the middle of its work
+//! or let two clients meet.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +12,10 @@ use std::time::Duration;
 use tiny_http::{Header, Method, Request, Response, Server};
 use xxhash_rust::xxh3::xxh3_64;
 
-const SECRET: &str = "a-secret-that-nobody-must-see";
+pub const SECRET: &str = "a-secret-that-nobody-must-see";
+/// The key that may use the bucket, in this region.
+pub const READER: &str = "reader";
+pub const REGION: &str = "eu-central-1";
 /// The number of keys in one answer to a list request.
 const PAGE: usize = 1000;
 
@@ -38,14 +42,14 @@ pub enum Moment {
 
 /// A server of the buckets `data`, which may be used, and `closed`, which may not.
 #[derive(Clone)]
-pub struct S3 {
-    address: String,
+pub struct BucketServer {
+    pub address: String,
     state: Arc<Mutex<State>>,
     /// The clients that are about to create a root, if they wait for another one.
     meeting: Arc<(Mutex<Option<usize>>, Condvar)>,
 }
 
-impl S3 {
+impl BucketServer {
     pub fn start() -> Self {
         let server = Arc::new(Server::http("127.0.0.1:0").unwrap());
         let address = format!("http://{}", server.server_addr());
@@ -103,22 +107,34 @@ impl S3 {
         self.state.lock().unwrap().objects.clone()
     }
 
-    /// Starts a call that may use the bucket.
-    pub fn spawn(&self, project: &Path, arguments: &[&str]) -> Child {
+    /// A call without credentials.
+    pub fn command(&self, project: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin("c360-ml"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("C360_")) {
+        let foreign = ["C360_", "AWS_", "GOOGLE_"];
+        let foreign = |name: &String| foreign.iter().any(|start| name.starts_with(start));
+        for (name, _) in std::env::vars().filter(|(name, _)| foreign(name)) {
             command.env_remove(name);
         }
         command
             .current_dir(project)
             .args(arguments)
-            .env("AWS_ENDPOINT_URL", &self.address)
+            // No profile of who runs the tests.
+            .env("HOME", project)
             .env("AWS_ALLOW_HTTP", "true")
-            .env("AWS_REGION", "eu-central-1")
-            .env("AWS_ACCESS_KEY_ID", "reader")
-            .env("AWS_SECRET_ACCESS_KEY", SECRET)
+            .env("GOOGLE_BASE_URL", &self.address)
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts a call that may use the bucket.
+    pub fn spawn(&self, project: &Path, arguments: &[&str]) -> Child {
+        self.command(project, arguments)
+            .env("AWS_ENDPOINT_URL", &self.address)
+            .env("AWS_REGION", REGION)
+            .env("AWS_ACCESS_KEY_ID", READER)
+            .env("AWS_SECRET_ACCESS_KEY", SECRET)
+            .env("GOOGLE_BEARER_TOKEN", SECRET)
             .spawn()
             .unwrap()
     }
@@ -180,12 +196,10 @@ impl S3 {
             .collect();
         let mut body = Vec::new();
         request.as_reader().read_to_end(&mut body).unwrap();
-        if bucket != "data" {
+        if bucket != "data" || !is_allowed(&request) {
             return request.respond(Response::empty(403)).unwrap();
         }
-        let creates =
-            *request.method() == Method::Put && header(&request, "If-None-Match").is_some();
-        if creates {
+        if creates(&request) {
             self.meet();
         }
         let mut state = self.state.lock().unwrap();
@@ -199,7 +213,7 @@ impl S3 {
         let answer = match request.method() {
             Method::Get if key.is_empty() => list(&query, &state.objects),
             Method::Get | Method::Head => give(&request, &key, &mut state),
-            Method::Put if leased => answer(200, vec![tag_header(&body)], Vec::new()),
+            Method::Put if leased => answer(200, versions(&body), Vec::new()),
             Method::Put => take(&request, key, &query, body, &mut state),
             Method::Post if query.contains_key("delete") => remove(&body, &mut state),
             Method::Post => upload(&key, &query, &mut state),
@@ -224,7 +238,7 @@ impl S3 {
 
 type Answer = Response<std::io::Cursor<Vec<u8>>>;
 
-fn ended(child: Child) -> (String, i32) {
+pub fn ended(child: Child) -> (String, i32) {
     let output = child.wait_with_output().unwrap();
     let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(!told.contains(SECRET), "{told}");
@@ -253,12 +267,29 @@ fn header(request: &Request, name: &'static str) -> Option<String> {
     found.map(|header| header.value.to_string())
 }
 
+/// Whether a request comes from who may use the bucket.
+fn is_allowed(request: &Request) -> bool {
+    let authorization = header(request, "Authorization").unwrap_or_default();
+    let scope: Vec<&str> = authorization.split(['=', '/', ' ']).collect();
+    let is_signed = scope.get(2) == Some(&READER) && scope.get(4) == Some(&REGION);
+    is_signed || authorization == format!("Bearer {SECRET}")
+}
+
 fn tag(bytes: &[u8]) -> String {
     format!("\"{:016x}\"", xxh3_64(bytes))
 }
 
-fn tag_header(bytes: &[u8]) -> Header {
-    named("ETag", &tag(bytes))
+/// The headers that tell one content of an object from another, in both protocols.
+fn versions(bytes: &[u8]) -> Vec<Header> {
+    let generation = (xxh3_64(bytes) >> 1).to_string();
+    vec![named("ETag", &tag(bytes)), named("x-goog-generation", &generation)]
+}
+
+/// Whether a request creates an object, if there is none of its name.
+fn creates(request: &Request) -> bool {
+    let condition = ["If-None-Match", "x-goog-if-generation-match"];
+    let is_there = condition.iter().any(|name| header(request, name).is_some());
+    *request.method() == Method::Put && is_there
 }
 
 fn named(name: &str, value: &str) -> Header {
@@ -288,7 +319,7 @@ fn give(request: &Request, key: &str, state: &mut State) -> Answer {
         start.parse::<usize>().unwrap()..(end.parse::<usize>().unwrap() + 1).min(bytes.len())
     });
     let modified = named("Last-Modified", "Mon, 01 Jul 2024 00:00:00 GMT");
-    let headers = vec![modified, tag_header(bytes)];
+    let headers = [vec![modified], versions(bytes)].concat();
     let (status, part, headers) = match range {
         None => (200, bytes.clone(), headers),
         Some(range) => {
@@ -311,17 +342,17 @@ fn take(
     body: Vec<u8>,
     state: &mut State,
 ) -> Answer {
-    let tag = tag_header(&body);
+    let told = versions(&body);
     if let Some(upload) = query.get("uploadId") {
         let Some(parts) = state.uploads.get_mut(upload) else { return answer(404, vec![], vec![]) };
         parts.insert(query["partNumber"].parse().unwrap(), body);
-        return answer(200, vec![tag], Vec::new());
+        return answer(200, told, Vec::new());
     }
-    if header(request, "If-None-Match").is_some() && state.objects.contains_key(&key) {
+    if creates(request) && state.objects.contains_key(&key) {
         return answer(412, vec![], Vec::new());
     }
     state.objects.insert(key, body);
-    answer(200, vec![tag], Vec::new())
+    answer(200, told, Vec::new())
 }
 
 /// Starts an upload, or makes an object of its parts.

@@ -203,6 +203,12 @@ fn each_version_of_a_delta_table_is_its_rows() {
         assert!(!plain.is_empty());
         assert_eq!(plain, delta, "version {version}");
     }
+    let (stdout, stderr, code) = output(&delta, &["validate", "--format", "json"]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    let told: Value = serde_json::from_str(&stdout).unwrap();
+    let checks = told["checks"].as_array().unwrap();
+    let version = checks.iter().find(|check| check["check"] == "version of the Delta table");
+    assert_eq!(version.unwrap()["found"], "4", "{stdout}");
 }
 
 #[test]

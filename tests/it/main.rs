@@ -1,6 +1,7 @@
 //! The integration tests in one binary, because each further binary would link Polars again.
 
 mod bucket;
+mod bucket_server;
 mod cli;
 mod delta;
 mod exports;
@@ -16,7 +17,6 @@ mod quality;
 mod readme;
 mod reference;
 mod registry;
-mod s3;
 mod segments;
 mod shards;
 mod sources;

@@ -216,8 +216,7 @@ pub fn check_events(
         count if count as f64 > source.max_rejected_share * rows as f64 => Status::Violation,
         _ => Status::Warning,
     };
-    checks.add("files", source.table.files.len(), Status::Ok, "");
-    checks.drift(&source.table.drifted);
+    checks.files(&source.table);
     let empty = if rows == 0 { Status::Violation } else { Status::Ok };
     checks.add("rows", rows, empty, "there are no events");
     if let (Some(first), Some(last)) = (facts.first, facts.last) {

@@ -9,7 +9,7 @@ pub use history::History;
 pub use profile::{ProfileFacts, check_profile};
 use serde::{Deserialize, Serialize};
 
-use super::widen::Drifted;
+use super::files::RawTable;
 
 /// The outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -66,10 +66,14 @@ impl Checks {
         self.list.push(Check { source: self.source.to_owned(), check, found, status, hint });
     }
 
-    /// Adds the columns that not all files of a source have, or not in the same type. They can be read, but somebody
-    /// should know.
-    pub fn drift(&mut self, drifted: &[Drifted]) {
-        for drifted in drifted {
+    /// Adds where the rows of a source are, and the columns that not all of its files have, or not in the same type:
+    /// they can be read, but somebody should know.
+    pub fn files(&mut self, table: &RawTable) {
+        if let Some(delta) = &table.delta {
+            self.add("version of the Delta table", delta.version, Status::Ok, "");
+        }
+        self.add("files", table.files.len(), Status::Ok, "");
+        for drifted in &table.drifted {
             let check = format!("{}: differs between files", drifted.column);
             let hint = "it is read in the widest type, and is null in files without it";
             self.add(check, drifted, Status::Warning, hint);

@@ -94,8 +94,7 @@ pub fn check_profile(
     checks: &mut Checks,
 ) {
     let violation = Status::Violation;
-    checks.add("files", plan.table.files.len(), Status::Ok, "");
-    checks.drift(&plan.table.drifted);
+    checks.files(&plan.table);
     checks.add("rows", facts.rows + profile.nulls + facts.duplicates, Status::Ok, "");
     let first = profile.first_null.as_ref();
     let first = first
