@@ -130,6 +130,7 @@ fn execute(cli: &Cli, origins: &Origins) -> Result<(Output, Exit)> {
         origins: origins.settings(),
     };
     let project = || Project::load(&global.project, &overrides);
+    let store = || Project::open_store(&global.project, &overrides);
     let output = match &cli.command {
         Command::Completions { shell } => completions(*shell),
         Command::Man { out } => man(out)?,
@@ -261,18 +262,18 @@ fn execute(cli: &Cli, origins: &Origins) -> Result<(Output, Exit)> {
                 let hint = "c360-ml show profile --format parquet > profile.parquet";
                 return Err(Error::setting("command line", "--format", "parquet", required, hint));
             }
-            let bytes = commands::show::parquet(&project()?, table, *head, global.as_of)?;
+            let bytes = commands::show::parquet(&store()?, table, *head, global.as_of)?;
             let written = std::io::stdout().write_all(&bytes);
             written.map_err(Error::io("write", std::path::Path::new("stdout")))?;
             Output { text: String::new(), json: serde_json::Value::Null }
         }
         Command::Show { table, head } => {
             let layout = if global.format == Format::Csv { Layout::Csv } else { Layout::Text };
-            commands::show::show(&project()?, table, *head, global.as_of, layout)?
+            commands::show::show(&store()?, table, *head, global.as_of, layout)?
         }
-        Command::History => commands::history::history(&project()?)?,
+        Command::History => commands::history::history(&store()?)?,
         Command::Gc { keep, grace, dry_run } => {
-            commands::history::gc(&project()?, *keep, *grace, *dry_run)?
+            commands::history::gc(&store()?, *keep, *grace, *dry_run)?
         }
         Command::Explain { id } => commands::explain::explain(&project()?, id, global.as_of)?,
         Command::Simulate(arguments) => {
@@ -298,6 +299,8 @@ fn execute(cli: &Cli, origins: &Origins) -> Result<(Output, Exit)> {
 fn start_logging(global: &Global) {
     use tracing_subscriber::EnvFilter;
     let level = if global.verbose { "c360_ml=info" } else { "warn" };
+    // What goes wrong with a Delta table is told by our own error, without a trace of calls.
+    let level = format!("{level},delta_kernel=off,delta_kernel_default_engine=off");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -340,17 +343,10 @@ fn usage_json(error: &clap::Error) -> serde_json::Value {
     })
 }
 
-/// The causes of an error, the nearest first.
-fn causes(error: &Error) -> Vec<String> {
-    use std::error::Error as _;
-    let sources = std::iter::successors(error.source(), |&cause| cause.source());
-    sources.map(ToString::to_string).collect()
-}
-
 /// `error: …`, `caused by: …`, a blank line, `hint: …`.
 fn render(error: &Error) -> String {
     let mut text = format!("error: {error}");
-    causes(error).iter().for_each(|cause| text += &format!("\ncaused by: {cause}"));
+    error.causes().iter().for_each(|cause| text += &format!("\ncaused by: {cause}"));
     if let Some(hint) = error.hint() {
         text += &format!("\n\nhint: {hint}");
     }
@@ -361,7 +357,7 @@ fn render(error: &Error) -> String {
 fn error_json(error: &Error) -> serde_json::Value {
     json!({
         "error": error.to_string(),
-        "causes": causes(error),
+        "causes": error.causes(),
         "hint": error.hint(),
         "exit_code": error.exit_code(),
     })

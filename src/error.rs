@@ -131,6 +131,44 @@ impl Error {
         move |source| Self::Engine { context, source: source.into() }
     }
 
+    /// The causes of the error, the nearest first. A cause that the text before it tells already is left out.
+    pub fn causes(&self) -> Vec<String> {
+        use std::error::Error as _;
+        let error = match self {
+            Self::Located { error, .. } => error,
+            error => error,
+        };
+        let mut told = self.to_string();
+        let mut causes = Vec::new();
+        let mut next = error.source();
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            if !told.contains(&text) {
+                causes.push(text.clone());
+                told = text;
+            }
+            next = cause.source();
+        }
+        causes
+    }
+
+    /// Whether the cause is a file or an object that does not exist.
+    pub fn is_not_found(&self) -> bool {
+        use std::error::Error as _;
+        let mut next = self.source();
+        while let Some(cause) = next {
+            let io = cause.downcast_ref::<std::io::Error>();
+            let object = cause.downcast_ref::<object_store::Error>();
+            if io.is_some_and(|io| io.kind() == std::io::ErrorKind::NotFound)
+                || matches!(object, Some(object_store::Error::NotFound { .. }))
+            {
+                return true;
+            }
+            next = cause.source();
+        }
+        false
+    }
+
     /// The exit status of a run that ends with this error.
     pub fn exit(&self) -> Exit {
         match self {

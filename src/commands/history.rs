@@ -3,15 +3,13 @@
 use serde_json::json;
 
 use super::now;
-use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::report::{Output, Table, thousands};
-use crate::store::Keep;
+use crate::store::{Keep, Store};
 use crate::time::Duration;
 
 /// Lists the roots of the store, the latest first: when each was published, by which command, and what it made live.
-pub fn history(project: &Project) -> Result<Output> {
-    let store = project.store()?;
+pub fn history(store: &Store) -> Result<Output> {
     let roots = store.roots()?;
     let mut table =
         Table::new(&["root", "published", "by", "profile as of", "folders", "of these changed"]);
@@ -49,11 +47,10 @@ pub fn history(project: &Project) -> Result<Output> {
 ///
 /// # Errors
 /// Returns a configuration error if no root is to be kept.
-pub fn gc(project: &Project, keep: usize, grace: Duration, dry_run: bool) -> Result<Output> {
+pub fn gc(store: &Store, keep: usize, grace: Duration, dry_run: bool) -> Result<Output> {
     if keep == 0 {
         return Err(Error::setting("command line", "--keep", keep, "at least 1", "--keep 30"));
     }
-    let store = project.store()?;
     let keep = Keep { roots: keep, grace, now: now() };
     let removed = store.collect_garbage(&keep, dry_run, now)?;
     let bytes: u64 = removed.objects.iter().map(|object| object.bytes).sum();

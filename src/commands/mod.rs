@@ -106,28 +106,19 @@ fn files_fingerprint(project: &Project) -> Result<String> {
 
 fn fingerprint(
     project: &Project,
-    of_events: impl Fn(&PathBuf) -> Result<String> + Sync,
+    of_events_file: impl Fn(&PathBuf) -> Result<String> + Sync,
 ) -> Result<String> {
     let (profile, events) = (&project.profile.table, &project.events.table);
     let lookups = project.events.lookups.iter().map(|lookup| &lookup.table);
     let offered = project.models.affinity.iter().flat_map(|model| &model.offer.items);
     let offered = offered.map(|items| &items.table);
-    // The values of folders, and what the log of a Delta table says of a file, are not in its bytes.
-    let whole = |table: &RawTable, path: &PathBuf, hash: String| -> Result<String> {
-        let of_log = match &table.delta {
-            Some(delta) => format!("{:?} {:?}", table.fingerprint(path)?, delta.schema()),
-            None => String::new(),
-        };
-        Ok(format!("{hash}{:?}{of_log}", crate::sources::files::hive_columns(path)))
-    };
     let files = std::iter::once(profile).chain(lookups).chain(offered);
     let files = files.flat_map(|table| table.files.iter().map(move |path| (table, path)));
     let files: Vec<(&RawTable, &PathBuf)> = files.collect();
-    let mut hashes: Vec<String> = files
-        .into_par_iter()
-        .map(|(table, path)| whole(table, path, hash_of(path)?))
-        .collect::<Result<_>>()?;
-    let of_events = events.files.par_iter().map(|path| whole(events, path, of_events(path)?));
+    let mut hashes: Vec<String> =
+        files.into_par_iter().map(|(table, path)| table.hash_of(path)).collect::<Result<_>>()?;
+    let of_events = events.files.par_iter();
+    let of_events = of_events.map(|path| Ok(of_events_file(path)? + &events.said_of(path)?));
     hashes.extend(of_events.collect::<Result<Vec<_>>>()?);
     Ok(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(hashes.concat().as_bytes())))
 }

@@ -1,5 +1,6 @@
 //! The command `show`: the first rows of a table of the store.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
@@ -7,10 +8,10 @@ use serde_json::json;
 
 use super::CommandProblem;
 use super::published::scored_at;
-use crate::config::Project;
 use crate::error::{Error, Result};
 use crate::report::rows::{cell, columns_text, objects};
 use crate::report::{Output, Table};
+use crate::store::Store;
 use crate::store::parquet::{batches, concat, write};
 use crate::time::Instant;
 
@@ -28,18 +29,19 @@ pub enum Layout {
     Csv,
 }
 
-/// Shows the first rows of a table at an as-of, which is that of the current profile if none is named.
+/// Shows the first rows of a table at an as-of, which is that of the current profile if none is named, or the latest one
+/// of features if nothing has been scored.
 ///
 /// # Errors
 /// Returns a configuration error for an unknown table, and [`CommandProblem::NotScored`] for an as-of without one.
 pub fn show(
-    project: &Project,
+    store: &Store,
     table: &str,
     head: usize,
     at: Option<Instant>,
     layout: Layout,
 ) -> Result<Output> {
-    let rows = first_rows(project, table, head, at)?;
+    let rows = first_rows(store, table, head, at)?;
     let text = match layout {
         Layout::Csv => csv(&rows)?,
         Layout::Text => text(&rows),
@@ -51,36 +53,30 @@ pub fn show(
 ///
 /// # Errors
 /// Those of [`show`].
-pub fn parquet(
-    project: &Project,
-    table: &str,
-    head: usize,
-    at: Option<Instant>,
-) -> Result<Vec<u8>> {
-    let rows = first_rows(project, table, head, at)?;
+pub fn parquet(store: &Store, table: &str, head: usize, at: Option<Instant>) -> Result<Vec<u8>> {
+    let rows = first_rows(store, table, head, at)?;
     let file =
         tempfile::NamedTempFile::new().map_err(Error::io("create", &std::env::temp_dir()))?;
     write(file.path(), &rows.schema(), [&rows])?;
     std::fs::read(file.path()).map_err(Error::io("read", file.path()))
 }
 
-fn first_rows(
-    project: &Project,
-    table: &str,
-    head: usize,
-    at: Option<Instant>,
-) -> Result<RecordBatch> {
-    let store = project.store()?;
+fn first_rows(store: &Store, table: &str, head: usize, at: Option<Instant>) -> Result<RecordBatch> {
     let root = store.root()?;
-    let views = project.catalog.views.iter().map(|view| format!("features/{}", view.name));
+    let views = root.folders_in("features").filter_map(|folder| Some(folder.rsplit_once('/')?.0));
+    let views: BTreeSet<String> = views.map(str::to_owned).collect();
     let known: Vec<String> = TABLES.map(str::to_owned).into_iter().chain(views).collect();
     if !known.iter().any(|known| known == table) {
         return Err(Error::unknown("show", "table", table, known));
     }
-    let at = match (at, table.starts_with("features/")) {
-        // Features may be built at as-ofs that are not scored.
-        (Some(at), true) => at,
-        _ => scored_at(&root, at)?,
+    // Features may be built at as-ofs that are not scored.
+    let built = at.or_else(|| {
+        let latest = Instant::from_folder(root.as_ofs(table).pop_last()?);
+        latest.filter(|_| root.profile.is_none())
+    });
+    let at = match built.filter(|_| table.starts_with("features/")) {
+        Some(at) => at,
+        None => scored_at(&root, at)?,
     };
     let folder = format!("{table}/as_of={}", at.folder());
     let mut found = Vec::new();

@@ -17,7 +17,7 @@ pub use self::settings::{EngineSpec, ProjectSpec, Settings, SourcesSpec};
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -92,13 +92,8 @@ impl Project {
     }
 
     fn read(root: &Path, overrides: &Overrides) -> Result<Self> {
-        let path = root.join("c360.toml");
-        if !path.exists() {
-            return Err(ProjectProblem::NoProject { folder: root.to_owned() }.into());
-        }
         let mut hashed = String::new();
-        let mut settings: Settings = read_toml(&path, FileKind::Project, &mut hashed)?;
-        apply(&mut settings, overrides);
+        let mut settings = read_settings(root, overrides, &mut hashed)?;
         let context = SourceContext {
             root: root.to_owned(),
             zone: settings.project.timezone,
@@ -106,6 +101,7 @@ impl Project {
             currency: settings.project.currency.clone(),
             footers: Arc::new(known_footers(root, &settings)?),
         };
+        check_store(root, &settings)?;
         let memory = parse_bytes(&settings.engine.memory, overrides)?;
         check_currency(&settings.project.currency)?;
         let views = read_views(root, &mut hashed)?;
@@ -169,11 +165,20 @@ impl Project {
 
     /// Opens the store of the project.
     pub fn store(&self) -> Result<Store> {
-        let store = Store::at(resolve(&self.root, &self.settings.project.store))?;
-        Ok(match self.store_root {
-            Some(number) => store.at_root(number),
-            None => store,
-        })
+        store_of(&self.root, &self.settings, self.store_root)
+    }
+
+    /// Opens the store of the project in `root` without a look at its sources, models and features.
+    ///
+    /// # Errors
+    /// Returns a configuration error if `c360.toml` cannot be read.
+    pub fn open_store(root: &Path, overrides: &Overrides) -> Result<Store> {
+        let open = || {
+            let settings = read_settings(root, overrides, &mut String::new())?;
+            check_store(root, &settings)?;
+            store_of(root, &settings, overrides.root)
+        };
+        open().map_err(|error| located(root, error))
     }
 
     /// Lists every setting of `c360.toml` by its path with its value and the origin of the value.
@@ -197,6 +202,55 @@ impl Project {
     pub fn context(&self) -> &SourceContext {
         &self.events.context
     }
+}
+
+/// Reads `c360.toml` and applies the overrides.
+fn read_settings(root: &Path, overrides: &Overrides, hashed: &mut String) -> Result<Settings> {
+    let path = root.join("c360.toml");
+    if !path.exists() {
+        return Err(ProjectProblem::NoProject { folder: root.to_owned() }.into());
+    }
+    let mut settings: Settings = read_toml(&path, FileKind::Project, hashed)?;
+    apply(&mut settings, overrides);
+    Ok(settings)
+}
+
+fn store_of(root: &Path, settings: &Settings, number: Option<u64>) -> Result<Store> {
+    let store = Store::at(resolve(root, &settings.project.store))?;
+    Ok(match number {
+        Some(number) => store.at_root(number),
+        None => store,
+    })
+}
+
+/// Checks that neither the project nor a source is in the store, where runs write and `gc` removes.
+fn check_store(root: &Path, settings: &Settings) -> Result<()> {
+    let full = |path: &Path| match is_url(path) {
+        true => PathBuf::from(path.to_string_lossy().trim_end_matches('/')),
+        false => {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            path.components().fold(PathBuf::new(), |full, part| match part {
+                Component::ParentDir => full.parent().unwrap_or(&full).to_owned(),
+                part => full.join(part),
+            })
+        }
+    };
+    let store = full(&resolve(root, &settings.project.store));
+    let sources = &settings.sources;
+    let profile = sources.profile.as_ref().map(|profile| ("sources.profile", &profile.path));
+    let lookups = sources.events.lookups.values().map(|l| ("sources.events.lookups", &l.path));
+    let events = ("sources.events", &sources.events.path);
+    let paths = std::iter::once(events).chain(profile).chain(lookups);
+    let paths = paths.map(|(place, path)| (place, full(&resolve(root, path))));
+    let project = std::iter::once(("the project", full(root)));
+    for (what, path) in project.chain(paths) {
+        if path.starts_with(&store) {
+            let required = format!("a folder of its own: {what} is in it");
+            let (value, example) = (settings.project.store.as_str(), "store = \"store\"");
+            return Err(Error::setting("c360.toml", "project.store", value, required, example));
+        }
+    }
+    Ok(())
 }
 
 fn apply(settings: &mut Settings, overrides: &Overrides) {

@@ -28,15 +28,28 @@ use crate::store::parquet::{batches, metadata_of};
 /// The program that the log names as the writer.
 const WRITER: &str = concat!("c360-ml/", env!("CARGO_PKG_VERSION"));
 
+/// The characters that no column of a Delta table has in its name, unless names are mapped.
+const NOT_IN_NAMES: [char; 10] = [' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='];
+
 /// The rows that a table is to have.
 #[derive(Debug)]
 pub struct Rows<'a> {
-    /// The name of the project, under which the table keeps the number of the last run.
+    /// The name of the project. With `store`, it is what the table keeps the number of the last run under.
     pub project: &'a str,
+    /// The mark of the store that the runs are of.
+    pub store: &'a str,
     /// The number of the run that wrote the rows.
     pub run: i64,
     /// The Parquet files of the rows. They have one schema.
     pub files: &'a [PathBuf],
+}
+
+/// Checks that a Delta table can have the columns of a schema.
+///
+/// # Errors
+/// Returns [`ExportProblem::DeltaType`] or [`ExportProblem::DeltaName`] for the first column that it cannot have.
+pub fn check(table: &Path, schema: &Schema) -> Result<()> {
+    table_schema(table, schema).map(|_| ())
 }
 
 /// Replaces the rows of the table at a path or URL, which is created if it does not exist. Returns the version that
@@ -51,9 +64,10 @@ pub fn replace(table: &Path, rows: &Rows) -> Result<Option<u64>> {
         Error::from(ExportProblem::Delta { table: table.to_owned(), source: Box::new(source) })
     };
     let (engine, root) = delta::at(table)?;
-    let schema = table_schema(table, rows.files)?;
+    let Some(first) = rows.files.first() else { unreachable!("a profile has at least one file") };
+    let schema = table_schema(table, metadata_of(first)?.schema())?;
     let wanted = StructType::try_from_arrow(&schema).map_err(|source| failed(source.into()))?;
-    let application = format!("c360-ml {}", rows.project);
+    let application = format!("c360-ml {} {}", rows.project, rows.store);
     let committer = || Box::new(FileSystemCommitter::new());
     if delta::find(table)?.is_none() {
         if !is_url(table) {
@@ -120,7 +134,9 @@ fn write<State>(
         .map_err(|source: arrow_schema::ArrowError| failed(source.into()))?;
     for file in rows.files {
         for batch in batches(file, None, None)? {
-            let batch = ArrowEngineData::new(conform(&batch?, &schema, None)?);
+            let batch = conform(&batch?, &schema, None);
+            let batch = batch.map_err(Error::engine("writing a Delta table"))?;
+            let batch = ArrowEngineData::new(batch);
             let written = engine.write_parquet(&batch, &context);
             let file = delta::block_on(written).map_err(failed)?;
             transaction.add_files(without_values(file)?);
@@ -165,20 +181,20 @@ fn without_values(file: Box<dyn EngineData>) -> Result<Box<dyn EngineData>> {
     Ok(Box::new(ArrowEngineData::new(file.map_err(Error::engine(failed))?)))
 }
 
-/// The schema of a table of the rows of some files, in types that Delta tables have. All columns may be null.
-fn table_schema(table: &Path, files: &[PathBuf]) -> Result<Schema> {
-    let Some(first) = files.first() else { unreachable!("a profile has at least one file") };
-    let metadata = metadata_of(first)?;
-    let field = |field: &FieldRef| match delta_type(field.data_type()) {
-        Some(ty) => Ok(Field::new(field.name(), ty, true)),
-        None => Err(Error::from(ExportProblem::DeltaType {
-            table: table.to_owned(),
-            column: field.name().clone(),
-            ty: field.data_type().to_string(),
-        })),
+/// A schema in names and types that Delta tables have. All columns may be null.
+fn table_schema(table: &Path, schema: &Schema) -> Result<Schema> {
+    let field = |field: &FieldRef| -> Result<Field> {
+        let (table, column) = (table.to_owned(), field.name().clone());
+        if column.contains(NOT_IN_NAMES) {
+            return Err(ExportProblem::DeltaName { table, column }.into());
+        }
+        let Some(ty) = delta_type(field.data_type()) else {
+            let ty = field.data_type().to_string();
+            return Err(ExportProblem::DeltaType { table, column, ty }.into());
+        };
+        Ok(Field::new(column, ty, true))
     };
-    let fields = metadata.schema().fields().iter().map(field).collect::<Result<Vec<_>>>()?;
-    Ok(Schema::new(fields))
+    Ok(Schema::new(schema.fields().iter().map(field).collect::<Result<Vec<_>>>()?))
 }
 
 /// The type of a Delta table that holds all values of a type; `None` if there is none.

@@ -39,6 +39,8 @@ pub enum ExportProblem {
     DeltaConflict { table: PathBuf, version: u64 },
     #[error("{}: the column {column} is {ty}", table.display())]
     DeltaType { table: PathBuf, column: String, ty: String },
+    #[error("{}: no column of a Delta table can be called {column:?}", table.display())]
+    DeltaName { table: PathBuf, column: String },
     #[error("`{uri}` is no address of an MLflow server")]
     MlflowUrl { uri: String },
     #[error("the experiment `{experiment}` of {server} was deleted")]
@@ -83,7 +85,10 @@ impl Problem for ExportProblem {
                 "the store has the profile; run `c360-ml score` again to write the table"
             }
             Self::DeltaType { .. } => {
-                "the store has the profile; map the column to another type, or name another table"
+                "map the column to another type, or name another table in writeback.delta"
+            }
+            Self::DeltaName { .. } => {
+                "map the column to a name without spaces, commas, semicolons, brackets and equals signs"
             }
             Self::MlflowUrl { .. } => {
                 "start `mlflow server` and give its http:// or https:// address"

@@ -201,7 +201,8 @@ pub(super) fn read(
         reader.take(&scanned, scatterer, &mut read[file])
     };
     let mut read = Read { files: vec![FileRead::default(); files], ..Read::default() };
-    for (scatterer, of_files) in Scan::new(source, &select)?.fold(begin, take)? {
+    let scan = Scan::new(source, &select)?.before(reader.visible.before);
+    for (scatterer, of_files) in scan.fold(begin, take)? {
         scatterer.finish()?;
         for (place, file) in of_files.into_iter().enumerate() {
             read.report.events += file.events;

@@ -7,30 +7,25 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use arrow_array::cast::AsArray;
-use arrow_array::{
-    Array, ArrayRef, BooleanArray, ListArray, MapArray, RecordBatch, RecordBatchOptions,
-    StructArray, new_null_array,
-};
-use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use arrow_array::{BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow_schema::{Field, FieldRef, Fields, Schema, SchemaRef};
 use delta_kernel::engine::arrow_conversion::TryIntoArrow;
+use delta_kernel::scan::Scan;
 use delta_kernel::scan::state::{DvInfo, ScanFile};
 use delta_kernel::schema::{
-    ColumnMetadataKey, DataType as DeltaType, MetadataValue, PrimitiveType, StructField,
+    ColumnMetadataKey, DataType as DeltaType, MetadataValue, PrimitiveType, StructField, StructType,
 };
 use delta_kernel::table_features::ColumnMappingMode;
 use delta_kernel::{Engine, KernelError, Snapshot};
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use url::Url;
 
 use super::SourceProblem;
 use super::fingerprint::Fingerprint;
 use crate::error::{Error, Result};
-use crate::store::conform::cast;
+use crate::store::conform::{Misfit, find, reshape};
 use crate::store::parquet::{batches, metadata_of};
 use crate::store::{bucket, delta};
-
-/// The key under which the Parquet reader tells the ID of a field.
-const FIELD_ID: &str = "PARQUET:field_id";
 
 /// A version of a Delta table.
 #[derive(Clone)]
@@ -66,8 +61,10 @@ struct DeltaFile {
     bytes: u64,
     /// When the file was added, in milliseconds since 1970-01-01T00:00:00Z.
     modified: i64,
-    /// The number of rows that count; `None` if the log does not say how many rows the file has.
+    /// The number of rows, deleted ones too; `None` if the log does not say it.
     rows: Option<u64>,
+    /// The number of deleted rows.
+    deleted_count: u64,
     /// The rows that were deleted since the file was written.
     deleted: DvInfo,
     deleted_rows: Arc<OnceLock<Vec<u64>>>,
@@ -92,47 +89,26 @@ impl DeltaTable {
         let failed = |source: KernelError| SourceProblem::Delta {
             place: place.to_owned(),
             path: path.to_owned(),
+            version,
             source: Box::new(source),
         };
         let mut builder = Snapshot::builder_for(root.as_str());
         if let Some(version) = version {
             builder = builder.at_version(version);
         }
-        let snapshot = builder.build(engine.as_ref()).map_err(failed)?;
+        let snapshot = builder.build(engine.as_ref()).map_err(&failed)?;
         let mapping = snapshot.table_properties().column_mapping_mode;
         let is_mapped = mapping.is_some_and(|mode| mode != ColumnMappingMode::None);
-        let scan = snapshot.clone().scan_builder().build().map_err(failed)?;
-        let arrow = |fields: &delta_kernel::schema::StructType| -> Result<Schema> {
-            fields.try_into_arrow().map_err(Error::engine("reading the schema of a Delta table"))
-        };
-        let logical = arrow(scan.logical_schema())?;
-        let physical = arrow(scan.physical_schema())?;
-        let mut columns = Vec::new();
-        for (field, shown) in scan.logical_schema().fields().zip(logical.fields()) {
-            let name = physical_name(field, is_mapped);
-            let place = match (physical.field_with_name(name), field.data_type()) {
-                (Ok(field), _) => Place::File(Arc::new(field.clone())),
-                (Err(_), DeltaType::Primitive(ty)) => Place::Log(name.to_owned(), ty.clone()),
-                (Err(_), _) => unreachable!("columns that are in no file have simple types"),
-            };
-            // Files that are older than a column do not have it, whatever the schema says.
-            let logical = Arc::new(plain(shown).with_nullable(true));
-            columns.push(Column { logical, place });
-        }
-        let mut found: Vec<ScanFile> = Vec::new();
-        for metadata in scan.scan_metadata(engine.as_ref()).map_err(failed)? {
-            let metadata = metadata.map_err(failed)?;
-            found =
-                metadata.visit_scan_files(found, |found, file| found.push(file)).map_err(failed)?;
-        }
+        let scan = snapshot.clone().scan_builder().build().map_err(&failed)?;
+        let columns = columns_of(&scan, is_mapped)?;
         let mut files = BTreeMap::new();
-        for file in found {
-            let deleted = file.dv_info.cardinality().map_err(failed)?.unwrap_or(0);
-            let rows = file.stats.map(|stats| stats.num_records.saturating_sub(deleted));
+        for file in active_files(&scan, engine.as_ref()).map_err(&failed)? {
+            let deleted_count = file.dv_info.cardinality().map_err(&failed)?.unwrap_or(0);
             let own = DeltaFile {
                 bytes: file.size.unsigned_abs(),
                 modified: file.modification_time,
-                rows,
+                rows: file.stats.map(|stats| stats.num_records),
+                deleted_count,
                 deleted: file.dv_info,
                 deleted_rows: Arc::default(),
                 values: file.partition_values,
@@ -156,14 +132,49 @@ impl DeltaTable {
 
     /// The number of rows of all files.
     pub fn rows(&self) -> Result<u64> {
-        let count = |(path, file): (&PathBuf, &DeltaFile)| match file.rows {
-            Some(rows) => Ok(rows),
-            None => {
-                let rows = metadata_of(path)?.metadata().file_metadata().num_rows();
-                Ok(rows.unsigned_abs())
-            }
+        let count = |(path, file): (&PathBuf, &DeltaFile)| -> Result<u64> {
+            let all = match file.rows {
+                Some(rows) => rows,
+                None => {
+                    let metadata = self.metadata(path)?;
+                    metadata.metadata().file_metadata().num_rows().unsigned_abs()
+                }
+            };
+            Ok(all.saturating_sub(file.deleted_count))
         };
         self.files.iter().map(count).sum()
+    }
+
+    /// Reads the footer of an active file.
+    ///
+    /// # Errors
+    /// Returns [`SourceProblem::DeltaFile`] if the file is not there.
+    pub fn metadata(&self, path: &Path) -> Result<ArrowReaderMetadata> {
+        metadata_of(path).map_err(|error| match error.is_not_found() {
+            true => SourceProblem::DeltaFile { file: path.to_owned() }.into(),
+            false => error,
+        })
+    }
+
+    /// The name that a column has in a file with these fields; `None` if the file does not have it.
+    pub fn name_in_file<'a>(&self, column: &str, fields: &'a Fields) -> Option<&'a str> {
+        let column = self.columns.iter().find(|known| known.logical.name() == column)?;
+        let Place::File(field) = &column.place else { return None };
+        Some(fields[find(fields, field)?].name())
+    }
+
+    /// Where the columns are whose values are not in the files under their own names. It changes if a name gets
+    /// another column.
+    pub fn places(&self) -> String {
+        let place = |column: &Column| {
+            let name = column.logical.name();
+            let physical = match &column.place {
+                Place::File(field) => field.name(),
+                Place::Log(physical, _) => physical,
+            };
+            (physical != name).then(|| format!(" {name}={physical}"))
+        };
+        self.columns.iter().filter_map(place).collect()
     }
 
     /// A fingerprint of an active file, which changes when rows of it are deleted. Nothing is read for it.
@@ -199,7 +210,7 @@ impl DeltaTable {
         let is_wanted =
             |c: &&Column| wanted.is_none_or(|wanted| wanted.contains(&c.logical.name().as_str()));
         let columns: Vec<Column> = self.columns.iter().filter(is_wanted).cloned().collect();
-        let metadata = metadata_of(path)?;
+        let metadata = self.metadata(path)?;
         let in_file: Vec<String> = columns
             .iter()
             .filter_map(|column| match &column.place {
@@ -213,13 +224,13 @@ impl DeltaTable {
         let before = row_group.map_or(0, |end| groups[..end].iter().map(|g| g.num_rows()).sum());
         let deleted = self.deleted(file)?;
         let values = file.values.clone();
-        let mut at = before.unsigned_abs();
+        let (mut at, file_path) = (before.unsigned_abs(), path.to_owned());
         let rows = batches(path, Some(&names), row_group)?;
         Ok(rows.map(move |rows| {
             let rows = rows?;
             let start = at;
             at += rows.num_rows() as u64;
-            let rows = logical(&rows, &columns, &values)?;
+            let rows = logical(&rows, &columns, &values, &file_path)?;
             without(rows, start, deleted.get().map_or(&[], Vec::as_slice))
         }))
     }
@@ -239,6 +250,39 @@ impl DeltaTable {
     }
 }
 
+/// The columns of a table, and where their values are.
+fn columns_of(scan: &Scan, is_mapped: bool) -> Result<Vec<Column>> {
+    let arrow = |fields: &StructType| -> Result<Schema> {
+        fields.try_into_arrow().map_err(Error::engine("reading the schema of a Delta table"))
+    };
+    let logical = arrow(scan.logical_schema())?;
+    let physical = arrow(scan.physical_schema())?;
+    let column = |(field, shown): (&StructField, &FieldRef)| {
+        let name = physical_name(field, is_mapped);
+        let place = match (physical.field_with_name(name), field.data_type()) {
+            (Ok(field), _) => Place::File(Arc::new(field.clone())),
+            (Err(_), DeltaType::Primitive(ty)) => Place::Log(name.to_owned(), ty.clone()),
+            (Err(_), _) => unreachable!("columns that are in no file have simple types"),
+        };
+        // Files that are older than a column do not have it, whatever the schema says.
+        let logical = Arc::new(plain(shown).with_nullable(true));
+        Column { logical, place }
+    };
+    Ok(scan.logical_schema().fields().zip(logical.fields()).map(column).collect())
+}
+
+/// What the log says of each active file.
+fn active_files(
+    scan: &Scan,
+    engine: &dyn Engine,
+) -> std::result::Result<Vec<ScanFile>, KernelError> {
+    let mut found = Vec::new();
+    for metadata in scan.scan_metadata(engine)? {
+        found = metadata?.visit_scan_files(found, |found, file| found.push(file))?;
+    }
+    Ok(found)
+}
+
 /// The name of a column in the files and in the log.
 fn physical_name(field: &StructField, is_mapped: bool) -> &str {
     match field.get_config_value(&ColumnMetadataKey::ColumnMappingPhysicalName) {
@@ -252,19 +296,12 @@ fn plain(field: &Field) -> Field {
     field.clone().with_metadata(HashMap::new())
 }
 
-/// The place of a field among those of a file: by its ID if both have one, or else by its name.
-fn find(fields: &Fields, wanted: &Field) -> Option<usize> {
-    let id = wanted.metadata().get(FIELD_ID);
-    let same_id = |field: &FieldRef| id.is_some() && field.metadata().get(FIELD_ID) == id;
-    let by_id = fields.iter().position(same_id);
-    by_id.or_else(|| fields.iter().position(|field| field.name() == wanted.name()))
-}
-
 /// The rows of a file as readers of the table see them.
 fn logical(
     rows: &RecordBatch,
     columns: &[Column],
     values: &HashMap<String, String>,
+    file: &Path,
 ) -> Result<RecordBatch> {
     let failed = "reading a file of a Delta table";
     let schema = rows.schema();
@@ -274,7 +311,13 @@ fn logical(
         let ty = column.logical.data_type();
         arrays.push(match &column.place {
             Place::File(field) => match find(schema.fields(), field) {
-                Some(index) => reshape(rows.column(index), field.data_type(), ty)?,
+                Some(index) => {
+                    let fitted = reshape(rows.column(index), field.data_type(), ty);
+                    let (column, ty) = (column.logical.name().clone(), ty.clone());
+                    let misfit = |source| Box::new(Misfit { column, ty, source });
+                    let file = file.to_owned();
+                    fitted.map_err(|e| SourceProblem::Misfit { file, source: misfit(e) })?
+                }
                 None => new_null_array(ty, count),
             },
             Place::Log(name, primitive) => {
@@ -288,55 +331,6 @@ fn logical(
     let options = RecordBatchOptions::new().with_row_count(Some(count));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
         .map_err(Error::engine(failed))
-}
-
-/// Gives the values of a file the names and types of the table. `physical` has the names and IDs of nested fields in
-/// the file.
-fn reshape(array: &ArrayRef, physical: &DataType, logical: &DataType) -> Result<ArrayRef> {
-    let failed = "reading a nested column of a Delta table";
-    Ok(match (array.data_type(), physical, logical) {
-        (DataType::Struct(own), DataType::Struct(physical), DataType::Struct(fields)) => {
-            let array = array.as_struct();
-            let child = |(physical, field): (&FieldRef, &FieldRef)| match find(own, physical) {
-                Some(index) => {
-                    reshape(array.column(index), physical.data_type(), field.data_type())
-                }
-                None => Ok(new_null_array(field.data_type(), array.len())),
-            };
-            let children: Vec<ArrayRef> =
-                physical.iter().zip(fields).map(child).collect::<Result<_>>()?;
-            let made = StructArray::try_new(fields.clone(), children, array.nulls().cloned());
-            Arc::new(made.map_err(Error::engine(failed))?)
-        }
-        (DataType::List(_), DataType::List(physical), DataType::List(field)) => {
-            let array = array.as_list::<i32>();
-            let values = reshape(array.values(), physical.data_type(), field.data_type())?;
-            let (offsets, nulls) = (array.offsets().clone(), array.nulls().cloned());
-            let made = ListArray::try_new(field.clone(), offsets, values, nulls);
-            Arc::new(made.map_err(Error::engine(failed))?)
-        }
-        (DataType::Map(..), DataType::Map(physical, _), DataType::Map(field, sorted)) => {
-            let array = array.as_map();
-            let entries: ArrayRef = Arc::new(array.entries().clone());
-            let (DataType::Struct(own), DataType::Struct(of_file), DataType::Struct(fields)) =
-                (entries.data_type(), physical.data_type(), field.data_type())
-            else {
-                unreachable!("the entries of a map are a struct")
-            };
-            // Keys and values have no names of their own: they are the first and the second field.
-            let children = (0..own.len()).map(|i| {
-                let ty = (of_file[i].data_type(), fields[i].data_type());
-                reshape(array.entries().column(i), ty.0, ty.1)
-            });
-            let children: Vec<ArrayRef> = children.collect::<Result<_>>()?;
-            let entries = StructArray::try_new(fields.clone(), children, None);
-            let entries = entries.map_err(Error::engine(failed))?;
-            let (offsets, nulls) = (array.offsets().clone(), array.nulls().cloned());
-            let made = MapArray::try_new(field.clone(), offsets, entries, nulls, *sorted);
-            Arc::new(made.map_err(Error::engine(failed))?)
-        }
-        (_, _, logical) => cast(array, logical)?,
-    })
 }
 
 /// The rows that are not among the deleted ones. `start` is the number of the first row within its file.

@@ -6,18 +6,19 @@
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, SchemaRef};
+use arrow_schema::{DataType, Fields, SchemaRef};
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use rayon::prelude::*;
 
 use super::SourceProblem;
 use super::delta::DeltaTable;
-use super::fingerprint::Fingerprint;
+use super::fingerprint::{Fingerprint, hash_of};
 use super::footers::Footers;
 use super::widen::{Drifted, Union};
 use crate::error::{Error, Result};
 use crate::expression::{Columns, Type};
 use crate::money::Scale;
-use crate::store::bucket::{BucketObject, is_known, is_url};
+use crate::store::bucket::{BucketObject, has_credentials, is_known, is_url};
 use crate::store::conform::conform;
 use crate::store::parquet::metadata_of;
 
@@ -125,6 +126,9 @@ impl RawTable {
     /// files, if a footer cannot be read, if two columns of a file have the same name, if only some of the timestamps
     /// have a time zone, or if a column has types of which none is the wider one.
     pub fn open(path: &Path, version: Option<u64>, place: &str, known: &Footers) -> Result<Self> {
+        if has_credentials(path) {
+            return Err(SourceProblem::Credentials { place: place.to_owned() }.into());
+        }
         if let Some(delta) = DeltaTable::open(path, version, place)? {
             return Self::of_delta(delta, path, place);
         }
@@ -160,8 +164,8 @@ impl RawTable {
     fn of_delta(delta: DeltaTable, path: &Path, place: &str) -> Result<Self> {
         let files: Vec<PathBuf> = delta.paths().cloned().collect();
         let Some(first) = files.first() else {
-            let (place, path) = (place.to_owned(), path.display().to_string());
-            return Err(SourceProblem::NoFiles { place, path }.into());
+            let (place, path, version) = (place.to_owned(), path.to_owned(), delta.version);
+            return Err(SourceProblem::EmptyDelta { place, path, version }.into());
         };
         let schema = delta.schema();
         let raw = raw_columns(&schema, first)?;
@@ -186,6 +190,46 @@ impl RawTable {
         known.map_or_else(|| Fingerprint::of(file), Ok)
     }
 
+    /// A hash of all bytes of one of the files, of what the names of its folders say, and of what the log of a Delta
+    /// table says of it.
+    ///
+    /// # Errors
+    /// Returns an I/O error if the file cannot be read.
+    pub fn hash_of(&self, file: &Path) -> Result<String> {
+        Ok(hash_of(file)? + &self.said_of(file)?)
+    }
+
+    /// What is known of the rows of a file besides its bytes.
+    ///
+    /// # Errors
+    /// Returns an I/O error if the file cannot be read.
+    pub fn said_of(&self, file: &Path) -> Result<String> {
+        let of_log = match &self.delta {
+            Some(delta) => {
+                let schema = delta.schema();
+                format!("{:?} {schema:?} {}", self.fingerprint(file)?, delta.places())
+            }
+            None => String::new(),
+        };
+        Ok(format!("{:?}{of_log}", hive_columns(file)))
+    }
+
+    /// Reads the footer of one of the files.
+    ///
+    /// # Errors
+    /// Returns [`Error::Parquet`] if it cannot be decoded.
+    pub fn metadata(&self, file: &Path) -> Result<ArrowReaderMetadata> {
+        self.delta.as_ref().map_or_else(|| metadata_of(file), |delta| delta.metadata(file))
+    }
+
+    /// The name that a column has in a file with these fields; `None` if the file does not have it.
+    pub fn name_in_file<'a>(&self, column: &str, fields: &'a Fields) -> Option<&'a str> {
+        match &self.delta {
+            Some(delta) => delta.name_in_file(column, fields),
+            None => Some(fields.find(column)?.1.name()),
+        }
+    }
+
     /// Reads the record batches of a file one after another, in the schema that the files have together: either the
     /// named columns or all columns, of one row group or of all.
     ///
@@ -201,7 +245,13 @@ impl RawTable {
             return Ok(Box::new(delta.batches(file, columns, row_group)?));
         }
         let batches = crate::store::parquet::batches(file, columns, row_group)?;
-        Ok(Box::new(batches.map(move |batch| conform(&batch?, &self.schema, columns))))
+        let file = file.to_owned();
+        Ok(Box::new(batches.map(move |batch| {
+            conform(&batch?, &self.schema, columns).map_err(|misfit| {
+                let (file, source) = (file.clone(), Box::new(misfit));
+                SourceProblem::Misfit { file, source }.into()
+            })
+        })))
     }
 
     /// The columns that expressions can use, under their raw names.
@@ -248,10 +298,11 @@ fn find_objects(url: &Path, place: String) -> Result<Vec<PathBuf>> {
     if !is_known(url) {
         return Err(SourceProblem::Url { place, path: text.into_owned() }.into());
     }
+    // The name of an object may have the characters of a glob.
+    if !text.ends_with('/') && BucketObject::find(url)?.is_some() {
+        return Ok(vec![url.to_owned()]);
+    }
     let Some(wild) = text.find(['*', '?', '[']) else {
-        if !text.ends_with('/') && BucketObject::find(url)?.is_some() {
-            return Ok(vec![url.to_owned()]);
-        }
         let found = BucketObject::below(url)?.into_iter().map(|object| object.url);
         return Ok(found.filter(|file| is_table(file.strip_prefix(url).unwrap_or(file))).collect());
     };

@@ -15,6 +15,7 @@ pub mod items;
 pub mod look;
 mod problem;
 pub mod profile;
+mod pruning;
 pub mod scan;
 pub mod widen;
 

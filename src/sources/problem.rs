@@ -1,22 +1,38 @@
 //! What can be wrong with a source: its settings, its files and the rows in them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use arrow_schema::DataType;
 
 use crate::error::Problem;
 use crate::exit::Exit;
+use crate::store::conform::Misfit;
 
 /// A wrong setting of a source, or a violation of its contract.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceProblem {
     #[error("{place}: {path} is no address of a bucket")]
     Url { place: String, path: String },
+    #[error("{place}: the URL has a user name or a password in it")]
+    Credentials { place: String },
     #[error("{place}: {path} is not a glob")]
     Glob { place: String, path: String, source: glob::PatternError },
     /// The log of a Delta table cannot be read.
-    #[error("{place}: the Delta table {} cannot be read", path.display())]
-    Delta { place: String, path: PathBuf, source: Box<delta_kernel::KernelError> },
+    #[error("{place}: {} cannot be read", version_of(path, *version))]
+    Delta {
+        place: String,
+        path: PathBuf,
+        version: Option<u64>,
+        source: Box<delta_kernel::KernelError>,
+    },
+    /// A file that the log names was removed.
+    #[error("the Delta table names {}, which is not there", file.display())]
+    DeltaFile { file: PathBuf },
+    #[error("{place}: version {version} of the Delta table {} has no rows", path.display())]
+    EmptyDelta { place: String, path: PathBuf, version: u64 },
+    /// A value does not fit into the type that the files have together.
+    #[error("{}: {source}", file.display())]
+    Misfit { file: PathBuf, source: Box<Misfit> },
     #[error("{place}: version = {version}, but {} is no Delta table", path.display())]
     NoDelta { place: String, path: PathBuf, version: u64 },
     #[error("{place}: there is no file or folder {path}")]
@@ -63,6 +79,7 @@ impl Problem for SourceProblem {
     fn exit(&self) -> Exit {
         match self {
             Self::Url { .. }
+            | Self::Credentials { .. }
             | Self::Glob { .. }
             | Self::NoPath { .. }
             | Self::NoDelta { .. }
@@ -81,6 +98,16 @@ impl Problem for SourceProblem {
             }
             Self::Delta { .. } => {
                 "check `version`, and that the table can be read with DuckDB or Spark; without `version` the latest is read"
+            }
+            Self::DeltaFile { .. } => {
+                "VACUUM has removed it; leave `version` out, or name a later one that still has its files"
+            }
+            Self::EmptyDelta { .. } => "name another version, or write to the table first",
+            Self::Misfit { .. } => {
+                "other files have a type that cannot hold it; write the column in one type, or leave it out of the mapping"
+            }
+            Self::Credentials { .. } => {
+                "leave them out, and set the environment variables that the documentation of your bucket names"
             }
             Self::NoDelta { .. } => "leave `version` out; only Delta tables have versions",
             Self::ItemKey { .. } => "an item is text or an integer",
@@ -120,4 +147,9 @@ impl Problem for SourceProblem {
         };
         Some(hint.to_owned())
     }
+}
+
+fn version_of(table: &Path, version: Option<u64>) -> String {
+    let version = version.map(|version| format!("version {version} of "));
+    format!("{}the Delta table {}", version.unwrap_or_default(), table.display())
 }

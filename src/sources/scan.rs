@@ -20,11 +20,11 @@ use rayon::prelude::*;
 
 use super::files::{RawTable, RawType, hive_columns};
 use super::profile::normalize;
+use super::pruning;
 use super::{LookupPlan, SourceContext, SourcePlan, SourceProblem};
 use crate::error::{Error, Result};
 use crate::expression::polars::{arrow_type, evaluate};
 use crate::expression::{Expression, Node};
-use crate::store::parquet;
 
 const KEY: &str = "customer360_id";
 const CONTEXT: &str = "scanning a source";
@@ -42,6 +42,8 @@ pub struct Scan<'a> {
     /// The raw columns that are read from the files.
     columns: Vec<String>,
     lookups: Vec<Lookup<'a>>,
+    /// Events at or after this instant are not wanted, in microseconds since 1970.
+    before: i64,
 }
 
 /// Scanned rows of one file of the source.
@@ -97,7 +99,13 @@ impl<'a> Scan<'a> {
             }
         }
         let columns = needed.into_iter().filter(|name| source.table.get(name).is_some()).collect();
-        Ok(Self { source, select, key, columns, lookups })
+        Ok(Self { source, select, key, columns, lookups, before: i64::MAX })
+    }
+
+    /// Leaves out row groups whose events all happened at or after an instant, in microseconds since 1970. Other rows
+    /// from then on are read.
+    pub fn before(self, before: i64) -> Self {
+        Self { before, ..self }
     }
 
     /// Reads all rows. Each thread starts with a state from `begin` and folds the rows that it reads into it.
@@ -131,8 +139,9 @@ impl<'a> Scan<'a> {
 
     fn tasks(&self) -> Result<Vec<Task>> {
         let of_file = |(file, path): (usize, &std::path::PathBuf)| -> Result<Vec<Task>> {
-            let row_groups = parquet::row_groups(path)?.len();
-            Ok((0..row_groups).map(|row_group| Task { file, row_group }).collect())
+            let metadata = self.source.table.metadata(path)?;
+            let row_groups = pruning::row_groups(self.source, &metadata, self.before);
+            Ok(row_groups.into_iter().map(|row_group| Task { file, row_group }).collect())
         };
         let files: Vec<_> = self.source.table.files.iter().enumerate().collect();
         let tasks: Vec<Vec<Task>> = files.into_par_iter().map(of_file).collect::<Result<_>>()?;

@@ -1,10 +1,10 @@
 //! Files of one source whose schemas differ: a column has the widest of its types, and is null in files without it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 
 use super::SourceProblem;
 use crate::error::Result;
@@ -105,27 +105,84 @@ fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
     Some(match (a, b) {
         (Null, other) | (other, Null) => other.clone(),
         _ if is_text(a) && is_text(b) => Utf8,
+        (Dictionary(_, value), other) | (other, Dictionary(_, value)) => wider(value, other)?,
+        _ if a.is_binary() && b.is_binary() => Binary,
         (UInt64, other) | (other, UInt64) if other.is_integer() => {
             // Unsigned numbers beyond the signed ones are no identifiers or counts of anybody.
             if other.is_unsigned_integer() { UInt64 } else { Int64 }
         }
         _ if a.is_integer() && b.is_integer() => Int64,
         _ if a.is_floating() && b.is_floating() => Float64,
-        (Decimal128(p, s), Decimal128(q, t)) => {
-            let scale = *s.max(t);
-            let whole = (*p as i8 - s).max(*q as i8 - t);
-            let precision =
-                u8::try_from(whole + scale).ok().filter(|precision| *precision <= 38)?;
-            Decimal128(precision, scale)
-        }
+        (Decimal128(..) | Decimal256(..), Decimal128(..) | Decimal256(..)) => wider_decimal(a, b)?,
         (Timestamp(u, zone), Timestamp(v, other)) if zone.is_some() == other.is_some() => {
             let unit = if u == v { *u } else { TimeUnit::Microsecond };
             let zone = if zone == other { zone.clone() } else { Some("UTC".into()) };
             Timestamp(unit, zone)
         }
         (Date32, Date64) | (Date64, Date32) => Date32,
-        _ => return None,
+        (Struct(own), Struct(other)) => Struct(wider_fields(own, other)?),
+        (Map(own, sorted), Map(other, other_sorted)) => {
+            let (Struct(own_fields), Struct(fields)) = (own.data_type(), other.data_type()) else {
+                return None;
+            };
+            // Keys and values have no names of their own.
+            let pairs = own_fields.iter().zip(fields).map(|(own, other)| wider_field(own, other));
+            let entries = Struct(pairs.collect::<Option<Fields>>()?);
+            let own = own.as_ref().clone().with_data_type(entries);
+            Map(Arc::new(own), *sorted && *other_sorted)
+        }
+        _ => List(wider_field(element(a)?, element(b)?)?),
     })
+}
+
+/// The decimal type with the places and the whole digits of both. Types of up to 38 digits stay as short as that.
+fn wider_decimal(a: &DataType, b: &DataType) -> Option<DataType> {
+    use DataType::{Decimal128, Decimal256};
+    let parts = |ty: &DataType| match ty {
+        Decimal128(precision, scale) => Some((*precision as i8, *scale, 38)),
+        Decimal256(precision, scale) => Some((*precision as i8, *scale, 76)),
+        _ => None,
+    };
+    let ((p, s, most), (q, t, other_most)) = (parts(a)?, parts(b)?);
+    let (scale, most) = (s.max(t), most.max(other_most));
+    let precision = u8::try_from((p - s).max(q - t) + scale).ok().filter(|p| *p <= most)?;
+    Some(if most == 38 { Decimal128(precision, scale) } else { Decimal256(precision, scale) })
+}
+
+/// The fields of both structs by their names, those of the first one first.
+fn wider_fields(own: &Fields, other: &Fields) -> Option<Fields> {
+    let in_own = |field: &&FieldRef| own.iter().any(|own| own.name() == field.name());
+    let nullable = |field: &FieldRef| {
+        let plain = field.as_ref().clone().with_metadata(HashMap::new());
+        Arc::new(plain.with_nullable(true))
+    };
+    let both = own.iter().map(|field| match other.iter().find(|o| o.name() == field.name()) {
+        Some(other) => wider_field(field, other),
+        None => Some(nullable(field)),
+    });
+    let added = other.iter().filter(|field| !in_own(field)).map(|field| Some(nullable(field)));
+    both.chain(added).collect()
+}
+
+fn wider_field(own: &FieldRef, other: &FieldRef) -> Option<FieldRef> {
+    let ty = wider(own.data_type(), other.data_type())?;
+    let nullable = own.is_nullable() || other.is_nullable();
+    // IDs of fields are those of one file.
+    let plain = own.as_ref().clone().with_metadata(HashMap::new());
+    Some(Arc::new(plain.with_data_type(ty).with_nullable(nullable)))
+}
+
+/// The field of the elements of a list of any kind.
+fn element(ty: &DataType) -> Option<&FieldRef> {
+    use DataType::{FixedSizeList, LargeList, LargeListView, List, ListView};
+    match ty {
+        List(field)
+        | LargeList(field)
+        | FixedSizeList(field, _)
+        | ListView(field)
+        | LargeListView(field) => Some(field),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -146,6 +203,8 @@ mod tests {
     fn the_wider_type_holds_both() {
         use DataType::*;
         let text = || Box::new(Utf8);
+        let field = |name: &str, ty: DataType| Arc::new(Field::new(name, ty, true));
+        let list = |ty: DataType| List(field("item", ty));
         let micros = |zone: Option<&str>| Timestamp(TimeUnit::Microsecond, zone.map(Into::into));
         let nanos = |zone: Option<&str>| Timestamp(TimeUnit::Nanosecond, zone.map(Into::into));
         for (a, b, expected) in [
@@ -166,9 +225,30 @@ mod tests {
             (Int64, Float64, None),
             (Int64, Utf8, None),
             (Boolean, Int32, None),
+            (LargeBinary, Binary, Some(Binary)),
+            (Dictionary(Box::new(Int32), Box::new(Int64)), Int32, Some(Int64)),
+            (Decimal256(40, 2), Decimal128(18, 4), Some(Decimal256(42, 4))),
+            (list(Utf8), LargeList(field("element", LargeUtf8)), Some(list(Utf8))),
+            (list(Utf8), list(Int64), None),
+            (list(Int64), Int64, None),
+            (
+                Struct(vec![field("a", Int32), field("b", Utf8)].into()),
+                Struct(vec![field("a", Int64)].into()),
+                Some(Struct(vec![field("a", Int64), field("b", Utf8)].into())),
+            ),
+            (
+                Struct(vec![field("a", Int32)].into()),
+                Struct(vec![field("a", Boolean)].into()),
+                None,
+            ),
         ] {
             assert_eq!(wider(&a, &b), expected, "{a} and {b}");
-            assert_eq!(wider(&b, &a), expected, "{b} and {a}");
+            let mirrored = wider(&b, &a);
+            match &expected {
+                // The names of elements are those of the first file, and they say nothing.
+                Some(List(_)) => assert!(matches!(mirrored, Some(List(_))), "{b} and {a}"),
+                _ => assert_eq!(mirrored, expected, "{b} and {a}"),
+            }
         }
     }
 

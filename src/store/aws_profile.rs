@@ -17,6 +17,17 @@ use reqsign_http_send_reqwest::ReqwestHttpSend;
 
 use super::runtime::RUNTIME;
 
+/// What says that a container has an identity of its own.
+const OF_CONTAINERS: [AmazonS3ConfigKey; 3] = [
+    AmazonS3ConfigKey::WebIdentityTokenFile,
+    AmazonS3ConfigKey::ContainerCredentialsRelativeUri,
+    AmazonS3ConfigKey::ContainerCredentialsFullUri,
+];
+/// What is wrong with a profile that has nothing that is read.
+const NOTHING: &str = "it has neither keys nor credential_process nor an account of single sign-on; for a profile \
+    with role_arn or sso_session, write credential_process = aws configure export-credentials --profile NAME \
+    --format process into another one";
+
 /// The profile that is in use.
 #[derive(Debug)]
 struct Profile {
@@ -54,16 +65,24 @@ pub(super) fn complete(mut builder: AmazonS3Builder) -> object_store::Result<Ama
         }
     }
     let is_anonymous = builder.get_config_value(&AmazonS3ConfigKey::SkipSignature);
-    let has_keys = builder.get_config_value(&AmazonS3ConfigKey::AccessKeyId).is_some();
-    if has_keys || is_anonymous.is_some_and(|value| value == "true") {
+    let has = |key: &AmazonS3ConfigKey| builder.get_config_value(key).is_some();
+    // A container that has an identity of its own has it before the profile that nobody has named.
+    let is_container = OF_CONTAINERS.iter().any(has);
+    if has(&AmazonS3ConfigKey::AccessKeyId)
+        || is_anonymous.is_some_and(|value| value == "true")
+        || (is_container && !is_named)
+    {
         return Ok(builder);
     }
-    match RUNTIME.block_on(profile.find())? {
-        Some(_) => Ok(builder.with_credentials(Arc::new(profile))),
-        None if is_named => Err(profile.failed(
-            "it has neither keys nor credential_process nor an account of single sign-on".into(),
-        )),
-        None => Ok(builder),
+    match RUNTIME.block_on(profile.find()) {
+        Ok(Some(_)) => Ok(builder.with_credentials(Arc::new(profile))),
+        Ok(None) if is_named => Err(profile.failed(NOTHING.into())),
+        Err(error) if is_named => Err(error),
+        Err(error) => {
+            tracing::warn!("{error}");
+            Ok(builder)
+        }
+        Ok(None) => Ok(builder),
     }
 }
 

@@ -48,6 +48,17 @@ pub fn is_known(url: &Path) -> bool {
     url.split_once("://").is_some_and(|(scheme, _)| opener(scheme).is_some())
 }
 
+/// Whether a URL has a user name or a password in it, which would be printed with it. Of Azure's long form of URLs, what
+/// stands before the `@` is the name of the container.
+pub fn has_credentials(url: &Path) -> bool {
+    let url = url.to_string_lossy();
+    let Some((scheme, rest)) = url.split_once("://") else { return false };
+    let host = rest.split('/').next().unwrap_or_default();
+    let user = host.split_once('@').map(|(user, _)| user);
+    let is_container = scheme.starts_with("abfs") || scheme.starts_with("az");
+    user.is_some_and(|user| !is_container || user.contains(':'))
+}
+
 /// A path of a project, which is relative to the folder of the project unless it is absolute or a URL.
 pub fn resolve(root: &Path, path: impl AsRef<Path>) -> PathBuf {
     match is_url(path.as_ref()) {

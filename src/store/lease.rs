@@ -73,6 +73,10 @@ impl Lease {
         let (held, shared) = (Arc::new(note), objects.clone());
         let renew = move || {
             while stopped.recv_timeout(RENEWAL) == Err(RecvTimeoutError::Timeout) {
+                // A run that paused for long may have lost its lease to another one.
+                if matches!(read(&shared), Ok(Some(note)) if note.attempt != held.attempt) {
+                    break;
+                }
                 // A lease that cannot be renewed expires, which costs others work but nothing else.
                 let _ = write(&shared, &Note { expires: expiry(clock), ..(*held).clone() });
             }
@@ -112,11 +116,12 @@ fn write(objects: &Objects, note: &Note) -> Result<()> {
     objects.put(LEASE, bytes)
 }
 
-/// The name of this machine, as far as the system tells it.
+/// The name of this machine, as far as the system tells it. Containers of one machine number their processes apart.
 fn machine() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    format!("{} {}", name.trim(), boot.trim())
+    let processes = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    format!("{} {} {}", name.trim(), boot.trim(), processes.display())
 }
 
 /// Whether the process of a note may still run. Of another machine's nothing is known.

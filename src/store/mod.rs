@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path().join("a")).unwrap().count(), 200);
     }
 
-    /// The hint may be old, missing or wrong.
+    /// The hint may be old, missing or damaged. If it says that a later root was published, that root is lost.
     #[test]
     fn the_greatest_root_counts_whatever_the_hint_says() {
         let folder = tempfile::tempdir().unwrap();
@@ -143,12 +143,42 @@ mod tests {
             assert_eq!(store.begin("test", clock).unwrap().commit().unwrap().number, round + 1);
         }
         let hint = folder.path().join(LATEST);
-        for text in ["{\"number\": 1}", "{\"number\": 99}", "{\"number\": 0}", "damaged"] {
+        for text in ["{\"number\": 1}", "{\"number\": 3}", "{\"number\": 0}", "damaged"] {
             std::fs::write(&hint, text).unwrap();
             assert_eq!(store.root().unwrap().number, 3, "{text}");
         }
         std::fs::remove_file(&hint).unwrap();
+        // What is no root of this store is none.
+        std::fs::write(folder.path().join("roots/7.json"), "{}").unwrap();
         assert_eq!(store.root().unwrap().number, 3);
+        std::fs::write(&hint, "{\"number\": 4}").unwrap();
+        let lost = store.root().unwrap_err();
+        assert_eq!(lost.exit_code(), 1);
+        assert!(lost.to_string().contains("root 4 was published, and the greatest is 3"), "{lost}");
+        for number in 1..=3 {
+            std::fs::remove_file(folder.path().join(Root::path(number))).unwrap();
+        }
+        assert!(store.root().unwrap_err().to_string().contains("there is none"));
+        std::fs::remove_file(&hint).unwrap();
+        let lost = store.root().unwrap_err();
+        assert!(lost.to_string().contains("root 3 was published"), "{lost}");
+        std::fs::remove_file(folder.path().join("current.sql")).unwrap();
+        assert_eq!(store.root().unwrap(), Root::default());
+    }
+
+    /// A run whose root was created is live, whatever fails after that.
+    #[test]
+    fn a_run_is_live_without_its_hint() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::at(folder.path()).unwrap();
+        std::fs::create_dir(folder.path().join(LATEST)).unwrap();
+        let mut run = store.begin("test", clock).unwrap();
+        run.write_text("a/1.txt", "one").unwrap();
+        let root = run.commit().unwrap();
+        std::fs::remove_dir(folder.path().join(LATEST)).unwrap();
+        assert_eq!(store.root().unwrap(), root);
+        let text = std::fs::read_to_string(store.file(&root, "a/1.txt").unwrap()).unwrap();
+        assert_eq!(text, "one");
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::exit::Exit;
 pub enum StoreProblem {
     #[error("project.store = {} is no address of a bucket", path.display())]
     Url { path: PathBuf },
+    #[error("project.store: the URL has a user name or a password in it")]
+    Credentials,
     #[error("the store {} is of an earlier version of c360-ml", path.display())]
     OldFormat { path: PathBuf },
     #[error("the store {} has no root {number}", path.display())]
@@ -24,6 +26,12 @@ pub enum StoreProblem {
     NotLive { name: String, root: u64 },
     #[error("the store {} has been changed meanwhile: root {number} was published by {by}", path.display())]
     Overtaken { path: PathBuf, number: u64, by: String },
+    #[error("it is not known whether {} was written", path.display())]
+    NotPublished { path: PathBuf },
+    #[error("the store {} has lost its latest roots: root {said} was published, and {}", path.display(), there(*greatest))]
+    LostRoots { path: PathBuf, said: u64, greatest: Option<u64> },
+    #[error("{} is damaged: it says what is live", path.display())]
+    DamagedRoot { path: PathBuf, source: serde_json::Error },
     #[error("{} is not valid", path.display())]
     Invalid { path: PathBuf, source: serde_json::Error },
     #[error("{} has format_version {version}; this binary reads {readable}", path.display())]
@@ -45,7 +53,10 @@ impl Problem for StoreProblem {
         match self {
             Self::NotATable { .. } => Exit::Contract,
             Self::Overtaken { .. } => Exit::Locked,
-            Self::Request { .. } => Exit::Unexpected,
+            Self::Request { .. }
+            | Self::NotPublished { .. }
+            | Self::LostRoots { .. }
+            | Self::DamagedRoot { .. } => Exit::Unexpected,
             _ => Exit::Configuration,
         }
     }
@@ -54,6 +65,9 @@ impl Problem for StoreProblem {
         let hint = match self {
             Self::Url { .. } => {
                 "a store is a folder, or s3://, gs://, az:// or abfss:// with the name of a bucket"
+            }
+            Self::Credentials => {
+                "leave them out, and set the environment variables that the documentation of your bucket names"
             }
             Self::OldFormat { .. } => {
                 "name another store and run again; snapshots and models are made anew"
@@ -65,6 +79,15 @@ impl Problem for StoreProblem {
             }
             Self::NotLive { .. } => "run the command that writes it",
             Self::Overtaken { .. } => "nothing of this run is live; run it again",
+            Self::NotPublished { .. } => {
+                "`c360-ml history` says whether the run is live; run it again if it is not"
+            }
+            Self::LostRoots { .. } => {
+                "take the folder roots/ from a backup; without one, remove latest.json and current.sql to go on with what is there"
+            }
+            Self::DamagedRoot { .. } => {
+                "take it from a backup, or remove it and latest.json to go on with the root before it"
+            }
             Self::Invalid { .. } => {
                 "it was changed or cut short; take it from a backup, or train or score again"
             }
@@ -89,4 +112,8 @@ impl Problem for StoreProblem {
         };
         Some(hint.to_owned())
     }
+}
+
+fn there(greatest: Option<u64>) -> String {
+    greatest.map_or("there is none".to_owned(), |number| format!("the greatest is {number}"))
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 
 use super::bucket::{self, BucketObject};
+use super::current::shown_root;
 use super::format::{join, parse_json};
 use super::objects::Objects;
 use super::parquet;
@@ -37,9 +38,15 @@ impl Store {
     /// # Errors
     /// Returns [`StoreProblem::Url`] for a URL that is not one of a bucket.
     pub fn at(path: impl Into<PathBuf>) -> Result<Self> {
-        let path = path.into();
-        if bucket::is_url(&path) && !bucket::is_known(&path) {
-            return Err(StoreProblem::Url { path }.into());
+        let mut path: PathBuf = path.into();
+        if bucket::is_url(&path) {
+            if bucket::has_credentials(&path) {
+                return Err(StoreProblem::Credentials.into());
+            }
+            if !bucket::is_known(&path) {
+                return Err(StoreProblem::Url { path }.into());
+            }
+            path = path.to_string_lossy().trim_end_matches('/').into();
         }
         Ok(Self { path, at: None, manifests: Arc::default() })
     }
@@ -228,10 +235,17 @@ impl Store {
             .filter_map(|object| Root::number_of(&object.path))
             .collect();
         numbers.sort_unstable();
-        numbers.into_iter().map(|number| self.read_root(&objects, number)).collect()
+        let paths: Vec<String> = numbers.into_iter().map(Root::path).collect();
+        let read = objects.get_all(paths.iter().map(String::as_str))?;
+        let there = paths.iter().zip(read);
+        // One that is gone by now was removed by `gc`.
+        there.filter_map(|(path, bytes)| Some(self.parse_root(path, &bytes?))).collect()
     }
 
-    /// The number of the latest root: the greatest from the hint on, or of all if the hint misleads.
+    /// The number of the latest root: the greatest from the hint on, or of all if there is no hint.
+    ///
+    /// # Errors
+    /// Returns [`StoreProblem::LostRoots`] if a later root was published than the greatest that is there.
     fn latest(&self, objects: &Objects) -> Result<Option<u64>> {
         let hint = objects.get(LATEST)?.and_then(|bytes| {
             serde_json::from_slice::<serde_json::Value>(&bytes).ok()?["number"].as_u64()
@@ -241,19 +255,37 @@ impl Store {
             let roots = objects.list(ROOTS, after)?;
             Ok(roots.iter().filter_map(|root| Root::number_of(&root.path)).max())
         };
-        match greatest(before.as_deref())? {
-            None if before.is_some() => greatest(None),
-            found => Ok(found),
+        let found = match greatest(before.as_deref())? {
+            None if before.is_some() => greatest(None)?,
+            found => found,
+        };
+        let said = match (hint, found) {
+            (None, None) => shown_root(objects)?,
+            (hint, _) => hint,
+        };
+        match said.filter(|said| found.is_none_or(|found| *said > found) && *said > 0) {
+            Some(said) => {
+                let path = self.path.clone();
+                Err(StoreProblem::LostRoots { path, said, greatest: found }.into())
+            }
+            None => Ok(found),
         }
     }
 
     pub(super) fn read_root(&self, objects: &Objects, number: u64) -> Result<Root> {
         let path = Root::path(number);
-        let shown = self.path.join(&path);
-        let Some(bytes) = objects.get(&path)? else {
-            return Err(StoreProblem::NoRoot { path: self.path.clone(), number }.into());
-        };
-        parse_json(&String::from_utf8_lossy(&bytes), &shown)
+        match objects.get(&path)? {
+            Some(bytes) => self.parse_root(&path, &bytes),
+            None => Err(StoreProblem::NoRoot { path: self.path.clone(), number }.into()),
+        }
+    }
+
+    fn parse_root(&self, path: &str, bytes: &[u8]) -> Result<Root> {
+        let path = self.path.join(path);
+        if let Err(source) = serde_json::from_slice::<serde_json::Value>(bytes) {
+            return Err(StoreProblem::DamagedRoot { path, source }.into());
+        }
+        parse_json(&String::from_utf8_lossy(bytes), &path)
     }
 
     /// Reads the rows of a shard from a table of the store, regardless of the number of shards that the table

@@ -61,6 +61,9 @@ pub struct CurrentProfile {
 pub struct Root {
     /// The format version of the root.
     pub format_version: u32,
+    /// A mark of the store, by which others tell it from another store of the same project.
+    #[serde(default)]
+    pub store: String,
     /// The number of the root, which grows by one with every publication. A new store has the number 0.
     pub number: u64,
     /// When the root was published; `None` for a new store.
@@ -91,6 +94,7 @@ impl Default for Root {
     fn default() -> Self {
         Self {
             format_version: FORMAT_VERSION,
+            store: String::new(),
             number: 0,
             published: None,
             command: String::new(),
@@ -113,7 +117,9 @@ impl Root {
 
     /// The number of a root by its path.
     pub fn number_of(path: &str) -> Option<u64> {
-        path.strip_prefix(ROOTS)?.strip_prefix('/')?.strip_suffix(".json")?.parse().ok()
+        let number = path.strip_prefix(ROOTS)?.strip_prefix('/')?.strip_suffix(".json")?;
+        let is_padded = number.len() == 20 && number.bytes().all(|digit| digit.is_ascii_digit());
+        number.parse().ok().filter(|_| is_padded)
     }
 
     /// The folders with live files that are `folder` or lie in it.

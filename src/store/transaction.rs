@@ -27,6 +27,11 @@ pub(super) const STAGING: &str = ".staging-";
 /// The beginning of the name of a staging folder for a store in a bucket, to which files are sent. It is followed by the
 /// process. The folder is among the temporary files of the machine.
 pub(super) const TEMPORARY: &str = "c360-ml-staging-";
+/// How often the creation of a root is tried if there is none after it.
+const TRIES: u32 = 3;
+/// The pause before the second try. The pause before the third one is twice as long.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// The folder in which a run writes files before they are live. A file that is not passed to
 /// [`Transaction::adopt`] is removed at the end of the run.
 #[derive(Debug, Clone)]
@@ -84,8 +89,11 @@ impl Store {
         let mark: u32 = rand::rng().random();
         let lease = Lease::take(&objects, command, &format!("{mark:08x}"), clock)?;
         let root = self.root()?;
-        if root.number > 0 {
-            self.catch_up(&objects, &root)?;
+        if root.number > 0
+            && let Err(error) = self.catch_up(&objects, &root)
+        {
+            // The views are not needed, and the run may write anew what they cannot be made from.
+            tracing::warn!("the views of the store were not brought up to date: {error}");
         }
         let number = root.number + 1;
         let attempt = format!("{number:06}-{mark:08x}");
@@ -229,10 +237,14 @@ impl Transaction {
         self.root.number += 1;
         self.root.published = Some((self.clock)());
         self.root.command = self.command.clone();
-        if let Err(error) = self.store.publish(&self.objects, &self.root) {
+        if self.root.store.is_empty() {
+            self.root.store = format!("{:016x}", rand::rng().random::<u64>());
+        }
+        if let Some(by) = self.store.publish(&self.objects, &self.root)? {
             // Nothing names these objects, so that one that cannot be removed does no harm.
             drop(self.objects.delete(own.iter().map(String::as_str)));
-            return Err(error);
+            let (path, number) = (self.store.path().to_owned(), self.root.number);
+            return Err(StoreProblem::Overtaken { path, number, by }.into());
         }
         // What follows is made from the root and can be made again, so that a reader without it is not wrong.
         self.write_pages()?;
@@ -291,8 +303,8 @@ impl Transaction {
     fn place(&self, name: &str) -> Result<LiveFile> {
         let from = self.staging.folder.join(name);
         let live = checksum(&from, self.object(name))?;
-        // The same bytes stay where they are.
-        if let Some(known) = self.store.live(&self.base, name)?
+        // The same bytes stay where they are. What is not known is written.
+        if let Ok(Some(known)) = self.store.live(&self.base, name)
             && (known.bytes, &known.xxh3) == (live.bytes, &live.xxh3)
             && self.objects.has(&known.object)?
         {
@@ -310,23 +322,43 @@ impl Drop for Transaction {
 }
 
 impl Store {
-    /// Creates the object of a root, and the hint at its number.
-    fn publish(&self, objects: &Objects, root: &Root) -> Result<()> {
+    /// Creates the object of a root, and the hint at its number. Returns the command of the other run whose root was
+    /// there before, if there was one.
+    ///
+    /// # Errors
+    /// Returns an error if it cannot be known whether the root was created. What it names must stay then.
+    fn publish(&self, objects: &Objects, root: &Root) -> Result<Option<String>> {
         let mut bytes = serde_json::to_vec_pretty(root).map_err(Error::engine("writing JSON"))?;
         bytes.push(b'\n');
         let path = Root::path(root.number);
-        if objects.create(&path, bytes.clone())? == Created::Exists {
-            let other = objects.get(&path)?.unwrap_or_default();
-            // The same bytes are those of an own request that was sent twice.
-            if other != bytes {
-                let by = serde_json::from_slice::<Root>(&other).map(|root| root.command);
-                let (path, number) = (self.path().to_owned(), root.number);
-                let by = by.unwrap_or_else(|_| "another run".to_owned());
-                return Err(StoreProblem::Overtaken { path, number, by }.into());
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let created = objects.create(&path, bytes.clone());
+            if matches!(created, Ok(Created::New)) {
+                break;
+            }
+            // A request whose answer was lost may have been carried out, and one that meets another one at the same
+            // moment may be refused although neither has created anything yet. The object itself says what happened.
+            match (objects.get(&path)?, created) {
+                (Some(there), _) if there == bytes => break,
+                (Some(other), _) => {
+                    let by = serde_json::from_slice::<Root>(&other).map(|root| root.command);
+                    return Ok(Some(by.unwrap_or_else(|_| "another run".to_owned())));
+                }
+                (None, Err(error)) if tries == TRIES => return Err(error),
+                (None, Ok(_)) if tries == TRIES => {
+                    return Err(StoreProblem::NotPublished { path: self.path().join(path) }.into());
+                }
+                (None, _) => std::thread::sleep(PAUSE * tries),
             }
         }
         let hint = serde_json::json!({ "number": root.number });
-        objects.put(LATEST, format!("{hint}\n").into_bytes())
+        if let Err(error) = objects.put(LATEST, format!("{hint}\n").into_bytes()) {
+            // Without the hint, readers list all roots.
+            tracing::warn!("{} was not written: {error}", self.path().join(LATEST).display());
+        }
+        Ok(None)
     }
 }
 

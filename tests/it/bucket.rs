@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use c360_ml::store::parquet::{concat, read};
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
+use c360_ml::store::parquet::{Writer, concat, read};
 
 use crate::bucket_server::{BucketServer, Moment, READER, REGION, SECRET, ended};
 use crate::cli::data_files;
@@ -308,4 +310,123 @@ fn exactly_one_is_live(scheme: &str) {
         assert!(!left.keys().any(|key| key.contains([&*first, &second][1 - winner])), "{left:?}");
     }
     println!("won: {winners:?} of {rounds}");
+}
+
+/// A run is live exactly if its root was created, whatever the server answers. Nothing that a root names is removed.
+#[test]
+fn a_run_is_live_if_its_root_was_created_whatever_the_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = BucketServer::start();
+    let remote = remote_store(folder.path(), "s3");
+    let build = |day: usize| {
+        let as_of = format!("2024-07-0{day}");
+        bucket.call(&remote, &["features", "build", "--as-of", &as_of])
+    };
+    let is_live = |day: usize| {
+        let arguments = ["show", "features/commerce", "--as-of", &format!("2024-07-0{day}")];
+        bucket.call(&remote, &arguments).1 == 0
+    };
+    assert_eq!(build(1).1, 0);
+    let root = |number: u64| format!("roots/{number:020}.json");
+    for (day, end, moment, code) in [
+        (2, "latest.json".to_owned(), Moment::Before, 0),
+        (3, root(3), Moment::After, 0),
+        (4, root(4), Moment::Before, 1),
+        (4, "current.sql".to_owned(), Moment::Before, 1),
+    ] {
+        bucket.refuse(&end, moment);
+        let (told, found) = build(day);
+        bucket.refuse_nothing();
+        assert_eq!(found, code, "{end} {moment:?}: {told}");
+        assert_eq!(is_live(day), !end.ends_with(&root(4)), "{end} {moment:?}");
+    }
+    let (told, code) = bucket.call(&remote, &["gc", "--keep", "1", "--grace", "0d"]);
+    assert_eq!(code, 0, "{told}");
+    assert_eq!(build(5).1, 0);
+    assert!((1..=5).all(is_live));
+}
+
+/// A night takes as many requests after a long history as after a short one.
+#[test]
+fn a_night_costs_the_same_whatever_the_history() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = BucketServer::start();
+    let remote = remote_store(folder.path(), "s3");
+    let nights: Vec<usize> = (1..=6)
+        .map(|day| {
+            bucket.requests();
+            let as_of = format!("2024-07-0{day}");
+            let (told, code) = bucket.call(&remote, &["features", "build", "--as-of", &as_of]);
+            assert_eq!(code, 0, "{told}");
+            bucket.requests()
+        })
+        .collect();
+    assert_eq!(nights[2], nights[5], "{nights:?}");
+}
+
+/// Row groups whose statistics say that they have nobody or nothing of interest are not read, and what is computed is
+/// the same.
+#[test]
+fn row_groups_of_others_and_of_later_are_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = BucketServer::start();
+    let (on_disk, remote) = both(folder.path(), &bucket);
+    let rows = concat(&read(&on_disk.join(EVENTS_FILE), None).unwrap()).unwrap().unwrap();
+    let sorted = |by: &str| {
+        let column = rows.column_by_name(by).unwrap();
+        let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
+        match column.as_string_opt::<i32>() {
+            Some(texts) => order.sort_by_key(|row| texts.value(*row as usize)),
+            None => {
+                let times = column.as_primitive::<TimestampMicrosecondType>();
+                order.sort_by_key(|row| times.value(*row as usize));
+            }
+        }
+        let order = arrow_array::UInt32Array::from(order);
+        let rows = arrow_select::take::take_record_batch(&rows, &order).unwrap();
+        let file = folder.path().join("sorted.parquet");
+        let mut writer = Writer::create(&file, &rows.schema()).unwrap();
+        let group = rows.num_rows().div_ceil(40);
+        for start in (0..rows.num_rows()).step_by(group) {
+            writer.write(&rows.slice(start, group.min(rows.num_rows() - start))).unwrap();
+            writer.end_row_group().unwrap();
+        }
+        writer.finish().unwrap();
+        let bytes = std::fs::metadata(&file).unwrap().len();
+        std::fs::rename(&file, on_disk.join(EVENTS_FILE)).unwrap();
+        bucket.put("crm/events/part-000.parquet", &on_disk.join(EVENTS_FILE));
+        bytes
+    };
+    let same = |arguments: &[&str]| {
+        let ends = [&on_disk, &remote].map(|project| bucket.call(project, arguments));
+        assert!(ends[0].1 == 0 && ends[0] == ends[1], "{ends:?}");
+        ends[0].0.clone()
+    };
+    let by_key = sorted("customer360_id");
+    for project in [&on_disk, &remote] {
+        assert_eq!(bucket.call(project, &["run"]).1, 0);
+    }
+    bucket.read();
+    let told = same(&["explain", "c360_0000005"]);
+    let of_one = bucket.read()["crm/events/part-000.parquet"];
+    assert!(of_one * 3 < by_key, "{of_one} of {by_key}");
+
+    let by_time = sorted("event_ts");
+    assert_eq!(same(&["explain", "c360_0000005"]), told);
+    bucket.read();
+    let keys: ArrayRef = Arc::new(arrow_array::StringArray::from(vec!["c360_0000005"]));
+    // 2022-09-01T00:00:00Z.
+    let early = TimestampMicrosecondArray::from(vec![1_661_990_400_000_000]).with_timezone("UTC");
+    let entities = [("customer360_id", keys), ("event_timestamp", Arc::new(early) as ArrayRef)];
+    let entities = RecordBatch::try_from_iter(entities).unwrap();
+    for project in [&on_disk, &remote] {
+        write(&project.join("rows.parquet"), &entities);
+    }
+    let join =
+        ["features", "join", "--entities", "rows.parquet", "--exact", "--out", "out.parquet"];
+    same(&join);
+    let early = bucket.read()["crm/events/part-000.parquet"];
+    assert!(early * 2 < by_time, "{early} of {by_time}");
+    let joined = [&on_disk, &remote].map(|p| std::fs::read(p.join("out.parquet")).unwrap());
+    assert!(joined[0] == joined[1]);
 }

@@ -29,11 +29,13 @@ struct State {
     read: BTreeMap<String, u64>,
     /// The requests since the last call.
     requests: usize,
+    /// What is answered with an error when it is written, before or after it is applied: the end of a key.
+    refused: Option<(String, Moment)>,
     /// A process that is killed at the request of this number, before or after it is applied.
     kill: Option<(u32, usize, Moment)>,
 }
 
-/// When a client is killed.
+/// When a client is killed or told that its request failed: before the request is applied, or after that.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Moment {
     Before,
@@ -163,6 +165,16 @@ impl BucketServer {
         self.state.lock().unwrap().kill.take().is_none()
     }
 
+    /// Answers requests to write a key with this end by an error.
+    pub fn refuse(&self, end: &str, moment: Moment) {
+        self.state.lock().unwrap().refused = Some((end.to_owned(), moment));
+    }
+
+    /// Answers all requests again.
+    pub fn refuse_nothing(&self) {
+        self.state.lock().unwrap().refused = None;
+    }
+
     /// Runs two calls that meet before each of them creates a root: neither creates one before the other one is about
     /// to. Notes of leases are lost, so that neither call spares itself the work.
     pub fn call_both(&self, project: &Path, calls: [&[&str]; 2]) -> [(String, i32); 2] {
@@ -209,6 +221,13 @@ impl BucketServer {
             state.kill = None;
             return kill_process(process);
         }
+        let is_refused = |(end, _): &&(String, Moment)| {
+            *request.method() == Method::Put && key.ends_with(end.as_str())
+        };
+        let refused = state.refused.as_ref().filter(is_refused).map(|(_, moment)| *moment);
+        if refused == Some(Moment::Before) {
+            return request.respond(Response::empty(403)).unwrap();
+        }
         let leased = self.meeting.0.lock().unwrap().is_some() && key.ends_with("lease.json");
         let answer = match request.method() {
             Method::Get if key.is_empty() => list(&query, &state.objects),
@@ -232,7 +251,10 @@ impl BucketServer {
         }
         drop(state);
         // A client that was killed does not listen.
-        let _ = request.respond(answer);
+        let _ = match refused {
+            Some(_) => request.respond(Response::empty(403)),
+            None => request.respond(answer),
+        };
     }
 }
 

@@ -13,7 +13,7 @@ use roaring::RoaringTreemap;
 use serde_json::{Value, json};
 
 use crate::cli::{data_files, output};
-use crate::support::{EVENTS_FILE, edit, project, write};
+use crate::support::{EVENTS_FILE, PROFILE_FILE, edit, project, with_column, write};
 
 /// A table that is written commit by commit.
 struct Table {
@@ -230,11 +230,74 @@ fn a_version_that_is_not_there_is_named() {
     edit(&project, "c360.toml", "fixtures/events", "fixtures/table");
     let (_, stderr, code) = output(&project, &["validate"]);
     assert_eq!(code, 3, "{stderr}");
-    assert!(stderr.contains("fixtures/table cannot be read") && stderr.contains("7"), "{stderr}");
+    assert!(stderr.contains("version 7 of the Delta table"), "{stderr}");
+    assert!(stderr.contains("fixtures/table cannot be read\ncaused by: "), "{stderr}");
+    assert!(!stderr.contains("backtrace"), "{stderr}");
     edit(&project, "c360.toml", "version = 7", "version = 0");
     let (_, stderr, code) = output(&project, &["validate"]);
     assert_eq!(code, 3, "{stderr}");
-    assert!(stderr.contains("no Parquet file"), "{stderr}");
+    assert!(stderr.contains("version 0 of the Delta table"), "{stderr}");
+    assert!(stderr.contains("has no rows"), "{stderr}");
+}
+
+/// A name that got another column is another column, although the files are the same.
+#[test]
+fn a_column_that_was_dropped_and_added_again_is_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let all = concat(&read(&project.join(EVENTS_FILE), None).unwrap()).unwrap().unwrap();
+    let channels = all.column_by_name("channel").unwrap().as_string::<i32>().clone();
+    let web = keep(&all, |row| channels.is_valid(row) && channels.value(row) == "web");
+    let mut table = Table::create(&project.join("fixtures/table"), &all.schema());
+    let added = [table.add("web.parquet", Some("web"), &web)];
+    table.commit(&added);
+    edit(&project, "c360.toml", "fixtures/events", "fixtures/table");
+    let revenue = || {
+        let (stdout, stderr, code) = output(&project, &["features", "build"]);
+        assert_eq!(code, 0, "{stderr}");
+        let (shown, stderr, code) =
+            output(&project, &["show", "features/commerce", "--head", "2000", "--format", "json"]);
+        assert_eq!(code, 0, "{stderr}");
+        let rows: Vec<Value> = serde_json::from_str(&shown).unwrap();
+        let spent = |row: &Value| row["total_revenue"].as_str().and_then(|s| s.parse::<f64>().ok());
+        (stdout, rows.iter().filter_map(spent).sum::<f64>())
+    };
+    let (_, before) = revenue();
+    assert!(before > 0.0);
+    // The log of the first version, with another physical name for `amount`.
+    let first = table.folder.join("_delta_log/00000000000000000000.json");
+    let first = std::fs::read_to_string(first).unwrap();
+    let metadata = first.lines().find(|line| line.contains("metaData")).unwrap();
+    let metadata = metadata.replace(&physical("amount"), "col-another");
+    table.commit(&[serde_json::from_str(&metadata).unwrap()]);
+    let (told, after) = revenue();
+    assert!(told.contains("1 of 1 event files"), "{told}");
+    assert_eq!(after, 0.0);
+}
+
+/// A file that VACUUM has removed, and a feature of the format that is not known, are named.
+#[test]
+fn a_table_that_cannot_be_read_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let all = concat(&read(&project.join(EVENTS_FILE), None).unwrap()).unwrap().unwrap();
+    let mut table = Table::create(&project.join("fixtures/table"), &all.schema());
+    let added = [table.add("web.parquet", Some("web"), &all)];
+    table.commit(&added);
+    edit(&project, "c360.toml", "fixtures/events", "fixtures/table");
+    std::fs::remove_file(table.folder.join("web.parquet")).unwrap();
+    let (_, stderr, code) = output(&project, &["validate"]);
+    assert_eq!(code, 3, "{stderr}");
+    assert!(stderr.contains("web.parquet, which is not there"), "{stderr}");
+    assert!(stderr.contains("VACUUM"), "{stderr}");
+    table.commit(&[json!({ "protocol": {
+        "minReaderVersion": 3, "minWriterVersion": 7,
+        "readerFeatures": ["deletionVectors", "columnMapping", "fancyNewThing"],
+        "writerFeatures": ["deletionVectors", "columnMapping", "fancyNewThing"],
+    }})]);
+    let (_, stderr, code) = output(&project, &["validate"]);
+    assert_eq!(code, 3, "{stderr}");
+    assert!(stderr.contains("caused by: ") && stderr.contains("fancyNewThing"), "{stderr}");
 }
 
 /// The rows of a Delta table, in the order of their keys.
@@ -308,4 +371,18 @@ fn the_profile_is_a_delta_table() {
     let told = call(&["score", "--as-of", "2024-07-02"]);
     assert!(told.contains("nothing to do") && told.contains("in version 0"), "{told}");
     same(0, "2024-07-02");
+    // Another store has runs of its own, whatever their numbers.
+    std::fs::remove_dir_all(project.join("store")).unwrap();
+    let told = call(&["run"]);
+    assert!(told.contains("has the profile in version 1"), "{told}");
+    same(1, "2024-07-01");
+    // A column that the table cannot have is named before anything is published.
+    let rows = concat(&read(&project.join(PROFILE_FILE), None).unwrap()).unwrap().unwrap();
+    let extra = rows.column_by_name("customer360_id").unwrap().clone();
+    write(&project.join(PROFILE_FILE), &with_column(&rows, "loyalty card", extra));
+    let before = crate::support::root(&project);
+    let (_, stderr, code) = output(&project, &["score", "--as-of", "2024-07-03"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("\"loyalty card\""), "{stderr}");
+    assert_eq!(crate::support::root(&project), before);
 }

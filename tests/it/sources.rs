@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::*;
-use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::DataType;
 use c360_ml::store::parquet::{concat, read};
 
 use crate::cli::output;
 use crate::support::{
-    EVENTS_FILE, PROFILE_FILE, edit, project, root, with_column, without_column, write,
+    EVENTS_FILE, PROFILE_FILE, edit, live, project, root, with_column, without_column, write,
 };
 
 /// Hive folders, nested types and dictionaries beside the columns that are used, and schemas that differ
@@ -146,4 +146,99 @@ fn files_of_one_source_may_drift() {
     let (_, stderr, code) = output(&project, &["features", "build"]);
     assert_eq!(code, 3, "{stderr}");
     assert!(stderr.contains("a.parquet") && stderr.contains("c.parquet"), "{stderr}");
+}
+
+/// Two tools that write the same profile in nested types of their own are read as one.
+#[test]
+fn nested_columns_of_two_tools_are_read_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let rows = concat(&read(&project.join(PROFILE_FILE), None).unwrap()).unwrap().unwrap();
+    let (stdout, stderr, code) = output(&project, &["run"]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    let before = profile_of(&project);
+    let half = rows.num_rows() / 2;
+    let item = |ty: DataType| Arc::new(arrow_schema::Field::new("element", ty, true));
+    let large = DataType::LargeList(item(DataType::LargeUtf8));
+    let later = rows.slice(half, rows.num_rows() - half);
+    let emails = arrow_cast::cast(later.column_by_name("emails").unwrap(), &large).unwrap();
+    assert_ne!(emails.data_type(), rows.column_by_name("emails").unwrap().data_type());
+    std::fs::remove_file(project.join(PROFILE_FILE)).unwrap();
+    let file = |name: &str| project.join("fixtures/profile").join(name);
+    write(&file("a.parquet"), &rows.slice(0, half));
+    write(&file("b.parquet"), &with_column(&later, "emails", emails));
+    let (stdout, stderr, code) = output(&project, &["score", "--force"]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    let after = profile_of(&project);
+    let emails = |rows: &RecordBatch| rows.column_by_name("emails").unwrap().clone();
+    assert_eq!(emails(&before).len(), rows.num_rows());
+    let text = |rows: &RecordBatch| format!("{:?}", emails(rows).as_list::<i32>().values());
+    assert_eq!(text(&before), text(&after));
+}
+
+fn profile_of(project: &Path) -> RecordBatch {
+    let files = root(project)["files"].clone();
+    let mut names = files.as_object().unwrap().keys();
+    let name = names.find(|name| name.starts_with("profile/as_of=")).unwrap();
+    concat(&read(&live(project, name), None).unwrap()).unwrap().unwrap()
+}
+
+/// A value that no type of both files holds is named with its file and column.
+#[test]
+fn a_value_that_does_not_fit_is_named_with_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let rows = concat(&read(&project.join(PROFILE_FILE), None).unwrap()).unwrap().unwrap();
+    let count = rows.num_rows();
+    let few: ArrayRef = Arc::new(Int64Array::from(vec![1; count]));
+    let many: ArrayRef = Arc::new(arrow_array::UInt64Array::from(vec![u64::MAX; count]));
+    let half = count / 2;
+    let file = |name: &str| project.join("fixtures/profile").join(name);
+    std::fs::remove_file(project.join(PROFILE_FILE)).unwrap();
+    write(&file("a.parquet"), &with_column(&rows, "points", few).slice(0, half));
+    write(&file("b.parquet"), &with_column(&rows, "points", many).slice(half, count - half));
+    let (_, stderr, code) = output(&project, &["run"]);
+    assert_eq!(code, 3, "{stderr}");
+    assert!(stderr.contains("b.parquet: the column points does not fit into Int64"), "{stderr}");
+    assert!(stderr.contains("18446744073709551615") && stderr.contains("hint: "), "{stderr}");
+}
+
+/// The store, what it has and what is to be removed are seen without the sources.
+#[test]
+fn a_store_is_shown_without_its_sources() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    assert_eq!(output(&project, &["features", "build"]).2, 0);
+    std::fs::remove_dir_all(project.join("fixtures")).unwrap();
+    for arguments in [
+        &["history"][..],
+        &["show", "features/commerce", "--as-of", "2024-07-01", "--head", "1"],
+        &["gc", "--dry-run"],
+    ] {
+        let (stdout, stderr, code) = output(&project, arguments);
+        assert_eq!(code, 0, "{arguments:?}: {stdout}{stderr}");
+    }
+}
+
+/// Nothing of others may lie where runs write and `gc` removes, and no URL may have a password.
+#[test]
+fn a_store_is_a_folder_of_its_own() {
+    for (from, to, said) in [
+        ("store = \"store\"", "store = \".\"", "the project is in it"),
+        ("store = \"store\"", "store = \"fixtures\"", "sources.events is in it"),
+        ("store = \"store\"", "store = \"s3://reader:hunter2@data/ml\"", "project.store: the URL"),
+        (
+            "path = \"fixtures/events\"",
+            "path = \"s3://reader:hunter2@data/e\"",
+            "the URL has a user",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let project = project(folder.path());
+        edit(&project, "c360.toml", from, to);
+        let (stdout, stderr, code) = output(&project, &["features", "build"]);
+        assert_eq!(code, 2, "{to}: {stdout}{stderr}");
+        assert!(stderr.contains(said) && stderr.contains("hint: "), "{to}: {stderr}");
+        assert!(!stderr.contains("hunter2") || !said.contains("URL"), "{stderr}");
+    }
 }

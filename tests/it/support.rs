@@ -224,11 +224,15 @@ pub fn rewrite(project: &Path, file: &str, change: impl Fn(RecordBatch) -> Recor
 
 pub fn with_column(rows: &RecordBatch, name: &str, array: ArrayRef) -> RecordBatch {
     let schema = rows.schema();
-    let columns = schema.fields().iter().zip(rows.columns()).map(|(field, column)| {
-        let column = if field.name() == name { array.clone() } else { column.clone() };
-        (field.name().clone(), column, true)
-    });
-    RecordBatch::try_from_iter_with_nullable(columns.collect::<Vec<_>>()).unwrap()
+    let mut columns: Vec<(String, ArrayRef, bool)> = Vec::new();
+    for (field, column) in schema.fields().iter().zip(rows.columns()) {
+        let column = if field.name() == name { &array } else { column };
+        columns.push((field.name().clone(), column.clone(), true));
+    }
+    if schema.column_with_name(name).is_none() {
+        columns.push((name.to_owned(), array, true));
+    }
+    RecordBatch::try_from_iter_with_nullable(columns).unwrap()
 }
 
 pub fn without_column(rows: &RecordBatch, name: &str) -> RecordBatch {

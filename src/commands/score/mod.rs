@@ -20,7 +20,7 @@ use super::{as_of, files_fingerprint, scattering, shards, timelines};
 use crate::config::Project;
 use crate::error::Result;
 use crate::exit::Exit;
-use crate::export::delta::{Rows, replace};
+use crate::export::delta::{Rows, check, replace};
 use crate::features::drift::Drift;
 use crate::features::expectation::Judgement;
 use crate::features::plan::AsOf;
@@ -69,6 +69,9 @@ pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<
     let instants = [as_of.at];
     let scattering = scattering(project, shards, transaction.scratch(), &instants);
     let profile = project.profile.scatter(scattering, &|_| true)?;
+    if let Some(table) = &project.settings.writeback.delta {
+        check(&resolve(&project.root, table), profile.schema())?;
+    }
     progress.stage("reading new events");
     let history = timelines::refresh(project, &mut transaction, shards, &context.plans, false)?;
     let open = [ViewsAt {
@@ -135,7 +138,8 @@ fn copy_to_delta(
     let files = files.iter().map(|file| store.file(root, file)).collect::<Result<Vec<_>>>()?;
     let number = profile.run.split('-').next().and_then(|number| number.parse().ok());
     let Some(run) = number else { unreachable!("runs have numbers: {}", profile.run) };
-    let rows = Rows { project: &project.settings.project.name, run, files: &files };
+    let project_name = &project.settings.project.name;
+    let rows = Rows { project: project_name, store: &root.store, run, files: &files };
     let version = replace(&resolve(&project.root, table), &rows)?;
     progress.finish();
     output.text += &match version {

@@ -12,7 +12,8 @@ use crate::features::plan::{AsOf, FeaturePlan};
 use crate::features::timeline::Layout;
 use crate::shard::Shards;
 use crate::sources::SourcePlan;
-use crate::sources::fingerprint::{Fingerprint, hash_of};
+use crate::sources::delta::DeltaTable;
+use crate::sources::fingerprint::Fingerprint;
 use crate::store::{Root, Store};
 
 /// The folder of the store that contains the timelines.
@@ -218,17 +219,18 @@ impl Manifest {
 
 /// A hash of all settings that the kept values of events depend on, in addition to conditions and inputs.
 ///
-/// These are the mapping of the canonical columns, the lookup tables, the time zone, the scale, the currency,
-/// and whether ingestion times are respected.
+/// These are the mapping of the canonical columns, where the columns of a Delta table are, the lookup tables, the time
+/// zone, the scale, the currency, and whether ingestion times are respected.
 pub fn reading(source: &SourcePlan) -> Result<String> {
     let mut text = serde_json::to_string(&source.mapping).unwrap_or_default();
     let context = &source.context;
     text += &format!("{} {} {}", context.zone.name(), context.scale.places(), context.currency);
     text += &format!(" {}", source.has_ingestion());
+    text += &source.table.delta.as_ref().map(DeltaTable::places).unwrap_or_default();
     for lookup in &source.lookups {
         text += &format!(" {} {} {}", lookup.name, lookup.key, lookup.on);
         for path in &lookup.table.files {
-            text += &hash_of(path)?;
+            text += &lookup.table.hash_of(path)?;
         }
     }
     Ok(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes())))
