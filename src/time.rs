@@ -234,7 +234,7 @@ impl Days {
     /// The day of an instant, equal to [`Zone::day`].
     pub fn of(&mut self, micros: i64) -> i32 {
         if let Some(latest) = self.latest
-            && (0..DAY).contains(&micros.wrapping_sub(i64::from(latest) * DAY))
+            && (0..DAY).contains(&micros.wrapping_sub(i64::from(latest).wrapping_mul(DAY)))
         {
             return latest;
         }
@@ -336,6 +336,18 @@ mod tests {
         for text in ["2024-07-01", "2024-07-01T06:30:00Z", "2024-07-01T06:30:00.250Z"] {
             let instant: Instant = text.parse().unwrap();
             assert_eq!(Instant::from_folder(&instant.folder()), Some(instant));
+        }
+    }
+
+    #[test]
+    fn the_days_of_the_extremes_are_computed() {
+        let ends = [i64::MIN, i64::MIN + 1, -1, 0, 1, DAY - 1, DAY, i64::MAX - 1, i64::MAX];
+        for zone in ["UTC", "Asia/Kolkata"] {
+            let zone = Zone::try_from(zone.to_owned()).unwrap();
+            let mut days = zone.days();
+            for micros in ends.into_iter().flat_map(|at| [at, at]) {
+                assert_eq!(days.of(micros), zone.day(micros), "{micros} in {zone:?}");
+            }
         }
     }
 

@@ -1,27 +1,17 @@
 //! What an analyst looks at: SQL views over exactly the live files, and links to the current profile.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::objects::Objects;
 use super::reader::Store;
 use super::root::{LiveFile, ManifestRef, Root};
+use super::views::{Named, VIEWS, first_line, is_shown, views};
 use crate::error::{Error, Result};
 
-/// The tables of a scored as-of.
-const TABLES: [&str; 5] = ["profile", "scores", "segments", "segment_changes", "recommendations"];
-/// The SQL views over the live files.
-const VIEWS: &str = "current.sql";
-/// What the first line of the views begins with. The number of the root follows.
-const FIRST: &str = "-- Views over the live files of root ";
 /// The objects that the views name.
 const NAMED: &str = "views.json";
 /// The folder of links to the files of the current profile.
 const LINKS: &str = "profile/current";
-
-/// The objects that manifests name, by the object of the manifest. They are kept beside the views, so that a run need not
-/// read the manifests of a long history to render them.
-type Named = BTreeMap<String, Vec<String>>;
 
 impl Store {
     /// Brings what is made from a root up to date: the links to the current profile and the views, which are written
@@ -51,8 +41,6 @@ impl Store {
 
     /// The objects of the tables that views show, as far as they are not known from `before` without a request.
     fn named(&self, root: &Root, before: &Named) -> Result<Named> {
-        let is_shown =
-            |folder: &str| TABLES.iter().chain(&["features"]).any(|table| is_of(folder, table));
         let shown = || root.folders.iter().filter(|(folder, _)| is_shown(folder));
         let unknown = shown().filter(|(_, manifest)| !before.contains_key(&manifest.object));
         self.load_manifests(root, unknown.map(|(folder, _)| folder))?;
@@ -104,66 +92,4 @@ impl Store {
         }
         Ok(())
     }
-}
-
-fn first_line(number: u64) -> String {
-    format!("{FIRST}{number} of this store: duckdb -init current.sql\n")
-}
-
-/// The number of the root that the views were made from; `None` if there are no views.
-pub(super) fn shown_root(objects: &Objects) -> Result<Option<u64>> {
-    let views = objects.get(VIEWS)?.unwrap_or_default();
-    let views = String::from_utf8_lossy(&views).into_owned();
-    let number = views.strip_prefix(FIRST).and_then(|rest| rest.split(' ').next());
-    Ok(number.and_then(|number| number.parse().ok()))
-}
-
-/// Renders the views for DuckDB: each table at the as-of of the current profile, and with `_history` at all as-ofs.
-/// `place` is where the store is.
-fn views(root: &Root, named: &Named, place: &str) -> String {
-    let mut sql = first_line(root.number);
-    let views = root.folders_in("features").filter_map(|folder| folder.split('/').nth(1));
-    let views: BTreeSet<&str> = views.collect();
-    let views = views.into_iter().map(|v| (format!("features/{v}"), format!("features_{v}")));
-    let tables = TABLES.map(|table| (table.to_owned(), table.to_owned()));
-    let paths = |folder: &str| {
-        let manifests = root.folders_in(folder).filter_map(|folder| root.folders.get(folder));
-        let paths = manifests.filter_map(|manifest| named.get(&manifest.object)).flatten();
-        paths.map(|path| format!("{place}/{path}")).collect::<Vec<_>>()
-    };
-    for (table, name) in tables.into_iter().chain(views) {
-        if let Some(profile) = &root.profile {
-            sql +=
-                &view(&name, &paths(&format!("{table}/as_of={}", profile.as_of.folder())), place);
-        }
-        sql += &view(&format!("{name}_history"), &paths(&table), place);
-    }
-    sql
-}
-
-/// Whether a folder is one of a table.
-fn is_of(folder: &str, table: &str) -> bool {
-    folder.strip_prefix(table).is_some_and(|rest| rest.starts_with('/'))
-}
-
-fn view(name: &str, paths: &[String], place: &str) -> String {
-    if paths.is_empty() {
-        return String::new();
-    }
-    let literals: Vec<String> =
-        paths.iter().map(|path| format!("'{}'", path.replace('\'', "''"))).collect();
-    // The folders that the store is in are no columns of its tables.
-    let foreign: Vec<String> = place
-        .split('/')
-        .filter_map(|folder| Some(folder.split_once('=')?.0))
-        .map(|key| format!("\"{}\"", key.replace('"', "\"\"")))
-        .collect();
-    let columns = match foreign.is_empty() {
-        true => "*".to_owned(),
-        false => format!("* exclude ({})", foreign.join(", ")),
-    };
-    format!(
-        "create or replace view \"{name}\" as select {columns} from read_parquet([{}], hive_partitioning = true, union_by_name = true);\n",
-        literals.join(", ")
-    )
 }

@@ -23,6 +23,7 @@ pub mod sorted;
 pub mod spill;
 pub mod staged;
 mod transaction;
+mod views;
 
 pub use self::format::{FORMAT_VERSION, hash};
 pub use self::gc::{Keep, Removed};

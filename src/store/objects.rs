@@ -12,6 +12,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
+use rayon::prelude::*;
 
 use super::bucket;
 use super::runtime::RUNTIME;
@@ -19,7 +20,7 @@ use crate::error::{Error, Result};
 
 /// A longer file is sent to a bucket in parts of this many bytes.
 const PART: usize = 8 << 20;
-/// The number of objects that are read at once.
+/// The number of objects that are read or sent at once.
 const AT_ONCE: usize = 32;
 /// The number of parts that are under way at a time.
 const PARTS: usize = 4;
@@ -161,19 +162,34 @@ impl Objects {
         }
     }
 
-    /// Makes an object of a file that was written on a disk: it is sent to the bucket, or moved if the objects are on
-    /// the same disk.
-    pub fn take(&self, file: &Path, path: &str) -> Result<()> {
+    /// Makes objects of files that were written on a disk, each with its path: they are sent to the bucket, many at a
+    /// time, or moved if the objects are on the same disk.
+    pub fn take_all(&self, files: &[(PathBuf, &str)]) -> Result<()> {
         if self.on_disk {
-            return move_synced(file, &self.shown(path));
+            let moves = files.par_iter();
+            return moves.try_for_each(|(file, path)| move_synced(file, &self.shown(path)));
         }
+        let sends = files.iter().map(|(file, path)| self.send(file, path));
+        let sends = futures_util::stream::iter(sends).buffer_unordered(AT_ONCE);
+        RUNTIME.block_on(sends.try_collect())
+    }
+
+    /// Makes an object of one file, as [`Objects::take_all`] does.
+    pub fn take(&self, file: &Path, path: &str) -> Result<()> {
+        self.take_all(&[(file.to_owned(), path)])
+    }
+
+    /// Sends a file to the bucket, a long one in parts.
+    async fn send(&self, file: &Path, path: &str) -> Result<()> {
         let location = Self::path(path)?;
+        let refused = |error| failed("write", &self.shown(path))(error);
         let length = std::fs::metadata(file).map_err(Error::io("read", file))?.len();
         if length <= PART as u64 {
-            return self.put(path, std::fs::read(file).map_err(Error::io("read", file))?);
+            let bytes = std::fs::read(file).map_err(Error::io("read", file))?;
+            let put = self.store.put(&location, PutPayload::from(bytes));
+            return put.await.map(|_| ()).map_err(refused);
         }
-        let refused = |error| failed("write", &self.shown(path))(error);
-        let upload = RUNTIME.block_on(self.store.put_multipart(&location)).map_err(refused)?;
+        let upload = self.store.put_multipart(&location).await.map_err(refused)?;
         let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
         let mut file_read = File::open(file).map_err(Error::io("open", file))?;
         let mut part = vec![0; PART];
@@ -182,17 +198,14 @@ impl Objects {
             if count == 0 {
                 break;
             }
-            let sent = async {
-                upload.write(&part[..count]);
-                upload.wait_for_capacity(PARTS).await
-            };
-            if let Err(error) = RUNTIME.block_on(sent) {
+            upload.write(&part[..count]);
+            if let Err(error) = upload.wait_for_capacity(PARTS).await {
                 // A bucket keeps parts that belong to no object until it is told that none is to come.
-                let _ = RUNTIME.block_on(upload.abort());
+                let _ = upload.abort().await;
                 return Err(refused(error));
             }
         }
-        RUNTIME.block_on(upload.finish()).map(|_| ()).map_err(refused)
+        upload.finish().await.map(|_| ()).map_err(refused)
     }
 
     /// Removes objects, many with one request where the bucket can. One that is not there is no error.
@@ -202,18 +215,29 @@ impl Objects {
         if locations.is_empty() {
             return Ok(());
         }
+        // A bucket may refuse one of many requests at a moment, and a removal can be repeated.
+        RUNTIME
+            .block_on(async {
+                match self.remove(locations.clone()).await {
+                    Ok(()) => Ok(()),
+                    Err(_) => self.remove(locations).await,
+                }
+            })
+            .map_err(failed("remove from", &self.folder))
+    }
+
+    /// Removes objects, and as many of them as can be removed if there is an error.
+    async fn remove(&self, locations: Vec<ObjectPath>) -> object_store::Result<()> {
         let locations = futures_util::stream::iter(locations.into_iter().map(Ok)).boxed();
         let mut removed = self.store.delete_stream(locations);
-        let remove = async {
-            while let Some(one) = removed.next().await {
-                match one {
-                    Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+        let mut outcome = Ok(());
+        while let Some(one) = removed.next().await {
+            match one {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => outcome = Err(error),
             }
-            Ok(())
-        };
-        RUNTIME.block_on(remove).map_err(failed("remove from", &self.folder))
+        }
+        outcome
     }
 }
 

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 
 use super::bucket::{self, BucketObject};
-use super::current::shown_root;
 use super::format::{join, parse_json};
 use super::objects::Objects;
 use super::parquet;
 use super::problem::StoreProblem;
 use super::root::{LiveFile, Manifest, ManifestRef, ROOTS, Root};
 use super::staged::Staged;
+use super::views::shown_root;
 use crate::error::{Error, Result};
 use crate::shard::Shard;
 

@@ -216,8 +216,7 @@ impl Transaction {
             self.write_pages()?;
             return Ok(std::mem::take(&mut self.root));
         }
-        let live = staged.par_iter().map(|name| self.place(name));
-        let live: Vec<LiveFile> = live.collect::<Result<_>>()?;
+        let live = self.place(&staged)?;
         let is_own = |file: &&LiveFile| file.object.contains(&self.attempt);
         let mut own: Vec<String> =
             live.iter().filter(is_own).map(|file| file.object.clone()).collect();
@@ -299,19 +298,24 @@ impl Transaction {
         pages.try_for_each(|(path, text)| self.objects.put(&path, text.into_bytes()))
     }
 
-    /// Makes an object of a staged file.
-    fn place(&self, name: &str) -> Result<LiveFile> {
-        let from = self.staging.folder.join(name);
-        let live = checksum(&from, self.object(name))?;
-        // The same bytes stay where they are. What is not known is written.
-        if let Ok(Some(known)) = self.store.live(&self.base, name)
-            && (known.bytes, &known.xxh3) == (live.bytes, &live.xxh3)
-            && self.objects.has(&known.object)?
-        {
-            return Ok(known);
-        }
-        self.objects.take(&from, &live.object)?;
-        Ok(live)
+    /// Makes objects of staged files. A file whose bytes are live already stays where it is.
+    fn place(&self, staged: &[String]) -> Result<Vec<LiveFile>> {
+        let of = |name: &String| -> Result<(LiveFile, bool)> {
+            let live = checksum(&self.staging.folder.join(name), self.object(name))?;
+            // What is not known is written.
+            if let Ok(Some(known)) = self.store.live(&self.base, name)
+                && (known.bytes, &known.xxh3) == (live.bytes, &live.xxh3)
+                && self.objects.has(&known.object)?
+            {
+                return Ok((known, false));
+            }
+            Ok((live, true))
+        };
+        let files: Vec<(LiveFile, bool)> = staged.par_iter().map(of).collect::<Result<_>>()?;
+        let new = staged.iter().zip(&files).filter(|(_, (_, is_new))| *is_new);
+        let new = new.map(|(name, (live, _))| (self.staging.folder.join(name), &*live.object));
+        self.objects.take_all(&new.collect::<Vec<_>>())?;
+        Ok(files.into_iter().map(|(live, _)| live).collect())
     }
 }
 
