@@ -3,25 +3,25 @@ and of the night after it.
 
 usage: bucket.py BINARY [CUSTOMERS]     (pip install 'moto[server,s3]' boto3 polars)"""
 
-import collections
 import datetime
 import os
 import pathlib
-import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 import boto3
 import polars
 
+repository = pathlib.Path(__file__).resolve().parent.parent
+sys.path.append(str(repository / "tests/outside"))
+from relay import Relay
+
 binary = pathlib.Path(sys.argv[1]).resolve()
 customers = sys.argv[2] if len(sys.argv) > 2 else "500000"
-repository = pathlib.Path(__file__).resolve().parent.parent
 NIGHT = datetime.datetime(2024, 7, 1, tzinfo=datetime.timezone.utc)
 BUCKET = "data"
 
@@ -30,34 +30,6 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-class Relay:
-    """Passes connections on to a server and counts the bytes of both directions."""
-
-    def __init__(self, server):
-        self.server = server
-        self.sent = self.received = 0
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            client, _ = self.listener.accept()
-            server = socket.create_connection(("127.0.0.1", self.server))
-            for pair, name in [((client, server), "sent"), ((server, client), "received")]:
-                threading.Thread(target=self.copy, args=(*pair, name), daemon=True).start()
-
-    def copy(self, source, sink, name):
-        try:
-            while chunk := source.recv(1 << 18):
-                setattr(self, name, getattr(self, name) + len(chunk))
-                sink.sendall(chunk)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            source.close()
-            sink.close()
 
 
 def peak(command, folder, environment):
@@ -93,9 +65,8 @@ rows = before.select(polars.len()).collect().item()
 shutil.rmtree(work / "made")
 
 port = free_port()
-log = open(work / "moto.log", "w")
 moto = subprocess.Popen([pathlib.Path(sys.executable).parent / "moto_server", "-H", "127.0.0.1", "-p", str(port)],
-                        stdout=log, stderr=log)
+                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 try:
     while socket.socket().connect_ex(("127.0.0.1", port)):
         time.sleep(0.2)
@@ -121,14 +92,10 @@ try:
             shutil.copy(work / "new.parquet", new)
             s3.upload_file(str(new), BUCKET, str(new.relative_to(on_disk)))
         for project in (on_disk, remote):
-            relay.sent = relay.received = 0
-            log.flush()
-            start = (work / "moto.log").stat().st_size
+            relay.reset()
             seconds, memory = peak([binary, *arguments], project, environment)
-            text = (work / "moto.log").read_text()[start:]
-            requests = collections.Counter(re.findall(r'"([A-Z]+) /', text))
             told = "" if project is on_disk else (
-                f", {sum(requests.values())} requests ({dict(requests)}), "
+                f", {relay.requests.total()} requests ({dict(relay.requests)}), "
                 f"{relay.received / 1e6:.1f} MB read, {relay.sent / 1e6:.1f} MB written")
             print(f"{' '.join(arguments):26} {project.name:6} {seconds:6.1f} s {memory:5} MiB{told}", flush=True)
 finally:

@@ -1,11 +1,12 @@
 """Sources and the store in S3 (moto) and Azure (azurite, where AZURITE names its program) leave the data files that they leave on
-disk; of two runs at once one is live; a run that is killed leaves the store whole; credentials are never printed.
+disk; of two runs at once one is live; a run that is killed at a request leaves the store whole; credentials are never
+printed.
 
-usage: check_cloud.py BINARY [ROUNDS]     (rounds of two runs at once, and runs that are killed; default 5)"""
+usage: check_cloud.py BINARY [ROUNDS]     (of two runs at once, and requests at which a run is killed; default 5)"""
 
 import os
 import pathlib
-import random
+import re
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import boto3
 from azure.storage.blob import BlobServiceClient
 
 from project import REPOSITORY, project, root, run
+from relay import Relay
 
 binary = sys.argv[1]
 rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
@@ -61,6 +63,46 @@ def tables(folder):
     return found
 
 
+def copied(objects, prefix):
+    """A folder on the disk with the objects whose keys begin with `prefix`."""
+    folder = pathlib.Path(tempfile.mkdtemp())
+    for path, content in objects.get(prefix).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return folder
+
+
+class S3:
+    """The objects of a bucket."""
+
+    def __init__(self, client, bucket):
+        self.client, self.bucket = client, bucket
+
+    def put(self, key, content):
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=content)
+
+    def get(self, prefix):
+        """The objects whose keys begin with `prefix`, by the rest of the key."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        return {key[len(prefix):]: self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys}
+
+
+class Azure:
+    """The blobs of a container."""
+
+    def __init__(self, container):
+        self.container = container
+
+    def put(self, key, content):
+        self.container.upload_blob(key, content)
+
+    def get(self, prefix):
+        """The blobs whose names begin with `prefix`, by the rest of the name."""
+        names = [blob.name for blob in self.container.list_blobs(name_starts_with=prefix)]
+        return {name[len(prefix):]: self.container.download_blob(name).readall() for name in names}
+
+
 def job(folder, environment):
     """Runs the main job, and gives the seconds of each command."""
     seconds = {}
@@ -71,8 +113,10 @@ def job(folder, environment):
     return seconds
 
 
-def check(start, environment, download):
+def check(start, environment, relay, objects):
     """Compares the main job at a URL with that on disk, and lets runs meet and die."""
+    for name, path in FILES.items():
+        objects.put(name, path.read_bytes())
     remote = project()
     settings = remote / "c360.toml"
     text = settings.read_text()
@@ -80,9 +124,7 @@ def check(start, environment, download):
     text = text.replace('store = "store"', f'store = "{start}/ml/store"')
     settings.write_text(text.replace("fixtures/events", f"{start}/crm/events"))
     seconds = job(remote, environment)
-    copy = pathlib.Path(tempfile.mkdtemp())
-    download("ml/store", copy / "store")
-    assert tables(copy) == expected, start
+    assert tables(copied(objects, "ml/")) == expected, start
     print(f"{start}: {len(expected)} data files are those on disk; seconds {seconds}")
 
     settings.write_text(text.replace("fixtures/events", f"{start}/crm/evnets"))
@@ -111,16 +153,51 @@ def check(start, environment, download):
             assert (shown.returncode == 0) == (code == 0), (as_of, code, shown.stderr)
     print(f"{start}: {rounds} rounds of two runs at once ended with {outcomes}")
 
-    choice = random.Random(7)
-    for number in range(rounds):
-        killed = begin(f"2024-03-{1 + number % 28:02}T{number // 28:02}:00:00Z")
-        time.sleep(choice.uniform(0, 1.2))
-        killed.kill()
-        killed.communicate()
-        run(binary, remote, "history", **environment)
-    run(binary, remote, "score", "--as-of", "2024-07-03", **environment)
-    run(binary, remote, "gc", "--keep", "1", "--grace", "0d", **environment)
-    print(f"{start}: after {rounds} runs that were killed, score and gc end with 0")
+    kill(remote, start, environment, relay, objects)
+
+
+def kill(remote, start, environment, relay, objects):
+    """Kills a run at its requests, each time at a copy of the same store."""
+    night = ["features", "build", "--as-of", "2024-07-02"]
+
+    def at(name):
+        return ["--store", f"{start}/kills/{name}/store"]
+
+    def restored(name):
+        for path, content in before.items():
+            objects.put(f"kills/{name}/{path}", content)
+        return at(name)
+
+    def finished(name):
+        """The data files after the night, and the names of all objects that `gc` leaves, without the numbers and marks of runs."""
+        run(binary, remote, *night, *at(name), **environment)
+        folder = copied(objects, f"kills/{name}/")
+        run(binary, remote, "gc", "--keep", "1", "--grace", "0d", *at(name), **environment)
+        marks = re.compile(r"\b(\d{6,}|[0-9a-f]{8})\b")
+        return tables(folder), sorted(marks.sub("", path) for path in objects.get(f"kills/{name}/"))
+
+    run(binary, remote, "features", "build", *at("first"), **environment)
+    before = objects.get("kills/first/")
+    restored("undisturbed")
+    relay.reset()
+    run(binary, remote, *night, *at("undisturbed"), **environment)
+    requests = relay.requests.total()
+    undisturbed = finished("undisturbed")
+    tried = killed = 0
+    for request in range(1, requests + 1, max(1, requests // rounds)):
+        for answered in [False, True]:
+            name = f"{request}-{answered}"
+            command = [binary, "--project", str(remote), "--quiet", *night, *restored(name)]
+            environ = {**os.environ, **environment}
+            code = relay.kill(lambda: subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL), request, answered)
+            relay.reset()
+            tried, killed = tried + 1, killed + (code == -9)
+            run(binary, remote, "history", *at(name), **environment)
+            assert finished(name) == undisturbed, name
+    assert killed > tried / 2, (killed, tried)
+    print(f"{start}: of {tried} runs, to be killed before or after one of {requests} requests, {killed} came so far; "
+          "each time history ends with 0, the next run leaves the data files of a run that nothing disturbed, and "
+          "gc the same objects")
 
 
 on_disk = project()
@@ -134,20 +211,11 @@ try:
     access = {"aws_access_key_id": "reader", "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
     s3 = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **access)
     s3.create_bucket(Bucket="data")
-    for key, path in FILES.items():
-        s3.upload_file(str(path), "data", key)
-
-    def from_s3(prefix, folder):
-        for page in s3.get_paginator("list_objects_v2").paginate(Bucket="data", Prefix=prefix + "/"):
-            for entry in page["Contents"]:
-                path = folder / entry["Key"][len(prefix) + 1:]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                s3.download_file("data", entry["Key"], str(path))
-
+    relay = Relay(port)
     check("s3://data", {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{relay.port}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": SECRET,
-    }, from_s3)
+    }, relay, S3(s3, "data"))
 finally:
     server.kill()
 
@@ -165,18 +233,10 @@ if azurite:
         address = f"http://127.0.0.1:{port}/{account}"
         service = BlobServiceClient(address, credential={"account_name": account, "account_key": key})
         container = service.create_container("data")
-        for name, path in FILES.items():
-            container.upload_blob(name, path.read_bytes())
-
-        def from_azure(prefix, folder):
-            for blob in container.list_blobs(name_starts_with=prefix + "/"):
-                path = folder / blob.name[len(prefix) + 1:]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(container.download_blob(blob.name).readall())
-
+        relay = Relay(port)
         check("az://data", {
-            "AZURE_STORAGE_USE_EMULATOR": "true", "AZURITE_BLOB_STORAGE_URL": f"http://127.0.0.1:{port}",
+            "AZURE_STORAGE_USE_EMULATOR": "true", "AZURITE_BLOB_STORAGE_URL": f"http://127.0.0.1:{relay.port}",
             "AZURE_STORAGE_ACCOUNT_NAME": account, "AZURE_STORAGE_ACCOUNT_KEY": key,
-        }, from_azure)
+        }, relay, Azure(container))
     finally:
         server.kill()
