@@ -11,8 +11,9 @@ use arrow_array::types as arrow_types;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType as ArrowType;
 use polars::prelude::{
-    Column, DataFrame, DataType, Expr, Field, IntoLazy, Literal, NULL, NamedFrom, PlSmallStr,
-    PolarsResult, RoundMode, Series, TimeUnit, col, lit, when,
+    ChunkCompareEq, ChunkCompareIneq, ChunkFillNullValue, Column, DataFrame, DataType, Expr, Field,
+    IntoLazy, Literal, NULL, NamedFrom, PlSmallStr, PolarsResult, RoundMode, Series, TimeUnit, col,
+    lit, when,
 };
 
 use super::convert::*;
@@ -33,6 +34,8 @@ pub fn data_type(ty: Type) -> DataType {
 }
 
 /// The Polars expression that computes `expression`.
+///
+/// No operand is lowered twice: what is nested would otherwise double with every level.
 pub fn lower(expression: &Expression, scale: Scale) -> Expr {
     let recurse = |x: &Expression| lower(x, scale);
     match &expression.node {
@@ -47,11 +50,11 @@ pub fn lower(expression: &Expression, scale: Scale) -> Expr {
         }
         Node::Binary(Operator::Divide, a, b) => finite_or_null(quotient(recurse(a), recurse(b))),
         Node::Binary(operator, a, b) => {
-            let value = binary(*operator, recurse(a), recurse(b));
+            let (a, b) = (recurse(a), recurse(b));
             match expression.ty {
-                Type::Double => finite_or_null(value),
-                Type::Integer | Type::Money => guarded(*operator, value, recurse(a), recurse(b)),
-                _ => value,
+                Type::Double => finite_or_null(binary(*operator, a, b)),
+                Type::Integer | Type::Money => guarded(*operator, a, b, expression.ty),
+                _ => binary(*operator, a, b),
             }
         }
         Node::Call(function, arguments) => {
@@ -104,23 +107,66 @@ fn binary(operator: Operator, a: Expr, b: Expr) -> Expr {
     }
 }
 
-/// Makes integer results of 2^62 or more in magnitude null, where Polars would wrap around.
+/// The sum, difference or product of integers. Results of 2^62 or more in magnitude are null, where Polars would wrap
+/// around.
 ///
 /// The magnitude is tested with doubles.
-fn guarded(operator: Operator, value: Expr, a: Expr, b: Expr) -> Expr {
-    let wide = binary(operator, a.cast(DataType::Float64), b.cast(DataType::Float64));
-    when(wide.abs().lt(lit((1_i64 << 62) as f64))).then(value).otherwise(lit(NULL))
+fn guarded(operator: Operator, a: Expr, b: Expr, ty: Type) -> Expr {
+    let wide: fn(f64, f64) -> f64 = match operator {
+        Operator::Subtract => |a, b| a - b,
+        Operator::Multiply => |a, b| a * b,
+        _ => |a, b| a + b,
+    };
+    let exact: fn(i64, i64) -> Option<i64> = match operator {
+        Operator::Subtract => i64::checked_sub,
+        Operator::Multiply => i64::checked_mul,
+        _ => i64::checked_add,
+    };
+    let limit = (1_i64 << 62) as f64;
+    let value = move |x: i64, y: i64| {
+        (wide(x as f64, y as f64).abs() < limit).then(|| exact(x, y)).flatten()
+    };
+    pairwise(a, b, ty, move |a, b| {
+        let (x, y) = (a.i64()?, b.i64()?);
+        let (rows, others) = (x.len(), y.len());
+        let values =
+            (0..height(a, b)).map(|row| value(x.get(at(row, rows))?, y.get(at(row, others))?));
+        Ok(Series::new(a.name().clone(), values.collect::<Vec<Option<i64>>>()))
+    })
+}
+
+/// Applies a function to two columns, of which one may be a literal.
+fn pairwise(
+    a: Expr,
+    b: Expr,
+    ty: Type,
+    function: impl Fn(&Column, &Column) -> PolarsResult<Series> + Send + Sync + 'static,
+) -> Expr {
+    a.map_many(
+        move |columns| Ok(function(&columns[0], &columns[1])?.into()),
+        &[b],
+        move |_, fields| Ok(Field::new(fields[0].name().clone(), data_type(ty))),
+    )
+}
+
+/// The number of rows of two columns. A literal comes as a column of one row.
+fn height(a: &Column, b: &Column) -> usize {
+    if a.len() == 1 { b.len() } else { a.len() }
+}
+
+/// The place of the value for a row in a column of this length, which may be a literal.
+fn at(row: usize, length: usize) -> usize {
+    if length == 1 { 0 } else { row }
 }
 
 /// The quotient of two doubles. Polars multiplies by the reciprocal of a constant, but not in a batch of one
 /// row, so that its quotients depend on how rows are split into batches.
 fn quotient(a: Expr, b: Expr) -> Expr {
-    let function = move |columns: &mut [Column]| {
-        let (a, b) = (&columns[0], &columns[1]);
+    let double = |x: Expr| x.cast(DataType::Float64);
+    pairwise(double(a), double(b), Type::Double, |a, b| {
         let (x, y) = (a.f64()?, b.f64()?);
         let name = a.name().clone();
-        // A literal comes as a column of one row.
-        let series = match (x.len(), y.len(), x.cont_slice(), y.cont_slice()) {
+        Ok(match (x.len(), y.len(), x.cont_slice(), y.cont_slice()) {
             (_, 1, Ok(x), Ok(y)) => {
                 Series::new(name, x.iter().map(|x| x / y[0]).collect::<Vec<_>>())
             }
@@ -128,17 +174,11 @@ fn quotient(a: Expr, b: Expr) -> Expr {
                 Series::new(name, x.iter().zip(y).map(|(x, y)| x / y).collect::<Vec<_>>())
             }
             (rows, others, ..) => {
-                let at = |row: usize, length: usize| if length == 1 { 0 } else { row };
                 let value = |row| Some(x.get(at(row, rows))? / y.get(at(row, others))?);
-                let values = (0..rows.max(others)).map(value);
+                let values = (0..height(a, b)).map(value);
                 Series::new(name, values.collect::<Vec<Option<f64>>>())
             }
-        };
-        Ok(series.into())
-    };
-    let double = |x: Expr| x.cast(DataType::Float64);
-    double(a).map_many(function, &[double(b)], |_, fields| {
-        Ok(Field::new(fields[0].name().clone(), DataType::Float64))
+        })
     })
 }
 
@@ -147,56 +187,47 @@ fn quotient(a: Expr, b: Expr) -> Expr {
 /// The remainder of Polars has the sign of the divisor, and for doubles it is computed by a division that
 /// rounds.
 fn remainder(a: Expr, b: Expr, ty: Type) -> Expr {
-    let function = move |columns: &mut [Column]| {
-        let (a, b) = (&columns[0], &columns[1]);
-        let height = a.len().max(b.len());
-        // A literal arrives as a column of one row.
-        let name = a.name().clone();
-        let at = |row: usize, length: usize| if length == 1 { 0 } else { row };
-        let series = if ty == Type::Double {
+    pairwise(a, b, ty, move |a, b| {
+        let (rows, name) = (0..height(a, b), a.name().clone());
+        Ok(if ty == Type::Double {
             let (x, y) = (a.f64()?, b.f64()?);
             let value = |row| Some(x.get(at(row, x.len()))? % y.get(at(row, y.len()))?);
-            Series::new(name, (0..height).map(value).collect::<Vec<Option<f64>>>())
+            Series::new(name, rows.map(value).collect::<Vec<Option<f64>>>())
         } else {
             let (x, y) = (a.i64()?, b.i64()?);
             let value = |row| x.get(at(row, x.len()))?.checked_rem(y.get(at(row, y.len()))?);
-            Series::new(name, (0..height).map(value).collect::<Vec<Option<i64>>>())
-        };
-        Ok(series.into())
-    };
-    a.map_many(function, &[b], move |_, fields| {
-        Ok(Field::new(fields[0].name().clone(), data_type(ty)))
+            Series::new(name, rows.map(value).collect::<Vec<Option<i64>>>())
+        })
     })
 }
 
 fn finite_or_null(value: Expr) -> Expr {
-    when(value.clone().is_finite()).then(value).otherwise(lit(NULL))
+    elementwise(value, Type::Double, |c| {
+        let values = c.f64()?.iter().map(|v| v.filter(|v| v.is_finite()));
+        Ok(Series::new(c.name().clone(), values.collect::<Vec<_>>()))
+    })
 }
 
 fn cast(value: Expr, from: Type, to: Type, scale: Scale) -> Expr {
     let units = scale.units();
     match (from, to) {
         (Type::Integer, Type::Money) => {
-            let limit = 10_i64.pow(18) / units;
-            when(value.clone().abs().lt(lit(limit))).then(value * lit(units)).otherwise(lit(NULL))
+            let limit = 10_u64.pow(18) / units.unsigned_abs();
+            elementwise(value, to, move |c| {
+                map_i64(c, |v| (v.unsigned_abs() < limit).then(|| v * units))
+            })
         }
         (Type::Double, Type::Money) => {
-            // This is the same rounding as in `Scale::minor`.
-            let away = RoundMode::HalfAwayFromZero;
-            let thousandths = (value * lit(units as f64) * lit(1000.0)).round(0, away);
-            let scaled = quotient(thousandths, lit(1000.0)).round(0, away);
-            when(scaled.clone().abs().lt(lit(1e18)))
-                .then(scaled.cast(DataType::Int64))
-                .otherwise(lit(NULL))
+            elementwise(value, to, move |c| f64_to_i64(c, |v| scale.minor(v)))
         }
         (Type::Money, Type::Double) => quotient(value, lit(units as f64)),
         // The integer division of Polars rounds down, but this cast truncates toward zero.
         (Type::Money, Type::Integer) => {
             elementwise(value, to, move |c| map_i64(c, |v| Some(v / units)))
         }
-        (Type::Double, Type::Integer) => when(value.clone().abs().lt(lit(9.2e18)))
-            .then(value.cast(DataType::Int64))
-            .otherwise(lit(NULL)),
+        (Type::Double, Type::Integer) => {
+            elementwise(value, to, |c| f64_to_i64(c, |v| (v.abs() < 9.2e18).then_some(v as i64)))
+        }
         (Type::Money, Type::Text) => {
             elementwise(value, to, move |c| i64_to_text(c, |v| scale.format(v)))
         }
@@ -253,6 +284,11 @@ fn map_i64(column: &Column, f: impl Fn(i64) -> Option<i64>) -> PolarsResult<Seri
     Ok(Series::new(column.name().clone(), values.collect::<Vec<_>>()))
 }
 
+fn f64_to_i64(column: &Column, f: impl Fn(f64) -> Option<i64>) -> PolarsResult<Series> {
+    let values = column.f64()?.iter().map(|v| v.and_then(&f));
+    Ok(Series::new(column.name().clone(), values.collect::<Vec<_>>()))
+}
+
 fn i64_to_text(column: &Column, f: impl Fn(i64) -> String) -> PolarsResult<Series> {
     let values = column.i64()?.iter().map(|v| v.map(&f));
     Ok(Series::new(column.name().clone(), values.collect::<Vec<_>>()))
@@ -286,20 +322,25 @@ fn call(function: Function, mut values: Vec<Expr>, arguments: &[Expression]) -> 
         F::Power => first.pow(or_null(second)),
         F::Least | F::Greatest => {
             let least = function == F::Least;
+            let ty = arguments[0].ty;
+            let least_or_greatest = move |a: &Column, b: &Column| {
+                let (a, b) = (a.as_materialized_series(), b.as_materialized_series());
+                let kept = if least { a.lt_eq(b)? } else { a.gt_eq(b)? };
+                let kept = &kept.fill_null_with_values(false)? | &b.is_null();
+                a.zip_with(&kept, b)
+            };
             values
                 .into_iter()
-                .reduce(|a, b| {
-                    let keep =
-                        if least { a.clone().lt_eq(b.clone()) } else { a.clone().gt_eq(b.clone()) };
-                    when(b.clone().is_null().or(keep)).then(a).otherwise(b)
-                })
+                .reduce(|a, b| pairwise(a, b, ty, least_or_greatest))
                 .unwrap_or_else(|| lit(NULL))
         }
         F::Coalesce => polars::prelude::coalesce(&values),
-        F::Nullif => {
-            let same = first.clone().eq(or_null(second)).fill_null(lit(false));
-            when(same).then(lit(NULL)).otherwise(first)
-        }
+        F::Nullif => pairwise(first, or_null(second), arguments[0].ty, |a, b| {
+            let (a, b) = (a.as_materialized_series(), b.as_materialized_series());
+            let same = a.equal(b)?.fill_null_with_values(false)?;
+            let nulls = Series::full_null(a.name().clone(), 1, a.dtype());
+            nulls.zip_with(&same, a)
+        }),
         F::Lower => first.str().to_lowercase(),
         F::Upper => first.str().to_uppercase(),
         F::Trim => first.str().strip_chars(lit(" ")),

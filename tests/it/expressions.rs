@@ -190,6 +190,35 @@ fn random_sql(random: &mut impl Rng, depth: u32, boolean: bool) -> String {
     }
 }
 
+/// A rule that a program has written may have thousands of conditions.
+#[test]
+fn thousands_of_conditions_are_joined() {
+    for (operator, all, one_other) in [("and", "true", "false"), ("or", "false", "true")] {
+        let condition = |is: bool| if is == (operator == "and") { "i = i" } else { "i <> i" };
+        let mut conditions = vec![condition(true); 5000];
+        let sql = conditions.join(&format!(" {operator} "));
+        assert_eq!(both(&sql), (all.to_owned(), all.to_owned()), "{operator}");
+        conditions[3210] = condition(false);
+        let sql = conditions.join(&format!(" {operator} "));
+        assert_eq!(both(&sql), (one_other.to_owned(), one_other.to_owned()), "{operator}");
+    }
+}
+
+/// What is nested too deeply to be computed is refused, however long the text is.
+#[test]
+fn what_is_nested_too_deeply_is_refused() {
+    let (columns, _) = columns();
+    let sum = |count: usize| vec!["i"; count].join(" + ");
+    let (polars, reference) = both(&sum(64));
+    assert_eq!(polars, reference);
+    for sql in [sum(65), sum(50_000), "-".repeat(10_000) + "i", "not ".repeat(300) + "i = 1"] {
+        let error = check(&sql, &columns, "test").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+    }
+    let error = check(&sum(65), &columns, "test").unwrap_err().to_string();
+    assert!(error.ends_with("has more than 64 operations within each other"), "{error}");
+}
+
 #[test]
 fn random_expressions_agree_in_both_engines() {
     let mut random = random();

@@ -4,6 +4,8 @@
 
 mod call;
 
+use std::cell::Cell;
+
 use sqlparser::ast::{self, BinaryOperator, CastKind, DataType, UnaryOperator};
 use sqlparser::dialect::GenericDialect;
 use sqlparser::parser::Parser;
@@ -19,8 +21,30 @@ use crate::time::parse_naive;
 ///
 /// # Errors
 /// A configuration error for text that is not a single expression, for an unknown column or function, and for
-/// operands of the wrong types.
+/// operands of the wrong types, and for operations that are nested too deeply to be computed.
 pub fn check(sql: &str, columns: &Columns, place: &str) -> Result<Expression> {
+    if sql.len() <= SHORT {
+        return parse_and_check(sql, columns, place);
+    }
+    // The parser nests as deeply as the text says, for example by `not not not`.
+    let check = || parse_and_check(sql, columns, place);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, check);
+        let thread = thread.map_err(Error::engine("starting a thread"))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// The length in bytes up to which a text is parsed on the stack that there is.
+const SHORT: usize = 48;
+/// The bytes of the stack on which a longer text is parsed. The system gives as much of them as is used.
+const STACK: usize = 1 << 29;
+/// The greatest number of operations within each other.
+const DEEPEST: usize = 64;
+/// The number of conditions in a row from which on they are joined in pairs.
+const MANY: usize = 64;
+
+fn parse_and_check(sql: &str, columns: &Columns, place: &str) -> Result<Expression> {
     let parsed = Parser::new(&GenericDialect {}).try_with_sql(sql).and_then(|mut parser| {
         let expression = parser.parse_expr()?;
         match parser.peek_token().token {
@@ -32,7 +56,7 @@ pub fn check(sql: &str, columns: &Columns, place: &str) -> Result<Expression> {
         let (place, sql) = (place.to_owned(), sql.to_owned());
         ExpressionProblem::Syntax { place, sql, error }
     })?;
-    Checker { columns, place, sql }.expression(&parsed)
+    Checker::new(columns, place, sql).expression(&parsed)
 }
 
 /// Like [`check`], for an expression that must have type `ty`. Numbers, dates and null are converted
@@ -42,7 +66,7 @@ pub fn check(sql: &str, columns: &Columns, place: &str) -> Result<Expression> {
 /// The same errors as [`check`], and a configuration error for an expression of another type.
 pub fn check_as(sql: &str, ty: Type, columns: &Columns, place: &str) -> Result<Expression> {
     let expression = check(sql, columns, place)?;
-    let checker = Checker { columns, place, sql };
+    let checker = Checker::new(columns, place, sql);
     if expression.ty == ty {
         return Ok(expression);
     }
@@ -73,15 +97,33 @@ struct Checker<'a> {
     columns: &'a Columns,
     place: &'a str,
     sql: &'a str,
+    /// The number of operations that the one which is checked is in.
+    depth: Cell<usize>,
 }
 
-impl Checker<'_> {
+impl<'a> Checker<'a> {
+    fn new(columns: &'a Columns, place: &'a str, sql: &'a str) -> Self {
+        Self { columns, place, sql, depth: Cell::new(0) }
+    }
+
     fn error(&self, fault: impl Into<String>, hint: &'static str) -> Error {
         let (place, sql) = (self.place.to_owned(), self.sql.to_owned());
         ExpressionProblem::Meaning { place, sql, fault: fault.into(), hint }.into()
     }
 
     fn expression(&self, parsed: &ast::Expr) -> Result<Expression> {
+        let depth = self.depth.get();
+        if depth == DEEPEST {
+            let fault = format!("has more than {DEEPEST} operations within each other");
+            return Err(self.error(fault, "give a part of it a name of its own"));
+        }
+        self.depth.set(depth + 1);
+        let checked = self.operation(parsed);
+        self.depth.set(depth);
+        checked
+    }
+
+    fn operation(&self, parsed: &ast::Expr) -> Result<Expression> {
         use ast::Expr;
         match parsed {
             Expr::Identifier(name) => self.column(&name.value),
@@ -109,6 +151,10 @@ impl Checker<'_> {
                 format!("has `{parsed}` where a value is required"),
                 "an interval is added to a timestamp or subtracted from it",
             )),
+            Expr::BinaryOp { op: BinaryOperator::And, .. } => {
+                self.conditions(parsed, Operator::And)
+            }
+            Expr::BinaryOp { op: BinaryOperator::Or, .. } => self.conditions(parsed, Operator::Or),
             Expr::BinaryOp { left, op, right } => {
                 self.binary(op, self.expression(left)?, self.expression(right)?)
             }
@@ -186,6 +232,22 @@ impl Checker<'_> {
                 "the subset is listed in docs/expressions.md",
             )),
         }
+    }
+
+    /// Conditions in a row that are joined by `and` or by `or`.
+    fn conditions(&self, parsed: &ast::Expr, operator: Operator) -> Result<Expression> {
+        let own = if operator == Operator::And { BinaryOperator::And } else { BinaryOperator::Or };
+        let mut conditions = Vec::new();
+        let mut rest = parsed;
+        while let ast::Expr::BinaryOp { left, op, right } = rest
+            && *op == own
+        {
+            conditions.push(right.as_ref());
+            rest = left;
+        }
+        conditions.push(rest);
+        let checked = conditions.into_iter().rev().map(|condition| self.boolean(condition));
+        Ok(joined(operator, checked.collect::<Result<Vec<_>>>()?))
     }
 
     /// A timestamp moved by an interval, forward or backward by the sign of `times`.
@@ -275,12 +337,6 @@ impl Checker<'_> {
         b: Expression,
     ) -> Result<Expression> {
         let comparison = match operator {
-            BinaryOperator::And | BinaryOperator::Or => {
-                let operator =
-                    if *operator == BinaryOperator::And { Operator::And } else { Operator::Or };
-                let (a, b) = (self.want_boolean(a)?, self.want_boolean(b)?);
-                return Ok(binary(operator, a, b, Type::Boolean));
-            }
             BinaryOperator::Eq => Operator::Equal,
             BinaryOperator::NotEq => Operator::NotEqual,
             BinaryOperator::Lt => Operator::Less,
@@ -559,6 +615,17 @@ fn boolean(value: bool) -> Expression {
 
 fn binary(operator: Operator, a: Expression, b: Expression, ty: Type) -> Expression {
     Expression { node: Node::Binary(operator, Box::new(a), Box::new(b)), ty }
+}
+
+/// Joins conditions from the first to the last, or many of them in pairs, so that they are not nested as deeply.
+fn joined(operator: Operator, mut conditions: Vec<Expression>) -> Expression {
+    let both = |a, b| binary(operator, a, b, Type::Boolean);
+    if conditions.len() > MANY {
+        let second = conditions.split_off(conditions.len() / 2);
+        return both(joined(operator, conditions), joined(operator, second));
+    }
+    let joined = conditions.into_iter().reduce(both);
+    joined.unwrap_or_else(|| boolean(operator == Operator::And))
 }
 
 fn is_null(expression: Expression) -> Expression {
