@@ -71,6 +71,7 @@ outside:
     tests/outside/run.sh schemas
     tests/outside/run.sh cloud
     tests/outside/run.sh delta
+    tests/outside/run.sh damage
 
 # Run on S3 (moto) and, where AZURITE names its program, on Azure
 cloud:

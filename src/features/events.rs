@@ -5,6 +5,7 @@
 //! or have changed. Both return the same rows.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use arrow_array::RecordBatch;
 use serde::{Deserialize, Serialize};
@@ -112,13 +113,21 @@ impl BuildReport {
     ///
     /// # Errors
     /// A contract violation if it is above the limit.
-    pub fn check_rejected(&self, source: &SourcePlan) -> Result<()> {
+    pub fn check_rejected<'a>(
+        &self,
+        source: &SourcePlan,
+        files: impl Iterator<Item = (&'a PathBuf, &'a BTreeMap<String, u64>)>,
+    ) -> Result<()> {
         let rejected: u64 = self.rejected.values().sum();
         if rejected as f64 <= source.max_rejected_share * self.events as f64 {
             return Ok(());
         }
+        let counted = files.map(|(file, reasons)| (reasons.values().sum(), file));
+        // Of several files with as many, the first by name is told.
+        let most = counted.max_by_key(|(count, file)| (*count, std::cmp::Reverse(*file)));
+        let (most, file) = most.map(|(count, file)| (count, file.clone())).unwrap_or_default();
         let (events, reasons) = (self.events, self.rejected.clone());
-        Err(FeatureProblem::UnusableEvents { rejected, events, reasons }.into())
+        Err(FeatureProblem::UnusableEvents { rejected, events, reasons, file, most }.into())
     }
 
     /// Checks for events of unknown customers, once all shards have been counted.

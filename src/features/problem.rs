@@ -2,6 +2,7 @@
 //! snapshots.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::error::Problem;
 use crate::exit::Exit;
@@ -38,8 +39,15 @@ pub enum FeatureProblem {
     AgainstWithoutPsi { place: String },
     #[error("{place}: expects nothing")]
     EmptyExpectation { place: String },
-    #[error("{rejected} of {events} events cannot be used ({})", counts(reasons))]
-    UnusableEvents { rejected: u64, events: u64, reasons: BTreeMap<String, u64> },
+    #[error("{rejected} of {events} events cannot be used ({}), {most} of them in {}", counts(reasons), file.display())]
+    UnusableEvents {
+        rejected: u64,
+        events: u64,
+        reasons: BTreeMap<String, u64>,
+        /// The file that has the most of them.
+        file: PathBuf,
+        most: u64,
+    },
     #[error("{events} events belong to customers that are not in the profile")]
     Orphans { events: u64 },
     #[error("the sum {column} of customer {customer} is {sum}, too large to hold")]

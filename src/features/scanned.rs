@@ -29,6 +29,7 @@ use crate::shard::{Shard, Shards};
 use crate::sources::profile::Entities;
 use crate::sources::scan::{Scan, Scanned};
 use crate::sources::{Orphans, SourcePlan};
+use crate::sources::{POSSIBLE, is_blank};
 
 const KEY: &str = "customer360_id";
 const ID: &str = "event_id";
@@ -71,9 +72,10 @@ impl<'a> ScannedEvents<'a> {
     ) -> Result<Self> {
         let layout = Layout::new(plans, source.has_ingestion());
         let records = Records::new(reading.shards, reading.memory, reading.folder)?;
-        let mut report = read(source, plans, &layout, &records)?.report;
+        let Read { mut report, files } = read(source, plans, &layout, &records)?;
         report.spilled_bytes = records.spilled_bytes();
-        report.check_rejected(source)?;
+        let files = source.table.files.iter().zip(files.iter().map(|file| &file.rejected));
+        report.check_rejected(source, files)?;
         Ok(Self { source, plans, layout, records, report })
     }
 }
@@ -131,20 +133,25 @@ fn outputs(plan: &FeaturePlan, rows: &RecordBatch, scale: Scale) -> Result<Recor
 }
 
 /// The reasons for which an event cannot be used, in order of precedence.
-const REASONS: [&str; 6] = [
+pub(super) const REASONS: [&str; 11] = [
     "customer360_id is null",
     "event_id is null",
     "event_type is null",
     "event_ts is null",
     "a number is not finite",
     "the currency is another",
+    "customer360_id is blank",
+    "event_id is blank",
+    "event_type is blank",
+    "event_ts is before 1900 or after 2199",
+    "a number has too many digits",
 ];
 
-/// The counts of a scan. `files` has the counts of each file of the source if the layout keeps the file of
-/// each event.
+/// The counts of a scan.
 #[derive(Debug, Default)]
 pub(super) struct Read {
     pub report: BuildReport,
+    /// The counts of each file of the source.
     pub files: Vec<FileRead>,
 }
 
@@ -194,11 +201,10 @@ pub(super) fn read(
             None => Visible::of(plans),
         },
     };
-    let files = if layout.files.is_some() { source.table.files.len() } else { 0 };
-    let begin = || (records.scatterer(), vec![FileRead::default(); files.max(1)]);
+    let files = source.table.files.len();
+    let begin = || (records.scatterer(), vec![FileRead::default(); files]);
     let take = |(scatterer, read): &mut (Scatterer<'_>, Vec<FileRead>), scanned: Scanned| {
-        let file = if layout.files.is_some() { scanned.file } else { 0 };
-        reader.take(&scanned, scatterer, &mut read[file])
+        reader.take(&scanned, scatterer, &mut read[scanned.file])
     };
     let mut read = Read { files: vec![FileRead::default(); files], ..Read::default() };
     let scan = Scan::new(source, &select)?.before(reader.visible.before);
@@ -209,9 +215,7 @@ pub(super) fn read(
             for (reason, count) in &file.rejected {
                 *read.report.rejected.entry(reason.clone()).or_default() += count;
             }
-            if let Some(all) = read.files.get_mut(place) {
-                all.add(file);
-            }
+            read.files[place].add(file);
         }
     }
     Ok(read)
@@ -300,7 +304,8 @@ impl Reader<'_> {
     fn seen(&self, scanned: &Scanned) -> Vec<bool> {
         let before = |column: &ArrayRef, limit: i64| -> Vec<bool> {
             let times = column.as_primitive::<TimestampMicrosecondType>().iter();
-            times.map(|time| time.is_none_or(|time| time < limit)).collect()
+            let all = limit == i64::MAX;
+            times.map(|time| all || time.is_none_or(|time| time < limit)).collect()
         };
         let mut seen = before(scanned.column(TIME), self.visible.before);
         if self.layout.ingestion {
@@ -332,6 +337,15 @@ impl Reader<'_> {
         if let Some(own) = self.currency {
             let currencies = scanned.column(CURRENCY).as_string::<i32>();
             refuse(5, &|row| currencies.is_valid(row) && currencies.value(row) != own);
+        }
+        for (place, name) in [KEY, ID, KIND].into_iter().enumerate() {
+            let texts = scanned.column(name).as_string::<i32>();
+            refuse(6 + place, &|row| texts.is_valid(row) && is_blank(texts.value(row)));
+        }
+        let times = scanned.column(TIME).as_primitive::<TimestampMicrosecondType>();
+        refuse(9, &|row| times.is_valid(row) && !POSSIBLE.contains(&times.value(row)));
+        if let Some(out_of_range) = &scanned.out_of_range {
+            refuse(10, &|row| out_of_range.value(row));
         }
         reasons
     }

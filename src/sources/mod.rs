@@ -117,8 +117,9 @@ pub struct EventsSpec {
     pub event_types: Vec<String>,
     /// The maximum share of unusable rows, 0 to 1. A run refuses to continue if the share is higher.
     ///
-    /// A row is unusable if its key, time or type is null, if its currency is not that of the project, or if
-    /// a number is not finite. Unusable rows are left out and counted.
+    /// A row is unusable if its key, identifier, time or type is null or blank, if its time is before 1900 or after
+    /// 2199, if its currency is not that of the project, or if a number is not finite or has too many digits.
+    /// Unusable rows are left out and counted.
     #[serde(default)]
     pub max_rejected_share: f64,
 }
@@ -192,6 +193,15 @@ const EVENT_COLUMNS: [(&str, Option<Type>, bool); 13] = [
     ("amount", Some(Type::Money), false),
     ("currency", Some(Type::Text), false),
 ];
+
+/// When an event can have happened, in microseconds since 1970: from 1900 to 2199. What lies outside has another unit or
+/// stands for an unknown time.
+pub const POSSIBLE: std::ops::Range<i64> = -2_208_988_800_000_000..7_258_118_400_000_000;
+
+/// Whether a text has nothing to read, so that it names nothing.
+pub fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
+}
 
 impl SourcePlan {
     /// The same source, restricted to the events of one customer.
@@ -350,6 +360,17 @@ fn event_mapping(
             (Some(expression), None) => {
                 let ty = if expression.ty == Type::Text { Type::Text } else { Type::Integer };
                 mapping.insert(name.to_owned(), canonical(expression, ty, name, place)?);
+            }
+            (None, _) if table.get(name).is_some() => {
+                let ty =
+                    table.schema.field_with_name(name).map(|field| field.data_type().to_string());
+                let problem = SourceProblem::UnreadType {
+                    file: table.files[0].clone(),
+                    column: name.to_owned(),
+                    ty: ty.unwrap_or_default(),
+                    place: place.to_owned(),
+                };
+                return Err(problem.into());
             }
             (None, _) if required => {
                 let problem = SourceProblem::Unmapped {

@@ -55,6 +55,9 @@ pub enum SourceProblem {
     MixedZones { file: PathBuf, zoned: Vec<String>, naive: Vec<String> },
     #[error("the column {column} is {ty} in {} but {other_type} in {}", file.display(), other.display())]
     MixedTypes { column: String, file: PathBuf, ty: DataType, other: PathBuf, other_type: DataType },
+    /// The column has a meaning for events, but no expression can use its type.
+    #[error("{}: the column {column} has type {ty}, which is not read", file.display())]
+    UnreadType { file: PathBuf, column: String, ty: String, place: String },
     /// The column is required, and no setting below `place` maps it.
     #[error("{}: the column {column} is missing", file.display())]
     Unmapped { file: PathBuf, column: String, place: String, found: Vec<String> },
@@ -69,7 +72,7 @@ pub enum SourceProblem {
     EntityType { file: PathBuf, column: String, wanted: &'static str },
     #[error("{} has no rows", file.display())]
     NoRows { file: PathBuf, required: &'static str },
-    #[error("{}: column {column}: row {row} is null", file.display())]
+    #[error("{}: column {column}: row {row} is null or blank", file.display())]
     NullKey { file: PathBuf, column: String, row: usize, required: &'static str },
     #[error("{}: column {column}: {key} occurs more than once", file.display())]
     RepeatedKey { file: PathBuf, column: String, key: String, required: String },
@@ -119,6 +122,11 @@ impl Problem for SourceProblem {
             }
             Self::MixedTypes { .. } => {
                 "neither type holds the values of the other; write the older files again, or map them apart"
+            }
+            Self::UnreadType { column, place, .. } => {
+                return Some(format!(
+                    "convert it where the file is written, rename it, or map another column under {place} columns, {column} = \"…\""
+                ));
             }
             Self::Unmapped { column, place, found, .. } => {
                 let found = found.join(", ");

@@ -13,7 +13,7 @@ use arrow_array::types::Float64Type;
 use arrow_array::{
     Array, ArrayRef, BooleanArray, RecordBatch, StringArray, UInt32Array, new_empty_array,
 };
-use arrow_buffer::BooleanBuffer;
+use arrow_buffer::{BooleanBuffer, NullBuffer};
 use arrow_schema::{DataType, Field, Schema};
 use hashbrown::HashMap;
 use rayon::prelude::*;
@@ -24,7 +24,7 @@ use super::pruning;
 use super::{LookupPlan, SourceContext, SourcePlan, SourceProblem};
 use crate::error::{Error, Result};
 use crate::expression::polars::{arrow_type, evaluate};
-use crate::expression::{Expression, Node};
+use crate::expression::{Expression, Node, Type};
 
 const KEY: &str = "customer360_id";
 const CONTEXT: &str = "scanning a source";
@@ -55,6 +55,8 @@ pub struct Scanned {
     pub rows: RecordBatch,
     /// For each row, whether it contains a number that is not finite. It is None if no row does.
     pub not_finite: Option<BooleanBuffer>,
+    /// For each row, whether it contains a number that has more digits than are kept. It is None if no row does.
+    pub out_of_range: Option<BooleanBuffer>,
 }
 
 impl Scanned {
@@ -167,7 +169,7 @@ impl<'a> Scan<'a> {
     /// Evaluates the expressions over a raw batch. Returns None if the scan is restricted to one customer and
     /// no row belongs to this customer.
     fn evaluate(&self, file: usize, batch: &RecordBatch) -> Result<Option<Scanned>> {
-        let mut raw = self.raw(file, batch)?;
+        let (mut raw, mut lost) = self.raw(file, batch)?;
         if let (Some(wanted), Some(key)) = (&self.source.only, &self.key) {
             let named = [("\u{0}key".to_owned(), key.clone())];
             let keys = compute(&named, &raw, &self.source.context)?.remove(0);
@@ -178,19 +180,36 @@ impl<'a> Scan<'a> {
             }
             raw = arrow_select::filter::filter_record_batch(&raw, &own)
                 .map_err(Error::engine(CONTEXT))?;
+            lost = lost.map(|lost| own.values().set_indices().map(|row| lost.value(row)).collect());
         }
         let columns = compute(&self.select, &raw, &self.source.context)?;
+        for ((_, expression), made) in self.select.iter().zip(&columns) {
+            // Money is made of a column by this conversion alone, and not of what others have decided to be null.
+            if let (Type::Money, Node::Cast(inner)) = (expression.ty, &expression.node)
+                && let Node::Column(name) = &inner.node
+                && let Some(from) = raw.column_by_name(name)
+            {
+                lost = either(lost, lost_values(from, made));
+            }
+        }
         let fields = self.select.iter().zip(&columns);
         let fields = fields.map(|((name, _), a)| Field::new(name, a.data_type().clone(), true));
         let rows = batch_of(fields.collect(), columns, raw.num_rows())?;
-        Ok(Some(Scanned { file, rows, not_finite: not_finite(self.read_doubles(&raw)) }))
+        let not_finite = not_finite(self.read_doubles(&raw));
+        Ok(Some(Scanned { file, rows, not_finite, out_of_range: lost }))
     }
 
-    /// The raw columns that the expressions use. Columns of lookups are named `lookup.column`.
-    fn raw(&self, file: usize, batch: &RecordBatch) -> Result<RecordBatch> {
+    /// The raw columns that the expressions use, and the rows in which they have lost a number that has too many digits.
+    /// Columns of lookups are named `lookup.column`.
+    fn raw(
+        &self,
+        file: usize,
+        batch: &RecordBatch,
+    ) -> Result<(RecordBatch, Option<BooleanBuffer>)> {
         let (table, context) = (&self.source.table, &self.source.context);
         let rows = batch.num_rows();
         let (mut fields, mut arrays) = (Vec::new(), Vec::new());
+        let mut lost = None;
         for name in &self.columns {
             let Some(column) = table.get(name) else { continue };
             let array: ArrayRef = match column.hive {
@@ -203,7 +222,11 @@ impl<'a> Scan<'a> {
                 false => {
                     let array = batch.column_by_name(name);
                     let array = array.ok_or_else(|| missing(table, file, name))?;
-                    normalize(array, column.ty, context)?
+                    let normal = normalize(array, column.ty, context)?;
+                    if matches!(column.ty, RawType::Integer | RawType::Decimal(_)) {
+                        lost = either(lost, lost_values(array, &normal));
+                    }
+                    normal
                 }
             };
             fields.push(Field::new(name, array.data_type().clone(), true));
@@ -217,7 +240,7 @@ impl<'a> Scan<'a> {
                 arrays.push(array);
             }
         }
-        batch_of(fields, arrays, rows)
+        Ok((batch_of(fields, arrays, rows)?, lost))
     }
 
     /// The columns of floating-point numbers that were read, in which a value may not be finite.
@@ -335,6 +358,24 @@ fn distinct(texts: &StringArray) -> Option<(StringArray, UInt32Array)> {
     Some((StringArray::from(distinct), codes.into()))
 }
 
+/// The rows that have a value in `from` and none in `to`; `None` if there are none.
+fn lost_values(from: &ArrayRef, to: &ArrayRef) -> Option<BooleanBuffer> {
+    (to.logical_null_count() > from.logical_null_count()).then(|| {
+        let (before, after) = (from.logical_nulls(), to.logical_nulls());
+        let is_null =
+            |nulls: &Option<NullBuffer>, row| nulls.as_ref().is_some_and(|n| n.is_null(row));
+        BooleanBuffer::collect_bool(to.len(), |row| is_null(&after, row) && !is_null(&before, row))
+    })
+}
+
+/// The rows that are in one of two sets.
+fn either(a: Option<BooleanBuffer>, b: Option<BooleanBuffer>) -> Option<BooleanBuffer> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(&a | &b),
+        (a, b) => a.or(b),
+    }
+}
+
 fn not_finite<'a>(columns: impl Iterator<Item = &'a ArrayRef>) -> Option<BooleanBuffer> {
     let mut found: Option<BooleanBuffer> = None;
     for column in columns {
@@ -343,8 +384,7 @@ fn not_finite<'a>(columns: impl Iterator<Item = &'a ArrayRef>) -> Option<Boolean
         if values.values().iter().all(|value| value.is_finite()) {
             continue;
         }
-        let own = BooleanBuffer::collect_bool(values.len(), is_bad);
-        found = Some(found.map_or_else(|| own.clone(), |found| &found | &own));
+        found = either(found, Some(BooleanBuffer::collect_bool(values.len(), is_bad)));
     }
     found
 }

@@ -3,6 +3,7 @@
 mod bucket;
 mod bucket_server;
 mod cli;
+mod corpus;
 mod delta;
 mod exports;
 mod expressions;

@@ -58,7 +58,8 @@ impl KeptTimelines {
         let records = Records::new(keeping.shards, keeping.memory, transaction.scratch())?;
         run.read(source, plans, &records)?;
         let report = run.report(records.spilled_bytes());
-        report.check_rejected(source)?;
+        let files = run.manifest.files.values().map(|file| (&file.path, &file.rejected));
+        report.check_rejected(source, files)?;
         Ok(Self { run, records, report })
     }
 

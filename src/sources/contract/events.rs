@@ -12,7 +12,7 @@ use super::{Checks, Status};
 use crate::error::Result;
 use crate::expression::Expression;
 use crate::sources::scan::{Scan, Scanned};
-use crate::sources::{Ingestion, SourcePlan};
+use crate::sources::{Ingestion, POSSIBLE, SourcePlan, is_blank};
 use crate::time::{DAY, Instant};
 
 /// The facts about some events that the contract is checked against. The facts of several files add up.
@@ -65,7 +65,13 @@ impl EventFacts {
             let column = scanned.column(name);
             count(&null(name), &|row| column.is_null(row));
         }
+        for name in NAMES.into_iter().filter(|name| has(name)) {
+            let texts = texts(scanned, name);
+            count(&blank(name), &|row| texts.is_valid(row) && is_blank(texts.value(row)));
+        }
         count(INFINITE, &|row| scanned.not_finite.as_ref().is_some_and(|bad| bad.value(row)));
+        count(DIGITS, &|row| scanned.out_of_range.as_ref().is_some_and(|bad| bad.value(row)));
+        count(TIME, &|row| happened.is_valid(row) && !POSSIBLE.contains(&happened.value(row)));
         if has("amount") {
             let amounts = scanned.column("amount").as_primitive::<Decimal128Type>();
             let is_sale = |row| types.is_valid(row) && types.value(row) == "purchase";
@@ -127,6 +133,8 @@ impl EventFacts {
 }
 
 const INFINITE: &str = "not finite";
+const DIGITS: &str = "too many digits";
+const TIME: &str = "impossible time";
 const NEGATIVE: &str = "negative amount";
 const NO_AMOUNT: &str = "no amount";
 const QUANTITY: &str = "negative quantity";
@@ -136,6 +144,13 @@ const LATE: &str = "late";
 fn null(column: &str) -> String {
     format!("{column} null")
 }
+
+fn blank(column: &str) -> String {
+    format!("{column} blank")
+}
+
+/// The columns whose text must name something.
+const NAMES: [&str; 3] = ["customer360_id", "event_id", "event_type"];
 
 /// The canonical columns that have a mapping.
 fn columns(source: &SourcePlan) -> Vec<(String, Expression)> {
@@ -232,9 +247,34 @@ pub fn check_events(
         let status = if required { unusable(nulls) } else { Status::Ok };
         let found = format!("{}, {nulls} null", expression.ty.name());
         checks.add(name.clone(), found, status, "such rows are rejected");
+        let blanks = get(&blank(name));
+        if blanks > 0 {
+            checks.count(
+                format!("{name}: blank"),
+                blanks,
+                unusable(blanks),
+                "such rows are rejected",
+            );
+        }
     }
     let infinite = get(INFINITE);
     checks.count("numbers that are not finite", infinite, unusable(infinite), "write null instead");
+    for (what, name, hint) in [
+        (
+            DIGITS,
+            "numbers with too many digits",
+            "money has 18 digits, an integer 19; such rows are rejected",
+        ),
+        (
+            TIME,
+            "times before 1900 or after 2199",
+            "check the unit of event_ts; such rows are rejected",
+        ),
+    ] {
+        if get(what) > 0 {
+            checks.count(name, get(what), unusable(get(what)), hint);
+        }
+    }
     if let Some(future) = future {
         checks.add("events at or after the as-of", future, Status::Ok, "");
     }

@@ -37,10 +37,21 @@ const ODDITIES: [Oddity; 4] = [
     Oddity {
         field: "date_of_birth",
         check: "not a date",
-        fits: |value| value.len() <= 10 && value.bytes().all(|b| b.is_ascii_digit() || b == b'-'),
+        fits: is_birth,
         hint: "no age is computed from them",
     },
 ];
+
+/// Whether a text is a year, a month or a day, such as `1984`, `1984-05` or `1984-05-02`, on which a living person can
+/// have been born.
+fn is_birth(text: &str) -> bool {
+    let parts: Vec<&str> = text.trim().split('-').collect();
+    let (Some(year), 1..=3) = (parts[0].parse().ok(), parts.len()) else { return false };
+    let part = |place: usize| parts.get(place).map_or(Some(1), |part| part.parse().ok());
+    let (month, day) = (part(1), part(2));
+    let date = month.zip(day).and_then(|(m, d)| chrono::NaiveDate::from_ymd_opt(year, m, d));
+    parts[0].len() == 4 && (1880..2100).contains(&year) && date.is_some()
+}
 
 /// The facts about profile rows that the contract is checked against. The facts of different rows add up.
 #[derive(Debug, Clone, Default)]
@@ -99,7 +110,12 @@ pub fn check_profile(
     let first = profile.first_null.as_ref();
     let first = first
         .map(|(file, row)| format!("every customer needs a key: {} row {row}", file.display()));
-    checks.count("customer360_id: null", profile.nulls, violation, &first.unwrap_or_default());
+    checks.count(
+        "customer360_id: null or blank",
+        profile.nulls,
+        violation,
+        &first.unwrap_or_default(),
+    );
     let first = facts.first_duplicate.as_ref();
     let first = first.map(|key| format!("merge them upstream: {key} occurs more than once"));
     let hint = first.unwrap_or_default();
@@ -116,5 +132,29 @@ pub fn check_profile(
     for (field, nulls) in fields.iter().zip(&facts.nulls).filter(|(f, _)| is_known(f.name())) {
         let ty = crate::schema::type_name(field.data_type(), false);
         checks.add(field.name().clone(), format!("{ty}, {nulls} null"), Status::Ok, "");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_birth;
+
+    #[test]
+    fn a_birth_is_a_day_a_month_or_a_year() {
+        for text in ["1984", "1984-05", "1984-05-02", "2000-02-29", " 1984-5-2 "] {
+            assert!(is_birth(text), "{text}");
+        }
+        for text in [
+            "",
+            "84",
+            "3000-01-01",
+            "1962-13-45",
+            "1999-02-29",
+            "1984-05-02-01",
+            "May",
+            "0001-01-01",
+        ] {
+            assert!(!is_birth(text), "{text}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use arrow_array::{Array, BooleanArray, RecordBatch, UInt32Array};
+use arrow_array::{BooleanArray, RecordBatch, UInt32Array};
 use arrow_schema::{Field, Schema, SchemaRef};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
@@ -16,8 +16,8 @@ use super::plan::{Origin, ProfilePlan};
 use super::rows::{Entities, KEY, KeyFaults, keys};
 use crate::error::{Error, Result};
 use crate::shard::{self, Shard, Shards};
-use crate::sources::SourceProblem;
-use crate::store::parquet::{self, concat, sort_by_key, take};
+use crate::sources::{SourceProblem, is_blank};
+use crate::store::parquet::{concat, sort_by_key, take};
 use crate::store::spill::Spill;
 use crate::time::Instant;
 
@@ -113,9 +113,10 @@ impl ProfilePlan {
         let mut tasks = Vec::new();
         for file in &self.table.files {
             let mut first_row = 1;
-            for (row_group, rows) in parquet::row_groups(file)?.into_iter().enumerate() {
+            let metadata = self.table.metadata(file)?;
+            for (row_group, group) in metadata.metadata().row_groups().iter().enumerate() {
                 tasks.push(Task { file, row_group, first_row });
-                first_row += rows;
+                first_row += group.num_rows() as usize;
             }
         }
         let schema = match tasks.first() {
@@ -184,13 +185,12 @@ impl ProfilePlan {
         for batch in self.table.batches(task.file, Some(&raw), Some(task.row_group))? {
             let mut batch = self.map(columns, &batch?, task.file)?;
             let rows = batch.num_rows();
-            let nulls = keys(&batch)?.null_count();
-            if nulls > 0 {
-                let keys = keys(&batch)?;
-                let null = (0..rows).find(|row| keys.is_null(*row)).unwrap_or_default();
-                found.first_null.get_or_insert((task.file.to_owned(), first_row + null));
-                found.nulls += nulls as u64;
-                let own: BooleanArray = (0..rows).map(|row| Some(keys.is_valid(row))).collect();
+            let named = keys(&batch)?.iter().map(|key| key.is_some_and(|key| !is_blank(key)));
+            let named: Vec<bool> = named.collect();
+            if let Some(nameless) = named.iter().position(|named| !named) {
+                found.first_null.get_or_insert((task.file.to_owned(), first_row + nameless));
+                found.nulls += named.iter().filter(|named| !**named).count() as u64;
+                let own = BooleanArray::from(named);
                 batch = arrow_select::filter::filter_record_batch(&batch, &own)
                     .map_err(Error::engine("reading the profile"))?;
             }
