@@ -21,6 +21,7 @@ use crate::exit::Exit;
 use crate::export::online::OnlineStore;
 use crate::report::{Output, Progress};
 use crate::simulate::Options;
+use crate::store::StoreProblem;
 
 /// Renders the reference of all commands and options as Markdown.
 pub fn reference() -> String {
@@ -81,7 +82,7 @@ pub fn main() -> Exit {
         }
     };
     start_logging(&cli.global);
-    match execute(&cli, &origins) {
+    match healed(&cli, &origins) {
         Ok((output, exit)) => {
             print(&output, cli.global.format);
             exit
@@ -107,7 +108,28 @@ impl Push {
     }
 }
 
-fn execute(cli: &Cli, origins: &Origins) -> Result<(Output, Exit)> {
+/// Runs the command. Where the timelines that the store keeps are damaged, a command that writes them runs again and
+/// reads all events.
+fn healed(cli: &Cli, origins: &Origins) -> Result<(Output, Exit)> {
+    let writes = matches!(
+        cli.command,
+        Command::Train { .. }
+            | Command::Score(_)
+            | Command::Run(_)
+            | Command::Features(Features::Build { .. })
+    );
+    match execute(cli, origins, false) {
+        Err(error)
+            if writes && matches!(error.problem(), Some(StoreProblem::DamagedTimelines { .. })) =>
+        {
+            tracing::warn!("{error}: all event files are read again, and it is written anew");
+            execute(cli, origins, true)
+        }
+        outcome => outcome,
+    }
+}
+
+fn execute(cli: &Cli, origins: &Origins, reread: bool) -> Result<(Output, Exit)> {
     let global = &cli.global;
     let fits = match global.format {
         Format::Text | Format::Json => true,
@@ -127,6 +149,7 @@ fn execute(cli: &Cli, origins: &Origins) -> Result<(Output, Exit)> {
         store: global.store.clone(),
         memory: global.memory.clone(),
         root: global.root,
+        reread,
         origins: origins.settings(),
     };
     let project = || Project::load(&global.project, &overrides);
@@ -204,6 +227,9 @@ fn execute(cli: &Cli, origins: &Origins) -> Result<(Output, Exit)> {
         }
         Command::Models(Models::Promote { name, version }) => {
             commands::models::promote(&project()?, name, version)?
+        }
+        Command::Models(Models::Adopt { name, version }) => {
+            commands::adopt::adopt(&project()?, name, version)?
         }
         Command::Models(Models::Rollback { name }) => {
             commands::models::roll_back(&project()?, name)?

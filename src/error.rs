@@ -169,6 +169,18 @@ impl Error {
         false
     }
 
+    /// The problem of one kind that a module has declared; `None` for another error.
+    pub fn problem<P: Problem>(&self) -> Option<&P> {
+        match self {
+            Self::Problem(AnyProblem(problem)) => {
+                let error: &dyn std::error::Error = &**problem;
+                error.downcast_ref()
+            }
+            Self::Located { error, .. } => error.problem(),
+            _ => None,
+        }
+    }
+
     /// The exit status of a run that ends with this error.
     pub fn exit(&self) -> Exit {
         match self {

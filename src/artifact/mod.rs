@@ -11,6 +11,8 @@ pub mod lifetime_value;
 pub mod purchases;
 pub mod rfm;
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 pub use self::affinity::AffinityArtifact;
@@ -22,7 +24,7 @@ pub use self::lifetime_value::LifetimeValueArtifact;
 pub use self::rfm::RfmArtifact;
 use crate::error::Result;
 use crate::features::plan::AsOf;
-use crate::store::{FORMAT_VERSION, Root, Store, StoreProblem};
+use crate::store::{FORMAT_VERSION, Root, Store, StoreProblem, unless_damaged};
 use crate::time::Instant;
 
 /// The trained model of an artifact, by kind.
@@ -75,12 +77,10 @@ impl Artifact {
             Trained::LifetimeValue(model) => serde_json::to_string(&model.spec),
         };
         let spec = hash(spec.unwrap_or_default().as_bytes());
-        let text = serde_json::to_string(&model).unwrap_or_default();
-        let version = format!("{}-{}", as_of.at.folder(), &hash(text.as_bytes())[..8]);
         Self {
             format_version: FORMAT_VERSION,
             name: name.to_owned(),
-            version,
+            version: version(as_of.at, &model),
             as_of: as_of.at,
             known_at: as_of.known_at,
             data_fingerprint: data.to_owned(),
@@ -91,17 +91,30 @@ impl Artifact {
 
     /// Reads and checks one version of a model.
     pub fn load(store: &Store, root: &Root, name: &str, version: &str) -> Result<Self> {
-        let relative = format!("models/{name}/{version}/model.json");
+        let relative = path(name, version);
         let artifact: Self = store.read_json(root, &relative)?;
-        if let Trained::Classifier(model) = &artifact.model {
-            let terms: Vec<String> =
-                model.preprocessing.terms().into_iter().map(|(n, _)| n).collect();
-            let fits = model.estimator.fits(terms.len());
-            if terms != model.terms || !fits {
-                return Err(StoreProblem::EditedModel { path: store.file(root, &relative)? }.into());
-            }
-        }
+        artifact.check(&store.file(root, &relative)?)?;
         Ok(artifact)
+    }
+
+    /// Reads one version of a model whose file was edited after its training, as the version that it is now.
+    pub fn edited(store: &Store, root: &Root, name: &str, from: &str) -> Result<Self> {
+        let relative = path(name, from);
+        let artifact: Self = store.read_edited_json(root, &relative)?;
+        artifact.check(&store.file_in_parts(root, &relative)?)?;
+        let version = version(artifact.as_of, &artifact.model);
+        Ok(Self { version, name: name.to_owned(), ..artifact })
+    }
+
+    /// Checks that the numbers of a classifier belong to its inputs.
+    fn check(&self, path: &Path) -> Result<()> {
+        let Trained::Classifier(model) = &self.model else { return Ok(()) };
+        let terms: Vec<String> = model.preprocessing.terms().into_iter().map(|(n, _)| n).collect();
+        let fits = model.estimator.fits(terms.len());
+        match terms == model.terms && fits {
+            true => Ok(()),
+            false => Err(StoreProblem::EditedModel { path: path.to_owned() }.into()),
+        }
     }
 
     /// Finds the version to score `as_of` with.
@@ -111,8 +124,8 @@ impl Artifact {
     /// outcomes from after the as-of.
     ///
     /// # Errors
-    /// Returns an error if the champion qualifies by its as-of but cannot be read. Other versions that
-    /// cannot be read are skipped.
+    /// Returns an error if the champion qualifies by its as-of but cannot be read, or if a version is damaged. Other
+    /// versions that cannot be read are skipped.
     pub fn usable(store: &Store, root: &Root, name: &str, as_of: AsOf) -> Result<Option<Self>> {
         let by_then = |version: &&String| {
             Self::trained_at(version).is_some_and(|trained| trained <= as_of.at)
@@ -129,15 +142,30 @@ impl Artifact {
         versions.retain(|version| !root.is_held_back(name, version));
         // Sorting is stable, so of several versions with one as-of the last trained one is taken.
         versions.sort_by_key(|version| Self::trained_at(version));
-        let mut others =
-            versions.into_iter().rev().filter_map(|v| Self::load(store, root, name, v).ok());
-        Ok(others.find(known))
+        for version in versions.into_iter().rev() {
+            let other = unless_damaged(Self::load(store, root, name, version))?;
+            if let Some(other) = other.filter(known) {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
     }
 
     /// Reads the as-of of the training from the name of the version.
     pub fn trained_at(version: &str) -> Option<Instant> {
         version.rsplit_once('-').and_then(|(folder, _)| Instant::from_folder(folder))
     }
+}
+
+/// The name of a version: its as-of and a hash of the model.
+fn version(as_of: Instant, model: &Trained) -> String {
+    let text = serde_json::to_string(model).unwrap_or_default();
+    format!("{}-{}", as_of.folder(), &hash(text.as_bytes())[..8])
+}
+
+/// The file of a version in the store.
+pub fn path(name: &str, version: &str) -> String {
+    format!("models/{name}/{version}/model.json")
 }
 
 fn hash(bytes: &[u8]) -> String {

@@ -363,6 +363,13 @@ pub(super) enum Models {
         /// The version
         version: String,
     },
+    /// Take in a model.json that was edited on purpose, as a new version that is not in use yet
+    Adopt {
+        /// The model
+        name: String,
+        /// The version whose file was edited
+        version: String,
+    },
     /// Put the version in use that was before
     Rollback {
         /// The model

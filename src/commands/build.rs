@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::CommandProblem;
+use super::previous::is_whole;
 use super::quality::{self, Reference};
 use super::record::RunRecord;
 use super::views::{Views, ViewsAt, Written};
@@ -239,7 +240,7 @@ fn open<'a>(
 }
 
 /// Whether the store has a snapshot of a view at an as-of from the same definitions and inputs. A snapshot
-/// whose record cannot be read does not count.
+/// whose record cannot be read, or whose rows are damaged, does not count.
 fn is_current(
     project: &Project,
     transaction: &Transaction,
@@ -253,11 +254,12 @@ fn is_current(
     if root.folders_in(&folder(view, as_of.at)).next().is_none() {
         return false;
     }
-    store.read_json::<SnapshotRecord>(root, &path).is_ok_and(|snapshot| {
+    let is_same = store.read_json::<SnapshotRecord>(root, &path).is_ok_and(|snapshot| {
         snapshot.as_of == as_of
             && snapshot.inputs == *inputs
             && snapshot.definition == registry::definition(&project.catalog, view)
-    })
+    });
+    is_same && is_whole(store, root, &folder(view, as_of.at))
 }
 
 /// The number of as-ofs that are computed together: as many as fit in half of the memory budget, with the

@@ -26,7 +26,7 @@ use crate::scoring::waterfall::Waterfall;
 use crate::shard::{self, Shard, Shards};
 use crate::sources::attributes::Attributes;
 use crate::sources::profile::{Entities, KEY};
-use crate::store::{Root, Store};
+use crate::store::{Root, Store, unless_damaged};
 use crate::time::Instant;
 
 /// Scores that differ by at most this much are considered equal.
@@ -51,7 +51,7 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
     json.insert("as_of".into(), json!(as_of));
     json.insert("profile".into(), json!(objects(&row).pop()));
     if let Some(scores) = &scores {
-        let artifacts = artifacts(&store, &root, scores);
+        let artifacts = artifacts(&store, &root, scores)?;
         let waterfalls = waterfalls(project, &store, id, as_of, scores, &artifacts)?;
         text += &scores_text(scores, &artifacts, &waterfalls);
         json.insert("scores".into(), json!(objects(scores)));
@@ -60,7 +60,7 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
     if let Some(segments) = &segments {
         let names = ["segment", "is_primary", "since", "reason", "previous_primary"];
         text += &format!("\nsegments\n{}", columns_text(segments, &names));
-        let reasons = memberships(project, id, as_of, segments);
+        let reasons = memberships(project, id, as_of, segments)?;
         reasons.iter().for_each(|reason| text += &format!("{reason}\n"));
         json.insert("segments".into(), json!(objects(segments)));
         json.insert("segment_reasons".into(), json!(reasons));
@@ -82,9 +82,15 @@ pub fn explain(project: &Project, id: &str, at: Option<Instant>) -> Result<Outpu
 
 /// Renders a sentence for each segment of the customer. The values that decided are left out if the rule has
 /// changed since the customer was scored.
-fn memberships(project: &Project, id: &str, at: Instant, rows: &RecordBatch) -> Vec<String> {
+fn memberships(
+    project: &Project,
+    id: &str,
+    at: Instant,
+    rows: &RecordBatch,
+) -> Result<Vec<String>> {
     let scored = ScoredAsOf::open(project, Some(at));
-    let seen = scored.and_then(|scored| scored.customer(id)).ok().map(|published| published.frame);
+    let seen = unless_damaged(scored.and_then(|scored| scored.customer(id)))?;
+    let seen = seen.map(|published| published.frame);
     let text = |name: &str, row: usize| {
         rows.column_by_name(name).map_or_else(String::new, |column| cell(column, row))
     };
@@ -110,7 +116,7 @@ fn memberships(project: &Project, id: &str, at: Instant, rows: &RecordBatch) -> 
             values,
         })
     };
-    (0..rows.num_rows()).map(sentence).collect()
+    Ok((0..rows.num_rows()).map(sentence).collect())
 }
 
 /// Renders a sentence on the recommendation vector and the interests of a profile row.
@@ -150,11 +156,17 @@ fn recommended(rows: &RecordBatch) -> Vec<String> {
 }
 
 /// Loads the version that computed each row of scores. It is None where the version cannot be loaded.
-fn artifacts(store: &Store, root: &Root, scores: &RecordBatch) -> Vec<Option<Artifact>> {
+///
+/// # Errors
+/// Returns an error if a version is damaged.
+fn artifacts(store: &Store, root: &Root, scores: &RecordBatch) -> Result<Vec<Option<Artifact>>> {
     let text = |name: &str, row: usize| {
         scores.column_by_name(name).map_or_else(String::new, |column| cell(column, row))
     };
-    let load = |row| Artifact::load(store, root, &text("model", row), &text("version", row)).ok();
+    let load = |row| {
+        let (model, version) = (text("model", row), text("version", row));
+        unless_damaged(Artifact::load(store, root, &model, &version))
+    };
     (0..scores.num_rows()).map(load).collect()
 }
 

@@ -1,5 +1,6 @@
 //! The commands of the command line, one file each. Every function follows its data flow.
 
+pub mod adopt;
 pub mod build;
 mod champions;
 pub mod config;
@@ -106,7 +107,7 @@ fn files_fingerprint(project: &Project) -> Result<String> {
 
 fn fingerprint(
     project: &Project,
-    of_events_file: impl Fn(&PathBuf) -> Result<String> + Sync,
+    event_file: impl Fn(&PathBuf) -> Result<String> + Sync,
 ) -> Result<String> {
     let (profile, events) = (&project.profile.table, &project.events.table);
     let lookups = project.events.lookups.iter().map(|lookup| &lookup.table);
@@ -117,8 +118,8 @@ fn fingerprint(
     let files: Vec<(&RawTable, &PathBuf)> = files.collect();
     let mut hashes: Vec<String> =
         files.into_par_iter().map(|(table, path)| table.hash_of(path)).collect::<Result<_>>()?;
-    let of_events = events.files.par_iter();
-    let of_events = of_events.map(|path| Ok(of_events_file(path)? + &events.said_of(path)?));
-    hashes.extend(of_events.collect::<Result<Vec<_>>>()?);
+    let event_files = events.files.par_iter();
+    let event_files = event_files.map(|path| Ok(event_file(path)? + &events.said_of(path)?));
+    hashes.extend(event_files.collect::<Result<Vec<_>>>()?);
     Ok(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(hashes.concat().as_bytes())))
 }

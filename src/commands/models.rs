@@ -35,8 +35,18 @@ pub fn list(project: &Project) -> Result<Output> {
     ]);
     let mut list = Vec::new();
     for (name, version) in root.versions() {
-        let artifact = Artifact::load(&store, &root, name, version)?;
         let champion = root.champions.get(name).is_some_and(|champion| champion == version);
+        let artifact = match Artifact::load(&store, &root, name, version) {
+            Err(error) if matches!(error.problem(), Some(StoreProblem::Damaged { .. })) => {
+                let told = if champion { "champion, damaged" } else { "damaged" };
+                table.row([name, version, "-", told, "-", "-", "-"].map(str::to_owned));
+                list.push(json!({
+                    "model": name, "version": version, "champion": champion, "damaged": true,
+                }));
+                continue;
+            }
+            artifact => artifact?,
+        };
         let metrics = match &artifact.model {
             Trained::Classifier(model) => Some(&model.metrics),
             _ => None,

@@ -30,7 +30,7 @@ pub fn inputs(store: &Store, root: &Root, context: &ScoringContext) -> Result<se
     Ok(json!({ "models": context.champions.versions(), "previous_segments": previous }))
 }
 
-/// Finds the latest scoring run of this as-of, if it had the same inputs and all of its files are still live.
+/// Finds the latest scoring run of this as-of, if it had the same inputs and all of its files are still live and whole.
 /// A run whose manifest cannot be read does not count.
 pub fn same_run(
     project: &Project,
@@ -61,13 +61,30 @@ pub fn same_run(
     let (folder, suffix) =
         (format!("/as_of={}", as_of.at.folder()), format!("-{generation}.parquet"));
     let of_as_of = root.folders.keys().filter(|own| own.ends_with(&folder));
-    // The records of snapshots are no rows.
-    let mut tables = of_as_of.filter(|own| !own.starts_with("registry/"));
-    let is_own = |table: &String| {
-        let names = store.below(root, table).unwrap_or_default();
-        names.iter().all(|name| name.ends_with(&suffix))
+    let is_own = |table: &&String| {
+        let names = store.below(root, table);
+        names.is_ok_and(|names| names.iter().all(|name| name.ends_with(&suffix)))
     };
-    (same && tables.all(is_own)).then(|| run.to_owned())
+    // The records of snapshots are no rows.
+    let tables: Vec<&String> = of_as_of.filter(|own| !own.starts_with("registry/")).collect();
+    let is_same = same && tables.iter().all(is_own);
+    (is_same && tables.iter().all(|table| is_whole(store, root, table))).then(|| run.to_owned())
+}
+
+/// Whether the live files of a folder are those that were written. Those that are not are named in a warning.
+pub fn is_whole(store: &Store, root: &Root, folder: &str) -> bool {
+    match store.damaged(root, folder) {
+        Ok(damaged) => {
+            for file in &damaged {
+                tracing::warn!("{} is damaged or gone: it is written anew", file.display());
+            }
+            damaged.is_empty()
+        }
+        Err(error) => {
+            tracing::warn!("{error}: {folder} is written anew");
+            false
+        }
+    }
 }
 
 /// Finds the latest published as-of that is strictly earlier.

@@ -21,7 +21,8 @@ use crate::sources::footers::Footers;
 use crate::store::{FORMAT_VERSION, Root, Store, Transaction};
 
 /// Reads new event files into the timelines. The timelines keep what the plans `asked` need and what any
-/// other command of the project would need. With `full`, all event files are read again.
+/// other command of the project would need. With `full`, or where the kept timelines are damaged, all event files are
+/// read again.
 pub fn refresh(
     project: &Project,
     transaction: &mut Transaction,
@@ -31,9 +32,10 @@ pub fn refresh(
 ) -> Result<KeptTimelines> {
     let footers = &project.events.table.footers;
     if *footers != *project.events.context.footers {
-        transaction.write_page(Footers::OBJECT, footers.to_json());
+        transaction.write_page(Footers::OBJECT, footers.to_json()?);
     }
     let plans = wanted(project, asked);
+    let full = full || project.reread;
     let keeping = Keeping { full, memory: project.memory / super::EVENTS_SHARE, shards };
     KeptTimelines::refresh(transaction, &project.events, &plans, &keeping)
 }

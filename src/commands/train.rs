@@ -31,7 +31,7 @@ use crate::sources::contract::{History, first_event, history};
 use crate::sources::profile::{CREATED, Entities, KEY, ProfileShards};
 use crate::spec::{Classifier, Models};
 use crate::store::sorted::SortedRuns;
-use crate::store::{Root, Store, Transaction};
+use crate::store::{Root, Store, Transaction, unless_damaged};
 use crate::time::Instant;
 use crate::training::TrainingProblem;
 use crate::training::affinity::{self, AffinityMetrics};
@@ -100,7 +100,7 @@ pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit
             history: history.clone(),
         });
     }
-    let earlier = earlier_affinity(project, &store, &transaction.root, as_of);
+    let earlier = earlier_affinity(project, &store, &transaction.root, as_of)?;
     let fitting = Fitting { catalog: &project.catalog, models: &models, as_of: as_of.at };
     let fitted = fit(&fitting, gathered, pasts, earlier, &mut untrained, progress)?;
 
@@ -421,17 +421,20 @@ fn earlier_affinity(
     store: &Store,
     root: &Root,
     as_of: AsOf,
-) -> Option<(String, AffinityArtifact)> {
-    let name = &project.models.affinity.as_ref()?.spec.name;
+) -> Result<Option<(String, AffinityArtifact)>> {
+    let Some(model) = &project.models.affinity else { return Ok(None) };
+    let name = &model.spec.name;
     let former = root.former.get(name).into_iter().flatten().rev();
     let versions = root.champions.get(name).into_iter().chain(former);
     let earlier = versions.filter(|v| Artifact::trained_at(v).is_some_and(|at| at < as_of.at));
-    let artifacts = earlier.filter_map(|version| Artifact::load(store, root, name, version).ok());
-    let mut known = artifacts.filter(|artifact| artifact.known_at <= as_of.known_at);
-    known.find_map(|artifact| match artifact.model {
-        Trained::Affinity(model) => Some((artifact.version, *model)),
-        _ => None,
-    })
+    for version in earlier {
+        let artifact = unless_damaged(Artifact::load(store, root, name, version))?;
+        let known = artifact.filter(|artifact| artifact.known_at <= as_of.known_at);
+        if let Some(Artifact { model: Trained::Affinity(model), version, .. }) = known {
+            return Ok(Some((version, *model)));
+        }
+    }
+    Ok(None)
 }
 
 fn moved(artifact: &ClassifierArtifact, catalog: &Catalog) -> bool {

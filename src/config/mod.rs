@@ -48,6 +48,8 @@ pub struct Overrides {
     pub memory: Option<String>,
     /// The root of the store that is read instead of the latest one.
     pub root: Option<u64>,
+    /// Whether all events are read again, because the timelines that the store keeps are damaged.
+    pub reread: bool,
     /// The origins of these values, by the setting of `c360.toml` that each overrides.
     pub origins: BTreeMap<&'static str, Origin>,
 }
@@ -73,6 +75,8 @@ pub struct Project {
     pub memory: u64,
     /// The known-at of the command line.
     pub known_at: Option<Instant>,
+    /// Whether all events are read again, because the timelines that the store keeps are damaged.
+    pub reread: bool,
     /// The root of the store that is read instead of the latest one.
     store_root: Option<u64>,
     /// The origins of the settings that `c360.toml` does not decide.
@@ -126,6 +130,9 @@ impl Project {
             }
         }
         let models = Models::check(model_specs, &catalog, &events, &profile)?;
+        let items = models.affinity.iter().filter_map(|model| model.offer.items.as_ref());
+        let items = items.flat_map(|items| &items.table.files);
+        not_in_store(root, &settings, items.map(|file| ("items of an affinity model", file)))?;
         let segments = Segments::check(segments, &catalog, &models, &profile, context.scale)?;
         settings.writeback.check(&catalog)?;
         Ok(Self {
@@ -138,6 +145,7 @@ impl Project {
             segments,
             memory,
             known_at: overrides.known_at,
+            reread: overrides.reread,
             store_root: overrides.root,
             origins: overrides.origins.clone(),
             fingerprint: format!("{:016x}", xxhash_rust::xxh3::xxh3_64(hashed.as_bytes())),
@@ -223,34 +231,42 @@ fn store_of(root: &Path, settings: &Settings, number: Option<u64>) -> Result<Sto
     })
 }
 
-/// Checks that neither the project nor a source is in the store, where runs write and `gc` removes.
+/// Checks that neither the project nor a source of `c360.toml` is in the store.
 fn check_store(root: &Path, settings: &Settings) -> Result<()> {
-    let full = |path: &Path| match is_url(path) {
-        true => PathBuf::from(path.to_string_lossy().trim_end_matches('/')),
-        false => {
-            let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-            path.components().fold(PathBuf::new(), |full, part| match part {
-                Component::ParentDir => full.parent().unwrap_or(&full).to_owned(),
-                part => full.join(part),
-            })
-        }
-    };
-    let store = full(&resolve(root, &settings.project.store));
     let sources = &settings.sources;
     let profile = sources.profile.as_ref().map(|profile| ("sources.profile", &profile.path));
     let lookups = sources.events.lookups.values().map(|l| ("sources.events.lookups", &l.path));
     let events = ("sources.events", &sources.events.path);
     let paths = std::iter::once(events).chain(profile).chain(lookups);
-    let paths = paths.map(|(place, path)| (place, full(&resolve(root, path))));
-    let project = std::iter::once(("the project", full(root)));
-    for (what, path) in project.chain(paths) {
-        if path.starts_with(&store) {
-            let required = format!("a folder of its own: {what} is in it");
-            let (value, example) = (settings.project.store.as_str(), "store = \"store\"");
-            return Err(Error::setting("c360.toml", "project.store", value, required, example));
-        }
+    let paths = paths.map(|(what, path)| (what, resolve(root, path)));
+    let project = std::iter::once(("the project", root.to_owned()));
+    not_in_store(root, settings, project.chain(paths))
+}
+
+/// Checks that none of the paths is in the store, where runs write and `gc` removes.
+fn not_in_store<P: AsRef<Path>>(
+    root: &Path,
+    settings: &Settings,
+    paths: impl IntoIterator<Item = (&'static str, P)>,
+) -> Result<()> {
+    let store = full(&resolve(root, &settings.project.store));
+    let inside = paths.into_iter().find(|(_, path)| full(path.as_ref()).starts_with(&store));
+    let Some((what, _)) = inside else { return Ok(()) };
+    let required = format!("a folder of its own: {what} is in it");
+    let (value, example) = (settings.project.store.as_str(), "store = \"store\"");
+    Err(Error::setting("c360.toml", "project.store", value, required, example))
+}
+
+/// The path from the root of the disk, or the URL, without `..` or a slash at its end.
+fn full(path: &Path) -> PathBuf {
+    if is_url(path) {
+        return PathBuf::from(path.to_string_lossy().trim_end_matches('/'));
     }
-    Ok(())
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    path.components().fold(PathBuf::new(), |full, part| match part {
+        Component::ParentDir => full.parent().unwrap_or(&full).to_owned(),
+        part => full.join(part),
+    })
 }
 
 fn apply(settings: &mut Settings, overrides: &Overrides) {

@@ -205,7 +205,7 @@ impl DeltaTable {
             return Err(Error::io("open", path)(std::io::ErrorKind::NotFound.into()));
         };
         if bucket::is_url(path) {
-            bucket::BucketObject::expect(path, file.bytes)?;
+            bucket::BucketObject::expect(path, file.bytes, None)?;
         }
         let is_wanted =
             |c: &&Column| wanted.is_none_or(|wanted| wanted.contains(&c.logical.name().as_str()));

@@ -29,6 +29,8 @@ pub struct BucketObject {
     pub url: PathBuf,
     /// The key, length in bytes, time of the last modification and ETag.
     pub meta: ObjectMeta,
+    /// The XXH3-64 that all its bytes must have, in hexadecimal; `None` if it is not known.
+    pub xxh3: Option<String>,
 }
 
 /// The buckets that were opened, by what comes before the keys in their URLs.
@@ -117,8 +119,9 @@ pub(super) fn has_below(url: &Path) -> Result<bool> {
 }
 
 impl BucketObject {
-    /// Remembers an object of a known length, which nothing ever replaces, so that no request has to find it.
-    pub fn expect(url: &Path, size: u64) -> Result<()> {
+    /// Remembers an object of a known length, which nothing ever replaces, so that no request has to find it. One with a
+    /// checksum is read as a whole.
+    pub fn expect(url: &Path, size: u64, xxh3: Option<String>) -> Result<()> {
         if SEEN.lock().unwrap_or_else(PoisonError::into_inner).contains_key(url) {
             return Ok(());
         }
@@ -126,7 +129,7 @@ impl BucketObject {
         let location = Key::parse(key).map_err(Error::engine("naming an object"))?;
         let last_modified = chrono::DateTime::UNIX_EPOCH;
         let meta = ObjectMeta { location, last_modified, size, e_tag: None, version: None };
-        remember(bucket, &start, meta);
+        remember(bucket, &start, meta, xxh3);
         Ok(())
     }
 
@@ -142,7 +145,7 @@ impl BucketObject {
         let (bucket, start, key) = parts(url)?;
         let Ok(key) = Key::parse(key) else { return Ok(None) };
         match RUNTIME.block_on(bucket.head(&key)) {
-            Ok(meta) => Ok(Some(remember(bucket, &start, meta))),
+            Ok(meta) => Ok(Some(remember(bucket, &start, meta, None))),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(refused("find", url)(error)),
         }
@@ -159,7 +162,7 @@ impl BucketObject {
         let listed = bucket.list(if key.is_empty() { None } else { Some(&prefix) });
         let listed: Vec<ObjectMeta> =
             RUNTIME.block_on(listed.try_collect()).map_err(refused("list", folder))?;
-        Ok(listed.into_iter().map(|meta| remember(bucket.clone(), &start, meta)).collect())
+        Ok(listed.into_iter().map(|meta| remember(bucket.clone(), &start, meta, None)).collect())
     }
 }
 
@@ -173,9 +176,14 @@ pub(super) fn refused(
 }
 
 /// The object as it was first seen.
-fn remember(bucket: Arc<dyn ObjectStore>, start: &str, meta: ObjectMeta) -> BucketObject {
+fn remember(
+    bucket: Arc<dyn ObjectStore>,
+    start: &str,
+    meta: ObjectMeta,
+    xxh3: Option<String>,
+) -> BucketObject {
     let url = PathBuf::from(format!("{start}{}", meta.location));
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let object = BucketObject { bucket, url: url.clone(), meta };
+    let object = BucketObject { bucket, url: url.clone(), meta, xxh3 };
     seen.entry(url).or_insert(object).clone()
 }

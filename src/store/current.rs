@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::format::{seal, unseal};
 use super::objects::Objects;
 use super::reader::Store;
 use super::root::{LiveFile, ManifestRef, Root};
@@ -28,13 +29,13 @@ impl Store {
             false => std::path::absolute(self.path()).unwrap_or_else(|_| self.path().to_owned()),
         };
         let before = objects.get(NAMED)?;
-        let before = before.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        // What is damaged is made again.
+        let before = before.and_then(|bytes| serde_json::from_slice(&unseal(&bytes)?).ok());
         let before: Named = before.unwrap_or_default();
         let named = self.named(root, &before)?;
         let views = views(root, &named, &place.to_string_lossy());
         if named != before {
-            let text = serde_json::to_vec(&named).map_err(Error::engine("writing JSON"))?;
-            objects.put(NAMED, text)?;
+            objects.put(NAMED, seal(&named)?)?;
         }
         objects.put(VIEWS, views.into_bytes())
     }

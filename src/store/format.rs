@@ -3,10 +3,11 @@
 use std::io::Read;
 use std::path::Path;
 
-use xxhash_rust::xxh3::Xxh3;
+use serde::Serialize;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::problem::StoreProblem;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The version of every file that this binary writes. It reads files of this version and of the previous one.
 pub const FORMAT_VERSION: u32 = 1;
@@ -33,6 +34,29 @@ pub fn parse_json<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Re
     serde_json::from_value(value).map_err(|source| StoreProblem::Invalid { path, source }.into())
 }
 
+/// What a sealed JSON object begins with, and what follows the checksum.
+const SEAL: (&[u8], &[u8]) = (b"{\n  \"xxh3\": \"", b"\",\n");
+
+/// Renders an object that has fields as JSON whose first field, `xxh3`, is the XXH3-64 in hexadecimal of all bytes that
+/// follow its line. No other file says what the bytes of such an object must be.
+pub fn seal(object: &impl Serialize) -> Result<Vec<u8>> {
+    let text = serde_json::to_vec_pretty(object).map_err(Error::engine("writing JSON"))?;
+    let fields = text.strip_prefix(b"{\n").unwrap_or(&text);
+    Ok([SEAL.0, checksum(fields).as_bytes(), SEAL.1, fields, b"\n"].concat())
+}
+
+/// The JSON object that was sealed, without its checksum; `None` if the bytes are not those that were written.
+pub fn unseal(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (xxh3, rest) = bytes.strip_prefix(SEAL.0)?.split_at_checked(16)?;
+    let fields = rest.strip_prefix(SEAL.1)?.strip_suffix(b"\n")?;
+    (checksum(fields).as_bytes() == xxh3).then(|| [b"{\n", fields].concat())
+}
+
+/// The XXH3-64 of bytes, in hexadecimal.
+pub fn checksum(bytes: &[u8]) -> String {
+    format!("{:016x}", xxh3_64(bytes))
+}
+
 /// Computes the length and the XXH3-64 of a file's bytes.
 pub fn hash(mut file: impl Read) -> std::io::Result<(u64, String)> {
     let mut hasher = Xxh3::new();
@@ -45,6 +69,30 @@ pub fn hash(mut file: impl Read) -> std::io::Result<(u64, String)> {
                 hasher.update(&buffer[..count]);
                 bytes += count as u64;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No bit of a sealed object can change unnoticed.
+    #[test]
+    fn a_sealed_object_with_another_bit_is_none() {
+        let object = serde_json::json!({ "number": 7, "folders": { "a": "b" } });
+        let sealed = seal(&object).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&unseal(&sealed).unwrap()).unwrap();
+        assert_eq!(value, object);
+        let with_seal: serde_json::Value = serde_json::from_slice(&sealed).unwrap();
+        assert_eq!(with_seal["number"], 7, "it is JSON for others too");
+        for bit in 0..sealed.len() * 8 {
+            let mut flipped = sealed.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(unseal(&flipped), None, "bit {bit}");
+        }
+        for length in 0..sealed.len() {
+            assert_eq!(unseal(&sealed[..length]), None, "{length} bytes");
         }
     }
 }

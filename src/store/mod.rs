@@ -25,9 +25,9 @@ pub mod staged;
 mod transaction;
 mod views;
 
-pub use self::format::{FORMAT_VERSION, hash};
+pub use self::format::{FORMAT_VERSION, hash, seal, unseal};
 pub use self::gc::{Keep, Removed};
-pub use self::problem::StoreProblem;
+pub use self::problem::{StoreProblem, unless_damaged};
 pub use self::reader::Store;
 pub use self::root::{CurrentProfile, LiveFile, Manifest, ManifestRef, Root};
 pub use self::runtime::choose_cryptography;
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         std::fs::create_dir(folder.path().join("roots")).unwrap();
         let path = folder.path().join(Root::path(1));
-        std::fs::write(path, "{\"format_version\": 99}").unwrap();
+        std::fs::write(path, seal(&serde_json::json!({ "format_version": 99 })).unwrap()).unwrap();
         let error = store.root().unwrap_err();
         assert!(error.to_string().contains("format_version 99"), "{error}");
         assert_eq!(error.exit_code(), 2);

@@ -154,10 +154,15 @@ impl Objects {
 
     /// Whether there is an object.
     pub fn has(&self, path: &str) -> Result<bool> {
+        Ok(self.length(path)?.is_some())
+    }
+
+    /// The length of an object in bytes; `None` if there is none.
+    pub fn length(&self, path: &str) -> Result<Option<u64>> {
         let location = Self::path(path)?;
         match RUNTIME.block_on(self.store.head(&location)) {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(failed("find", &self.shown(path))(error)),
         }
     }

@@ -119,7 +119,7 @@ pub fn batches(
     row_group: Option<usize>,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
     let path = path.to_owned();
-    let metadata = metadata_of(&path)?;
+    let (metadata, file) = footer(&path, Readable::open(&path)?)?;
     let mask = match columns {
         None => ProjectionMask::all(),
         Some(columns) => {
@@ -141,7 +141,7 @@ pub fn batches(
     let open = move |row_groups: Vec<usize>| -> Result<Box<dyn Iterator<Item = _> + Send>> {
         let path = path.clone();
         let failed = |source| Error::Parquet { path: path.clone(), source };
-        let file = Readable::open(&path)?.with(chunks(&metadata, &row_groups, &mask))?;
+        let file = file.again(&path)?.with(chunks(&metadata, &row_groups, &mask))?;
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
             .with_projection(mask.clone())
             .with_row_groups(row_groups)
@@ -181,21 +181,32 @@ fn chunks(
 /// # Errors
 /// Returns [`Error::Parquet`] if the footer cannot be decoded.
 pub fn metadata_of(path: &Path) -> Result<ArrowReaderMetadata> {
-    let known = || FOOTERS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(metadata) = known().get(path) {
-        return Ok(metadata.clone());
+    match known_footer(path) {
+        Some(metadata) => Ok(metadata),
+        None => Ok(footer(path, Readable::open(path)?)?.0),
     }
-    let file = Readable::open(path)?.with_tail()?;
+}
+
+fn known_footer(path: &Path) -> Option<ArrowReaderMetadata> {
+    FOOTERS.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
+}
+
+/// The footer of an open file, and the file with what was read for it.
+fn footer(path: &Path, file: Readable) -> Result<(ArrowReaderMetadata, Readable)> {
+    if let Some(metadata) = known_footer(path) {
+        return Ok((metadata, file));
+    }
+    let file = file.with_tail()?;
     let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
         .map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
     if is_url(path) {
-        let mut known = known();
+        let mut known = FOOTERS.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST_FOOTERS {
             known.clear();
         }
         known.insert(path.to_owned(), metadata.clone());
     }
-    Ok(metadata)
+    Ok((metadata, file))
 }
 
 /// The number of rows in each row group of a file.

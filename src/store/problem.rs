@@ -1,8 +1,8 @@
 //! What can be wrong with a store and with the files in it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::error::Problem;
+use crate::error::{Problem, Result};
 use crate::exit::Exit;
 
 /// A store that cannot be used, or a file that is not as it was written.
@@ -31,7 +31,9 @@ pub enum StoreProblem {
     #[error("the store {} has lost its latest roots: root {said} was published, and {}", path.display(), there(*greatest))]
     LostRoots { path: PathBuf, said: u64, greatest: Option<u64> },
     #[error("{} is damaged: it says what is live", path.display())]
-    DamagedRoot { path: PathBuf, source: serde_json::Error },
+    DamagedRoot { path: PathBuf },
+    #[error("{} is damaged: its bytes are not those that were written", path.display())]
+    Damaged { path: PathBuf },
     #[error("{} is not valid", path.display())]
     Invalid { path: PathBuf, source: serde_json::Error },
     #[error("{} has format_version {version}; this binary reads {readable}", path.display())]
@@ -54,6 +56,9 @@ impl Problem for StoreProblem {
             Self::NotATable { .. } => Exit::Contract,
             Self::Overtaken { .. } => Exit::Locked,
             Self::Request { .. }
+            | Self::Damaged { .. }
+            | Self::DamagedTimelines { .. }
+            | Self::NoManifest { .. }
             | Self::NotPublished { .. }
             | Self::LostRoots { .. }
             | Self::DamagedRoot { .. } => Exit::Unexpected,
@@ -74,9 +79,7 @@ impl Problem for StoreProblem {
             }
             Self::NoRoot { .. } => "`c360-ml history` lists the roots",
             Self::PastRoot { .. } => "leave --root out",
-            Self::NoManifest { .. } => {
-                "read the root before with --root, or write the table anew in another store"
-            }
+            Self::Damaged { path } | Self::NoManifest { path } => return Some(mend(path)),
             Self::NotLive { .. } => "run the command that writes it",
             Self::Overtaken { .. } => "nothing of this run is live; run it again",
             Self::NotPublished { .. } => {
@@ -112,6 +115,48 @@ impl Problem for StoreProblem {
         };
         Some(hint.to_owned())
     }
+}
+
+/// What a file of the store has given, or `None` if it cannot be used because it is gone or of another format.
+///
+/// # Errors
+/// Returns the error if the file, or what names it, was changed.
+pub fn unless_damaged<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => match error.problem() {
+            Some(StoreProblem::Damaged { .. } | StoreProblem::NoManifest { .. }) => Err(error),
+            _ => Ok(None),
+        },
+    }
+}
+
+/// How a damaged file of a store is mended.
+fn mend(path: &Path) -> String {
+    let parts: Vec<String> =
+        path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
+    let below = |folder: &str| {
+        let place = parts.iter().rposition(|part| part == folder)?;
+        Some(parts[place + 1..].iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let as_of = parts.iter().find_map(|part| part.strip_prefix("as_of="));
+    let again = match (below("models"), below("features"), as_of) {
+        _ if below("timelines").is_some() => {
+            "`c360-ml features build --full` reads all events again and writes it anew".to_owned()
+        }
+        (Some(of_model), ..) if of_model.len() > 2 => {
+            let (model, version) = (of_model[0], of_model[1]);
+            format!(
+                "train again, or go back to another version with `c360-ml models rollback {model}`; `c360-ml models adopt {model} {version}` takes in a model.json that was edited on purpose"
+            )
+        }
+        (_, Some(_), Some(as_of)) => {
+            format!("`c360-ml features build --as-of {as_of}` writes it anew")
+        }
+        (_, _, Some(as_of)) => format!("`c360-ml score --as-of {as_of} --force` writes it anew"),
+        _ => "a root before it may name another one: see `c360-ml history`".to_owned(),
+    };
+    format!("take it from a backup; {again}")
 }
 
 fn there(greatest: Option<u64>) -> String {

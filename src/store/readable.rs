@@ -12,6 +12,8 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::bucket::{BucketObject, is_url, refused};
+use super::format::checksum;
+use super::problem::StoreProblem;
 use super::runtime::RUNTIME;
 use crate::error::{Error, Result};
 
@@ -33,17 +35,38 @@ pub enum Readable {
 type Held = (u64, Bytes);
 
 impl Readable {
-    /// Opens the file of a path or URL.
+    /// Opens the file of a path or URL. An object whose checksum is known is read as a whole and compared with it.
     ///
     /// # Errors
-    /// Returns an I/O error if there is none, or if it must not be read.
+    /// Returns an I/O error if there is none, or if it must not be read, and [`StoreProblem::Damaged`] for an object
+    /// whose bytes are not those that were written.
     pub fn open(path: &Path) -> Result<Self> {
         if !is_url(path) {
             return File::open(path).map(Self::Disk).map_err(Error::io("open", path));
         }
-        match BucketObject::find(path)? {
-            Some(object) => Ok(Self::Object(object, Vec::new())),
-            None => Err(Error::io("open", path)(std::io::ErrorKind::NotFound.into())),
+        let object = BucketObject::find(path)?;
+        let object =
+            object.ok_or_else(|| Error::io("open", path)(std::io::ErrorKind::NotFound.into()))?;
+        let (xxh3, all) = (object.xxh3.clone(), 0..object.meta.size);
+        let file = Self::Object(object, Vec::new());
+        let Some(xxh3) = xxh3.filter(|_| !all.is_empty()) else { return Ok(file) };
+        let file = file.with([all])?;
+        match &file {
+            Self::Object(_, held) if held.iter().any(|(_, bytes)| checksum(bytes) == xxh3) => {
+                Ok(file)
+            }
+            _ => Err(StoreProblem::Damaged { path: path.to_owned() }.into()),
+        }
+    }
+
+    /// Opens the same file again. What is in memory of an object is shared.
+    ///
+    /// # Errors
+    /// Returns an I/O error if there is none any more.
+    pub fn again(&self, path: &Path) -> Result<Self> {
+        match self {
+            Self::Disk(_) => Self::open(path),
+            Self::Object(object, held) => Ok(Self::Object(object.clone(), held.clone())),
         }
     }
 
@@ -245,7 +268,12 @@ mod tests {
         let key = object_store::path::Path::from("a/b.parquet");
         RUNTIME.block_on(bucket.put(&key, bytes.into())).unwrap();
         let meta = RUNTIME.block_on(bucket.head(&key)).unwrap();
-        BucketObject { bucket: bucket.clone(), url: "s3://data/a/b.parquet".into(), meta }
+        BucketObject {
+            bucket: bucket.clone(),
+            url: "s3://data/a/b.parquet".into(),
+            meta,
+            xxh3: None,
+        }
     }
 
     #[test]

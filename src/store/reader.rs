@@ -1,13 +1,15 @@
 //! A store as its readers see it: where it is, its roots, and the files that a root names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
+use rayon::prelude::*;
 
 use super::bucket::{self, BucketObject};
-use super::format::{join, parse_json};
+use super::format::{checksum, hash, join, parse_json, unseal};
 use super::objects::Objects;
 use super::parquet;
 use super::problem::StoreProblem;
@@ -30,6 +32,8 @@ pub struct Store {
     pub(super) at: Option<u64>,
     /// The manifests that were read, by their objects. An object never changes.
     manifests: Arc<Mutex<HashMap<String, Arc<Manifest>>>>,
+    /// The objects on a disk whose bytes were found to be those that were written.
+    whole: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Store {
@@ -48,7 +52,7 @@ impl Store {
             }
             path = path.to_string_lossy().trim_end_matches('/').into();
         }
-        Ok(Self { path, at: None, manifests: Arc::default() })
+        Ok(Self { path, at: None, manifests: Arc::default(), whole: Arc::default() })
     }
 
     /// The same store as of a root: it is read, but not written.
@@ -71,30 +75,106 @@ impl Store {
         Objects::at(&self.path)
     }
 
-    /// The full path or URL of a live file.
+    /// The full path or URL of a live file. On a disk its bytes are compared with the checksum of the manifest now, and
+    /// in a bucket when they are read.
+    ///
+    /// # Errors
+    /// Returns an error if the root does not name the file, and [`StoreProblem::Damaged`] if it was changed.
+    pub fn file(&self, root: &Root, name: &str) -> Result<PathBuf> {
+        let file = self.expect(root, name)?;
+        let path = self.path.join(&file.object);
+        if self.is_remote() {
+            BucketObject::expect(&path, file.bytes, Some(file.xxh3))?;
+            return Ok(path);
+        }
+        match self.is_whole(&file)? {
+            true => Ok(path),
+            false if path.exists() => Err(StoreProblem::Damaged { path }.into()),
+            false => Err(Error::io("read", path)(std::io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// The full path or URL of a live file of which parts are read that have checksums of their own.
     ///
     /// # Errors
     /// Returns an error if the root does not name the file.
-    pub fn file(&self, root: &Root, name: &str) -> Result<PathBuf> {
-        let Some(file) = self.live(root, name)? else {
-            return Err(StoreProblem::NotLive { name: name.to_owned(), root: root.number }.into());
-        };
-        let path = self.path.join(file.object);
+    pub fn file_in_parts(&self, root: &Root, name: &str) -> Result<PathBuf> {
+        let file = self.expect(root, name)?;
+        let path = self.path.join(&file.object);
         if self.is_remote() {
-            BucketObject::expect(&path, file.bytes)?;
+            BucketObject::expect(&path, file.bytes, None)?;
         }
         Ok(path)
+    }
+
+    /// Whether the object of a live file is there with the bytes that were written; in a bucket, with as many bytes.
+    pub(super) fn is_whole(&self, file: &LiveFile) -> Result<bool> {
+        if self.is_remote() {
+            return Ok(self.objects()?.length(&file.object)? == Some(file.bytes));
+        }
+        let known = || self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().contains(&file.object) {
+            return Ok(true);
+        }
+        let path = self.path.join(&file.object);
+        let is_whole = match File::open(&path).and_then(hash) {
+            Ok(read) => read == (file.bytes, file.xxh3.clone()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => return Err(Error::io("read", path)(error)),
+        };
+        if is_whole {
+            known().insert(file.object.clone());
+        }
+        Ok(is_whole)
+    }
+
+    /// The live files of a folder, and of those within it, that are gone or damaged. In a bucket, whose own checks find
+    /// other bytes, their lengths are compared.
+    pub fn damaged(&self, root: &Root, folder: &str) -> Result<Vec<PathBuf>> {
+        let files = self.below(root, folder)?;
+        let files = files.iter().map(|name| self.expect(root, name)).collect::<Result<Vec<_>>>()?;
+        let lengths: HashMap<String, u64> = match self.is_remote() && !files.is_empty() {
+            true => {
+                self.objects()?.list(folder, None)?.into_iter().map(|o| (o.path, o.bytes)).collect()
+            }
+            false => HashMap::new(),
+        };
+        let is_whole = |file: &LiveFile| match self.is_remote() {
+            true => lengths.get(&file.object) == Some(&file.bytes),
+            // What cannot be read is no better.
+            false => self.is_whole(file).unwrap_or(false),
+        };
+        let damaged = files.par_iter().filter(|file| !is_whole(file));
+        Ok(damaged.map(|file| self.path.join(&file.object)).collect())
     }
 
     /// Reads all bytes of a live file.
     ///
     /// # Errors
-    /// Returns an error if the root does not name the file or it cannot be read.
+    /// Returns an error if the root does not name the file or it cannot be read, and [`StoreProblem::Damaged`] if it was
+    /// changed.
     pub fn bytes(&self, root: &Root, name: &str) -> Result<Vec<u8>> {
-        let path = self.file(root, name)?;
-        let object = self.live(root, name)?.map(|file| file.object).unwrap_or_default();
-        let bytes = self.objects()?.get(&object)?;
-        bytes.ok_or_else(|| Error::io("read", &path)(std::io::ErrorKind::NotFound.into()))
+        let file = self.expect(root, name)?;
+        let bytes = self.object(&file)?;
+        match checksum(&bytes) == file.xxh3 {
+            true => Ok(bytes),
+            false => Err(StoreProblem::Damaged { path: self.path.join(file.object) }.into()),
+        }
+    }
+
+    /// Reads the object of a live file, whatever its bytes are.
+    fn object(&self, file: &LiveFile) -> Result<Vec<u8>> {
+        let missing = || {
+            let path = self.path.join(&file.object);
+            Error::io("read", path)(std::io::ErrorKind::NotFound.into())
+        };
+        self.objects()?.get(&file.object)?.ok_or_else(missing)
+    }
+
+    /// What is known of a live file.
+    fn expect(&self, root: &Root, name: &str) -> Result<LiveFile> {
+        let missing = || StoreProblem::NotLive { name: name.to_owned(), root: root.number };
+        Ok(self.live(root, name)?.ok_or_else(missing)?)
     }
 
     /// What is known of a live file; `None` if the root does not name it.
@@ -152,7 +232,7 @@ impl Store {
     ) -> Result<Arc<Manifest>> {
         let path = self.path.join(object);
         let bytes = bytes.ok_or_else(|| StoreProblem::NoManifest { path: path.clone() })?;
-        if format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes)) != *xxh3 {
+        if checksum(&bytes) != *xxh3 {
             return Err(StoreProblem::NoManifest { path }.into());
         }
         let manifest = Arc::new(parse_json(&String::from_utf8_lossy(&bytes), &path)?);
@@ -280,12 +360,12 @@ impl Store {
         }
     }
 
-    fn parse_root(&self, path: &str, bytes: &[u8]) -> Result<Root> {
+    pub(super) fn parse_root(&self, path: &str, bytes: &[u8]) -> Result<Root> {
         let path = self.path.join(path);
-        if let Err(source) = serde_json::from_slice::<serde_json::Value>(bytes) {
-            return Err(StoreProblem::DamagedRoot { path, source }.into());
-        }
-        parse_json(&String::from_utf8_lossy(bytes), &path)
+        let Some(object) = unseal(bytes) else {
+            return Err(StoreProblem::DamagedRoot { path }.into());
+        };
+        parse_json(&String::from_utf8_lossy(&object), &path)
     }
 
     /// Reads the rows of a shard from a table of the store, regardless of the number of shards that the table
@@ -315,9 +395,21 @@ impl Store {
         Ok(found)
     }
 
+    /// Reads a live JSON file that may have been edited after it was written.
+    pub fn read_edited_json<T: serde::de::DeserializeOwned>(
+        &self,
+        root: &Root,
+        name: &str,
+    ) -> Result<T> {
+        let file = self.expect(root, name)?;
+        let bytes = self.object(&file)?;
+        parse_json(&String::from_utf8_lossy(&bytes), &self.path.join(file.object))
+    }
+
     /// Reads a live JSON file.
     pub fn read_json<T: serde::de::DeserializeOwned>(&self, root: &Root, name: &str) -> Result<T> {
         let bytes = self.bytes(root, name)?;
-        parse_json(&String::from_utf8_lossy(&bytes), &self.file(root, name)?)
+        let path = self.path.join(self.expect(root, name)?.object);
+        parse_json(&String::from_utf8_lossy(&bytes), &path)
     }
 }

@@ -11,7 +11,7 @@ use rand::Rng;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::format::{FORMAT_VERSION, hash, join};
+use super::format::{FORMAT_VERSION, checksum, hash, join, seal};
 use super::lease::{Clock, Lease};
 use super::objects::{Created, Objects};
 use super::problem::StoreProblem;
@@ -256,15 +256,16 @@ impl Transaction {
         let mut changed: BTreeMap<String, Files> = BTreeMap::new();
         let kept =
             |folder: &str| Ok::<_, Error>(self.store.manifest(&self.root, folder)?.files.clone());
+        // Of a folder that is replaced, it does not matter what was in it, nor whether that can be read.
+        for folder in &self.replaced {
+            let own = self.root.folders_in(folder).map(str::to_owned).chain([folder.clone()]);
+            changed.extend(own.map(|folder| (folder, Files::new())));
+        }
         for name in staged.iter().chain(&self.removed) {
             let (folder, _) = name.rsplit_once('/').unwrap_or(("", name));
             if !changed.contains_key(folder) {
                 changed.insert(folder.to_owned(), kept(folder)?);
             }
-        }
-        for folder in &self.replaced {
-            let own = self.root.folders_in(folder).map(str::to_owned).chain([folder.clone()]);
-            changed.extend(own.map(|folder| (folder, Files::new())));
         }
         for name in &self.removed {
             let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
@@ -288,7 +289,7 @@ impl Transaction {
             serde_json::to_vec_pretty(&manifest).map_err(Error::engine("writing JSON"))?;
         bytes.push(b'\n');
         let object = join("manifests", &join(folder, &format!("{}.json", self.attempt)));
-        let xxh3 = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes));
+        let xxh3 = checksum(&bytes);
         self.objects.put(&object, bytes)?;
         Ok(ManifestRef { object, xxh3 })
     }
@@ -301,11 +302,11 @@ impl Transaction {
     /// Makes objects of staged files. A file whose bytes are live already stays where it is.
     fn place(&self, staged: &[String]) -> Result<Vec<LiveFile>> {
         let of = |name: &String| -> Result<(LiveFile, bool)> {
-            let live = checksum(&self.staging.folder.join(name), self.object(name))?;
-            // What is not known is written.
+            let live = written(&self.staging.folder.join(name), self.object(name))?;
+            // What is not known is written, and what is damaged is written again.
             if let Ok(Some(known)) = self.store.live(&self.base, name)
                 && (known.bytes, &known.xxh3) == (live.bytes, &live.xxh3)
-                && self.objects.has(&known.object)?
+                && self.store.is_whole(&known)?
             {
                 return Ok((known, false));
             }
@@ -332,8 +333,7 @@ impl Store {
     /// # Errors
     /// Returns an error if it cannot be known whether the root was created. What it names must stay then.
     fn publish(&self, objects: &Objects, root: &Root) -> Result<Option<String>> {
-        let mut bytes = serde_json::to_vec_pretty(root).map_err(Error::engine("writing JSON"))?;
-        bytes.push(b'\n');
+        let bytes = seal(root)?;
         let path = Root::path(root.number);
         let mut tries = 0;
         loop {
@@ -347,7 +347,7 @@ impl Store {
             match (objects.get(&path)?, created) {
                 (Some(there), _) if there == bytes => break,
                 (Some(other), _) => {
-                    let by = serde_json::from_slice::<Root>(&other).map(|root| root.command);
+                    let by = self.parse_root(&path, &other).map(|root| root.command);
                     return Ok(Some(by.unwrap_or_else(|_| "another run".to_owned())));
                 }
                 (None, Err(error)) if tries == TRIES => return Err(error),
@@ -367,7 +367,7 @@ impl Store {
 }
 
 /// Syncs a file and computes its length and checksum.
-fn checksum(path: &Path, object: String) -> Result<LiveFile> {
+fn written(path: &Path, object: String) -> Result<LiveFile> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     file.sync_all().map_err(Error::io("sync", path))?;
     let (bytes, xxh3) = hash(file).map_err(Error::io("read", path))?;

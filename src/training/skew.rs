@@ -18,7 +18,7 @@ use crate::features::read::column;
 use crate::shard;
 use crate::sources::profile::keys;
 use crate::store::parquet::{concat, read, row_groups};
-use crate::store::{Root, Store, StoreProblem};
+use crate::store::{Root, Store, StoreProblem, unless_damaged};
 use crate::sum::ExactSum;
 use crate::time::Instant;
 
@@ -173,13 +173,14 @@ fn versions(store: &Store, root: &Root, at: Instant) -> Result<Vec<ClassifierArt
             names.extend(distinct.into_iter().map(|(a, b)| (a.to_owned(), b.to_owned())));
         }
     }
-    let artifacts = names.iter().filter_map(|(name, version)| {
-        match Artifact::load(store, root, name, version).ok()?.model {
-            Trained::Classifier(artifact) => Some(*artifact),
-            _ => None,
+    let mut artifacts = Vec::new();
+    for (name, version) in &names {
+        let artifact = unless_damaged(Artifact::load(store, root, name, version))?;
+        if let Some(Artifact { model: Trained::Classifier(artifact), .. }) = artifact {
+            artifacts.push(*artifact);
         }
-    });
-    Ok(artifacts.collect())
+    }
+    Ok(artifacts)
 }
 
 /// The differences counted so far.

@@ -208,6 +208,28 @@ fn shapes(bucket: &BucketServer) -> Vec<(String, usize)> {
     shapes
 }
 
+/// An object that is not as it was written is named, and nothing is shown of it.
+#[test]
+fn a_flipped_bit_of_an_object_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = BucketServer::start();
+    let remote = remote_store(folder.path(), "s3");
+    assert_eq!(bucket.call(&remote, &["features", "build"]).1, 0);
+    let show = ["show", "features/commerce", "--as-of", "2024-07-01", "--head", "1"];
+    assert_eq!(bucket.call(&remote, &show).1, 0);
+    let mut objects = bucket.objects();
+    let is_table = |key: &String| key.contains("/features/commerce/") && key.ends_with(".parquet");
+    let key = objects.keys().find(|key| is_table(key)).unwrap().clone();
+    let bytes = objects.get_mut(&key).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    bucket.restore(&objects);
+    let (told, code) = bucket.call(&remote, &show);
+    assert_eq!(code, 1, "{told}");
+    assert!(told.contains(&key) && told.contains("is damaged"), "{told}");
+    assert!(told.contains("c360-ml features build --as-of 2024-07-01"), "{told}");
+}
+
 #[test]
 fn a_run_on_s3_that_is_killed_at_any_request_leaves_the_store_whole() {
     is_whole_after_a_kill_at_any_request("s3");

@@ -48,6 +48,8 @@ impl Table {
             })
         };
         let fields: Vec<Value> = schema.fields().iter().enumerate().map(field).collect();
+        let partitions: Vec<&str> =
+            schema.column_with_name("channel").map(|_| "channel").into_iter().collect();
         let schema = json!({ "type": "struct", "fields": fields }).to_string();
         table.commit(&[
             json!({ "protocol": {
@@ -58,7 +60,7 @@ impl Table {
             json!({ "metaData": {
                 "id": "0c6f6b9a-3d3c-4a6f-9d49-2c7f1a3f6a10",
                 "format": { "provider": "parquet", "options": {} },
-                "schemaString": schema, "partitionColumns": ["channel"],
+                "schemaString": schema, "partitionColumns": partitions,
                 "configuration": {
                     "delta.columnMapping.mode": "name", "delta.enableDeletionVectors": "true",
                     "delta.columnMapping.maxColumnId": fields.len().to_string(),
@@ -290,6 +292,25 @@ fn a_table_that_cannot_be_read_says_why() {
     assert_eq!(code, 3, "{stderr}");
     assert!(stderr.contains("web.parquet, which is not there"), "{stderr}");
     assert!(stderr.contains("VACUUM"), "{stderr}");
+    let profiles = concat(&read(&project.join(PROFILE_FILE), None).unwrap()).unwrap().unwrap();
+    let plain = |ty: &DataType| {
+        matches!(ty, DataType::Utf8 | DataType::Timestamp(..) | DataType::Decimal128(..))
+    };
+    let fields = profiles.schema().fields().clone();
+    let plain: Vec<usize> = (0..fields.len()).filter(|i| plain(fields[*i].data_type())).collect();
+    let profiles = profiles.project(&plain).unwrap();
+    let mut customers = Table::create(&project.join("fixtures/customers"), &profiles.schema());
+    let added = [customers.add("all.parquet", None, &profiles)];
+    customers.commit(&added);
+    edit(&project, "c360.toml", "fixtures/table", "fixtures/events");
+    edit(&project, "c360.toml", "fixtures/profile", "fixtures/customers");
+    assert_eq!(output(&project, &["validate"]).2, 0);
+    std::fs::remove_file(customers.folder.join("all.parquet")).unwrap();
+    let (_, stderr, code) = output(&project, &["features", "build"]);
+    assert_eq!(code, 3, "{stderr}");
+    assert!(stderr.contains("all.parquet, which is not there"), "{stderr}");
+    edit(&project, "c360.toml", "fixtures/customers", "fixtures/profile");
+    edit(&project, "c360.toml", "fixtures/events", "fixtures/table");
     table.commit(&[json!({ "protocol": {
         "minReaderVersion": 3, "minWriterVersion": 7,
         "readerFeatures": ["deletionVectors", "columnMapping", "fancyNewThing"],

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::*;
-use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use c360_ml::store::parquet::{concat, read};
 
 use crate::cli::output;
 use crate::support::{
-    EVENTS_FILE, PROFILE_FILE, edit, is_published, live, project, rewrite, root, with_column,
-    without_column, write,
+    EVENTS_FILE, PROFILE_FILE, edit, instant, is_published, live, project, rewrite, root,
+    with_column, without_column, write,
 };
 
 /// Runs `arguments` and expects an exit code, messages and no published store.
@@ -140,7 +140,7 @@ fn a_null_key_is_named_with_its_row() {
             keys.iter().enumerate().map(|(i, key)| key.filter(|_| i != 9)).collect();
         with_column(&rows, "customer360_id", Arc::new(keys))
     });
-    refused(&project, &["run"], 3, &["column customer360_id: row 10 is null"]);
+    refused(&project, &["run"], 3, &["column customer360_id: row 10 is null or blank"]);
 }
 
 /// `validate` lists the faults at which `run` stops.
@@ -163,7 +163,10 @@ fn validate_lists_null_and_duplicate_keys() {
         let line = stdout.lines().find(|line| line.contains(check)).unwrap_or_default();
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    assert!(line("_id: null").starts_with("profile customer360_id: null 2 violation"), "{stdout}");
+    assert!(
+        line("_id: null").starts_with("profile customer360_id: null or blank 2 violation"),
+        "{stdout}"
+    );
     assert!(line("_id: null").ends_with("part-000.parquet row 10"), "{stdout}");
     assert!(
         line("_id: duplicate")
@@ -202,6 +205,90 @@ fn unusable_events_are_counted_by_reason() {
     );
     let (_, stderr, code) = output(&project, &["features", "build"]);
     assert_eq!(code, 0, "{stderr}");
+}
+
+/// One row of the events that cannot be used stops a run by default, and its reason is told.
+#[test]
+fn a_row_that_cannot_be_used_has_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let whole = std::fs::read(project.join(EVENTS_FILE)).unwrap();
+    let text = |value: &'static str| {
+        move |_: &ArrayRef| Arc::new(StringArray::from(vec![value])) as ArrayRef
+    };
+    let time = |at: &str| {
+        let micros = instant(at).0;
+        move |_: &ArrayRef| {
+            let times = arrow_array::TimestampMicrosecondArray::from(vec![micros]);
+            Arc::new(times.with_timezone("UTC")) as ArrayRef
+        }
+    };
+    let double =
+        |value: f64| move |_: &ArrayRef| Arc::new(Float64Array::from(vec![value])) as ArrayRef;
+    let decimal = |value: i128| {
+        move |_: &ArrayRef| {
+            let wide = arrow_array::Decimal128Array::from(vec![value]);
+            Arc::new(wide.with_precision_and_scale(38, 2).unwrap()) as ArrayRef
+        }
+    };
+    type Change = Box<dyn Fn(&ArrayRef) -> ArrayRef>;
+    let cases: Vec<(&str, Change, &str)> = vec![
+        ("customer360_id", Box::new(text("")), "customer360_id is blank: 1"),
+        ("customer360_id", Box::new(text(" \t ")), "customer360_id is blank: 1"),
+        ("event_id", Box::new(text("")), "event_id is blank: 1"),
+        ("event_type", Box::new(text("  ")), "event_type is blank: 1"),
+        (
+            "event_ts",
+            Box::new(time("1677-09-21T00:12:44Z")),
+            "event_ts is before 1900 or after 2199: 1",
+        ),
+        (
+            "event_ts",
+            Box::new(time("2262-04-11T23:47:16Z")),
+            "event_ts is before 1900 or after 2199: 1",
+        ),
+        (
+            "event_ts",
+            Box::new(time("9999-12-31T00:00:00Z")),
+            "event_ts is before 1900 or after 2199: 1",
+        ),
+        ("amount", Box::new(double(1e18)), "a number has too many digits: 1"),
+        ("amount", Box::new(double(-9.2e16)), "a number has too many digits: 1"),
+        ("amount", Box::new(double(1e300)), "a number has too many digits: 1"),
+        ("amount", Box::new(double(f64::INFINITY)), "a number is not finite: 1"),
+        ("amount", Box::new(decimal(10_i128.pow(18))), "a number has too many digits: 1"),
+    ];
+    for (column, change, message) in cases {
+        std::fs::write(project.join(EVENTS_FILE), &whole).unwrap();
+        rewrite(&project, EVENTS_FILE, |rows| {
+            let array = rows.column_by_name(column).unwrap();
+            let one = change(array);
+            let rest = arrow_cast::cast(&array.slice(1, array.len() - 1), one.data_type()).unwrap();
+            with_column(&rows, column, arrow_select::concat::concat(&[&one, &rest]).unwrap())
+        });
+        refused(&project, &["features", "build"], 3, &["events cannot be used", message]);
+        assert!(!is_published(&project), "{message}");
+    }
+}
+
+/// A column that has a meaning for events is not left out because its type is not read.
+#[test]
+fn a_column_of_a_type_that_is_not_read_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path());
+    let whole = std::fs::read(project.join(EVENTS_FILE)).unwrap();
+    for column in ["ingested_at", "currency", "event_ts", "amount"] {
+        std::fs::write(project.join(EVENTS_FILE), &whole).unwrap();
+        rewrite(&project, EVENTS_FILE, |rows| {
+            let bytes = arrow_array::BinaryArray::from_iter_values(std::iter::repeat_n(
+                b"x",
+                rows.num_rows(),
+            ));
+            with_column(&rows, column, Arc::new(bytes))
+        });
+        let message = format!("the column {column} has type Binary, which is not read");
+        refused(&project, &["features", "build"], 3, &[&message, "map another column"]);
+    }
 }
 
 #[test]
@@ -505,13 +592,17 @@ fn an_edited_artifact_is_refused() {
     let weights = &mut model["model"]["classifier"]["estimator"]["logistic"]["coefficients"];
     weights.as_array_mut().unwrap().pop();
     std::fs::write(&path, model.to_string()).unwrap();
-    let (_, stderr, code) = output(&project, &["score"]);
-    assert_eq!(code, 2, "{stderr}");
-    assert!(stderr.contains("the number of coefficients does not match the inputs"), "{stderr}");
+    let adopt = ["models", "adopt", "churn", &version];
+    let refused = |arguments: &[&str], expected: i32, said: &str| {
+        let (_, stderr, code) = output(&project, arguments);
+        assert_eq!(code, expected, "{stderr}");
+        assert!(stderr.contains(said), "{stderr}");
+    };
+    refused(&["score"], 1, "model-000001");
+    refused(&adopt, 2, "the number of coefficients does not match the inputs");
     std::fs::write(&path, &text[..text.len() / 2]).unwrap();
-    let (_, stderr, code) = output(&project, &["score"]);
-    assert_eq!(code, 2, "{stderr}");
-    assert!(stderr.contains("is not valid"), "{stderr}");
+    refused(&["score"], 1, "is damaged");
+    refused(&adopt, 2, "is not valid");
     // The unchanged artifact round-trips: loading and writing it again gives the same JSON.
     let artifact: c360_ml::artifact::Artifact = serde_json::from_str(&text).unwrap();
     assert_eq!(serde_json::to_string_pretty(&artifact).unwrap() + "\n", text);

@@ -4,6 +4,7 @@ mod bucket;
 mod bucket_server;
 mod cli;
 mod corpus;
+mod corruption;
 mod delta;
 mod exports;
 mod expressions;

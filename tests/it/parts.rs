@@ -250,6 +250,7 @@ fn an_offer_is_read_at_every_scoring() {
     let own = files.keys().find(|path| path.starts_with("recommendations/")).unwrap();
     let rows = c360_ml::store::parquet::read(&live(&project, own), None).unwrap();
     assert!(rows.iter().all(|rows| rows.num_rows() == 0), "nothing is in stock");
+    std::fs::copy(project.join("items.parquet"), project.join("store/items.parquet")).unwrap();
     for (from, to, message) in [
         ("stock > 0", "stok > 0", "did you mean `stock`"),
         ("key = \"name\"", "key = \"nam\"", "unknown column `nam`"),
@@ -259,6 +260,11 @@ fn an_offer_is_read_at_every_scoring() {
             "needs both category and most_per_category above 0",
         ),
         ("items = \"items.parquet\"", "items = \"none.parquet\"", "there is no file or folder"),
+        (
+            "items = \"items.parquet\"",
+            "items = \"store/items.parquet\"",
+            "items of an affinity model",
+        ),
     ] {
         edit(&project, "models/affinity.toml", from, to);
         let (_, stderr, code) = output(&project, &["score"]);

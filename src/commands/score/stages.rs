@@ -150,7 +150,8 @@ impl<'a> Run<'a> {
     /// Runs the second stage for all shards.
     pub fn finish(&self, store: &Store, root: &Root, ranked: &[RankedModel]) -> Result<Finished> {
         let mut finished = Finished { summary: FinishSummary::default(), files: Vec::new() };
-        let stage = |shard| self.finish_one(store, root, ranked, shard);
+        let current = self.current(store, root);
+        let stage = |shard| self.finish_one(store, root, ranked, current, shard);
         engine::run(self.profile.shards(), stage, |_, (files, summary)| {
             finished.files.extend(files);
             finished.summary.add(summary);
@@ -159,11 +160,24 @@ impl<'a> Run<'a> {
         Ok(finished)
     }
 
+    /// The as-of of the current profile, which says when each row was last changed. A damaged one that this run replaces
+    /// is none.
+    fn current(&self, store: &Store, root: &Root) -> Option<Instant> {
+        let as_of = self.context.as_of;
+        let at = root.profile.as_ref().map(|profile| profile.as_of).filter(|at| *at <= as_of.at)?;
+        if at == as_of.at && !previous::is_whole(store, root, &folder("profile", as_of)) {
+            tracing::warn!("updated_at of all customers is {at}, because the profile is damaged");
+            return None;
+        }
+        Some(at)
+    }
+
     fn finish_one(
         &self,
         store: &Store,
         root: &Root,
         ranked: &[RankedModel],
+        current: Option<Instant>,
         shard: Shard,
     ) -> Result<(Vec<String>, FinishSummary)> {
         let context = self.context;
@@ -177,8 +191,7 @@ impl<'a> Run<'a> {
             store.read_shard(root, &folder, shard, None)
         };
         let previous = context.previous.map(|at| table("segments", at)).transpose()?;
-        let current = root.profile.as_ref().filter(|profile| profile.as_of <= context.as_of.at);
-        let current = current.map(|profile| table("profile", profile.as_of)).transpose()?;
+        let current = current.map(|at| table("profile", at)).transpose()?;
         let current = current.map(|rows| concat(&rows)).transpose()?.flatten();
         let current = current.map(|rows| sort_by_key(&rows, "customer360_id")).transpose()?;
         let input = ShardInput {

@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::expression::Expression;
 use crate::features::plan::{AsOf, FeaturePlan};
+use crate::features::scanned::REASONS;
 use crate::features::timeline::Layout;
 use crate::shard::Shards;
 use crate::sources::SourcePlan;
 use crate::sources::delta::DeltaTable;
 use crate::sources::fingerprint::Fingerprint;
-use crate::store::{Root, Store};
+use crate::store::{Root, Store, StoreProblem};
 
 /// The folder of the store that contains the timelines.
 pub const FOLDER: &str = "timelines";
@@ -56,6 +57,8 @@ pub enum Live {
     None,
     /// The timelines are in another encoding than [`ENCODING`].
     OtherEncoding,
+    /// This file is damaged.
+    Damaged(PathBuf),
     /// The path of the manifest in the store, and the manifest.
     Current(String, Manifest),
 }
@@ -75,6 +78,7 @@ impl Live {
             Self::OtherEncoding => {
                 Some("the timelines are in the encoding of another version of c360-ml".into())
             }
+            Self::Damaged(path) => Some(format!("{} is damaged", path.display())),
             Self::Current(_, manifest) => manifest.unfit(source, plans, reading, shards),
         }
     }
@@ -125,6 +129,18 @@ impl Manifest {
 
     /// Reads the live manifest of a store.
     pub fn live(store: &Store, root: &Root) -> Result<Live> {
+        match Self::read(store, root) {
+            Err(error) => match error.problem() {
+                Some(StoreProblem::Damaged { path } | StoreProblem::NoManifest { path }) => {
+                    Ok(Live::Damaged(path.clone()))
+                }
+                _ => Err(error),
+            },
+            live => live,
+        }
+    }
+
+    fn read(store: &Store, root: &Root) -> Result<Live> {
         let names = store.below(root, FOLDER)?;
         let Some(path) = names.iter().find(|path| path.ends_with(".json")) else {
             return Ok(Live::None);
@@ -151,7 +167,7 @@ impl Manifest {
         }
         let layout = self.layout(source, plans);
         if self.reading != reading {
-            return Some("the mapping or settings of the event source have changed".into());
+            return Some("the mapping or settings of the event source have changed, or which events can be used".into());
         }
         if layout.conditions.len() > self.conditions.len() || layout.keeps_text != self.keeps_text {
             return Some("a feature or model uses a condition or input that is not kept".into());
@@ -225,7 +241,7 @@ pub fn reading(source: &SourcePlan) -> Result<String> {
     let mut text = serde_json::to_string(&source.mapping).unwrap_or_default();
     let context = &source.context;
     text += &format!("{} {} {}", context.zone.name(), context.scale.places(), context.currency);
-    text += &format!(" {}", source.has_ingestion());
+    text += &format!(" {} {REASONS:?}", source.has_ingestion());
     text += &source.table.delta.as_ref().map(DeltaTable::places).unwrap_or_default();
     for lookup in &source.lookups {
         text += &format!(" {} {} {}", lookup.name, lookup.key, lookup.on);

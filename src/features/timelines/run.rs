@@ -62,8 +62,8 @@ pub struct Run {
     before: Option<String>,
     /// The timeline files, newest first.
     timeline_files: Vec<TimelineFile>,
-    /// The live files of the timelines folder that are no longer used.
-    unused: Vec<String>,
+    /// Whether nothing of the timelines that are live stays.
+    anew: bool,
     changes: Changes,
     gone: HashSet<u32>,
     /// What was read.
@@ -99,8 +99,12 @@ impl Run {
         let (before, kept) = match live {
             Live::Current(path, manifest) => (Some(path), Some(manifest)),
             Live::None | Live::OtherEncoding => (None, None),
+            Live::Damaged(path) => {
+                tracing::warn!("{} is damaged: all event files are read again", path.display());
+                (None, None)
+            }
         };
-        let mut unused = Vec::new();
+        let anew = kept.is_none() || unfit.is_some();
         let manifest = match (kept, &unfit) {
             (Some(manifest), None) => manifest,
             (kept, _) => {
@@ -111,7 +115,6 @@ impl Run {
                     Some(kept) => kept.layout(source, plans),
                     None => Layout::new(plans, source.has_ingestion()),
                 };
-                unused.extend(transaction.store().below(&transaction.root, FOLDER)?);
                 Manifest::new(&layout, reading, keeping.shards)
             }
         };
@@ -119,7 +122,7 @@ impl Run {
         layout.files = Some(manifest.next_file());
         let changes = manifest.changes(source)?;
         let open = |path: &String| {
-            TimelineFile::open(path, &transaction.store().file(&transaction.root, path)?)
+            TimelineFile::open(path, &transaction.store().file_in_parts(&transaction.root, path)?)
         };
         let timeline_files =
             manifest.timeline_files.iter().rev().map(open).collect::<Result<_>>()?;
@@ -135,7 +138,7 @@ impl Run {
             layout,
             before,
             timeline_files,
-            unused,
+            anew,
             gone: changes.gone.iter().copied().collect(),
             changes,
             manifest,
@@ -347,7 +350,10 @@ impl Run {
         self.manifest.timeline_files = kept;
         self.manifest.timeline_files.push(timeline_file);
         self.manifest.rounds += 1;
-        for path in self.unused.iter().chain(&left).chain(&self.before) {
+        if self.anew {
+            transaction.replace(FOLDER);
+        }
+        for path in left.iter().chain(&self.before) {
             transaction.remove(path);
         }
         let name = format!("{FOLDER}/manifest-{:06}.json", transaction.number());
