@@ -81,7 +81,7 @@ impl Store {
     /// # Errors
     /// Returns an error if the root does not name the file, and [`StoreProblem::Damaged`] if it was changed.
     pub fn file(&self, root: &Root, name: &str) -> Result<PathBuf> {
-        let file = self.expect(root, name)?;
+        let file = self.live_file(root, name)?;
         let path = self.path.join(&file.object);
         if self.is_remote() {
             BucketObject::expect(&path, file.bytes, Some(file.xxh3))?;
@@ -99,7 +99,7 @@ impl Store {
     /// # Errors
     /// Returns an error if the root does not name the file.
     pub fn file_in_parts(&self, root: &Root, name: &str) -> Result<PathBuf> {
-        let file = self.expect(root, name)?;
+        let file = self.live_file(root, name)?;
         let path = self.path.join(&file.object);
         if self.is_remote() {
             BucketObject::expect(&path, file.bytes, None)?;
@@ -132,7 +132,8 @@ impl Store {
     /// other bytes, their lengths are compared.
     pub fn damaged(&self, root: &Root, folder: &str) -> Result<Vec<PathBuf>> {
         let files = self.below(root, folder)?;
-        let files = files.iter().map(|name| self.expect(root, name)).collect::<Result<Vec<_>>>()?;
+        let files =
+            files.iter().map(|name| self.live_file(root, name)).collect::<Result<Vec<_>>>()?;
         let lengths: HashMap<String, u64> = match self.is_remote() && !files.is_empty() {
             true => {
                 self.objects()?.list(folder, None)?.into_iter().map(|o| (o.path, o.bytes)).collect()
@@ -154,7 +155,7 @@ impl Store {
     /// Returns an error if the root does not name the file or it cannot be read, and [`StoreProblem::Damaged`] if it was
     /// changed.
     pub fn bytes(&self, root: &Root, name: &str) -> Result<Vec<u8>> {
-        let file = self.expect(root, name)?;
+        let file = self.live_file(root, name)?;
         let bytes = self.object(&file)?;
         match checksum(&bytes) == file.xxh3 {
             true => Ok(bytes),
@@ -172,7 +173,7 @@ impl Store {
     }
 
     /// What is known of a live file.
-    fn expect(&self, root: &Root, name: &str) -> Result<LiveFile> {
+    fn live_file(&self, root: &Root, name: &str) -> Result<LiveFile> {
         let missing = || StoreProblem::NotLive { name: name.to_owned(), root: root.number };
         Ok(self.live(root, name)?.ok_or_else(missing)?)
     }
@@ -401,7 +402,7 @@ impl Store {
         root: &Root,
         name: &str,
     ) -> Result<T> {
-        let file = self.expect(root, name)?;
+        let file = self.live_file(root, name)?;
         let bytes = self.object(&file)?;
         parse_json(&String::from_utf8_lossy(&bytes), &self.path.join(file.object))
     }
@@ -409,7 +410,7 @@ impl Store {
     /// Reads a live JSON file.
     pub fn read_json<T: serde::de::DeserializeOwned>(&self, root: &Root, name: &str) -> Result<T> {
         let bytes = self.bytes(root, name)?;
-        let path = self.path.join(self.expect(root, name)?.object);
+        let path = self.path.join(self.live_file(root, name)?.object);
         parse_json(&String::from_utf8_lossy(&bytes), &path)
     }
 }
