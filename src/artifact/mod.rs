@@ -24,7 +24,7 @@ pub use self::lifetime_value::LifetimeValueArtifact;
 pub use self::rfm::RfmArtifact;
 use crate::error::Result;
 use crate::features::plan::AsOf;
-use crate::store::{FORMAT_VERSION, Root, Store, StoreProblem, unless_damaged};
+use crate::store::{FORMAT_VERSION, Root, Store, StoreProblem, checksum, unless_damaged};
 use crate::time::Instant;
 
 /// The trained model of an artifact, by kind.
@@ -76,7 +76,7 @@ impl Artifact {
             Trained::Affinity(model) => serde_json::to_string(&model.spec),
             Trained::LifetimeValue(model) => serde_json::to_string(&model.spec),
         };
-        let spec = hash(spec.unwrap_or_default().as_bytes());
+        let spec = checksum(spec.unwrap_or_default().as_bytes());
         Self {
             format_version: FORMAT_VERSION,
             name: name.to_owned(),
@@ -160,14 +160,10 @@ impl Artifact {
 /// The name of a version: its as-of and a hash of the model.
 fn version(as_of: Instant, model: &Trained) -> String {
     let text = serde_json::to_string(model).unwrap_or_default();
-    format!("{}-{}", as_of.folder(), &hash(text.as_bytes())[..8])
+    format!("{}-{}", as_of.folder(), &checksum(text.as_bytes())[..8])
 }
 
 /// The file of a version in the store.
 pub fn path(name: &str, version: &str) -> String {
     format!("models/{name}/{version}/model.json")
-}
-
-fn hash(bytes: &[u8]) -> String {
-    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(bytes))
 }

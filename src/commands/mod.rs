@@ -48,7 +48,7 @@ use crate::shard::Shards;
 use crate::sources::files::RawTable;
 use crate::sources::fingerprint::{Fingerprint, hash_of};
 use crate::sources::profile::Scattering;
-use crate::store::Root;
+use crate::store::{Root, checksum};
 use crate::time::Instant;
 
 /// Reads the clock.
@@ -121,5 +121,5 @@ fn fingerprint(
     let event_files = events.files.par_iter();
     let event_files = event_files.map(|path| Ok(event_file(path)? + &events.said_of(path)?));
     hashes.extend(event_files.collect::<Result<Vec<_>>>()?);
-    Ok(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(hashes.concat().as_bytes())))
+    Ok(checksum(hashes.concat().as_bytes()))
 }

@@ -31,8 +31,8 @@ use crate::sources::footers::Footers;
 use crate::sources::profile::ProfilePlan;
 use crate::sources::{Orphans, SourceContext, SourcePlan, look};
 use crate::spec::{ModelSpec, Models};
-use crate::store::Store;
 use crate::store::bucket::{is_url, resolve};
+use crate::store::{Store, checksum};
 use crate::time::{Duration, Instant, Zone};
 
 /// The settings of the command line or the environment that override `c360.toml`.
@@ -148,7 +148,7 @@ impl Project {
             reread: overrides.reread,
             store_root: overrides.root,
             origins: overrides.origins.clone(),
-            fingerprint: format!("{:016x}", xxhash_rust::xxh3::xxh3_64(hashed.as_bytes())),
+            fingerprint: checksum(hashed.as_bytes()),
         })
     }
 

@@ -25,7 +25,7 @@ pub mod staged;
 mod transaction;
 mod views;
 
-pub use self::format::{FORMAT_VERSION, hash, seal, unseal};
+pub use self::format::{FORMAT_VERSION, checksum, hash, seal, unseal};
 pub use self::gc::{Keep, Removed};
 pub use self::problem::{StoreProblem, unless_damaged};
 pub use self::reader::Store;

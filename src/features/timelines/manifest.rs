@@ -15,7 +15,7 @@ use crate::shard::Shards;
 use crate::sources::SourcePlan;
 use crate::sources::delta::DeltaTable;
 use crate::sources::fingerprint::Fingerprint;
-use crate::store::{Root, Store, StoreProblem};
+use crate::store::{Root, Store, StoreProblem, checksum};
 
 /// The folder of the store that contains the timelines.
 pub const FOLDER: &str = "timelines";
@@ -204,7 +204,7 @@ impl Manifest {
             .collect();
         files.sort_unstable();
         files.push(self.reading.clone());
-        format!("{:016x}", xxhash_rust::xxh3::xxh3_64(files.join("\n").as_bytes()))
+        checksum(files.join("\n").as_bytes())
     }
 
     /// Compares the files that were read with the current files of `source`.
@@ -249,5 +249,5 @@ pub fn reading(source: &SourcePlan) -> Result<String> {
             text += &lookup.table.hash_of(path)?;
         }
     }
-    Ok(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes())))
+    Ok(checksum(text.as_bytes()))
 }
