@@ -61,7 +61,7 @@ bench-complete-journey:
     cargo build --release
     python3 benches/complete_journey.py target/release/c360-ml /tmp/complete-journey.json
 
-# Check exports, reports and schemas against ONNX Runtime, MLflow, Chromium, Feast, Redis, PostgreSQL, Taplo and moto
+# Check exports, reports and schemas against ONNX Runtime, MLflow, Chromium, Feast, Redis, PostgreSQL, Taplo and moto, and against faults
 outside:
     tests/outside/run.sh onnx
     tests/outside/run.sh mlflow
@@ -72,6 +72,7 @@ outside:
     tests/outside/run.sh cloud
     tests/outside/run.sh delta
     tests/outside/run.sh damage
+    tests/outside/run.sh faults
 
 # Run on S3 (moto) and, where AZURITE names its program, on Azure
 cloud:
@@ -80,6 +81,14 @@ cloud:
 # Read Delta tables of deltalake, and the profile as one by deltalake and DuckDB
 delta:
     tests/outside/run.sh delta
+
+# Let calls of the program to the C library fail and kill it at them: POINTS of each kind (0 is all), and KILLS at random moments
+faults POINTS="3" KILLS="10":
+    tests/outside/run.sh faults {{POINTS}} {{KILLS}}
+
+# Run the fixtures and a million events on other threads, orders, locales, shards and stores, and compare all data files
+determinism CUSTOMERS="21500":
+    tests/outside/run.sh determinism {{CUSTOMERS}}
 
 # Check the exported offline store in Feast, value by value
 feast:

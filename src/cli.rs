@@ -1,6 +1,9 @@
 //! The command line: parses the arguments, makes one call of the library and turns errors into exit codes.
 
 mod arguments;
+mod ended;
+mod lineage;
+mod log;
 
 use std::io::{IsTerminal, Write};
 
@@ -11,14 +14,17 @@ use self::arguments::{
     Cli, Command, Config, Export, Features, Format, Global, Init, LogFormat, Models, Origins, Push,
     Scoring, Segments,
 };
+use self::lineage::Told;
 use crate::commands;
 use crate::commands::build::Build;
 use crate::commands::pages::Form;
+use crate::commands::push::Asked;
 use crate::commands::show::Layout;
-use crate::config::{Overrides, Project};
+use crate::config::{Access, Overrides, Project};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::export::online::OnlineStore;
+use crate::report::identity::Identity;
 use crate::report::{Output, Progress};
 use crate::simulate::Options;
 use crate::store::StoreProblem;
@@ -68,8 +74,9 @@ pub fn main() -> Exit {
         std::process::exit(Exit::Unexpected.code().into());
     }));
     let parsed = Cli::command().try_get_matches();
-    let parsed = parsed.and_then(|m| Ok((Cli::from_arg_matches(&m)?, Origins::of(&m))));
-    let (cli, origins) = match parsed {
+    let parsed =
+        parsed.and_then(|m| Ok((Cli::from_arg_matches(&m)?, Origins::of(&m), ended::name_of(&m))));
+    let (cli, origins, command) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
             // A request for the help or the version is not an error.
@@ -81,15 +88,38 @@ pub fn main() -> Exit {
             return Exit::Configuration.unless(!is_error);
         }
     };
-    start_logging(&cli.global);
-    match healed(&cli, &origins) {
+    let traceparent = std::env::var("TRACEPARENT").ok();
+    let identity = Identity::new(uuid::Uuid::now_v7().to_string(), traceparent.as_deref());
+    start_logging(&cli.global, &identity);
+    let begun = std::time::Instant::now();
+    let is_quiet = cli.global.quiet || !std::io::stderr().is_terminal();
+    let publishes = cli.command.is_job() && !cli.command.is_dry_run();
+    let told = publishes.then(|| Told::begin(&cli.global, &command, &identity)).flatten();
+    let mut progress = Progress::new(is_quiet, identity);
+    let outcome = healed(&cli, &origins, &mut progress);
+    if let Some(told) = told {
+        told.end(&cli.global, &outcome);
+    }
+    if let Err(error) = &outcome
+        && publishes
+        && let Err(error) = ended::record_failure(&cli.global, &command, error, &mut progress)
+    {
+        tracing::warn!("the run was not recorded: {error}");
+    }
+    if let Some(file) = &cli.global.prometheus
+        && let Err(error) = ended::write(file, &command, &outcome, begun.elapsed())
+    {
+        // The command has ended as it has, whether Prometheus hears of it or not.
+        tracing::warn!("{error}");
+    }
+    match outcome {
         Ok((output, exit)) => {
             print(&output, cli.global.format);
             exit
         }
         Err(error) => {
             match cli.global.format {
-                Format::Json => eprintln!("{}", error_json(&error)),
+                Format::Json => eprintln!("{}", error.json()),
                 _ => eprintln!("{}", render(&error)),
             }
             error.exit()
@@ -104,32 +134,33 @@ impl Push {
         store: impl Fn() -> Result<Box<dyn OnlineStore>>,
         progress: &mut Progress,
     ) -> Result<Output> {
-        commands::push::push(project, &self.views, self.rate, self.full, store, progress)
+        let Self { views, rate, full, dry_run } = self;
+        let asked = Asked { views, rate: *rate, full: *full, dry_run: *dry_run };
+        commands::push::push(project, asked, store, progress)
     }
 }
 
 /// Runs the command. Where the timelines that the store keeps are damaged, a command that writes them runs again and
 /// reads all events.
-fn healed(cli: &Cli, origins: &Origins) -> Result<(Output, Exit)> {
-    let writes = matches!(
-        cli.command,
-        Command::Train { .. }
-            | Command::Score(_)
-            | Command::Run(_)
-            | Command::Features(Features::Build { .. })
-    );
-    match execute(cli, origins, false) {
+fn healed(cli: &Cli, origins: &Origins, progress: &mut Progress) -> Result<(Output, Exit)> {
+    match execute(cli, origins, false, progress) {
         Err(error)
-            if writes && matches!(error.problem(), Some(StoreProblem::DamagedTimelines { .. })) =>
+            if cli.command.is_job()
+                && matches!(error.problem(), Some(StoreProblem::DamagedTimelines { .. })) =>
         {
             tracing::warn!("{error}: all event files are read again, and it is written anew");
-            execute(cli, origins, true)
+            execute(cli, origins, true, progress)
         }
         outcome => outcome,
     }
 }
 
-fn execute(cli: &Cli, origins: &Origins, reread: bool) -> Result<(Output, Exit)> {
+fn execute(
+    cli: &Cli,
+    origins: &Origins,
+    reread: bool,
+    progress: &mut Progress,
+) -> Result<(Output, Exit)> {
     let global = &cli.global;
     let fits = match global.format {
         Format::Text | Format::Json => true,
@@ -142,18 +173,17 @@ fn execute(cli: &Cli, origins: &Origins, reread: bool) -> Result<(Output, Exit)>
         let required = "text or json for this command";
         return Err(Error::setting("command line", "--format", given, required, "--format json"));
     }
-    let mut progress = Progress::new(global.quiet || !std::io::stderr().is_terminal());
-    let overrides = Overrides {
-        as_of: global.as_of,
-        known_at: global.known_at,
-        store: global.store.clone(),
-        memory: global.memory.clone(),
-        root: global.root,
-        reread,
-        origins: origins.settings(),
+    let overrides = Overrides { reread, origins: origins.settings(), ..global.overrides() };
+    let project = || {
+        let project = Project::load(&global.project, &overrides)?;
+        restrict(project.settings.project.access);
+        Ok::<_, Error>(project)
     };
-    let project = || Project::load(&global.project, &overrides);
-    let store = || Project::open_store(&global.project, &overrides);
+    let store = || {
+        let (store, access) = Project::open_store(&global.project, &overrides)?;
+        restrict(access);
+        Ok::<_, Error>(store)
+    };
     let output = match &cli.command {
         Command::Completions { shell } => completions(*shell),
         Command::Man { out } => man(out)?,
@@ -166,14 +196,14 @@ fn execute(cli: &Cli, origins: &Origins, reread: bool) -> Result<(Output, Exit)>
                 currency,
                 dry_run: *dry_run,
             };
-            commands::init::init(&asked, &mut progress)?
+            commands::init::init(&asked, progress)?
         }
         Command::Config(Config::Show) => {
             let project = project()?;
             commands::config::show(&project, global.others(origins))?
         }
         Command::Validate => {
-            return commands::validate::validate(&project()?, &mut progress);
+            return commands::validate::validate(&project()?, progress);
         }
         Command::Schema { of: Some(kind) } => commands::schema::of_file(*kind),
         Command::Schema { of: None } if global.project.join("c360.toml").exists() => {
@@ -193,30 +223,30 @@ fn execute(cli: &Cli, origins: &Origins, reread: bool) -> Result<(Output, Exit)>
         }
         Command::Features(Features::Build { full, from, to, every }) => {
             let asked = Build { full: *full, from: *from, to: *to, every: *every };
-            return commands::build::build(&project()?, asked, &mut progress);
+            return commands::build::build(&project()?, asked, progress);
         }
         Command::Features(Features::Join { entities, views, out, exact, ttl, known }) => {
             let join =
                 commands::join::Join { entities, views, out, exact: *exact, ttl, known: *known };
-            commands::join::join(&project()?, &join, &mut progress)?
+            commands::join::join(&project()?, &join, progress)?
         }
         Command::Train { dry_run: true } => {
-            return commands::dry_run::train(&project()?, &mut progress);
+            return commands::dry_run::train(&project()?, progress);
         }
         Command::Train { dry_run: false } => {
-            return commands::train::train(&project()?, &mut progress);
+            return commands::train::train(&project()?, progress);
         }
         Command::Score(Scoring { force, dry_run: true }) => {
-            return commands::dry_run::score(&project()?, *force, &mut progress);
+            return commands::dry_run::score(&project()?, *force, progress);
         }
         Command::Score(Scoring { force, dry_run: false }) => {
-            return commands::score::score(&project()?, *force, &mut progress);
+            return commands::score::score(&project()?, *force, progress);
         }
         Command::Run(Scoring { force, dry_run: true }) => {
-            return commands::dry_run::run(&project()?, *force, &mut progress);
+            return commands::dry_run::run(&project()?, *force, progress);
         }
         Command::Run(Scoring { force, dry_run: false }) => {
-            return commands::run::run(&project()?, *force, &mut progress);
+            return commands::run::run(&project()?, *force, progress);
         }
         Command::Models(Models::List) => commands::models::list(&project()?)?,
         Command::Models(Models::Show { name, version }) => {
@@ -247,12 +277,12 @@ fn execute(cli: &Cli, origins: &Origins, reread: bool) -> Result<(Output, Exit)>
         Command::Segments(Segments::Export { name, out, consent }) => {
             let asked =
                 commands::members::Members { segment: name, out, consent: consent.as_deref() };
-            commands::members::export(&project()?, &asked, global.as_of, &mut progress)?
+            commands::members::export(&project()?, &asked, global.as_of, progress)?
         }
         Command::Report { open, self_contained, serve } => {
             let project = project()?;
             let form = if *self_contained { Form::SelfContained } else { Form::Linked };
-            let (output, index) = commands::report::report(&project, form, &mut progress)?;
+            let (output, index) = commands::report::report(&project, form, progress)?;
             if *open {
                 open::that(&index).map_err(Error::io("open", &index))?;
             }
@@ -274,13 +304,13 @@ fn execute(cli: &Cli, origins: &Origins, reread: bool) -> Result<(Output, Exit)>
             commands::export::mlflow(&project()?, name, version, tracking_uri, experiment)?
         }
         Command::Export(Export::Feast { out, ttl }) => {
-            commands::export::feast(&project()?, out, ttl, &mut progress)?
+            commands::export::feast(&project()?, out, ttl, progress)?
         }
         Command::Export(Export::Redis { url, prefix, push }) => {
-            push.to(&project()?, || commands::push::redis(url, prefix), &mut progress)?
+            push.to(&project()?, || commands::push::redis(url, prefix), progress)?
         }
         Command::Export(Export::Postgres { url, table, push }) => {
-            push.to(&project()?, || commands::push::postgres(url, table), &mut progress)?
+            push.to(&project()?, || commands::push::postgres(url, table), progress)?
         }
         Command::Show { table, head } if global.format == Format::Parquet => {
             if std::io::stdout().is_terminal() {
@@ -301,6 +331,17 @@ fn execute(cli: &Cli, origins: &Origins, reread: bool) -> Result<(Output, Exit)>
         Command::Gc { keep, grace, dry_run } => {
             commands::history::gc(&store()?, *keep, *grace, *dry_run)?
         }
+        Command::Audit { sample, seed } => {
+            let asked = commands::audit::Asked { at: global.as_of, sample: *sample, seed: *seed };
+            return commands::audit::audit(&project()?, asked, progress);
+        }
+        Command::Forget { ids, file, dry_run } => {
+            let mut keys = ids.clone();
+            if let Some(file) = file {
+                keys.extend(lines(file)?);
+            }
+            commands::forget::forget(&store()?, &keys, *dry_run)?
+        }
         Command::Explain { id } => commands::explain::explain(&project()?, id, global.as_of)?,
         Command::Simulate(arguments) => {
             let truth_at = match arguments.truth_at.as_slice() {
@@ -316,13 +357,38 @@ fn execute(cli: &Cli, origins: &Origins, reread: bool) -> Result<(Output, Exit)>
                 horizon: arguments.horizon,
                 truth_at,
             };
-            commands::simulate::simulate(&options, &arguments.out, &mut progress)?
+            commands::simulate::simulate(&options, &arguments.out, progress)?
         }
     };
     Ok((output, Exit::Ok))
 }
 
-fn start_logging(global: &Global) {
+/// Sets who may read the files that this process writes from now on.
+#[cfg(unix)]
+fn restrict(access: Access) {
+    let mask = match access {
+        Access::Owner => 0o077,
+        Access::Group => 0o027,
+        Access::Umask => return,
+    };
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+}
+
+/// Windows has no such mask; its files have the permissions of their folder.
+#[cfg(not(unix))]
+fn restrict(_: Access) {}
+
+/// The lines of a file, or of standard input for `-`.
+fn lines(file: &std::path::Path) -> Result<Vec<String>> {
+    let text = match file.as_os_str() == "-" {
+        true => std::io::read_to_string(std::io::stdin()),
+        false => std::fs::read_to_string(file),
+    };
+    let text = text.map_err(Error::io("read", file))?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+fn start_logging(global: &Global, identity: &Identity) {
     use tracing_subscriber::EnvFilter;
     let level = if global.verbose { "c360_ml=info" } else { "warn" };
     // What goes wrong with a Delta table is told by our own error, without a trace of calls.
@@ -335,7 +401,7 @@ fn start_logging(global: &Global) {
     // Logging is set up once per process; a second attempt changes nothing.
     let _ = match global.log_format {
         LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Json => builder.event_format(log::JsonLines(identity.clone())).try_init(),
     };
 }
 
@@ -377,14 +443,4 @@ fn render(error: &Error) -> String {
         text += &format!("\n\nhint: {hint}");
     }
     text
-}
-
-/// The same as JSON, with the exit code.
-fn error_json(error: &Error) -> serde_json::Value {
-    json!({
-        "error": error.to_string(),
-        "causes": error.causes(),
-        "hint": error.hint(),
-        "exit_code": error.exit_code(),
-    })
 }

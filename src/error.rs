@@ -152,6 +152,16 @@ impl Error {
         causes
     }
 
+    /// The error as JSON: its text, causes, hint and exit code.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "error": self.to_string(),
+            "causes": self.causes(),
+            "hint": self.hint(),
+            "exit_code": self.exit_code(),
+        })
+    }
+
     /// Whether the cause is a file or an object that does not exist.
     pub fn is_not_found(&self) -> bool {
         use std::error::Error as _;

@@ -93,7 +93,7 @@ impl Artifact {
     pub fn load(store: &Store, root: &Root, name: &str, version: &str) -> Result<Self> {
         let relative = path(name, version);
         let artifact: Self = store.read_json(root, &relative)?;
-        artifact.check(&store.file(root, &relative)?)?;
+        artifact.check(&store.file_in_parts(root, &relative)?)?;
         Ok(artifact)
     }
 

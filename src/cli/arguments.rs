@@ -8,7 +8,7 @@ use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
 use crate::commands;
-use crate::config::{FileKind, Origin};
+use crate::config::{FileKind, Origin, Overrides};
 use crate::expression::Number;
 use crate::time::{Duration, Instant};
 
@@ -49,6 +49,13 @@ pub(super) struct Global {
     /// How to log to stderr
     #[arg(long, global = true, value_enum, default_value = "text", env = "C360_LOG_FORMAT")]
     pub(super) log_format: LogFormat,
+    /// Write how the command ended to this file, for the textfile collector of Prometheus' node exporter
+    #[arg(long, global = true, value_name = "FILE", env = "C360_PROMETHEUS")]
+    pub(super) prometheus: Option<PathBuf>,
+    /// Tell when train, score, run and features build begin and end, and what they read and write: a file to which
+    /// OpenLineage events are added, or the http address of a backend
+    #[arg(long, global = true, value_name = "FILE_OR_URL", env = "C360_OPENLINEAGE")]
+    pub(super) openlineage: Option<String>,
     /// Log stages to stderr; RUST_LOG sets finer levels
     #[arg(long, short, global = true)]
     pub(super) verbose: bool,
@@ -59,7 +66,7 @@ pub(super) struct Global {
 
 /// The global options that the environment can set: the option, its flag, its variable, and the setting of c360.toml
 /// that it overrides.
-const GLOBAL: [(&str, &str, &str, Option<&str>); 8] = [
+const GLOBAL: [(&str, &str, &str, Option<&str>); 10] = [
     ("project", "--project", "C360_PROJECT", None),
     ("as_of", "--as-of", "C360_AS_OF", Some("project.as_of")),
     ("known_at", "--known-at", "C360_KNOWN_AT", None),
@@ -68,7 +75,46 @@ const GLOBAL: [(&str, &str, &str, Option<&str>); 8] = [
     ("memory", "--memory", "C360_MEMORY", Some("engine.memory")),
     ("format", "--format", "C360_FORMAT", None),
     ("log_format", "--log-format", "C360_LOG_FORMAT", None),
+    ("prometheus", "--prometheus", "C360_PROMETHEUS", None),
+    ("openlineage", "--openlineage", "C360_OPENLINEAGE", None),
 ];
+
+impl Global {
+    /// What overrides `c360.toml`.
+    pub(super) fn overrides(&self) -> Overrides {
+        Overrides {
+            as_of: self.as_of,
+            known_at: self.known_at,
+            store: self.store.clone(),
+            memory: self.memory.clone(),
+            root: self.root,
+            ..Overrides::default()
+        }
+    }
+}
+
+impl Command {
+    /// Whether the command is one of those that a schedule calls, which compute and publish.
+    pub(super) fn is_job(&self) -> bool {
+        matches!(
+            self,
+            Self::Train { .. }
+                | Self::Score(_)
+                | Self::Run(_)
+                | Self::Features(Features::Build { .. })
+        )
+    }
+
+    /// Whether the command is such a job and only says what it would do.
+    pub(super) fn is_dry_run(&self) -> bool {
+        matches!(
+            self,
+            Self::Train { dry_run: true }
+                | Self::Score(Scoring { dry_run: true, .. })
+                | Self::Run(Scoring { dry_run: true, .. })
+        )
+    }
+}
 
 /// Where the values of the global options come from.
 pub(super) struct Origins(Vec<(&'static str, Option<&'static str>, Origin)>);
@@ -111,6 +157,8 @@ impl Global {
             ("root", json!(self.root)),
             ("format", name(self.format.to_possible_value())),
             ("log_format", name(self.log_format.to_possible_value())),
+            ("prometheus", json!(self.prometheus)),
+            ("openlineage", json!(self.openlineage)),
         ];
         values.map(|(option, value)| (option, value, origins.option(option))).into()
     }
@@ -207,6 +255,27 @@ pub(super) enum Command {
         /// Keep also what was written within this time, because a run may be at work with it
         #[arg(long, value_name = "DURATION", default_value = "1d")]
         grace: Duration,
+        /// Say what would be removed, and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Compute features of some customers again in two other ways, and compare every file of the store with its checksum;
+    /// exit 3 where anything differs
+    Audit {
+        /// How many customers
+        #[arg(long, value_name = "CUSTOMERS", default_value_t = 100)]
+        sample: usize,
+        /// Another seed chooses other customers
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+    /// Remove customers from the store, keep them out from then on, and look whether a trace is left
+    Forget {
+        /// The customer360_ids
+        ids: Vec<String>,
+        /// A file with one customer360_id in each line; - for standard input
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
         /// Say what would be removed, and remove nothing
         #[arg(long)]
         dry_run: bool,
@@ -486,6 +555,9 @@ pub(super) struct Push {
     /// Send every customer, whatever the server is thought to hold
     #[arg(long)]
     pub(super) full: bool,
+    /// Ask the server what it holds, say how many customers would be sent, and send nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -59,7 +59,7 @@ pub fn build(project: &Project, asked: Build, progress: &mut Progress) -> Result
     let mut left: Option<Vec<ViewsAt>> = None;
     progress.steps(as_ofs.len() as u64);
     loop {
-        let mut transaction = store.begin("features build", super::now)?;
+        let mut transaction = super::begin(project, &store, "features build")?;
         let shards = shards(project, &mut transaction.root);
         progress.stage("reading the profile");
         let instants: Vec<Instant> = as_ofs.iter().map(|as_of| as_of.at).collect();

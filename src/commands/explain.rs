@@ -211,7 +211,7 @@ fn waterfalls(
         .collect();
     let entities = Entities { keys: vec![id.to_owned()], created_at: vec![None] };
     let reading = reading(project, Shards::ONE, scratch.path());
-    let source = project.events.of_customer(id);
+    let source = project.events.of_customers([id.to_owned()].into());
     let events = ScannedEvents::read(&source, &plans, reading)?;
     let rows = events.shard(Shard::ALL, &entities)?;
     for champion in &champions.classifiers {

@@ -23,7 +23,7 @@ use crate::features::scanned::ScannedEvents;
 use crate::report::{Output, Progress, Table, thousands};
 use crate::sources::entity_rows::EntityRows;
 use crate::sources::profile::{CREATED, Entities, KEY};
-use crate::store::parquet::{batches as batches_of, concat, read, take};
+use crate::store::parquet::{Writer, batches as batches_of, concat, read, take};
 use crate::store::staged::Staged;
 use crate::store::{Root, Store};
 use crate::time::Duration;
@@ -72,7 +72,7 @@ pub fn join(project: &Project, join: &Join, progress: &mut Progress) -> Result<O
     let rows = join::joined(&entities, fields, arrays)?;
     progress.stage("writing");
     let staged = Staged::beside(join.out)?;
-    crate::store::parquet::write(staged.path(), &rows.schema(), [&rows])?;
+    Writer::create(staged.path(), &rows.schema())?.write_only(&rows)?;
     staged.publish()?;
     progress.finish();
     let text = format!(

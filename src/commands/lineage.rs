@@ -29,22 +29,10 @@ pub fn lineage(project: &Project, feature: &Feature) -> Lineage {
     let catalog = &project.catalog;
     let name = feature.column();
     let mut lineage = Lineage::default();
-    for from in catalog.closure(&BTreeSet::from([name])) {
-        if from.column() != name {
-            lineage.from.insert(from.column().to_owned());
-        }
-        if let Definition::Aggregation(aggregation) = &from.definition {
-            for expression in aggregation.input.iter().chain(&aggregation.condition) {
-                let raw = project.events.raw(expression);
-                lineage.source.extend(raw.columns().into_iter().map(str::to_owned));
-            }
-            // Every aggregation depends on the time and the customer of an event.
-            for column in ["customer360_id", "event_ts"] {
-                let raw = project.events.mapping.get(column).map(|x| x.columns());
-                lineage.source.extend(raw.into_iter().flatten().map(str::to_owned));
-            }
-        }
-    }
+    let closure = catalog.closure(&BTreeSet::from([name]));
+    let others = closure.iter().filter(|from| from.column() != name);
+    lineage.from.extend(others.map(|from| from.column().to_owned()));
+    lineage.source = raw_columns(project, closure.iter().map(|from| &from.definition));
     let comes_from = |other: &Feature| {
         let closure = catalog.closure(&BTreeSet::from([other.column()]));
         closure.iter().any(|from| from.column() == name)
@@ -67,4 +55,25 @@ pub fn lineage(project: &Project, feature: &Feature) -> Lineage {
         }
     }
     lineage
+}
+
+/// The columns of the event files and lookup tables that aggregations are computed from.
+pub fn raw_columns<'a>(
+    project: &Project,
+    definitions: impl IntoIterator<Item = &'a Definition>,
+) -> BTreeSet<String> {
+    let mut columns = BTreeSet::new();
+    for definition in definitions {
+        let Definition::Aggregation(aggregation) = definition else { continue };
+        for expression in aggregation.input.iter().chain(&aggregation.condition) {
+            let raw = project.events.raw(expression);
+            columns.extend(raw.columns().into_iter().map(str::to_owned));
+        }
+        // Every aggregation depends on the time and the customer of an event.
+        for column in ["customer360_id", "event_ts"] {
+            let raw = project.events.mapping.get(column).map(|x| x.columns());
+            columns.extend(raw.into_iter().flatten().map(str::to_owned));
+        }
+    }
+    columns
 }

@@ -1,13 +1,16 @@
 //! The commands of the command line, one file each. Every function follows its data flow.
 
 pub mod adopt;
+pub mod audit;
 pub mod build;
 mod champions;
 pub mod config;
+pub mod datasets;
 pub mod dry_run;
 pub mod explain;
 pub mod export;
 pub mod features;
+pub mod forget;
 pub mod history;
 pub mod init;
 pub mod join;
@@ -20,7 +23,7 @@ mod problem;
 mod published;
 pub mod push;
 mod quality;
-mod record;
+pub mod record;
 pub mod registry;
 pub mod report;
 pub mod run;
@@ -47,13 +50,27 @@ use crate::features::scanned::Reading;
 use crate::shard::Shards;
 use crate::sources::files::RawTable;
 use crate::sources::fingerprint::{Fingerprint, hash_of};
+use crate::sources::forgotten::Forgotten;
 use crate::sources::profile::Scattering;
-use crate::store::{Root, checksum};
+use crate::store::{Root, Store, Transaction, checksum};
 use crate::time::Instant;
 
 /// Reads the clock.
 fn now() -> Instant {
     Instant(chrono::Utc::now().timestamp_micros())
+}
+
+/// Begins a run that reads the sources.
+///
+/// # Errors
+/// Returns [`CommandProblem::ForgottenMeanwhile`] if other customers were forgotten when the project was read.
+fn begin(project: &Project, store: &Store, command: &str) -> Result<Transaction> {
+    let transaction = store.begin(command, now)?;
+    let forgotten = Forgotten::load(store, &transaction.root)?;
+    match forgotten.is_same(&project.context().forgotten) {
+        true => Ok(transaction),
+        false => Err(CommandProblem::ForgottenMeanwhile.into()),
+    }
 }
 
 /// The as-of and the known-at of a run.

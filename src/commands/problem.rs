@@ -19,6 +19,14 @@ pub enum CommandProblem {
     NoVersions { models: Vec<String>, at: Instant, known_at: Option<Instant> },
     #[error("a new version did not pass its gate, and there is no other:\n{report}")]
     GateNotMet { report: String },
+    #[error("customers were forgotten while this run began")]
+    ForgottenMeanwhile,
+    #[error("no view has a snapshot at {at}")]
+    NothingToAudit { at: Instant, there: Vec<String> },
+    #[error("no customer is named")]
+    NobodyNamed,
+    #[error("a trace of a customer is left in {}", files.join(", "))]
+    TracesLeft { files: Vec<String> },
     #[error("no other version of {model} was in use before")]
     NoEarlierVersion { model: String },
     #[error("no version of {model} is in use")]
@@ -82,8 +90,11 @@ impl Problem for CommandProblem {
             | Self::NoSnapshots { .. }
             | Self::NoRecords { .. }
             | Self::NotScored { .. }
+            | Self::NothingToAudit { .. }
             | Self::NoProfile => Exit::NotMet,
             Self::OtherDefinitions { .. } | Self::OldScores { .. } => Exit::Contract,
+            Self::ForgottenMeanwhile => Exit::Locked,
+            Self::TracesLeft { .. } => Exit::Unexpected,
             _ => Exit::Configuration,
         }
     }
@@ -102,6 +113,19 @@ impl Problem for CommandProblem {
             }
             Self::GateNotMet { .. } => {
                 "look at its report below models/ of the store; `c360-ml models promote` promotes it anyway"
+            }
+            Self::ForgottenMeanwhile => "run it again",
+            Self::NothingToAudit { at, there } => {
+                let there = there.join(", ");
+                return Some(format!(
+                    "run `c360-ml features build --as-of {at}` first; there are snapshots at: {there}"
+                ));
+            }
+            Self::NobodyNamed => {
+                "name customers by their customer360_id, or --file with one in each line (- for standard input)"
+            }
+            Self::TracesLeft { .. } => {
+                "no run has written these files, or a run that died: look at them, remove them, and run it again"
             }
             Self::NoEarlierVersion { .. } => {
                 "`models list` has the versions that `models promote` can put in use"

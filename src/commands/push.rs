@@ -29,13 +29,27 @@ pub fn postgres(url: &str, table: &str) -> Result<Box<dyn OnlineStore>> {
     Ok(Box::new(Postgres::connect(url, password.as_deref(), table)?))
 }
 
-/// Sends the customers that have changed since the last push, at most `rate` customers per second. All
-/// customers are sent if `full` is set or the content of the store is unknown.
+/// What is asked of a push.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// The views to push; all if there are none.
+    pub views: &'a [String],
+    /// The greatest number of customers per second.
+    pub rate: Option<u64>,
+    /// Whether every customer is sent, whatever the server is thought to hold.
+    pub full: bool,
+    /// Whether nothing is sent, and only said what would be.
+    pub dry_run: bool,
+}
+
+/// Sends the customers that have changed since the last push. All customers are sent if that is asked for or if the
+/// content of the store is unknown.
+///
+/// # Errors
+/// A configuration error for an unknown view, and an error if the store cannot be reached or refuses what is sent.
 pub fn push(
     project: &Project,
-    views: &[String],
-    rate: Option<u64>,
-    full: bool,
+    Asked { views, rate, full, dry_run }: Asked<'_>,
     open: impl Fn() -> Result<Box<dyn OnlineStore>>,
     progress: &mut Progress,
 ) -> Result<Output> {
@@ -62,10 +76,11 @@ pub fn push(
     let everything = before.is_none();
     let (mut sent, mut removed) = (0, 0);
     if !has_all {
-        let (changed, gone) = sizes(&content, before.as_ref())?;
-        sent = changed;
+        (sent, removed) = sizes(&content, before.as_ref())?;
+    }
+    if !has_all && !dry_run {
         progress.stage("pushing");
-        progress.steps(changed + gone);
+        progress.steps(sent + removed);
         let token = &format!("unfinished-{:016x}", rand::rng().random::<u64>());
         let batch = rate.map_or(BATCH, |rate| BATCH.min(rate as usize));
         let (as_of, held) = (served.as_of(), held.name);
@@ -76,20 +91,23 @@ pub fn push(
             pace.wait(customers);
         })?;
     }
-    own.write_beside(&file, |path| Pushed::write(path, &content))?;
+    if !dry_run {
+        own.write_beside(&file, |path| Pushed::write(path, &content))?;
+    }
     progress.finish();
     let (columns, as_of) = (content.schema().fields().len() - 1, served.as_of());
     let text = format!(
-        "{} of {} customers sent with {columns} values each, {} removed, as of {as_of}, to {}{}\n",
+        "{} of {} customers {} with {columns} values each, {} removed, as of {as_of}, to {}{}\n",
         thousands(sent),
         thousands(content.len() as u64),
+        if dry_run { "would be sent" } else { "sent" },
         thousands(removed),
         store.target(),
         if sent + removed == 0 { ": it holds them already" } else { "" },
     );
     let json = json!({
         "target": store.target(), "as_of": as_of, "customers": content.len(), "columns": columns,
-        "sent": sent, "removed": removed, "everything": everything, "holds": content.name(),
+        "sent": sent, "removed": removed, "dry_run": dry_run, "everything": everything, "holds": content.name(),
     });
     Ok(Output { text, json })
 }

@@ -25,7 +25,7 @@ use crate::scoring::classifier::{drifts, empty_bins};
 use crate::shard::Shard;
 use crate::sources::attributes::Attributes;
 use crate::sources::contract::{Check, Checks, Status};
-use crate::store::parquet::batches;
+use crate::store::parquet::read;
 use crate::store::{Store, Transaction};
 use crate::time::Instant;
 
@@ -160,18 +160,21 @@ impl<'a> ExpectationCheck<'a> {
         let moved: BTreeSet<&str> = outdated.map(|feature| feature.column()).collect();
         let folder = folder(&view.name, then);
         let files = store.below(root, &folder)?;
-        let column = |column: &&str| {
-            let values = ComparedColumn::create(&self.folder, files.len())?;
-            for (run, file) in files.iter().enumerate() {
-                let mut arrays = Vec::new();
-                for rows in batches(&store.file(root, file)?, Some(&[*column]), None)? {
-                    arrays.extend(rows?.column_by_name(column).cloned());
-                }
-                values.put(run, &arrays)?;
+        let names: Vec<&str> = columns.difference(&moved).copied().collect();
+        let create = |_| ComparedColumn::create(&self.folder, files.len());
+        let values = names.iter().map(create).collect::<Result<Vec<_>>>()?;
+        for (run, file) in files.iter().enumerate() {
+            let rows = read(&store.file(root, file)?, Some(&names))?;
+            for (name, values) in names.iter().zip(&values) {
+                let arrays = rows.iter().filter_map(|rows| rows.column_by_name(name).cloned());
+                values.put(run, &arrays.collect::<Vec<_>>())?;
             }
-            Ok(((*column).to_owned(), (then, values.distribution()?)))
+        }
+        let distributions = names.iter().zip(values);
+        let of = |(name, values): (&&str, ComparedColumn)| {
+            Ok(((*name).to_owned(), (then, values.distribution()?)))
         };
-        columns.difference(&moved).map(column).collect()
+        distributions.map(of).collect()
     }
 }
 

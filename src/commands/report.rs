@@ -1,8 +1,11 @@
 //! The command `report`: renders every report again from its numbers, and an index page of all reports.
 
-use std::io::Cursor;
 use std::path::PathBuf;
 
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::CommandProblem;
@@ -13,7 +16,7 @@ use crate::error::Result;
 use crate::report::findings::{Findings, Level};
 use crate::report::html::index::{self, Version};
 use crate::report::html::model::{self, ModelReport};
-use crate::report::html::{affinity, audience, lifetime_value, run};
+use crate::report::html::{affinity, lifetime_value};
 use crate::report::{Output, Progress, Table};
 use crate::scoring::summary::RunMetrics;
 use crate::store::{Store, Transaction};
@@ -30,7 +33,7 @@ pub fn report(project: &Project, form: Form, progress: &mut Progress) -> Result<
     let mut transaction = store.begin("report", super::now)?;
     progress.stage("rendering reports");
     let versions = versions(project, &store, form, &mut transaction)?;
-    let runs = runs(project, &store, form, &mut transaction)?;
+    let runs = runs(project, form, &mut transaction)?;
     let page = index::render(&project.settings.project.name, &versions, &runs);
     pages::write(&mut transaction, INDEX, &page, form);
     transaction.commit()?;
@@ -119,24 +122,16 @@ fn versions(
 
 /// Renders the reports of the runs in the order in which the runs were published. Runs without metrics are
 /// left out.
-fn runs(
-    project: &Project,
-    store: &Store,
-    form: Form,
-    transaction: &mut Transaction,
-) -> Result<Vec<RunMetrics>> {
+fn runs(project: &Project, form: Form, transaction: &mut Transaction) -> Result<Vec<RunMetrics>> {
     let folders = transaction.root.folders_in("runs");
     let files = folders.filter(|folder| folder.ends_with("-score"));
-    let files: Vec<String> = files.map(|folder| format!("{folder}/metrics.json")).collect();
+    let folders: Vec<String> = files.map(str::to_owned).collect();
     let mut runs = Vec::new();
-    for file in files {
-        let metrics: RunMetrics = store.read_json(&transaction.root, &file)?;
-        let page = run::render(&project.settings.project.name, &metrics);
-        let path = format!("runs/{}/report.html", metrics.run);
-        pages::write(transaction, &path, &page, form);
-        let page = audience::render(&project.settings.project.name, &metrics);
-        let path = format!("runs/{}/segments.html", metrics.run);
-        pages::write(transaction, &path, &page, form);
+    for folder in folders {
+        let metrics = pages::metrics(transaction, &folder)?;
+        let audit = pages::audit(transaction, metrics.as_of)?;
+        let name = &project.settings.project.name;
+        pages::write_run(transaction, name, &metrics, audit.as_ref(), form);
         runs.push(metrics);
     }
     Ok(runs)
@@ -148,35 +143,29 @@ fn runs(
 /// Returns an error if the port cannot be opened.
 pub fn serve(project: &Project, port: u16) -> Result<()> {
     let store = project.store()?;
-    let fault = |error: Box<dyn std::error::Error + Send + Sync>| CommandProblem::Port {
-        port,
-        error: error.to_string(),
-    };
-    let server = tiny_http::Server::http(("127.0.0.1", port)).map_err(fault)?;
-    eprintln!("serving on http://{}/ until interrupted", server.server_addr());
-    for request in server.incoming_requests() {
-        // Only pages are served, and no other file of the store or of the disk.
-        let path = request.url().split('?').next().unwrap_or_default().trim_start_matches('/');
-        let path = if path.is_empty() { INDEX } else { path };
-        let kinds = [(".html", "text/html; charset=utf-8"), (".js", "text/javascript")];
-        let kind = kinds.into_iter().find(|(end, _)| path.ends_with(end)).map(|(_, kind)| kind);
-        let is_page = kind.is_some() && !path.split('/').any(|part| part.starts_with('.'));
-        let body = is_page.then(|| store.read_beside(path).ok().flatten()).flatten();
-        let (code, body) = match body {
-            Some(body) => (200, body),
-            None => (404, b"not found".to_vec()),
+    let fault = |error: std::io::Error| CommandProblem::Port { port, error: error.to_string() };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let serving = async {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+        eprintln!("serving on http://{}/ until interrupted", listener.local_addr()?);
+        let answer = async move |uri: Uri| {
+            let page = tokio::task::spawn_blocking(move || page(&store, uri.path())).await;
+            page.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
         };
-        let length = body.len();
-        let header = tiny_http::Header::from_bytes("Content-Type", kind.unwrap_or("text/html"));
-        let response = tiny_http::Response::new(
-            code.into(),
-            header.into_iter().collect(),
-            Cursor::new(body),
-            Some(length),
-            None,
-        );
-        // A client that has closed its connection is not an error.
-        let _ = request.respond(response);
+        axum::serve(listener, Router::new().fallback(answer)).await
+    };
+    Ok(runtime.and_then(|runtime| runtime.block_on(serving)).map_err(fault)?)
+}
+
+/// The answer to a request for a path: a page or a script, and no other file of the store or of the disk.
+fn page(store: &Store, path: &str) -> Response {
+    let path = path.trim_start_matches('/');
+    let path = if path.is_empty() { INDEX } else { path };
+    let kinds = [(".html", "text/html; charset=utf-8"), (".js", "text/javascript")];
+    let kind = kinds.into_iter().find(|(end, _)| path.ends_with(end)).map(|(_, kind)| kind);
+    let kind = kind.filter(|_| !path.split('/').any(|part| part.starts_with('.')));
+    match kind.and_then(|kind| Some((kind, store.read_beside(path).ok().flatten()?))) {
+        Some((kind, body)) => ([(CONTENT_TYPE, kind)], body).into_response(),
+        None => (StatusCode::NOT_FOUND, "not found").into_response(),
     }
-    Ok(())
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::report::rows::{cell, columns_text, objects};
 use crate::report::{Output, Table};
 use crate::store::Store;
-use crate::store::parquet::{batches, concat, write};
+use crate::store::parquet::{Writer, batches, concat};
 use crate::time::Instant;
 
 /// The tables of a scored as-of. Those of features are `features/<view>`.
@@ -57,7 +57,7 @@ pub fn parquet(store: &Store, table: &str, head: usize, at: Option<Instant>) -> 
     let rows = first_rows(store, table, head, at)?;
     let file =
         tempfile::NamedTempFile::new().map_err(Error::io("create", &std::env::temp_dir()))?;
-    write(file.path(), &rows.schema(), [&rows])?;
+    Writer::create(file.path(), &rows.schema())?.write_only(&rows)?;
     std::fs::read(file.path()).map_err(Error::io("read", file.path()))
 }
 

@@ -30,6 +30,7 @@ use crate::sources::attributes::{Attributes, LevelCounts, Levels};
 use crate::sources::contract::{History, first_event, history};
 use crate::sources::profile::{CREATED, Entities, KEY, ProfileShards};
 use crate::spec::{Classifier, Models};
+use crate::store::parquet::Writer;
 use crate::store::sorted::SortedRuns;
 use crate::store::{Root, Store, Transaction, unless_damaged};
 use crate::time::Instant;
@@ -50,7 +51,7 @@ use crate::training::skew::Served;
 pub fn train(project: &Project, progress: &mut Progress) -> Result<(Output, Exit)> {
     let as_of = as_of(project)?;
     let store = project.store()?;
-    let mut transaction = store.begin("train", super::now)?;
+    let mut transaction = super::begin(project, &store, "train")?;
     progress.stage("fingerprinting the data");
     let data = data_fingerprint(project)?;
     progress.stage("counting events by day");
@@ -259,9 +260,9 @@ fn keep(
         (Numbers::Classifier(metrics, predictions), Trained::Classifier(model)) => {
             let metrics = as_it_was(store, &transaction.root, &folder, *metrics);
             transaction.write_json(&format!("{folder}/metrics.json"), &metrics)?;
-            let path = transaction.stage(&format!("{folder}/predictions.parquet"))?;
             let rows = prediction_rows(&predictions)?;
-            crate::store::parquet::write(&path, &rows.schema(), [&rows])?;
+            let file = transaction.stage(&format!("{folder}/predictions.parquet"))?;
+            Writer::stage(file, &rows.schema())?.write_only(&rows)?;
             let cuts = &cuts(&project.segments, model);
             let project = &project.settings.project.name;
             let report = ModelReport { project, artifact, model, metrics: &metrics, cuts };

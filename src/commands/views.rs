@@ -108,7 +108,7 @@ impl<'a> Views<'a> {
             let columns = &self.columns[view.name.as_str()];
             let name = shard.file_name(self.staging.number());
             let file = format!("{}/{name}", columns.folder(as_of));
-            let summary = columns.write(&self.staging.path(&file)?, as_of, rows, scale)?;
+            let summary = columns.write(self.staging.file(&file)?, as_of, rows, scale)?;
             let tally = self.gate.look(view, as_of, shard, rows)?;
             Ok((view.name.clone(), WrittenView { summary, tally, files: vec![file] }))
         };

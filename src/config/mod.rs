@@ -13,7 +13,7 @@ pub use self::files::FileKind;
 pub use self::origin::Origin;
 pub use self::problem::ProjectProblem;
 pub use self::reference::markdown as reference;
-pub use self::settings::{EngineSpec, ProjectSpec, Settings, SourcesSpec};
+pub use self::settings::{Access, EngineSpec, ProjectSpec, Settings, SourcesSpec};
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -28,11 +28,12 @@ use crate::features::catalog::Catalog;
 use crate::features::spec::ViewSpec;
 use crate::segments::{Segments, SegmentsSpec};
 use crate::sources::footers::Footers;
+use crate::sources::forgotten::Forgotten;
 use crate::sources::profile::ProfilePlan;
 use crate::sources::{Orphans, SourceContext, SourcePlan, look};
 use crate::spec::{ModelSpec, Models};
 use crate::store::bucket::{is_url, resolve};
-use crate::store::{Store, checksum};
+use crate::store::{Store, checksum, disk};
 use crate::time::{Duration, Instant, Zone};
 
 /// The settings of the command line or the environment that override `c360.toml`.
@@ -104,6 +105,7 @@ impl Project {
             scale: settings.project.money_scale,
             currency: settings.project.currency.clone(),
             footers: Arc::new(known_footers(root, &settings)?),
+            forgotten: Arc::new(forgotten(root, &settings)?),
         };
         check_store(root, &settings)?;
         let memory = parse_bytes(&settings.engine.memory, overrides)?;
@@ -176,17 +178,27 @@ impl Project {
         store_of(&self.root, &self.settings, self.store_root)
     }
 
-    /// Opens the store of the project in `root` without a look at its sources, models and features.
+    /// Opens the store of the project in `root` without a look at its sources, models and features, and says who may read
+    /// what is written to it.
     ///
     /// # Errors
     /// Returns a configuration error if `c360.toml` cannot be read.
-    pub fn open_store(root: &Path, overrides: &Overrides) -> Result<Store> {
+    pub fn open_store(root: &Path, overrides: &Overrides) -> Result<(Store, Access)> {
         let open = || {
             let settings = read_settings(root, overrides, &mut String::new())?;
             check_store(root, &settings)?;
-            store_of(root, &settings, overrides.root)
+            Ok((store_of(root, &settings, overrides.root)?, settings.project.access))
         };
         open().map_err(|error| located(root, error))
+    }
+
+    /// The name and the as-of of a project, without a look at its sources.
+    ///
+    /// # Errors
+    /// Returns an error if `c360.toml` cannot be read.
+    pub fn name(root: &Path, overrides: &Overrides) -> Result<(String, Option<Instant>)> {
+        let settings = read_settings(root, overrides, &mut String::new())?;
+        Ok((settings.project.name, settings.project.as_of))
     }
 
     /// Lists every setting of `c360.toml` by its path with its value and the origin of the value.
@@ -215,7 +227,7 @@ impl Project {
 /// Reads `c360.toml` and applies the overrides.
 fn read_settings(root: &Path, overrides: &Overrides, hashed: &mut String) -> Result<Settings> {
     let path = root.join("c360.toml");
-    if !path.exists() {
+    if !disk::is_file(&path)? {
         return Err(ProjectProblem::NoProject { folder: root.to_owned() }.into());
     }
     let mut settings: Settings = read_toml(&path, FileKind::Project, hashed)?;
@@ -372,7 +384,7 @@ fn read_model(path: &Path, hashed: &mut String) -> Result<ModelSpec> {
 
 fn toml_files(root: &Path, folder: &str) -> Result<Vec<PathBuf>> {
     let path = root.join(folder);
-    if !path.is_dir() {
+    if !disk::is_folder(&path)? {
         return Ok(Vec::new());
     }
     let mut files = Vec::new();
@@ -398,6 +410,13 @@ fn known_footers(root: &Path, settings: &Settings) -> Result<Footers> {
     let store = Store::at(resolve(root, &settings.project.store))?;
     let kept = store.read_beside(Footers::OBJECT)?;
     Ok(kept.map_or_else(Footers::default, |kept| Footers::from_json(&kept)))
+}
+
+/// The customers that the store says were forgotten. A store whose root cannot be read says nothing here; a command that
+/// writes reads its root again, and compares.
+fn forgotten(root: &Path, settings: &Settings) -> Result<Forgotten> {
+    let Ok(store) = store_of(root, settings, None) else { return Ok(Forgotten::default()) };
+    store.root().map_or_else(|_| Ok(Forgotten::default()), |root| Forgotten::load(&store, &root))
 }
 
 fn read_views(root: &Path, hashed: &mut String) -> Result<Vec<(String, ViewSpec)>> {

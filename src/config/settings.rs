@@ -33,6 +33,22 @@ pub struct ProjectSpec {
     /// of rows.
     #[serde(default)]
     pub shards: Option<Shards>,
+    /// Who may read the files that commands write on a disk.
+    #[serde(default)]
+    pub access: Access,
+}
+
+/// Who may read the files that commands write on a disk. What is there already keeps its permissions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// Only the owner of the process: files have the mode 0600, and folders 0700.
+    #[default]
+    Owner,
+    /// The group of the process too: files have the mode 0640, and folders 0750.
+    Group,
+    /// Whoever the umask of the process allows to.
+    Umask,
 }
 
 fn default_store() -> String {

@@ -5,6 +5,7 @@ pub mod feast;
 pub mod mlflow;
 pub mod online;
 pub mod onnx;
+pub mod openlineage;
 mod problem;
 
 pub use self::problem::ExportProblem;

@@ -161,7 +161,7 @@ impl BuildReport {
         let rejected: u64 = self.rejected.values().sum();
         let share = rejected as f64 / self.events.max(1) as f64;
         let status = if share > source.max_rejected_share { Status::Violation } else { Status::Ok };
-        let hint = "repair them upstream, or raise sources.events.max_rejected_share";
+        let hint = "repair them upstream, or raise sources.events.max_rejected_share; a run keeps them in quarantine/rows/ of the store";
         checks.add("rows that cannot be used", rejected, status, hint);
     }
 }

@@ -4,6 +4,7 @@
 //! features. A [`plan::FeaturePlan`] requests some of them at some as-ofs. [`events::Events`] computes the
 //! plans shard by shard and returns Arrow record batches that are sorted by customer.
 
+pub mod audit;
 pub mod catalog;
 pub mod drift;
 pub mod events;
@@ -14,6 +15,7 @@ mod problem;
 pub mod read;
 pub mod reference;
 pub mod registry;
+pub mod rejected;
 pub mod scanned;
 pub mod snapshot;
 pub mod spec;

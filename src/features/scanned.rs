@@ -18,6 +18,7 @@ use rayon::prelude::*;
 
 use super::events::{BuildReport, Events, LeftOut, ShardRows};
 use super::plan::FeaturePlan;
+use super::rejected::{REASONS, RejectedRow};
 use super::timeline::{
     Batch, Context, InputValues, Layout, Partition, Records, Scatterer, Swept, sweep,
 };
@@ -31,12 +32,12 @@ use crate::sources::scan::{Scan, Scanned};
 use crate::sources::{Orphans, SourcePlan};
 use crate::sources::{POSSIBLE, is_blank};
 
-const KEY: &str = "customer360_id";
-const ID: &str = "event_id";
-const TIME: &str = "event_ts";
-const KIND: &str = "event_type";
-const INGESTED: &str = "ingested_at";
-const CURRENCY: &str = "currency";
+pub(super) const KEY: &str = "customer360_id";
+pub(super) const ID: &str = "event_id";
+pub(super) const TIME: &str = "event_ts";
+pub(super) const KIND: &str = "event_type";
+pub(super) const INGESTED: &str = "ingested_at";
+pub(super) const CURRENCY: &str = "currency";
 
 /// Events that were read from their files.
 #[derive(Debug)]
@@ -70,9 +71,20 @@ impl<'a> ScannedEvents<'a> {
         plans: &'a [FeaturePlan],
         reading: Reading<'_>,
     ) -> Result<Self> {
+        Self::read_with(source, plans, reading, None)
+    }
+
+    /// Reads the events as [`ScannedEvents::read`] does, with those that `more` makes of them. What cannot be visible is
+    /// not left out at reading then.
+    pub(super) fn read_with(
+        source: &'a SourcePlan,
+        plans: &'a [FeaturePlan],
+        reading: Reading<'_>,
+        more: Option<More<'_>>,
+    ) -> Result<Self> {
         let layout = Layout::new(plans, source.has_ingestion());
         let records = Records::new(reading.shards, reading.memory, reading.folder)?;
-        let Read { mut report, files } = read(source, plans, &layout, &records)?;
+        let Read { mut report, files } = read(source, plans, &layout, &records, more)?;
         report.spilled_bytes = records.spilled_bytes();
         let files = source.table.files.iter().zip(files.iter().map(|file| &file.rejected));
         report.check_rejected(source, files)?;
@@ -132,21 +144,6 @@ fn outputs(plan: &FeaturePlan, rows: &RecordBatch, scale: Scale) -> Result<Recor
         .map_err(Error::engine("computing a plan"))
 }
 
-/// The reasons for which an event cannot be used, in order of precedence.
-pub(super) const REASONS: [&str; 11] = [
-    "customer360_id is null",
-    "event_id is null",
-    "event_type is null",
-    "event_ts is null",
-    "a number is not finite",
-    "the currency is another",
-    "customer360_id is blank",
-    "event_id is blank",
-    "event_type is blank",
-    "event_ts is before 1900 or after 2199",
-    "a number has too many digits",
-];
-
 /// The counts of a scan.
 #[derive(Debug, Default)]
 pub(super) struct Read {
@@ -162,6 +159,8 @@ pub(super) struct FileRead {
     pub rejected: BTreeMap<String, u64>,
     /// The earliest event_ts and the earliest ingested_at of its usable events, in microseconds.
     pub first: (i64, i64),
+    /// The rows that cannot be used, if they are kept.
+    pub rows: Vec<RejectedRow>,
 }
 
 impl FileRead {
@@ -172,14 +171,18 @@ impl FileRead {
         }
         let (time, ingested) = other.first;
         self.first = (self.first.0.min(time), self.first.1.min(ingested));
+        self.rows.extend(other.rows);
     }
 }
 
 impl Default for FileRead {
     fn default() -> Self {
-        Self { events: 0, rejected: BTreeMap::new(), first: (i64::MAX, i64::MAX) }
+        Self { events: 0, rejected: BTreeMap::new(), first: (i64::MAX, i64::MAX), rows: Vec::new() }
     }
 }
+
+/// Makes other events of the same columns from scanned ones.
+pub(super) type More<'a> = &'a (dyn Fn(&RecordBatch) -> Result<Vec<RecordBatch>> + Sync);
 
 /// Scans the events and scatters them by shard.
 ///
@@ -190,21 +193,26 @@ pub(super) fn read(
     plans: &[FeaturePlan],
     layout: &Layout,
     records: &Records,
+    more: Option<More<'_>>,
 ) -> Result<Read> {
     let select = columns(source, layout);
     let has_currency = select.iter().any(|(name, _)| name == CURRENCY);
     let reader = Reader {
         layout,
         currency: has_currency.then_some(source.context.currency.as_str()),
-        visible: match layout.files {
-            Some(_) => Visible { before: i64::MAX, known: i64::MAX },
-            None => Visible::of(plans),
+        visible: match layout.files.is_some() || more.is_some() {
+            true => Visible { before: i64::MAX, known: i64::MAX },
+            false => Visible::of(plans),
         },
     };
     let files = source.table.files.len();
     let begin = || (records.scatterer(), vec![FileRead::default(); files]);
     let take = |(scatterer, read): &mut (Scatterer<'_>, Vec<FileRead>), scanned: Scanned| {
-        reader.take(&scanned, scatterer, &mut read[scanned.file])
+        reader.take(&scanned, scatterer, &mut read[scanned.file])?;
+        for rows in more.map_or_else(|| Ok(Vec::new()), |more| more(&scanned.rows))? {
+            reader.take(&scanned.with(rows), scatterer, &mut read[scanned.file])?;
+        }
+        Ok(())
     };
     let mut read = Read { files: vec![FileRead::default(); files], ..Read::default() };
     let scan = Scan::new(source, &select)?.before(reader.visible.before);
@@ -272,10 +280,14 @@ impl Reader<'_> {
         let seen = self.seen(scanned);
         let reasons = self.reasons(scanned);
         let mut usable = Vec::with_capacity(seen.len());
-        for (seen, reason) in seen.into_iter().zip(reasons) {
+        for (row, (seen, reason)) in seen.into_iter().zip(reasons).enumerate() {
             read.events += u64::from(seen);
             if seen && let Some(reason) = reason {
-                *read.rejected.entry(REASONS[reason].to_owned()).or_default() += 1;
+                *read.rejected.entry(REASONS[reason].1.to_owned()).or_default() += 1;
+                // A run that keeps timelines reads each row once, and keeps what it cannot use beside them.
+                if self.layout.files.is_some() {
+                    read.rows.push(rejected(scanned, row, reason));
+                }
             }
             usable.push(seen && reason.is_none());
         }
@@ -349,6 +361,17 @@ impl Reader<'_> {
         }
         reasons
     }
+}
+
+/// A scanned row that cannot be used for a reason of [`REASONS`].
+fn rejected(scanned: &Scanned, row: usize, reason: usize) -> RejectedRow {
+    let text = |name: &str| {
+        let texts = scanned.column(name).as_string::<i32>();
+        texts.is_valid(row).then(|| texts.value(row).to_owned())
+    };
+    let times = scanned.column(TIME).as_primitive::<TimestampMicrosecondType>();
+    let time = times.is_valid(row).then(|| times.value(row));
+    RejectedRow { row: scanned.row_number(row), reason, texts: [KEY, ID, KIND].map(text), time }
 }
 
 const CONTEXT: &str = "reading a batch of events";

@@ -1,7 +1,6 @@
 //! Writing snapshots of views: one file per shard, and one record for the whole snapshot.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
@@ -16,8 +15,8 @@ use crate::error::{Error, Result};
 use crate::expression::Type;
 use crate::expression::polars::arrow_type;
 use crate::money::Scale;
-use crate::store::FORMAT_VERSION;
 use crate::store::parquet::Writer;
+use crate::store::{FORMAT_VERSION, StagedFile};
 use crate::time::Instant;
 
 /// The columns of a view in the files of its snapshots.
@@ -61,7 +60,7 @@ impl ViewColumns {
     /// An engine error if the rows do not have a column of the view, or an I/O error.
     pub fn write(
         &self,
-        path: &Path,
+        file: StagedFile,
         as_of: AsOf,
         rows: &RecordBatch,
         scale: Scale,
@@ -84,9 +83,7 @@ impl ViewColumns {
         }
         let batch = RecordBatch::try_new(schema.clone(), arrays)
             .map_err(Error::engine("writing features"))?;
-        let mut writer = Writer::create(path, &schema)?;
-        writer.write(&batch)?;
-        writer.finish()?;
+        Writer::stage(file, &schema)?.write_only(&batch)?;
         Ok(ViewSummary { rows: rows.num_rows() as u64, columns })
     }
 

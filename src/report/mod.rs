@@ -2,6 +2,8 @@
 
 pub mod findings;
 pub mod html;
+pub mod identity;
+pub mod prometheus;
 pub mod rows;
 pub mod sentences;
 pub mod text;
@@ -10,6 +12,8 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+
+use self::identity::{Identity, enter_stage};
 
 /// The output of a command: a text for people and a value for programs.
 #[derive(Debug, Clone)]
@@ -102,6 +106,8 @@ pub struct Stage {
 #[derive(Debug)]
 pub struct Progress {
     quiet: bool,
+    /// Who the run is.
+    pub identity: Identity,
     /// The finished stages.
     pub stages: Vec<Stage>,
     current: Option<(&'static str, Instant, ProgressBar)>,
@@ -109,9 +115,9 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Creates a progress without a stage; `quiet` shows nothing on the terminal.
-    pub fn new(quiet: bool) -> Self {
-        Self { quiet, stages: Vec::new(), current: None, steps: None }
+    /// Creates a progress of a run without a stage; `quiet` shows nothing on the terminal.
+    pub fn new(quiet: bool, identity: Identity) -> Self {
+        Self { quiet, identity, stages: Vec::new(), current: None, steps: None }
     }
 
     /// Ends the current stage and begins the next one.
@@ -129,6 +135,7 @@ impl Progress {
         bar.set_message(name);
         bar.enable_steady_tick(std::time::Duration::from_millis(100));
         self.current = Some((name, Instant::now(), bar));
+        enter_stage(Some(name));
     }
 
     /// Begins a run of many steps, which shows a bar with the remaining time instead of spinners.
@@ -163,6 +170,7 @@ impl Progress {
             let peak_mb = peak_bytes.map(|bytes| bytes >> 20);
             tracing::info!(stage = name, seconds = format!("{seconds:.2}"), peak_mb, "done");
             self.stages.push(Stage { name, seconds, peak_bytes });
+            enter_stage(None);
         }
     }
 }

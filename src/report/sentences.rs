@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::features::audit::AuditRecord;
+use crate::report::thousands;
 use crate::time::Duration;
 
 /// The greatest number of reasons that a sentence names.
@@ -209,6 +211,58 @@ pub fn recommendation(
         format!("; it suits them better than {percentile:.0} % of customers")
     });
     Some(format!("{item}: {why}{rank}."))
+}
+
+/// What an audit found.
+pub fn of_audit(audit: &AuditRecord) -> Vec<String> {
+    let values: u64 = audit.views.iter().map(|view| view.values).sum();
+    let unlike: u64 = audit.views.iter().map(|view| view.unlike_reference).sum();
+    let moved: u64 = audit.views.iter().map(|view| view.moved).sum();
+    let values = thousands(values);
+    let mut list = vec![
+        match unlike {
+            0 => format!(
+                "The naive reference computes all {values} values as they are in the snapshots."
+            ),
+            count => format!(
+                "The naive reference computes {} of {values} values otherwise.",
+                thousands(count)
+            ),
+        },
+        {
+            let added = match audit.late {
+                0 => format!("{} events from the as-of on", thousands(audit.future)),
+                late => format!(
+                    "{} events from the as-of on and {} that were ingested too late",
+                    thousands(audit.future),
+                    thousands(late)
+                ),
+            };
+            match moved {
+                0 => format!("{added} were added, and no value changed."),
+                count => format!("{added} were added, and {} values changed.", thousands(count)),
+            }
+        },
+        match audit.damaged {
+            0 => format!(
+                "All {} live files of {:.1} MB have the bytes that were written.",
+                thousands(audit.files),
+                audit.bytes as f64 / 1e6
+            ),
+            count => format!(
+                "{} of {} live files are gone or damaged.",
+                thousands(count),
+                thousands(audit.files)
+            ),
+        },
+    ];
+    if audit.other_definitions > 0 {
+        list.push(format!(
+            "{} columns were left out, because the project defines them otherwise now.",
+            thousands(audit.other_definitions)
+        ));
+    }
+    list
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use crate::expression::{Columns, Type};
 use crate::money::Scale;
 use crate::store::bucket::{BucketObject, has_credentials, is_known, is_url};
 use crate::store::conform::conform;
+use crate::store::disk;
 use crate::store::parquet::metadata_of;
 
 /// The number of objects whose footers are read at the same time.
@@ -272,16 +273,23 @@ fn find(path: &Path, place: &str) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     if is_url(path) {
         files = find_objects(path, place.clone())?;
-    } else if path.is_file() {
+    } else if disk::is_file(path)? {
         files.push(path.to_owned());
-    } else if path.is_dir() {
+    } else if disk::is_folder(path)? {
         walk(path, &mut files)?;
     } else if text.contains(['*', '?', '[']) {
         let entries = match glob::glob(&text) {
             Ok(entries) => entries,
             Err(source) => return Err(SourceProblem::Glob { place, path: text, source }.into()),
         };
-        files.extend(entries.filter_map(|entry| entry.ok()).filter(|entry| entry.is_file()));
+        for entry in entries {
+            let listed =
+                entry.map_err(|error| (error.path().to_owned(), std::io::Error::from(error)));
+            let path = listed.map_err(|(path, error)| Error::io("list", path)(error))?;
+            if !disk::is_folder(&path)? {
+                files.push(path);
+            }
+        }
     } else {
         return Err(SourceProblem::NoPath { place, path: text }.into());
     }
@@ -331,9 +339,12 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         let path = entry.map_err(Error::io("list", folder))?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let hidden = name.is_some_and(|name| name.starts_with(['.', '_']));
-        if path.is_dir() && !hidden {
+        if hidden {
+            continue;
+        }
+        if disk::is_folder(&path)? {
             walk(&path, files)?;
-        } else if path.extension().is_some_and(|extension| extension == "parquet") && !hidden {
+        } else if path.extension().is_some_and(|extension| extension == "parquet") {
             files.push(path);
         }
     }

@@ -11,6 +11,7 @@ pub mod entity_rows;
 pub mod files;
 pub mod fingerprint;
 pub mod footers;
+pub mod forgotten;
 pub mod items;
 pub mod look;
 mod problem;
@@ -19,7 +20,7 @@ mod pruning;
 pub mod scan;
 pub mod widen;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ use crate::time::Zone;
 use files::{RawColumn, RawTable};
 use footers::Footers;
 
+use self::forgotten::Forgotten;
 pub use self::problem::SourceProblem;
 
 /// How `ingested_at` decides which events may be used.
@@ -137,6 +139,8 @@ pub struct SourceContext {
     pub currency: String,
     /// The footers of event files that the store knows.
     pub footers: Arc<Footers>,
+    /// The customers whose rows are not read.
+    pub forgotten: Arc<Forgotten>,
 }
 
 /// A checked lookup table.
@@ -170,7 +174,7 @@ pub struct SourcePlan {
     /// The maximum share of unusable rows, 0 to 1.
     pub max_rejected_share: f64,
     /// The key of the only customer whose events are read, or None for all customers.
-    pub only: Option<String>,
+    pub only: Option<BTreeSet<String>>,
     /// The settings of the project.
     pub context: SourceContext,
 }
@@ -204,9 +208,9 @@ pub fn is_blank(text: &str) -> bool {
 }
 
 impl SourcePlan {
-    /// The same source, restricted to the events of one customer.
-    pub fn of_customer(&self, key: &str) -> Self {
-        Self { only: Some(key.to_owned()), ..self.clone() }
+    /// The same source, restricted to the events of some customers.
+    pub fn of_customers(&self, keys: BTreeSet<String>) -> Self {
+        Self { only: Some(keys), ..self.clone() }
     }
 
     /// Reads the footers of an event source and checks every mapping.

@@ -21,7 +21,7 @@ struct Bounds {
 }
 
 /// The row groups of a file that may have rows which are wanted: of events before `before`, in microseconds since 1970,
-/// and of the customer of the plan if it is restricted to one. Rows without a time are always wanted, because they are
+/// and of the customers of the plan if it is restricted to some. Rows without a time are always wanted, because they are
 /// counted.
 pub(super) fn row_groups(
     source: &SourcePlan,
@@ -46,7 +46,9 @@ pub(super) fn row_groups(
             let (least, greatest) = (keys.least.as_string::<i32>(), keys.greatest.as_string());
             let greatest: &arrow_array::StringArray = greatest;
             let known = least.is_valid(group) && greatest.is_valid(group);
-            known && (only.as_str() < least.value(group) || only.as_str() > greatest.value(group))
+            let is_within =
+                |key: &String| (least.value(group)..=greatest.value(group)).contains(&key.as_str());
+            known && !only.iter().any(is_within)
         }
         _ => false,
     };

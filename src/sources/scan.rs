@@ -37,7 +37,7 @@ pub struct Scan<'a> {
     source: &'a SourcePlan,
     /// The expressions, rewritten over raw and lookup columns.
     select: Vec<(String, Expression)>,
-    /// The expression of the key, if the scan is restricted to the events of one customer.
+    /// The expression of the key, if the scan is restricted to the events of some customers.
     key: Option<Expression>,
     /// The raw columns that are read from the files.
     columns: Vec<String>,
@@ -47,7 +47,7 @@ pub struct Scan<'a> {
 }
 
 /// Scanned rows of one file of the source.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Scanned {
     /// The index of the file in the source.
     pub file: usize,
@@ -57,9 +57,24 @@ pub struct Scanned {
     pub not_finite: Option<BooleanBuffer>,
     /// For each row, whether it contains a number that has more digits than are kept. It is None if no row does.
     pub out_of_range: Option<BooleanBuffer>,
+    /// The number of the first row of the batch within the file, counted from 1.
+    first_row: u64,
+    /// The rows of the batch that were kept. It is None if all were.
+    kept: Option<BooleanArray>,
 }
 
 impl Scanned {
+    /// The number of a row within its file, counted from 1.
+    pub fn row_number(&self, row: usize) -> u64 {
+        let kept = self.kept.as_ref().map(|kept| kept.values().set_indices().nth(row));
+        self.first_row + kept.flatten().unwrap_or(row) as u64
+    }
+
+    /// Other rows of the same columns in their place.
+    pub fn with(&self, rows: RecordBatch) -> Self {
+        Self { rows, ..self.clone() }
+    }
+
     /// The column of the expression called `name`.
     ///
     /// # Panics
@@ -76,6 +91,8 @@ impl Scanned {
 struct Task {
     file: usize,
     row_group: usize,
+    /// The number of its first row within the file, counted from 1.
+    first_row: u64,
 }
 
 impl<'a> Scan<'a> {
@@ -86,7 +103,8 @@ impl<'a> Scan<'a> {
     pub fn new(source: &'a SourcePlan, select: &[(String, Expression)]) -> Result<Self> {
         let select: Vec<(String, Expression)> =
             select.iter().map(|(name, x)| (name.clone(), source.raw(x))).collect();
-        let key = source.only.as_ref().and_then(|_| source.mapping.get(KEY).cloned());
+        let is_restricted = source.only.is_some() || !source.context.forgotten.is_empty();
+        let key = source.mapping.get(KEY).filter(|_| is_restricted).cloned();
         let expressions = select.iter().map(|(_, x)| x).chain(&key);
         let mut needed: BTreeSet<String> =
             expressions.flat_map(Expression::columns).map(str::to_owned).collect();
@@ -143,7 +161,12 @@ impl<'a> Scan<'a> {
         let of_file = |(file, path): (usize, &std::path::PathBuf)| -> Result<Vec<Task>> {
             let metadata = self.source.table.metadata(path)?;
             let row_groups = pruning::row_groups(self.source, &metadata, self.before);
-            Ok(row_groups.into_iter().map(|row_group| Task { file, row_group }).collect())
+            let rows = metadata.metadata().row_groups().iter().map(|group| group.num_rows() as u64);
+            let first_rows: Vec<u64> =
+                rows.scan(1, |next, rows| Some(std::mem::replace(next, *next + rows))).collect();
+            let task =
+                |row_group: usize| Task { file, row_group, first_row: first_rows[row_group] };
+            Ok(row_groups.into_iter().map(task).collect())
         };
         let files: Vec<_> = self.source.table.files.iter().enumerate().collect();
         let tasks: Vec<Vec<Task>> = files.into_par_iter().map(of_file).collect::<Result<_>>()?;
@@ -158,29 +181,36 @@ impl<'a> Scan<'a> {
     ) -> Result<()> {
         let path = &self.source.table.files[task.file];
         let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
+        let mut first_row = task.first_row;
         for batch in self.source.table.batches(path, Some(&columns), Some(task.row_group))? {
-            if let Some(scanned) = self.evaluate(task.file, &batch?)? {
+            let batch = batch?;
+            if let Some(scanned) = self.evaluate(task.file, first_row, &batch)? {
                 take(state, scanned)?;
             }
+            first_row += batch.num_rows() as u64;
         }
         Ok(())
     }
 
-    /// Evaluates the expressions over a raw batch. Returns None if the scan is restricted to one customer and
-    /// no row belongs to this customer.
-    fn evaluate(&self, file: usize, batch: &RecordBatch) -> Result<Option<Scanned>> {
+    /// Evaluates the expressions over a raw batch. Returns None if the scan is restricted to some customers and
+    /// no row belongs to any of them.
+    fn evaluate(
+        &self,
+        file: usize,
+        first_row: u64,
+        batch: &RecordBatch,
+    ) -> Result<Option<Scanned>> {
         let (mut raw, mut lost) = self.raw(file, batch)?;
-        if let (Some(wanted), Some(key)) = (&self.source.only, &self.key) {
-            let named = [("\u{0}key".to_owned(), key.clone())];
-            let keys = compute(&named, &raw, &self.source.context)?.remove(0);
-            let keys = keys.as_string::<i32>().iter();
-            let own: BooleanArray = keys.map(|key| Some(key == Some(wanted))).collect();
+        let mut kept = None;
+        if let Some(key) = &self.key {
+            let own = self.own(key, &raw)?;
             if own.true_count() == 0 {
                 return Ok(None);
             }
             raw = arrow_select::filter::filter_record_batch(&raw, &own)
                 .map_err(Error::engine(CONTEXT))?;
             lost = lost.map(|lost| own.values().set_indices().map(|row| lost.value(row)).collect());
+            kept = Some(own);
         }
         let columns = compute(&self.select, &raw, &self.source.context)?;
         for ((_, expression), made) in self.select.iter().zip(&columns) {
@@ -196,7 +226,19 @@ impl<'a> Scan<'a> {
         let fields = fields.map(|((name, _), a)| Field::new(name, a.data_type().clone(), true));
         let rows = batch_of(fields.collect(), columns, raw.num_rows())?;
         let not_finite = not_finite(self.read_doubles(&raw));
-        Ok(Some(Scanned { file, rows, not_finite, out_of_range: lost }))
+        Ok(Some(Scanned { file, rows, not_finite, out_of_range: lost, first_row, kept }))
+    }
+
+    /// Whether each row belongs to a customer whose events are read.
+    fn own(&self, key: &Expression, raw: &RecordBatch) -> Result<BooleanArray> {
+        let named = [("\u{0}key".to_owned(), key.clone())];
+        let keys = compute(&named, raw, &self.source.context)?.remove(0);
+        let keys = keys.as_string::<i32>().iter();
+        let is_own = |key: Option<&str>| match &self.source.only {
+            Some(wanted) => key.is_some_and(|key| wanted.contains(key)),
+            None => !key.is_some_and(|key| self.source.context.forgotten.has(key)),
+        };
+        Ok(keys.map(|key| Some(is_own(key))).collect())
     }
 
     /// The raw columns that the expressions use, and the rows in which they have lost a number that has too many digits.

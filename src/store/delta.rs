@@ -10,6 +10,7 @@ use object_store::local::LocalFileSystem;
 use url::Url;
 
 use super::bucket;
+use super::disk;
 use super::runtime::RUNTIME;
 use crate::error::{Error, Result};
 
@@ -26,7 +27,7 @@ const LOG: &str = "_delta_log";
 pub fn find(path: &Path) -> Result<Option<(Arc<DeltaEngine>, Url)>> {
     let there = match bucket::is_url(path) {
         true => bucket::is_known(path) && bucket::has_below(&path.join(LOG))?,
-        false => path.join(LOG).is_dir(),
+        false => disk::is_folder(&path.join(LOG))?,
     };
     if there { at(path).map(Some) } else { Ok(None) }
 }

@@ -8,6 +8,7 @@ use super::objects::{Object, Objects};
 use super::problem::StoreProblem;
 use super::reader::Store;
 use super::root::{ROOTS, Root};
+use super::staged::UNFINISHED;
 use super::transaction::{STAGING, TEMPORARY};
 use crate::error::Result;
 use crate::time::{Duration, Instant};
@@ -35,9 +36,11 @@ pub struct Removed {
 }
 
 /// The folders of what runs write.
-const FOLDERS: [&str; 13] = [
+const FOLDERS: [&str; 15] = [
+    "audit",
     "contract",
     "features",
+    "forgotten",
     "manifests",
     "models",
     "profile",
@@ -50,6 +53,8 @@ const FOLDERS: [&str; 13] = [
     "segments",
     "timelines",
 ];
+/// The folders of files that are replaced and that no root names.
+const REPLACED: [&str; 3] = ["assets", "pushes", ROOTS];
 /// The pages of runs and versions, which no root names.
 const PAGES: [&str; 2] = ["report.html", "segments.html"];
 
@@ -129,7 +134,7 @@ impl Store {
         }
         if !self.is_remote() {
             remove_unfinished(self.path(), false, &is_old);
-            for folder in FOLDERS.iter().chain(&[ROOTS]) {
+            for folder in FOLDERS.iter().chain(&REPLACED) {
                 remove_unfinished(&self.path().join(folder), true, &is_old);
             }
         }
@@ -143,13 +148,15 @@ fn modified(entry: &std::fs::DirEntry) -> Option<i64> {
     Some(since.as_micros() as i64)
 }
 
-/// Removes what `object_store` leaves of a file if it is killed before the file has its name: `<name>#<number>`, which
-/// it does not list. With `deep`, folders within the folder are looked through too.
+/// Removes what a process that is killed leaves of a file that has not got its name yet: that of `object_store`, which
+/// is called `<name>#<number>` and not listed by it, and that of [`staged`](super::staged). With `deep`, folders within the
+/// folder are looked through too.
 fn remove_unfinished(folder: &Path, deep: bool, is_old: &impl Fn(i64) -> bool) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let number = name.rsplit_once('#').map_or("", |(_, number)| number);
-        let is_unfinished = !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit());
+        let is_numbered = !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit());
+        let is_unfinished = is_numbered || name.starts_with(UNFINISHED);
         match entry.file_type() {
             Ok(kind) if kind.is_dir() && deep => remove_unfinished(&entry.path(), deep, is_old),
             Ok(kind) if kind.is_file() && is_unfinished && modified(&entry).is_some_and(is_old) => {
@@ -236,7 +243,16 @@ mod tests {
         let orphan = folder.path().join("features/left-000009-0a0a0a0a.txt");
         std::fs::write(&orphan, "orphan").unwrap();
         let unfinished = folder.path().join("features/three-000003-0b0b0b0b.txt#1");
-        std::fs::write(&unfinished, "half").unwrap();
+        let unfinished = [
+            unfinished,
+            folder.path().join("assets/plotly.js#1"),
+            folder.path().join("pushes/.c360-ml-0c0c0c"),
+            folder.path().join("latest.json#2"),
+        ];
+        for path in &unfinished {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "half").unwrap();
+        }
         // What no run has written stays: a source that lies in the same folders, the files of a project.
         let foreign =
             ["profile/part-000.parquet", "features/spend.toml", "models/churn.toml", "a.txt"];
@@ -257,7 +273,8 @@ mod tests {
         let removed = store.collect_garbage(&keep(2, future), false, clock).unwrap();
         assert_eq!(removed, planned);
         assert_eq!((removed.roots.as_slice(), removed.kept), (&[1][..], 2));
-        assert!(!orphan.exists() && !staging.exists() && !unfinished.exists());
+        assert!(!orphan.exists() && !staging.exists());
+        assert!(unfinished.iter().all(|path| !path.exists()));
         assert!(foreign.iter().all(|name| folder.path().join(name).exists()));
         let left = paths(&store);
         let gone: Vec<&String> = before.iter().filter(|path| !left.contains(path)).collect();
@@ -267,6 +284,7 @@ mod tests {
             "features/left-000009-0a0a0a0a.txt".to_owned(),
             named(&roots[0], "features/one.txt"),
             manifest,
+            "pushes/.c360-ml-0c0c0c".to_owned(),
             Root::path(1),
         ];
         assert_eq!(gone.into_iter().cloned().collect::<Vec<_>>(), expected);

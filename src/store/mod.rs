@@ -9,6 +9,7 @@ pub mod bucket;
 pub mod conform;
 mod current;
 pub mod delta;
+pub mod disk;
 mod format;
 mod gc;
 mod lease;
@@ -19,19 +20,23 @@ pub mod readable;
 mod reader;
 mod root;
 mod runtime;
+mod search;
 pub mod sorted;
 pub mod spill;
 pub mod staged;
+mod staging;
 mod transaction;
 mod views;
 
 pub use self::format::{FORMAT_VERSION, checksum, hash, seal, unseal};
 pub use self::gc::{Keep, Removed};
 pub use self::problem::{StoreProblem, unless_damaged};
-pub use self::reader::Store;
+pub use self::reader::{Store, Verified};
 pub use self::root::{CurrentProfile, LiveFile, Manifest, ManifestRef, Root};
 pub use self::runtime::choose_cryptography;
-pub use self::transaction::{Staging, Transaction};
+pub use self::search::{Search, Traces};
+pub use self::staging::{StagedFile, Staging};
+pub use self::transaction::Transaction;
 
 #[cfg(test)]
 mod tests {
@@ -49,18 +54,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::at(folder.path().join("store")).unwrap();
         let mut run = store.begin("test", clock).unwrap();
-        std::fs::write(run.stage("a/1.txt").unwrap(), "one").unwrap();
+        run.write_text("a/1.txt", "one").unwrap();
         assert!(matches!(store.begin("other", clock), Err(Error::Locked { .. })));
         drop(run);
         assert_eq!(store.root().unwrap(), Root::default());
         assert!(!store.path().join("a").exists());
 
         let mut run = store.begin("test", clock).unwrap();
-        std::fs::write(run.stage("a/1.txt").unwrap(), "one").unwrap();
+        run.write_text("a/1.txt", "one").unwrap();
         let first = run.commit().unwrap();
         let mut run = store.begin("test", clock).unwrap();
         run.replace("a");
-        std::fs::write(run.stage("a/2.txt").unwrap(), "two").unwrap();
+        run.write_text("a/2.txt", "two").unwrap();
         let root = run.commit().unwrap();
         assert_eq!((root.number, root.command.as_str()), (2, "test"));
         assert_eq!(store.below(&root, "a").unwrap(), ["a/2.txt"]);
@@ -80,7 +85,7 @@ mod tests {
         let store = Store::at(folder.path()).unwrap();
         let begin = |name: &str| {
             let mut run = store.begin(name, clock).unwrap();
-            std::fs::write(run.stage("a/1.txt").unwrap(), name).unwrap();
+            run.write_text("a/1.txt", name).unwrap();
             std::fs::remove_file(folder.path().join("lease.json")).unwrap();
             run
         };

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -19,6 +20,7 @@ use parquet::schema::types::ColumnPath;
 
 use super::bucket::is_url;
 use super::readable::Readable;
+use super::staging::StagedFile;
 use crate::error::{Error, Result};
 use crate::shard::Shard;
 
@@ -32,25 +34,9 @@ const MOST_FOOTERS: usize = 64;
 static FOOTERS: LazyLock<Mutex<HashMap<PathBuf, ArrowReaderMetadata>>> =
     LazyLock::new(Mutex::default);
 
-/// Writes batches of one schema to a file.
-///
-/// # Errors
-/// Returns an I/O error that names the file, for example if the disk is full.
-pub fn write<'a>(
-    path: &Path,
-    schema: &SchemaRef,
-    batches: impl IntoIterator<Item = &'a RecordBatch>,
-) -> Result<()> {
-    let mut writer = Writer::create(path, schema)?;
-    for batch in batches {
-        writer.write(batch)?;
-    }
-    writer.finish()
-}
-
 /// A Parquet file that is written batch by batch.
-pub struct Writer {
-    inner: ArrowWriter<File>,
+pub struct Writer<W: Write + Send = File> {
+    inner: ArrowWriter<W>,
     path: PathBuf,
 }
 
@@ -58,6 +44,20 @@ impl Writer {
     /// Creates a file with this schema.
     pub fn create(path: &Path, schema: &SchemaRef) -> Result<Self> {
         let file = File::create(path).map_err(Error::io("create", path))?;
+        Self::to(file, path, schema)
+    }
+}
+
+impl Writer<StagedFile> {
+    /// Begins a file of the store with this schema.
+    pub fn stage(file: StagedFile, schema: &SchemaRef) -> Result<Self> {
+        let path = file.path().to_owned();
+        Self::to(file, &path, schema)
+    }
+}
+
+impl<W: Write + Send> Writer<W> {
+    fn to(file: W, path: &Path, schema: &SchemaRef) -> Result<Self> {
         let level = ZstdLevel::try_new(1).map_err(Error::engine("choosing the compression"))?;
         let mut properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(level))
@@ -79,6 +79,15 @@ impl Writer {
         self.inner.write(batch).map_err(|source| written(source, &self.path))
     }
 
+    /// Writes the only batch of the file.
+    ///
+    /// # Errors
+    /// Returns an I/O error that names the file, for example if the disk is full.
+    pub fn write_only(mut self, batch: &RecordBatch) -> Result<()> {
+        self.write(batch)?;
+        self.finish()
+    }
+
     /// Ends the row group, if it has any rows.
     pub fn end_row_group(&mut self) -> Result<()> {
         self.inner.flush().map_err(|source| written(source, &self.path))
@@ -91,12 +100,25 @@ impl Writer {
 }
 
 fn written(error: ParquetError, path: &Path) -> Error {
+    let io = by_disk(error).unwrap_or_else(|other| std::io::Error::other(other.to_string()));
+    Error::io("write", path)(io)
+}
+
+fn undecodable(error: ParquetError, path: &Path) -> Error {
+    match by_disk(error) {
+        Ok(io) => Error::io("read", path)(io),
+        Err(source) => Error::Parquet { path: path.to_owned(), source },
+    }
+}
+
+/// What the disk said, if the error came from it.
+fn by_disk(error: ParquetError) -> std::result::Result<std::io::Error, ParquetError> {
     match error {
         ParquetError::External(source) => match source.downcast::<std::io::Error>() {
-            Ok(io) => Error::io("write", path)(*io),
-            Err(other) => Error::io("write", path)(std::io::Error::other(other.to_string())),
+            Ok(io) => Ok(*io),
+            Err(other) => Err(ParquetError::External(other)),
         },
-        other => Error::io("write", path)(std::io::Error::other(other.to_string())),
+        other => Err(other),
     }
 }
 
@@ -198,7 +220,7 @@ fn footer(path: &Path, file: Readable) -> Result<(ArrowReaderMetadata, Readable)
     }
     let file = file.with_tail()?;
     let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
-        .map_err(|source| Error::Parquet { path: path.to_owned(), source })?;
+        .map_err(|source| undecodable(source, path))?;
     if is_url(path) {
         let mut known = FOOTERS.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST_FOOTERS {

@@ -26,6 +26,8 @@ pub enum StoreProblem {
     NotLive { name: String, root: u64 },
     #[error("the store {} has been changed meanwhile: root {number} was published by {by}", path.display())]
     Overtaken { path: PathBuf, number: u64, by: String },
+    #[error("{} is being written by another process", path.display())]
+    BeingWritten { path: PathBuf },
     #[error("it is not known whether {} was written", path.display())]
     NotPublished { path: PathBuf },
     #[error("the store {} has lost its latest roots: root {said} was published, and {}", path.display(), there(*greatest))]
@@ -54,7 +56,7 @@ impl Problem for StoreProblem {
     fn exit(&self) -> Exit {
         match self {
             Self::NotATable { .. } => Exit::Contract,
-            Self::Overtaken { .. } => Exit::Locked,
+            Self::Overtaken { .. } | Self::BeingWritten { .. } => Exit::Locked,
             Self::Request { .. }
             | Self::Damaged { .. }
             | Self::DamagedTimelines { .. }
@@ -82,6 +84,7 @@ impl Problem for StoreProblem {
             Self::Damaged { path } | Self::NoManifest { path } => return Some(mend(path)),
             Self::NotLive { .. } => "run the command that writes it",
             Self::Overtaken { .. } => "nothing of this run is live; run it again",
+            Self::BeingWritten { .. } => "wait for it to end",
             Self::NotPublished { .. } => {
                 "`c360-ml history` says whether the run is live; run it again if it is not"
             }

@@ -1,9 +1,11 @@
 //! A file that is read by ranges, on a disk or in a bucket.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
@@ -22,11 +24,21 @@ const TAIL: u64 = 1 << 16;
 /// How much is read with one request where it is not known how much will be needed.
 const AHEAD: u64 = 1 << 22;
 
+/// The checksums that files on a disk must have, by their paths: the XXH3-64 of all bytes, in hexadecimal.
+static EXPECTED: LazyLock<Mutex<HashMap<PathBuf, String>>> = LazyLock::new(Mutex::default);
+
+/// Remembers the checksum that a file on a disk must have whenever this process opens it. Nothing ever replaces it.
+pub(super) fn expect(path: &Path, xxh3: String) {
+    EXPECTED.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), xxh3);
+}
+
 /// A file that is open for reading.
 #[derive(Debug)]
 pub enum Readable {
     /// A file on a disk.
     Disk(File),
+    /// A file of which all bytes are in memory, because they were compared with their checksum.
+    Memory(Bytes),
     /// An object of a bucket, and the ranges of it that are in memory.
     Object(BucketObject, Vec<Held>),
 }
@@ -35,14 +47,24 @@ pub enum Readable {
 type Held = (u64, Bytes);
 
 impl Readable {
-    /// Opens the file of a path or URL. An object whose checksum is known is read as a whole and compared with it.
+    /// Opens the file of a path or URL. One whose checksum is known is read as a whole and compared with it, so that
+    /// nothing is computed from other bytes, even if the disk gives other ones the next time.
     ///
     /// # Errors
-    /// Returns an I/O error if there is none, or if it must not be read, and [`StoreProblem::Damaged`] for an object
-    /// whose bytes are not those that were written.
+    /// Returns an I/O error if there is none, or if it must not be read, and [`StoreProblem::Damaged`] for one whose
+    /// bytes are not those that were written.
     pub fn open(path: &Path) -> Result<Self> {
         if !is_url(path) {
-            return File::open(path).map(Self::Disk).map_err(Error::io("open", path));
+            let expected =
+                EXPECTED.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
+            let Some(xxh3) = expected else {
+                return File::open(path).map(Self::Disk).map_err(Error::io("open", path));
+            };
+            let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+            return match checksum(&bytes) == xxh3 {
+                true => Ok(Self::Memory(bytes.into())),
+                false => Err(StoreProblem::Damaged { path: path.to_owned() }.into()),
+            };
         }
         let object = BucketObject::find(path)?;
         let object =
@@ -66,12 +88,13 @@ impl Readable {
     pub fn again(&self, path: &Path) -> Result<Self> {
         match self {
             Self::Disk(_) => Self::open(path),
+            Self::Memory(bytes) => Ok(Self::Memory(bytes.clone())),
             Self::Object(object, held) => Ok(Self::Object(object.clone(), held.clone())),
         }
     }
 
     /// The length in bytes, the time of the last modification in microseconds since 1970-01-01T00:00:00Z, and
-    /// what a bucket says of the version of an object.
+    /// what a bucket says of the version of an object. Of a file of the store, which is never replaced, the time is 0.
     pub fn version(&self) -> std::io::Result<(u64, i64, Option<&str>)> {
         match self {
             Self::Disk(file) => {
@@ -80,6 +103,7 @@ impl Readable {
                 let modified = modified.map_or(0, |since| since.as_micros() as i64);
                 Ok((metadata.len(), modified, None))
             }
+            Self::Memory(bytes) => Ok((bytes.len() as u64, 0, None)),
             Self::Object(object, _) => {
                 let modified = object.meta.last_modified.timestamp_micros();
                 Ok((object.meta.size, modified, object.meta.e_tag.as_deref()))
@@ -127,6 +151,11 @@ impl Readable {
                 read_exact_at(file, &mut bytes, start)?;
                 Ok(bytes.into())
             }
+            Self::Memory(bytes) => {
+                let end = start.checked_add(length).filter(|end| *end <= bytes.len() as u64);
+                let end = end.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+                Ok(bytes.slice(start as usize..end as usize))
+            }
             Self::Object(object, held) => {
                 let range = start..start + length;
                 if range.end > object.meta.size {
@@ -146,6 +175,9 @@ impl Readable {
         match self {
             Self::Disk(file) => {
                 Ok(ReadOn::Disk(file.get_read(start).map_err(std::io::Error::other)?))
+            }
+            Self::Memory(bytes) => {
+                Ok(ReadOn::Memory(bytes.slice(bytes.len().min(start as usize)..)))
             }
             Self::Object(object, held) => {
                 let file = Self::Object(object.clone(), held.clone());
@@ -192,6 +224,8 @@ async fn get(object: &BucketObject, range: Range<u64>) -> object_store::Result<B
 pub enum ReadOn {
     /// Those of a file on a disk.
     Disk(std::io::BufReader<File>),
+    /// Those of a file in memory.
+    Memory(Bytes),
     /// Those of an object, of which some are read ahead.
     Object {
         /// The object.
@@ -207,6 +241,11 @@ impl Read for ReadOn {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         match self {
             Self::Disk(file) => file.read(into),
+            Self::Memory(rest) => {
+                let count = into.len().min(rest.len());
+                rest.copy_to_slice(&mut into[..count]);
+                Ok(count)
+            }
             Self::Object { file, at, ahead } => {
                 if ahead.is_empty() {
                     *ahead = file.next(*at)?;
@@ -302,6 +341,26 @@ mod tests {
                 assert!(rest == bytes[start..], "{start}.. of {length}");
             }
         }
+    }
+
+    /// Of a file whose checksum is known, nothing but the bytes that were written is read.
+    #[test]
+    fn a_file_with_other_bytes_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        std::fs::write(&path, b"0123456789").unwrap();
+        assert!(matches!(Readable::open(&path).unwrap(), Readable::Disk(_)));
+        expect(&path, checksum(b"0123456789"));
+        let file = Readable::open(&path).unwrap();
+        std::fs::write(&path, b"0123456_89").unwrap();
+        assert_eq!(file.bytes(7, 3).unwrap(), &b"789"[..]);
+        assert_eq!(file.again(&path).unwrap().bytes(7, 1).unwrap(), &b"7"[..]);
+        assert!(file.bytes(8, 3).is_err());
+        let mut rest = Vec::new();
+        file.from(6).unwrap().read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, b"6789");
+        let error = Readable::open(&path).unwrap_err();
+        assert!(error.to_string().contains("a.bin is damaged"), "{error}");
     }
 
     /// A file that is replaced while a run reads it would be read in parts that do not belong together.

@@ -9,10 +9,12 @@ use arrow_array::RecordBatch;
 use rayon::prelude::*;
 
 use super::bucket::{self, BucketObject};
+use super::disk;
 use super::format::{checksum, hash, join, parse_json, unseal};
 use super::objects::Objects;
 use super::parquet;
 use super::problem::StoreProblem;
+use super::readable::expect;
 use super::root::{LiveFile, Manifest, ManifestRef, ROOTS, Root};
 use super::staged::Staged;
 use super::views::shown_root;
@@ -34,6 +36,17 @@ pub struct Store {
     manifests: Arc<Mutex<HashMap<String, Arc<Manifest>>>>,
     /// The objects on a disk whose bytes were found to be those that were written.
     whole: Arc<Mutex<HashSet<String>>>,
+}
+
+/// What [`Store::verify`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// The number of live files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The files that are gone or have other bytes than were written.
+    pub damaged: Vec<PathBuf>,
 }
 
 impl Store {
@@ -75,23 +88,19 @@ impl Store {
         Objects::at(&self.path)
     }
 
-    /// The full path or URL of a live file. On a disk its bytes are compared with the checksum of the manifest now, and
-    /// in a bucket when they are read.
+    /// The full path or URL of a live file. Where it is opened as [`Readable`](super::readable::Readable), its bytes are
+    /// compared with the checksum of the manifest.
     ///
     /// # Errors
-    /// Returns an error if the root does not name the file, and [`StoreProblem::Damaged`] if it was changed.
+    /// Returns an error if the root does not name the file.
     pub fn file(&self, root: &Root, name: &str) -> Result<PathBuf> {
         let file = self.live_file(root, name)?;
         let path = self.path.join(&file.object);
-        if self.is_remote() {
-            BucketObject::expect(&path, file.bytes, Some(file.xxh3))?;
-            return Ok(path);
+        match self.is_remote() {
+            true => BucketObject::expect(&path, file.bytes, Some(file.xxh3))?,
+            false => expect(&path, file.xxh3),
         }
-        match self.is_whole(&file)? {
-            true => Ok(path),
-            false if path.exists() => Err(StoreProblem::Damaged { path }.into()),
-            false => Err(Error::io("read", path)(std::io::ErrorKind::NotFound.into())),
-        }
+        Ok(path)
     }
 
     /// The full path or URL of a live file of which parts are read that have checksums of their own.
@@ -147,6 +156,24 @@ impl Store {
         };
         let damaged = files.par_iter().filter(|file| !is_whole(file));
         Ok(damaged.map(|file| self.path.join(&file.object)).collect())
+    }
+
+    /// Reads all live files and compares them with their checksums.
+    pub fn verify(&self, root: &Root) -> Result<Verified> {
+        let names = self.below(root, "")?;
+        let look = |name: &String| -> Result<(u64, Option<PathBuf>)> {
+            let file = self.live_file(root, name)?;
+            // What cannot be read is no better than what is damaged.
+            let is_whole = self.object(&file).is_ok_and(|bytes| checksum(&bytes) == file.xxh3);
+            Ok((file.bytes, (!is_whole).then(|| self.path.join(&file.object))))
+        };
+        let found: Vec<(u64, Option<PathBuf>)> =
+            names.par_iter().map(look).collect::<Result<_>>()?;
+        Ok(Verified {
+            files: found.len() as u64,
+            bytes: found.iter().map(|(bytes, _)| bytes).sum(),
+            damaged: found.into_iter().filter_map(|(_, path)| path).collect(),
+        })
     }
 
     /// Reads all bytes of a live file.
@@ -260,7 +287,7 @@ impl Store {
 
     /// Reads an object that no root names; `None` if there is none.
     pub fn read_beside(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        if !self.exists() {
+        if !self.exists()? {
             return Ok(None);
         }
         self.objects()?.get(path)
@@ -282,8 +309,8 @@ impl Store {
     }
 
     /// Whether there may be objects. A bucket has no folders that could be missing.
-    fn exists(&self) -> bool {
-        self.is_remote() || self.path.is_dir()
+    fn exists(&self) -> Result<bool> {
+        Ok(self.is_remote() || disk::is_folder(&self.path)?)
     }
 
     /// Reads the latest root. A new store has an empty root.
@@ -291,7 +318,7 @@ impl Store {
     /// # Errors
     /// Returns [`StoreProblem::OldFormat`] for a store from before roots had numbers.
     pub fn root(&self) -> Result<Root> {
-        if !self.exists() {
+        if !self.exists()? {
             return Ok(Root::default());
         }
         let objects = self.objects()?;
@@ -306,7 +333,7 @@ impl Store {
 
     /// Reads all roots in the order of their numbers.
     pub fn roots(&self) -> Result<Vec<Root>> {
-        if !self.exists() {
+        if !self.exists()? {
             return Ok(Vec::new());
         }
         let objects = self.objects()?;

@@ -16,9 +16,11 @@ const BUFFERED: usize = 64 << 20;
 /// Sorted runs of numbers, each number with a mark.
 #[derive(Debug)]
 pub struct SortedRuns {
-    /// The numbers of run r at place 2 r, and their marks at place 2 r + 1.
+    /// The numbers of run r at place 2 r, and their marks at place 2 r + 1, in chunks of equally many.
     spill: Spill,
     runs: usize,
+    /// The count of numbers in a chunk. A merge has one chunk of each run in memory.
+    chunk: usize,
     marked: AtomicUsize,
 }
 
@@ -37,18 +39,21 @@ impl SortedRuns {
     /// Creates this many runs, with no numbers yet.
     pub fn create(folder: &Path, runs: usize) -> Result<Self> {
         let spill = Spill::create(folder, 2 * runs)?;
-        Ok(Self { spill, runs, marked: AtomicUsize::new(0) })
+        let chunk = (BUFFERED / runs.max(1) / 8).clamp(512, 1 << 16);
+        Ok(Self { spill, runs, chunk, marked: AtomicUsize::new(0) })
     }
 
     /// Writes the numbers of a run to disk. It is called once for each run. None of the numbers may be NaN.
     pub fn put(&self, run: usize, mut numbers: Vec<(f64, bool)>) -> Result<()> {
         numbers.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        let values: Vec<f64> = numbers.iter().map(|(value, _)| *value).collect();
         let marked = numbers.iter().filter(|(_, is_marked)| *is_marked).count();
         self.marked.fetch_add(marked, Relaxed);
-        let marks: Vec<u8> = numbers.iter().map(|(_, is_marked)| u8::from(*is_marked)).collect();
-        self.spill.add_numbers(2 * run, &values)?;
-        self.spill.add(2 * run + 1, &marks)
+        numbers.chunks(self.chunk).try_for_each(|chunk| {
+            let values: Vec<f64> = chunk.iter().map(|(value, _)| *value).collect();
+            let marks: Vec<u8> = chunk.iter().map(|(_, is_marked)| u8::from(*is_marked)).collect();
+            self.spill.add_numbers(2 * run, &values)?;
+            self.spill.add(2 * run + 1, &marks)
+        })
     }
 
     /// The total length of all runs.
@@ -73,12 +78,9 @@ impl SortedRuns {
 
     /// Merges all runs in ascending order. Equal numbers are in the order of their runs.
     pub fn merge(&self) -> Result<Merge<'_>> {
-        let buffer = (BUFFERED / self.runs.max(1) / 8).clamp(512, 1 << 16);
-        let mut merge =
-            Merge { spill: &self.spill, buffer, cursors: Vec::new(), heap: BinaryHeap::new() };
+        let mut merge = Merge { spill: &self.spill, cursors: Vec::new(), heap: BinaryHeap::new() };
         for run in 0..self.runs {
-            let cursor = Cursor { taken: 0, read: 0, values: Vec::new(), marks: Vec::new() };
-            merge.cursors.push(cursor);
+            merge.cursors.push(Cursor::default());
             merge.push(run)?;
         }
         Ok(merge)
@@ -88,18 +90,17 @@ impl SortedRuns {
 /// An iterator over the numbers of all runs, in ascending order.
 pub struct Merge<'a> {
     spill: &'a Spill,
-    /// The count of numbers that are read from a run at a time.
-    buffer: usize,
     cursors: Vec<Cursor>,
     heap: BinaryHeap<Reverse<Next>>,
 }
 
 /// The position of a merge in a run.
+#[derive(Default)]
 struct Cursor {
-    /// The count of buffered numbers that have been taken.
+    /// The count of numbers of the chunk that have been taken.
     taken: usize,
-    /// The count of numbers of the run that precede the buffered ones.
-    read: usize,
+    /// The count of chunks that have been read.
+    chunks: usize,
     values: Vec<f64>,
     marks: Vec<u8>,
 }
@@ -127,11 +128,15 @@ impl Merge<'_> {
     fn push(&mut self, run: usize) -> Result<()> {
         let cursor = &mut self.cursors[run];
         if cursor.taken == cursor.values.len() {
-            cursor.read += cursor.values.len();
-            let bytes = self.spill.read_from(2 * run, 8 * cursor.read, 8 * self.buffer)?;
-            cursor.values = numbers(&bytes).collect();
-            cursor.marks = self.spill.read_from(2 * run + 1, cursor.read, cursor.values.len())?;
-            cursor.taken = 0;
+            let chunk = |place: usize| self.spill.read_chunk(place, cursor.chunks);
+            let values = chunk(2 * run)?.unwrap_or_default();
+            let marks = chunk(2 * run + 1)?.unwrap_or_default();
+            *cursor = Cursor {
+                taken: 0,
+                chunks: cursor.chunks + 1,
+                values: numbers(&values).collect(),
+                marks,
+            };
         }
         if let (Some(value), Some(mark)) =
             (cursor.values.get(cursor.taken), cursor.marks.get(cursor.taken))

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrow_array::RecordBatch;
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
 
@@ -23,11 +24,12 @@ pub struct Spill {
     chunks: Vec<Mutex<Vec<Chunk>>>,
 }
 
-/// The position of a chunk in the file.
+/// The position of a chunk in the file, and the XXH3-64 of its bytes.
 #[derive(Debug, Clone, Copy)]
 struct Chunk {
     start: u64,
     length: usize,
+    xxh3: u64,
 }
 
 impl Spill {
@@ -47,19 +49,20 @@ impl Spill {
         self.file
             .write_all_at(bytes, start)
             .map_err(Error::io("put rows aside on disk in", &self.folder))?;
-        self.own(place).push(Chunk { start, length: bytes.len() });
+        self.own(place).push(Chunk { start, length: bytes.len(), xxh3: xxh3_64(bytes) });
         Ok(())
     }
 
     /// Reads the chunks of a place in the order in which they were added.
     pub fn read(&self, place: usize) -> Result<Vec<Vec<u8>>> {
         let chunks = self.own(place).clone();
-        let read = |chunk: Chunk| {
-            let mut bytes = vec![0; chunk.length];
-            self.read_at(&mut bytes, chunk.start)?;
-            Ok(bytes)
-        };
-        chunks.into_iter().map(read).collect()
+        chunks.into_iter().map(|chunk| self.take_up(chunk)).collect()
+    }
+
+    /// Reads the chunk that was added to a place as number `index`, counted from 0; `None` if there are fewer.
+    pub fn read_chunk(&self, place: usize, index: usize) -> Result<Option<Vec<u8>>> {
+        let chunk = self.own(place).get(index).copied();
+        chunk.map(|chunk| self.take_up(chunk)).transpose()
     }
 
     /// Adds record batches of one schema to a place, as one chunk. Nothing is added if there are no batches.
@@ -101,30 +104,21 @@ impl Spill {
         self.own(place).iter().map(|chunk| chunk.length).sum()
     }
 
-    /// Reads at most `most` bytes of a place, beginning at byte `from`. There are none at the end of the
-    /// place.
-    pub fn read_from(&self, place: usize, from: usize, most: usize) -> Result<Vec<u8>> {
-        let mut before = 0;
-        let found = self.own(place).iter().find_map(|chunk| {
-            let inside = from.checked_sub(before).filter(|inside| *inside < chunk.length);
-            before += chunk.length;
-            inside.map(|inside| (chunk.start + inside as u64, chunk.length - inside))
-        });
-        let Some((start, rest)) = found else { return Ok(Vec::new()) };
-        let mut bytes = vec![0; rest.min(most)];
-        self.read_at(&mut bytes, start)?;
-        Ok(bytes)
-    }
-
     /// The number of bytes in all places.
     pub fn bytes(&self) -> u64 {
         self.end.load(Ordering::Relaxed)
     }
 
-    fn read_at(&self, bytes: &mut [u8], start: u64) -> Result<()> {
-        self.file
-            .read_exact_at(bytes, start)
-            .map_err(Error::io("take up rows put aside in", &self.folder))
+    /// Reads a chunk and compares its bytes with their hash, because nothing is computed from other ones.
+    fn take_up(&self, chunk: Chunk) -> Result<Vec<u8>> {
+        let failed = || Error::io("take up rows put aside in", &self.folder);
+        let mut bytes = vec![0; chunk.length];
+        self.file.read_exact_at(&mut bytes, chunk.start).map_err(failed())?;
+        if xxh3_64(&bytes) != chunk.xxh3 {
+            let other = "the disk gives other bytes than were written";
+            return Err(failed()(std::io::Error::new(std::io::ErrorKind::InvalidData, other)));
+        }
+        Ok(bytes)
     }
 
     fn own(&self, place: usize) -> std::sync::MutexGuard<'_, Vec<Chunk>> {
@@ -168,6 +162,28 @@ mod tests {
         }
         assert_eq!(spill.bytes(), 50 * (1 + 101 + 201 + 301));
         assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "it has no name");
+    }
+
+    /// Every bit that changes on the disk is found.
+    #[test]
+    fn other_bytes_on_the_disk_are_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let spill = Spill::create(folder.path(), 1).unwrap();
+        spill.add(0, b"first").unwrap();
+        spill.add(0, b"second").unwrap();
+        assert_eq!(spill.read_chunk(0, 1).unwrap().unwrap(), b"second");
+        assert_eq!(spill.read_chunk(0, 2).unwrap(), None);
+        for bit in 0..5 * 8 {
+            let mut flipped = *b"first";
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            spill.file.write_all_at(&flipped, 0).unwrap();
+            let error = spill.read(0).unwrap_err();
+            assert_eq!(error.exit_code(), 1);
+            assert!(error.to_string().contains(&*folder.path().to_string_lossy()), "{error}");
+            assert!(spill.read_chunk(0, 0).is_err());
+        }
+        spill.file.write_all_at(b"first", 0).unwrap();
+        assert_eq!(spill.read(0).unwrap(), [b"first".to_vec(), b"second".to_vec()]);
     }
 
     #[test]

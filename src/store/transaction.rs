@@ -4,19 +4,20 @@
 //! once, one creates it; the other one fails, and what it wrote is not live.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::Path;
 
 use rand::Rng;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::format::{FORMAT_VERSION, checksum, hash, join, seal};
+use super::format::{FORMAT_VERSION, checksum, join, seal};
 use super::lease::{Clock, Lease};
 use super::objects::{Created, Objects};
 use super::problem::StoreProblem;
 use super::reader::{LATEST, Store};
 use super::root::{LiveFile, Manifest, ManifestRef, Root};
+use super::staging::{StagedFile, Staging};
 use crate::error::{Error, Result};
 
 /// The files of a folder by their names within it.
@@ -31,29 +32,6 @@ pub(super) const TEMPORARY: &str = "c360-ml-staging-";
 const TRIES: u32 = 3;
 /// The pause before the second try. The pause before the third one is twice as long.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
-
-/// The folder in which a run writes files before they are live. A file that is not passed to
-/// [`Transaction::adopt`] is removed at the end of the run.
-#[derive(Debug, Clone)]
-pub struct Staging {
-    folder: PathBuf,
-    number: u64,
-}
-
-impl Staging {
-    /// Returns the path at which to write a file, and creates its folder.
-    pub fn path(&self, name: &str) -> Result<PathBuf> {
-        let path = self.folder.join(name);
-        let folder = path.parent().unwrap_or(&self.folder);
-        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        Ok(path)
-    }
-
-    /// The number of the root that the run will publish.
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-}
 
 /// The writes of one run, which become live together or not at all.
 #[derive(Debug)]
@@ -104,7 +82,7 @@ impl Store {
                 std::env::temp_dir().join(format!("{TEMPORARY}{process}-{attempt}"))
             }
         };
-        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        let staging = Staging::create(folder, number)?;
         Ok(Transaction {
             store: self.clone(),
             objects,
@@ -113,7 +91,7 @@ impl Store {
             attempt,
             command: command.to_owned(),
             clock,
-            staging: Staging { folder, number },
+            staging,
             staged: Vec::new(),
             replaced: Vec::new(),
             removed: Vec::new(),
@@ -136,7 +114,7 @@ impl Transaction {
 
     /// A folder for files that are needed only during the run.
     pub fn scratch(&self) -> &Path {
-        &self.staging.folder
+        self.staging.folder()
     }
 
     /// The staging folder, which stages may use from any thread.
@@ -146,19 +124,15 @@ impl Transaction {
 
     /// Adopts a file that was written as `written` in the [`Staging`] folder, to become live as `name`.
     pub fn adopt(&mut self, written: &str, name: &str) -> Result<()> {
-        if written != name {
-            let to = self.staging.path(name)?;
-            let from = self.staging.folder.join(written);
-            std::fs::rename(from, &to).map_err(Error::io("move", &to))?;
-        }
+        self.staging.rename(written, name)?;
         self.staged.push(name.to_owned());
         Ok(())
     }
 
-    /// Returns the path at which to write the file that will become live as `name`.
-    pub fn stage(&mut self, name: &str) -> Result<PathBuf> {
+    /// Creates the file that will become live as `name`.
+    pub fn stage(&mut self, name: &str) -> Result<StagedFile> {
         self.staged.push(name.to_owned());
-        self.staging.path(name)
+        self.staging.file(name)
     }
 
     /// Stages a JSON file with indentation.
@@ -169,8 +143,8 @@ impl Transaction {
 
     /// Stages a text file.
     pub fn write_text(&mut self, name: &str, text: &str) -> Result<()> {
-        let path = self.stage(name)?;
-        std::fs::write(&path, text).map_err(Error::io("write", &path))
+        let mut file = self.stage(name)?;
+        file.write_all(text.as_bytes()).map_err(Error::io("write", file.path()))
     }
 
     /// Writes a page when the transaction is committed. Pages are made from live files and can be made again, so that
@@ -302,7 +276,7 @@ impl Transaction {
     /// Makes objects of staged files. A file whose bytes are live already stays where it is.
     fn place(&self, staged: &[String]) -> Result<Vec<LiveFile>> {
         let of = |name: &String| -> Result<(LiveFile, bool)> {
-            let live = written(&self.staging.folder.join(name), self.object(name))?;
+            let live = self.staging.synced(name, self.object(name))?;
             // What is not known is written, and what is damaged is written again.
             if let Ok(Some(known)) = self.store.live(&self.base, name)
                 && (known.bytes, &known.xxh3) == (live.bytes, &live.xxh3)
@@ -314,7 +288,7 @@ impl Transaction {
         };
         let files: Vec<(LiveFile, bool)> = staged.par_iter().map(of).collect::<Result<_>>()?;
         let new = staged.iter().zip(&files).filter(|(_, (_, is_new))| *is_new);
-        let new = new.map(|(name, (live, _))| (self.staging.folder.join(name), &*live.object));
+        let new = new.map(|(name, (live, _))| (self.scratch().join(name), &*live.object));
         self.objects.take_all(&new.collect::<Vec<_>>())?;
         Ok(files.into_iter().map(|(live, _)| live).collect())
     }
@@ -322,7 +296,7 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.staging.folder);
+        let _ = std::fs::remove_dir_all(self.scratch());
     }
 }
 
@@ -364,12 +338,4 @@ impl Store {
         }
         Ok(None)
     }
-}
-
-/// Syncs a file and computes its length and checksum.
-fn written(path: &Path, object: String) -> Result<LiveFile> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    file.sync_all().map_err(Error::io("sync", path))?;
-    let (bytes, xxh3) = hash(file).map_err(Error::io("read", path))?;
-    Ok(LiveFile { object, bytes, xxh3 })
 }

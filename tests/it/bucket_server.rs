@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use tiny_http::{Header, Method, Request, Response, Server};
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, Method, Request, Response};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub const SECRET: &str = "a-secret-that-nobody-must-see";
@@ -53,15 +55,23 @@ pub struct BucketServer {
 
 impl BucketServer {
     pub fn start() -> Self {
-        let server = Arc::new(Server::http("127.0.0.1:0").unwrap());
-        let address = format!("http://{}", server.server_addr());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
         let bucket = Self { address, state: Arc::default(), meeting: Arc::default() };
         let shared = bucket.clone();
+        let answer = async move |request: Request<Body>| {
+            let (head, body) = request.into_parts();
+            let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+            let request = Request::from_parts(head, body.to_vec());
+            tokio::task::spawn_blocking(move || shared.answer(&request)).await.unwrap()
+        };
         std::thread::spawn(move || {
-            for request in server.incoming_requests() {
-                let bucket = shared.clone();
-                std::thread::spawn(move || bucket.answer(request));
-            }
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                axum::serve(listener, Router::new().fallback(answer)).await.unwrap();
+            });
         });
         bucket
     }
@@ -194,24 +204,20 @@ impl BucketServer {
         drop(changed.wait_timeout_while(waiting, Duration::from_secs(60), alone).unwrap());
     }
 
-    fn answer(&self, mut request: Request) {
-        let url = request.url().to_owned();
-        let (path, query) = url.split_once('?').unwrap_or((&url, ""));
-        let path = decoded(path);
+    fn answer(&self, request: &Request<Vec<u8>>) -> Answer {
+        let path = decoded(request.uri().path());
         let path = path.trim_start_matches('/');
         let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
         let key = key.to_owned();
-        let query: BTreeMap<String, String> = query
+        let query: BTreeMap<String, String> = (request.uri().query().unwrap_or_default())
             .split('&')
             .map(|part| part.split_once('=').unwrap_or((part, "")))
             .map(|(name, value)| (name.to_owned(), decoded(value)))
             .collect();
-        let mut body = Vec::new();
-        request.as_reader().read_to_end(&mut body).unwrap();
-        if bucket != "data" || !is_allowed(&request) {
-            return request.respond(Response::empty(403)).unwrap();
+        if bucket != "data" || !is_allowed(request) {
+            return answer(403, vec![], Vec::new());
         }
-        if creates(&request) {
+        if creates(request) {
             self.meet();
         }
         let mut state = self.state.lock().unwrap();
@@ -219,24 +225,25 @@ impl BucketServer {
         let kill = state.kill.filter(|(_, at, _)| *at == state.requests);
         if let Some((process, _, Moment::Before)) = kill {
             state.kill = None;
-            return kill_process(process);
+            kill_process(process);
+            return answer(503, vec![], Vec::new());
         }
         let is_refused = |(end, _): &&(String, Moment)| {
-            *request.method() == Method::Put && key.ends_with(end.as_str())
+            *request.method() == Method::PUT && key.ends_with(end.as_str())
         };
         let refused = state.refused.as_ref().filter(is_refused).map(|(_, moment)| *moment);
         if refused == Some(Moment::Before) {
-            return request.respond(Response::empty(403)).unwrap();
+            return answer(403, vec![], Vec::new());
         }
         let leased = self.meeting.0.lock().unwrap().is_some() && key.ends_with("lease.json");
-        let answer = match request.method() {
-            Method::Get if key.is_empty() => list(&query, &state.objects),
-            Method::Get | Method::Head => give(&request, &key, &mut state),
-            Method::Put if leased => answer(200, versions(&body), Vec::new()),
-            Method::Put => take(&request, key, &query, body, &mut state),
-            Method::Post if query.contains_key("delete") => remove(&body, &mut state),
-            Method::Post => upload(&key, &query, &mut state),
-            Method::Delete => {
+        let given = match *request.method() {
+            Method::GET if key.is_empty() => list(&query, &state.objects),
+            Method::GET | Method::HEAD => give(request, &key, &mut state),
+            Method::PUT if leased => answer(200, versions(request.body()), Vec::new()),
+            Method::PUT => take(request, key, &query, &mut state),
+            Method::POST if query.contains_key("delete") => remove(request.body(), &mut state),
+            Method::POST => upload(&key, &query, &mut state),
+            Method::DELETE => {
                 match query.get("uploadId") {
                     Some(upload) => drop(state.uploads.remove(upload)),
                     None => drop(state.objects.remove(&key)),
@@ -247,18 +254,14 @@ impl BucketServer {
         };
         if let Some((process, ..)) = kill {
             state.kill = None;
-            return kill_process(process);
+            kill_process(process);
         }
-        drop(state);
-        // A client that was killed does not listen.
-        let _ = match refused {
-            Some(_) => request.respond(Response::empty(403)),
-            None => request.respond(answer),
-        };
+        if refused.is_some() { answer(403, vec![], Vec::new()) } else { given }
     }
 }
 
-type Answer = Response<std::io::Cursor<Vec<u8>>>;
+type Answer = Response<Body>;
+type Header = (HeaderName, HeaderValue);
 
 pub fn ended(child: Child) -> (String, i32) {
     let output = child.wait_with_output().unwrap();
@@ -284,13 +287,12 @@ fn decoded(text: &str) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-fn header(request: &Request, name: &'static str) -> Option<String> {
-    let found = request.headers().iter().find(|header| header.field.equiv(name));
-    found.map(|header| header.value.to_string())
+fn header<T>(request: &Request<T>, name: &'static str) -> Option<String> {
+    request.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
 }
 
 /// Whether a request comes from who may use the bucket.
-fn is_allowed(request: &Request) -> bool {
+fn is_allowed<T>(request: &Request<T>) -> bool {
     let authorization = header(request, "Authorization").unwrap_or_default();
     let scope: Vec<&str> = authorization.split(['=', '/', ' ']).collect();
     let is_signed = scope.get(2) == Some(&READER) && scope.get(4) == Some(&REGION);
@@ -308,21 +310,20 @@ fn versions(bytes: &[u8]) -> Vec<Header> {
 }
 
 /// Whether a request creates an object, if there is none of its name.
-fn creates(request: &Request) -> bool {
+fn creates<T>(request: &Request<T>) -> bool {
     let condition = ["If-None-Match", "x-goog-if-generation-match"];
     let is_there = condition.iter().any(|name| header(request, name).is_some());
-    *request.method() == Method::Put && is_there
+    *request.method() == Method::PUT && is_there
 }
 
-fn named(name: &str, value: &str) -> Header {
-    Header::from_bytes(name, value).unwrap()
+fn named(name: &'static str, value: &str) -> Header {
+    (name.parse().unwrap(), value.parse().unwrap())
 }
 
 fn answer(status: u16, headers: Vec<Header>, body: Vec<u8>) -> Answer {
-    let length = Some(body.len());
-    let answer = Response::new(status.into(), headers, std::io::Cursor::new(body), length, None);
-    // Objects have a length, also where a server would send them in chunks.
-    answer.with_chunked_threshold(usize::MAX)
+    let mut answer = Response::builder().status(status).body(Body::from(body)).unwrap();
+    answer.headers_mut().extend(headers);
+    answer
 }
 
 fn xml(text: String) -> Answer {
@@ -330,7 +331,7 @@ fn xml(text: String) -> Answer {
 }
 
 /// Answers a request for an object, or for a range of it.
-fn give(request: &Request, key: &str, state: &mut State) -> Answer {
+fn give(request: &Request<Vec<u8>>, key: &str, state: &mut State) -> Answer {
     let Some(bytes) = state.objects.get(key) else { return answer(404, vec![], Vec::new()) };
     if header(request, "If-Match").is_some_and(|wanted| wanted != tag(bytes)) {
         return answer(412, vec![], Vec::new());
@@ -350,7 +351,7 @@ fn give(request: &Request, key: &str, state: &mut State) -> Answer {
             (206, bytes[range].to_vec(), [headers, vec![content]].concat())
         }
     };
-    if *request.method() == Method::Get {
+    if *request.method() == Method::GET {
         *state.read.entry(key.to_owned()).or_default() += part.len() as u64;
     }
     answer(status, headers, part)
@@ -358,12 +359,12 @@ fn give(request: &Request, key: &str, state: &mut State) -> Answer {
 
 /// Takes an object, or a part of an upload.
 fn take(
-    request: &Request,
+    request: &Request<Vec<u8>>,
     key: String,
     query: &BTreeMap<String, String>,
-    body: Vec<u8>,
     state: &mut State,
 ) -> Answer {
+    let body = request.body().clone();
     let told = versions(&body);
     if let Some(upload) = query.get("uploadId") {
         let Some(parts) = state.uploads.get_mut(upload) else { return answer(404, vec![], vec![]) };

@@ -21,7 +21,7 @@ const READERS: [&[&str]; 5] = [
 ];
 
 /// The files of a folder by their paths within it, without links.
-fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
@@ -50,7 +50,7 @@ fn restore(folder: &Path, files: &BTreeMap<PathBuf, Vec<u8>>) {
 }
 
 /// The checksums of the live tables by name, as far as their manifests can be read.
-fn tables(project: &Path) -> BTreeMap<String, String> {
+pub fn tables(project: &Path) -> BTreeMap<String, String> {
     let store = Store::at(project.join("store")).unwrap();
     let root = store.root().unwrap();
     let mut tables = BTreeMap::new();

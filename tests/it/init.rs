@@ -34,7 +34,7 @@ fn orders(path: &Path) {
         ("order_total", Arc::new(Float64Array::from(totals))),
     ];
     let rows = RecordBatch::try_from_iter(columns).unwrap();
-    c360_ml::store::parquet::write(path, &rows.schema(), [&rows]).unwrap();
+    crate::support::write(path, &rows);
 }
 
 fn init(project: &Path, more: &[&str]) -> (String, String, i32) {
@@ -108,7 +108,7 @@ fn a_column_that_is_not_found_is_asked_for() {
         ),
     ];
     let rows = RecordBatch::try_from_iter(columns).unwrap();
-    c360_ml::store::parquet::write(&events, &rows.schema(), [&rows]).unwrap();
+    crate::support::write(&events, &rows);
     let project = folder.path().join("site");
     let events = events.to_str().unwrap();
     let (_, stderr, code) = init(&project, &["--events", events]);
@@ -134,7 +134,7 @@ fn events(folder: &Path, columns: Vec<(&str, ArrayRef)>) -> std::path::PathBuf {
         vec![("customer_id", Arc::new(keys)), ("created_at", Arc::new(times))];
     let rows = RecordBatch::try_from_iter(own.into_iter().chain(columns)).unwrap();
     let path = folder.join("events.parquet");
-    c360_ml::store::parquet::write(&path, &rows.schema(), [&rows]).unwrap();
+    crate::support::write(&path, &rows);
     path
 }
 

@@ -1,5 +1,6 @@
 //! The integration tests in one binary, because each further binary would link Polars again.
 
+mod audit;
 mod bucket;
 mod bucket_server;
 mod cli;
@@ -8,6 +9,7 @@ mod corruption;
 mod delta;
 mod exports;
 mod expressions;
+mod forget;
 mod imports;
 mod init;
 mod input;
@@ -15,10 +17,14 @@ mod join;
 mod models;
 mod oracle;
 mod parts;
+mod privacy;
+mod prometheus;
 mod quality;
 mod readme;
+mod recorded;
 mod reference;
 mod registry;
+mod rejected;
 mod segments;
 mod shards;
 mod sources;

@@ -18,7 +18,7 @@ use c360_ml::money::Scale;
 use c360_ml::shard::Shards;
 use c360_ml::sources::profile::Entities;
 use c360_ml::sources::{EventsSpec, Ingestion, Orphans, SourceContext, SourcePlan};
-use c360_ml::store::parquet::{concat, read};
+use c360_ml::store::parquet::{Writer, concat, read};
 use c360_ml::time::{DAY, Instant, Zone};
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
@@ -131,7 +131,7 @@ pub fn event_rows(events: &[Event]) -> RecordBatch {
 
 pub fn write(path: &Path, rows: &RecordBatch) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    c360_ml::store::parquet::write(path, &rows.schema(), [rows]).unwrap();
+    Writer::create(path, &rows.schema()).unwrap().write_only(rows).unwrap();
 }
 
 /// Writes the events as a source of two files in `folder`.
@@ -170,6 +170,7 @@ pub fn open_events(
         zone: Zone::try_from(zone.to_owned()).unwrap(),
         scale: Scale::default(),
         footers: std::sync::Arc::default(),
+        forgotten: std::sync::Arc::default(),
         currency: "EUR".into(),
     };
     SourcePlan::events(&spec, &context)

@@ -164,6 +164,9 @@ command += ["--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file"
 client = redis.Redis(port=port, password="planted", decode_responses=True)
 start([*command, "--requirepass", "planted"], client.ping)
 url = ["--url", f"redis://:planted@127.0.0.1:{port}/0"]
+told = push("redis", *url, "--dry-run")
+assert told["dry_run"] and told["sent"] == len(first) and client.dbsize() == 0, told
+assert not (folder / "store/pushes").exists()
 told = push("redis", *url)
 assert told["everything"] and told["sent"] == len(first), told
 print(f"Redis {client.info('server')['redis_version']}: {check_redis(client, first)} values of {len(first)} customers equal")
@@ -174,7 +177,10 @@ assert "cmdstat_exec" not in client.info("commandstats"), "a push of nothing wri
 
 run(binary, folder, "score", "--as-of", "2024-07-01")
 second = expected("2024-07-01")
+dry = push("redis", *url, "--dry-run")
+check_redis(client, first)
 told = push("redis", *url)
+assert (dry["sent"], dry["removed"]) == (told["sent"], told["removed"]), (dry, told)
 assert not told["everything"] and told["sent"] == differing(first, second), told
 check_redis(client, second)
 print(f"the next night: {told['sent']} of {told['customers']} customers sent")
@@ -263,7 +269,9 @@ connection.execute("set time zone 'UTC'")
 connection.commit()
 url = ["--url", f"postgres://ann@127.0.0.1:{port}/postgres"]
 environment = {"PGPASSWORD": "planted", "SSL_CERT_FILE": str(cert)}
+dry = push("postgres", *url, "--dry-run", **environment)
 told = push("postgres", *url, **environment)
+assert dry["sent"] == told["sent"], (dry, told)
 assert told["everything"] and told["sent"] == len(third), told
 version = connection.execute("show server_version").fetchone()[0]
 print(f"PostgreSQL {version}: {check_postgres(connection, third)} values of {len(third)} customers equal")

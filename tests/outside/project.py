@@ -44,7 +44,7 @@ def table(folder, prefix):
 def root(folder):
     """The latest root of the store, with the live files of all its manifests by name."""
     store = folder / "store"
-    latest = json.loads(max((store / "roots").iterdir()).read_text())
+    latest = json.loads(max((store / "roots").glob("*.json")).read_text())
     latest["files"] = {}
     for name, manifest in latest["folders"].items():
         files = json.loads((store / manifest["object"]).read_text())["files"]

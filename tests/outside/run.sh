@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks against programs that are not part of this project: `run.sh onnx | mlflow | reports | feast | online | schemas | cloud | delta | damage`.
+# Checks against programs that are not part of this project: `run.sh onnx | mlflow | reports | feast | online | schemas | cloud | delta | damage | faults | determinism | lineage`.
 # Each is a Python script beside this one, run in an environment of its own with the release binary, or with C360_BINARY.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -59,6 +59,7 @@ pub fn init(asked: &Init, progress: &mut Progress) -> Result<Output> {
         scale: Default::default(),
         currency: asked.currency.to_owned(),
         footers: Default::default(),
+        forgotten: Default::default(),
     };
     let events = RawTable::open(asked.events, None, "--events", &Footers::default())?;
     if events.rows == 0 {

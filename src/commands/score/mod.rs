@@ -25,8 +25,6 @@ use crate::features::drift::Drift;
 use crate::features::expectation::Judgement;
 use crate::features::plan::AsOf;
 use crate::features::registry::Inputs;
-use crate::report::html::audience;
-use crate::report::html::run::render;
 use crate::report::{Output, Progress};
 use crate::scoring::affinity::offer;
 use crate::scoring::champions::Champions;
@@ -52,15 +50,17 @@ const STALE_DAYS: f64 = 2.0;
 pub fn score(project: &Project, force: bool, progress: &mut Progress) -> Result<(Output, Exit)> {
     let as_of = as_of(project)?;
     let store = project.store()?;
-    let mut transaction = store.begin("score", crate::commands::now)?;
+    let mut transaction = crate::commands::begin(project, &store, "score")?;
     let context = context(project, &store, &transaction.root, as_of)?;
     progress.stage("fingerprinting the data");
     let data = files_fingerprint(project)?;
     let mut inputs = previous::inputs(&store, &transaction.root, &context)?;
     let same = previous::same_run(project, &store, &transaction.root, as_of, &data, &inputs);
     if let Some(run) = same.filter(|_| !force) {
+        pages::complete_run(&mut transaction, &project.settings.project.name, &run)?;
+        let root = transaction.commit()?;
         let mut output = nothing_to_do(as_of, &run);
-        copy_to_delta(project, &store, &transaction.root, &mut output, progress)?;
+        copy_to_delta(project, &store, &root, &mut output, progress)?;
         return Ok((output, Exit::Ok));
     }
 
@@ -169,10 +169,7 @@ fn publish(
     }
     let run = &metrics.run;
     transaction.write_json(&format!("runs/{run}/metrics.json"), metrics)?;
-    let report = render(&project.settings.project.name, metrics);
-    pages::write(transaction, &format!("runs/{run}/report.html"), &report, Form::Linked);
-    let segments = audience::render(&project.settings.project.name, metrics);
-    pages::write(transaction, &format!("runs/{run}/segments.html"), &segments, Form::Linked);
+    pages::write_run(transaction, &project.settings.project.name, metrics, None, Form::Linked);
     let moves = transaction.root.profile.as_ref().is_none_or(|profile| profile.as_of <= as_of.at);
     if moves {
         transaction.root.profile = Some(CurrentProfile { as_of: as_of.at, run: run.clone() });

@@ -204,9 +204,7 @@ impl<'a> Run<'a> {
         let write = |(table, rows): &(&str, RecordBatch)| {
             let name = shard.file_name(self.staging.number());
             let file = format!("{}/{name}", folder(table, context.as_of));
-            let mut writer = Writer::create(&self.staging.path(&file)?, &rows.schema())?;
-            writer.write(rows)?;
-            writer.finish()?;
+            Writer::stage(self.staging.file(&file)?, &rows.schema())?.write_only(rows)?;
             Ok(file)
         };
         let files = tables.par_iter().map(write).collect::<Result<_>>()?;

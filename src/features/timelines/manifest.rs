@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::expression::Expression;
 use crate::features::plan::{AsOf, FeaturePlan};
-use crate::features::scanned::REASONS;
+use crate::features::rejected::REASONS;
 use crate::features::timeline::Layout;
 use crate::shard::Shards;
 use crate::sources::SourcePlan;

@@ -104,7 +104,7 @@ impl KeptTimelines {
         run.layout.files = files;
         let name = format!("{FOLDER}/{:06}.bin", transaction.number());
         let writer = match run.is_changed() {
-            true => Some(TimelineFileWriter::create(transaction.stage(&name)?)?),
+            true => Some(TimelineFileWriter::new(transaction.stage(&name)?)),
             false => None,
         };
         let known_ats = KnownAts::of(&run.layout);

@@ -10,6 +10,7 @@ use super::timeline_file::{BlockPlace, NewBlock, TimelineFile};
 use crate::error::Result;
 use crate::features::events::BuildReport;
 use crate::features::plan::FeaturePlan;
+use crate::features::rejected::{self, RejectedRow};
 use crate::features::scanned::read;
 use crate::features::timeline::{
     Arrived, Context, Kept, KnownAts, Layout, Partition, Place, Records, Swept, block, is_plain,
@@ -18,6 +19,7 @@ use crate::features::timeline::{
 use crate::shard::{Shard, Shards};
 use crate::sources::{Orphans, SourcePlan};
 use crate::store::Transaction;
+use crate::store::parquet::Writer;
 
 /// The number of runs within which every shard is rewritten completely once.
 const TURNS: u64 = 16;
@@ -66,6 +68,8 @@ pub struct Run {
     anew: bool,
     changes: Changes,
     gone: HashSet<u32>,
+    /// The rows that cannot be used, by the number of their file.
+    rejected: BTreeMap<u32, Vec<RejectedRow>>,
     /// What was read.
     pub refresh: Refresh,
 }
@@ -140,6 +144,7 @@ impl Run {
             timeline_files,
             anew,
             gone: changes.gone.iter().copied().collect(),
+            rejected: BTreeMap::new(),
             changes,
             manifest,
             refresh,
@@ -165,7 +170,7 @@ impl Run {
         }
         let mut new = source.clone();
         new.table.files = self.changes.new.iter().map(|(path, _)| path.clone()).collect();
-        let reading = read(&new, plans, &self.layout, records)?;
+        let reading = read(&new, plans, &self.layout, records, None)?;
         self.refresh.events_read = reading.report.events;
         let new = std::mem::take(&mut self.changes.new);
         for (number, ((path, fingerprint), file)) in
@@ -173,6 +178,9 @@ impl Run {
         {
             let (first_event, first_ingested) = file.first;
             let (events, rejected) = (file.events, file.rejected);
+            if !file.rows.is_empty() {
+                self.rejected.insert(number, file.rows);
+            }
             let file =
                 KeptFile { path, fingerprint, events, rejected, first_event, first_ingested };
             self.manifest.files.insert(number, file);
@@ -352,6 +360,13 @@ impl Run {
         self.manifest.rounds += 1;
         if self.anew {
             transaction.replace(FOLDER);
+            transaction.replace(rejected::FOLDER);
+        }
+        self.gone.iter().for_each(|number| transaction.remove(&rejected::name(*number)));
+        for (number, rows) in std::mem::take(&mut self.rejected) {
+            let rows = rejected::table(&self.manifest.files[&number].path, rows)?;
+            let file = transaction.stage(&rejected::name(number))?;
+            Writer::stage(file, &rows.schema())?.write_only(&rows)?;
         }
         for path in left.iter().chain(&self.before) {
             transaction.remove(path);

@@ -1,7 +1,6 @@
 //! Timeline files: the blocks of shards one after another, followed by an index of their sections. Each section
 //! is compressed by zstd.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
 use crate::store::readable::Readable;
-use crate::store::{FORMAT_VERSION, StoreProblem};
+use crate::store::{FORMAT_VERSION, StagedFile, StoreProblem};
 
 const MAGIC: &[u8; 8] = b"C360TIME";
 
@@ -106,13 +105,13 @@ pub struct TimelineFileWriter {
 const WAITING: usize = 8;
 
 impl TimelineFileWriter {
-    /// Creates a timeline file and starts the thread.
-    pub fn create(path: PathBuf) -> Result<Self> {
-        let file = File::create(&path).map_err(Error::io("create", &path))?;
+    /// Starts the thread that writes to a new file.
+    pub fn new(file: StagedFile) -> Self {
+        let path = file.path().to_owned();
         let (blocks, waiting) = mpsc::sync_channel(WAITING);
         let write =
             move || write_all(BufWriter::new(file), waiting).map_err(Error::io("write", &path));
-        Ok(Self { blocks, thread: std::thread::spawn(write) })
+        Self { blocks, thread: std::thread::spawn(write) }
     }
 
     /// Adds the block of a shard. Blocks must be added in the order of the shards.
@@ -132,7 +131,10 @@ impl TimelineFileWriter {
 }
 
 /// Writes blocks as they arrive, followed by their index.
-fn write_all(mut file: BufWriter<File>, waiting: mpsc::Receiver<NewBlock>) -> std::io::Result<()> {
+fn write_all(
+    mut file: BufWriter<StagedFile>,
+    waiting: mpsc::Receiver<NewBlock>,
+) -> std::io::Result<()> {
     let (mut end, mut blocks) = (0, Vec::new());
     for block in waiting {
         blocks.push(BlockPlace { start: end, ..block.place });

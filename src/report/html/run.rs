@@ -6,8 +6,10 @@ use plotly::sankey::{Link, Node};
 
 use super::chart::{BLUE, Chart, ORANGE};
 use super::page::{self, Cell, Page, Section, day, facts, page, table};
+use crate::features::audit::AuditRecord;
 use crate::features::drift::Verdict;
 use crate::report::findings::Findings;
+use crate::report::sentences::of_audit;
 use crate::report::thousands;
 use crate::scoring::summary::{ModelSummary, RunMetrics};
 use crate::sources::contract::Status;
@@ -18,9 +20,9 @@ const LINK: &str = "rgba(130, 145, 160, 0.4)";
 const SHOWN: usize = 15;
 
 /// Renders the whole file.
-pub fn render(project: &str, metrics: &RunMetrics) -> Page {
+pub fn render(project: &str, metrics: &RunMetrics, audit: Option<&AuditRecord>) -> Page {
     let section = |id, title, body| Section { id, title, body };
-    let sections = [
+    let mut sections = vec![
         section("summary", "Summary", summary(metrics)),
         section("scores", "Scores", scores(metrics)),
         section("segments", "Segments", segments(metrics)),
@@ -28,6 +30,7 @@ pub fn render(project: &str, metrics: &RunMetrics) -> Page {
         section("drift", "Drift of inputs", drift(metrics)),
         section("contract", "Contract and freshness", contract(metrics)),
     ];
+    sections.extend(audit.map(|record| section("audit", "Audit", audited(record))));
     let title = format!("Scoring run {}", metrics.run);
     let against = match metrics.previous {
         Some(previous) => format!("as of {}, against {}", metrics.as_of, day(previous)),
@@ -277,6 +280,27 @@ fn drift(metrics: &RunMetrics) -> Markup {
                 ]).collect::<Vec<_>>(),
             ))
         }
+    }
+}
+
+fn audited(audit: &AuditRecord) -> Markup {
+    let rows: Vec<Vec<Cell>> = audit
+        .views
+        .iter()
+        .map(|view| {
+            let counts = [view.values, view.unlike_reference, view.moved];
+            let counts = counts.map(|count| Cell::count(count as usize));
+            [vec![Cell::text(view.view.clone())], counts.to_vec()].concat()
+        })
+        .collect();
+    let head = ["view", "values", "unlike the reference", "moved by future or late events"];
+    html! {
+        p {
+            "At " (audit.audited_at) " the features of " (thousands(audit.customers))
+            " customers were computed again in two other ways, and every live file was compared with its checksum."
+        }
+        ul { @for sentence in of_audit(audit) { li { (sentence) } } }
+        (table("Values that were computed again", &head, &rows))
     }
 }
 

@@ -55,6 +55,11 @@ pub struct ProfilePlan {
 }
 
 impl ProfilePlan {
+    /// The settings that the source was checked with.
+    pub(super) fn context(&self) -> &SourceContext {
+        &self.context
+    }
+
     /// Reads the footers of the profile and checks its mapping.
     ///
     /// # Errors
@@ -140,6 +145,18 @@ impl ProfilePlan {
     /// The names of all columns of the mapped profile.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The columns of the files that a column of the mapped profile is made from, and how: as they are (`IDENTITY`), or
+    /// by an expression (`TRANSFORMATION`).
+    pub fn sources_of(&self, name: &str) -> (Vec<&str>, &'static str) {
+        match self.columns.iter().find(|(column, _)| column == name) {
+            Some((_, Origin::Raw(raw) | Origin::Folder(raw))) => (vec![raw], "IDENTITY"),
+            Some((_, Origin::Expression(expression))) => {
+                (expression.columns().into_iter().collect(), "TRANSFORMATION")
+            }
+            None => (Vec::new(), "IDENTITY"),
+        }
     }
 
     /// The type of a column after mapping, before it is converted to the type of its profile field.

@@ -181,16 +181,20 @@ impl ProfilePlan {
         let raw = Self::raw_columns(columns);
         let mut found =
             Found { created: vec![CustomerSet::default(); instants.len()], ..Found::default() };
+        let forgotten = &self.context().forgotten;
         let mut first_row = task.first_row;
         for batch in self.table.batches(task.file, Some(&raw), Some(task.row_group))? {
             let mut batch = self.map(columns, &batch?, task.file)?;
             let rows = batch.num_rows();
-            let named = keys(&batch)?.iter().map(|key| key.is_some_and(|key| !is_blank(key)));
-            let named: Vec<bool> = named.collect();
-            if let Some(nameless) = named.iter().position(|named| !named) {
+            let named = |key: Option<&str>| key.is_some_and(|key| !is_blank(key));
+            if let Some(nameless) = keys(&batch)?.iter().position(|key| !named(key)) {
                 found.first_null.get_or_insert((task.file.to_owned(), first_row + nameless));
-                found.nulls += named.iter().filter(|named| !**named).count() as u64;
-                let own = BooleanArray::from(named);
+                found.nulls += keys(&batch)?.iter().filter(|key| !named(*key)).count() as u64;
+            }
+            let is_own =
+                |key: Option<&str>| named(key) && !key.is_some_and(|key| forgotten.has(key));
+            let own: BooleanArray = keys(&batch)?.iter().map(|key| Some(is_own(key))).collect();
+            if own.true_count() < rows {
                 batch = arrow_select::filter::filter_record_batch(&batch, &own)
                     .map_err(Error::engine("reading the profile"))?;
             }
