@@ -26,11 +26,18 @@ pub fn is_file(path: &Path) -> Result<bool> {
 fn find(path: &Path) -> Result<Option<Metadata>> {
     match std::fs::metadata(path) {
         Ok(found) => Ok(Some(found)),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
+        Err(error) if is_nothing(&error) => Ok(None),
         Err(error) => Err(Error::io("find", path)(error)),
     }
+}
+
+/// Whether an error says that nothing is at a path. A link that leads back to itself leads to nothing.
+fn is_nothing(error: &std::io::Error) -> bool {
+    #[cfg(unix)]
+    if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
+        return true;
+    }
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]
@@ -47,6 +54,12 @@ mod tests {
         assert_eq!(asked(&file), (false, true));
         assert_eq!(asked(&folder.path().join("nothing")), (false, false));
         assert_eq!(asked(&file.join("below a file")), (false, false));
+        #[cfg(unix)]
+        {
+            let link = folder.path().join("link");
+            std::os::unix::fs::symlink(&link, &link).unwrap();
+            assert_eq!(asked(&link), (false, false));
+        }
     }
 
     #[test]
