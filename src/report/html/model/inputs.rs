@@ -97,7 +97,7 @@ pub fn inputs(report: &ModelReport) -> Markup {
         }
         @if !metrics.dropped.is_empty() {
             details {
-                summary { (metrics.dropped.len()) " columns were left out" }
+                summary { "Columns that were left out: " (metrics.dropped.len()) }
                 ul { @for dropped in &metrics.dropped { li { (dropped.term) ": " (dropped.because) } } }
             }
         }
