@@ -147,6 +147,7 @@ impl Published {
             previous: &self.previous,
             last_purchase: &self.last_purchase,
             consent: &self.consent,
+            policy: &scored.project.settings.consent,
         };
         let scale = scored.project.context().scale;
         assign(segments, &self.frame, scale, scored.as_of, state)

@@ -137,6 +137,7 @@ impl Project {
         not_in_store(root, &settings, items.map(|file| ("items of an affinity model", file)))?;
         let segments = Segments::check(segments, &catalog, &models, &profile, context.scale)?;
         settings.writeback.check(&catalog)?;
+        settings.consent.check(&profile)?;
         Ok(Self {
             root: root.to_owned(),
             settings,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::money::Scale;
 use crate::profile::Writeback;
 use crate::shard::Shards;
+use crate::sources::consent::ConsentPolicy;
 use crate::sources::{EventsSpec, ProfileSpec};
 use crate::time::{Instant, Zone};
 
@@ -93,6 +94,9 @@ pub struct Settings {
     pub project: ProjectSpec,
     /// The sources of the data.
     pub sources: SourcesSpec,
+    /// Which consent scoring needs.
+    #[serde(default)]
+    pub consent: ConsentPolicy,
     /// The settings for writing the profile.
     #[serde(default)]
     pub writeback: Writeback,

@@ -7,10 +7,14 @@ use arrow_array::builder::{
     Float32Builder, Float64Builder, Int32Builder, ListBuilder, StringBuilder, UInt32Builder,
 };
 use arrow_array::cast::AsArray;
+use arrow_array::types::UInt32Type;
 use arrow_array::{
-    Array, ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, StringArray, UInt32Array,
+    Array, ArrayRef, BooleanArray, Float64Array, Int64Array, ListArray, RecordBatch, Scalar,
+    StringArray, UInt32Array,
 };
 use arrow_schema::{Field, Schema};
+use arrow_select::filter::filter_record_batch;
+use arrow_select::zip::zip;
 use rayon::prelude::*;
 
 use crate::artifact::AffinityArtifact;
@@ -41,6 +45,26 @@ pub struct AffinityRows {
 }
 
 impl AffinityRows {
+    /// Takes vectors, interests and recommendations of some customers away.
+    ///
+    /// # Errors
+    /// Returns an engine error if there are not as many customers as vectors.
+    pub fn withhold(&mut self, from: &BooleanArray) -> Result<()> {
+        let failed = "withholding recommendations";
+        let none = Self::none(1)?;
+        for (own, none) in
+            [(&mut self.vectors, none.vectors), (&mut self.interests, none.interests)]
+        {
+            let left = zip(from, &Scalar::new(none), own).map_err(Error::engine(failed))?;
+            *own = left.as_list::<i32>().clone();
+        }
+        let rows = self.recommendations.column(0).as_primitive::<UInt32Type>().values().iter();
+        let kept: BooleanArray = rows.map(|row| Some(!from.value(*row as usize))).collect();
+        self.recommendations =
+            filter_record_batch(&self.recommendations, &kept).map_err(Error::engine(failed))?;
+        Ok(())
+    }
+
     /// Creates the rows of customers without a model of affinity: no vectors, interests or
     /// recommendations.
     pub fn none(customers: usize) -> Result<Self> {

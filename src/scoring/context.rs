@@ -12,6 +12,7 @@ use crate::models::affinity::Offer;
 use crate::money::Scale;
 use crate::profile::{MergeRules, Writeback};
 use crate::segments::Segments;
+use crate::sources::consent::ConsentPolicy;
 use crate::time::{Instant, Zone};
 
 /// The checked settings of a project that the stages of a scoring run need.
@@ -31,6 +32,8 @@ pub struct ScoringContext {
     pub attributes: Vec<String>,
     /// The items that may be recommended.
     pub offer: Offer,
+    /// Which consent scoring needs.
+    pub consent: ConsentPolicy,
     /// The segment rules.
     pub segments: Segments,
     /// The rules by which the profile is merged.

@@ -15,12 +15,12 @@ use super::frame::{ScoreColumns, frame};
 use super::score::Scored;
 use super::summary::SegmentCounts;
 use super::tables::{self, Customers};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::profile::{Computed, Losses, merge};
 use crate::schema::profile_field;
 use crate::segments::{Assigned, Assignment, CustomerState, States, assign};
 use crate::sources::consent::Consent;
-use crate::sources::profile::{align, keys};
+use crate::sources::profile::keys;
 use crate::time::Instant;
 
 /// The input of a shard in addition to its scores.
@@ -74,11 +74,12 @@ pub fn finish_shard(
     let frame = frame(&scored.features, &columns, scored.rfm.as_ref(), context.scale)?;
     let states = States::of(input.previous, customers)?;
     let last_purchase = last_purchases(context.writer("last_purchase_at"), &scored.features);
-    let consent = consent(input.profile, customers)?;
+    let consent = Consent::of_customers(input.profile, customers)?;
     let known = CustomerState {
         previous: &states.customers,
         last_purchase: &last_purchase,
         consent: &consent,
+        policy: &context.consent,
     };
     let assigned = assign(&context.segments, &frame, context.scale, as_of, known)?.assigned;
     let assigned = Assignment { customers: assigned, gone: states.gone };
@@ -121,16 +122,6 @@ pub fn last_purchases(feature: Option<&str>, features: &RecordBatch) -> Vec<Opti
     let at =
         |row: usize| last.filter(|last| last.is_valid(row)).map(|last| Instant(last.value(row)));
     (0..features.num_rows()).map(at).collect()
-}
-
-/// Reads the consent of the customers, in the order of their keys.
-fn consent(profile: &RecordBatch, customers: &StringArray) -> Result<Consent> {
-    let known = profile.schema();
-    let wanted = |name: &str| name == "customer360_id" || Consent::COLUMNS.contains(&name);
-    let columns: Vec<usize> =
-        (0..known.fields().len()).filter(|column| wanted(known.field(*column).name())).collect();
-    let rows = profile.project(&columns).map_err(Error::engine("reading consent"))?;
-    Ok(Consent::of(&align(&rows, customers)?))
 }
 
 /// Converts scores, vectors and segments to the types of their profile fields.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch};
+use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, ListArray, RecordBatch};
 use std::sync::Arc;
 
 use super::affinity::{self, AffinityRows};
@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::features::drift::Distribution;
 use crate::features::events::ShardRows;
 use crate::sources::attributes::Attributes;
+use crate::sources::consent::Consent;
 use crate::sources::profile::keys;
 use crate::store::spill::Spill;
 use crate::sum::ExactSum;
@@ -80,7 +81,10 @@ impl Default for ModelCounts {
     }
 }
 
-/// Scores the customers of a shard. `profile` has their rows, sorted by key.
+/// Why a customer has no scores whom the policy of the project lets only be stored.
+const NOT_SCORED: &str = "the consent that [consent] in c360.toml asks for is missing";
+
+/// Scores the customers of a shard. Those whom the policy of consent lets only be stored have a basis of `none`. `profile` has their rows, sorted by key.
 ///
 /// # Errors
 /// Returns an engine error if a plan of the context has no rows.
@@ -118,7 +122,7 @@ pub fn score_shard(
         models.push(lifetime_value::score(&champion.artifact, rows, (*zone, *scale), as_of.at)?);
     }
     let customers = keys(&features)?;
-    let affinity = match &champions.affinity {
+    let mut affinity = match &champions.affinity {
         None => AffinityRows::none(customers.len())?,
         Some(champion) => {
             let own = rows.one(INTERACTIONS)?;
@@ -134,6 +138,13 @@ pub fn score_shard(
             affinity::score(&champion.artifact, &context.offer, (own, by_category), customers)?
         }
     };
+    if let Some(from) =
+        Consent::of_customers(profile, customers)?.only_stored(&context.consent, customers.len())
+    {
+        models.iter_mut().try_for_each(|scores| scores.withhold(&from, NOT_SCORED))?;
+        rfm_scores = rfm_scores.map(|parts| parts.map(|part| without(&part, &from)));
+        affinity.withhold(&from)?;
+    }
     let AffinityRows { vectors, interests, recommendations } = affinity;
     let summary = ScoreSummary {
         customers: customers.len() as u64,
@@ -151,6 +162,15 @@ pub fn score_shard(
         recommendations,
     };
     Ok((scored, summary))
+}
+
+/// The values of all customers but those `from` whom they are withheld.
+fn without(values: &Int64Array, from: &BooleanArray) -> Int64Array {
+    values
+        .iter()
+        .zip(from)
+        .map(|(value, withheld)| value.filter(|_| withheld != Some(true)))
+        .collect()
 }
 
 /// Finds the latest event of all customers, from the feature that fills `last_seen_at`.

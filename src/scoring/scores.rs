@@ -5,8 +5,11 @@ use std::sync::Arc;
 use arrow_array::builder::{Float64Builder, ListBuilder, StringBuilder, StructBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
-use arrow_array::{Array, ArrayRef, Float64Array, ListArray, RecordBatch, StringArray};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, Float64Array, ListArray, RecordBatch, Scalar, StringArray,
+};
 use arrow_schema::{DataType, Field, Fields};
+use arrow_select::zip::zip;
 
 use crate::error::{Error, Result};
 
@@ -91,6 +94,25 @@ impl ModelScores {
             reasons: list("reasons")?,
             parts: list("parts")?,
         })
+    }
+
+    /// Takes the scores of some customers away, who get a basis of `none` with the reason.
+    ///
+    /// # Errors
+    /// Returns an engine error if there are not as many customers as scores.
+    pub fn withhold(&mut self, from: &BooleanArray, reason: &str) -> Result<()> {
+        let mut none = ScoresBuilder::new();
+        let score = Score { score: None, raw: None, is_ranked: false, basis: Basis::None };
+        none.push(&score, [(reason, 0.0)], []);
+        let none = none.finish().rows()?;
+        let rows = self.rows()?;
+        let columns = none.columns().iter().zip(rows.columns());
+        let columns = columns.map(|(none, own)| zip(from, &Scalar::new(none.clone()), own));
+        let columns = columns.collect::<std::result::Result<Vec<_>, _>>();
+        let columns = columns.map_err(Error::engine("withholding scores"))?;
+        let rows = RecordBatch::try_new(rows.schema(), columns);
+        *self = Self::of(&rows.map_err(Error::engine("withholding scores"))?)?;
+        Ok(())
     }
 
     /// Lists every score, each with whether it is ranked.

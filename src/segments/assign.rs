@@ -12,7 +12,7 @@ use super::spec::Segments;
 use crate::error::{Error, Result};
 use crate::expression::polars::evaluate;
 use crate::money::Scale;
-use crate::sources::consent::Consent;
+use crate::sources::consent::{Consent, ConsentPolicy};
 use crate::time::{Duration, Instant};
 
 /// One membership, as a row of `segments/` stores it.
@@ -95,6 +95,8 @@ pub struct CustomerState<'a> {
     pub last_purchase: &'a [Option<Instant>],
     /// The consents of each customer.
     pub consent: &'a Consent,
+    /// Which consent scoring needs.
+    pub policy: &'a ConsentPolicy,
 }
 
 /// The results of the rules.
@@ -134,7 +136,8 @@ pub fn assign(
         });
         for (row, customer) in customers.iter_mut().enumerate() {
             let consents = rule.spec.requires_consent.iter();
-            let allowed = consents.clone().all(|scope| state.consent.allows(row, scope));
+            let allowed = state.consent.is_scored(row, state.policy)
+                && consents.clone().all(|scope| state.consent.allows(row, scope));
             customer.apply(rule, [enter[row], stay[row]], allowed);
         }
         results.enter.push(enter);

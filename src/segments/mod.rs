@@ -31,7 +31,7 @@ mod tests {
     use crate::expression::check::check;
     use crate::expression::{Columns, Type};
     use crate::money::Scale;
-    use crate::sources::consent::Consent;
+    use crate::sources::consent::{Consent, ConsentPolicy};
     use crate::time::{DAY, Duration, Instant};
     use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
     use std::sync::Arc;
@@ -98,6 +98,7 @@ mod tests {
                 previous: &[self.before],
                 last_purchase: &[last_purchase],
                 consent: &consent,
+                policy: &ConsentPolicy::default(),
             };
             let as_of = Instant(self.day * DAY);
             assign(segments, &rows, Scale::default(), as_of, known).unwrap().assigned.remove(0)

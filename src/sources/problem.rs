@@ -47,6 +47,8 @@ pub enum SourceProblem {
         on: String,
         on_type: &'static str,
     },
+    #[error("c360.toml [consent] scores customers by their consent, but the profile has no {}", columns.join(" and no "))]
+    NoConsent { columns: Vec<&'static str> },
     #[error("{place}: no Parquet file in {path}")]
     NoFiles { place: String, path: String },
     #[error("{}: two columns are called {column}", file.display())]
@@ -87,6 +89,7 @@ impl Problem for SourceProblem {
             | Self::NoPath { .. }
             | Self::NoDelta { .. }
             | Self::ItemKey { .. }
+            | Self::NoConsent { .. }
             | Self::LookupTypes { .. } => Exit::Configuration,
             _ => Exit::Contract,
         }
@@ -95,6 +98,9 @@ impl Problem for SourceProblem {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Url { .. } => "addresses of buckets begin with s3://, gs://, az:// or abfss://",
+            Self::NoConsent { .. } => {
+                "nobody's consent would be known; map the column in [sources.profile.columns], or remove the table [consent]"
+            }
             Self::Glob { .. } => "`*` and `?` stand for characters of a name, and `**` for folders",
             Self::NoPath { .. } => {
                 "paths of a project are relative to its folder, those of an option to the current folder"

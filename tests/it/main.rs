@@ -4,6 +4,7 @@ mod audit;
 mod bucket;
 mod bucket_server;
 mod cli;
+mod consent;
 mod corpus;
 mod corruption;
 mod delta;

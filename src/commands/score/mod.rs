@@ -203,6 +203,7 @@ pub fn context(
         attributes: champions.attributes(&project.profile).into_iter().map(str::to_owned).collect(),
         champions,
         offer,
+        consent: project.settings.consent.clone(),
         segments: project.segments.clone(),
         merge: merge_rules(&project.catalog, writeback, (zone, as_of.at), is_past),
         previous: previous::segments(root, as_of.at),
