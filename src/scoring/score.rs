@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, ListArray, RecordBatch};
+use arrow_array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch};
+use arrow_select::nullif::nullif;
 use std::sync::Arc;
 
 use super::affinity::{self, AffinityRows};
@@ -84,7 +85,8 @@ impl Default for ModelCounts {
 /// Why a customer has no scores whom the policy of the project lets only be stored.
 const NOT_SCORED: &str = "the consent that [consent] in c360.toml asks for is missing";
 
-/// Scores the customers of a shard. Those whom the policy of consent lets only be stored have a basis of `none`. `profile` has their rows, sorted by key.
+/// Scores the customers of a shard. Those whom the policy of consent lets only be stored have a basis of `none`.
+/// `profile` has their rows, sorted by key.
 ///
 /// # Errors
 /// Returns an engine error if a plan of the context has no rows.
@@ -142,7 +144,12 @@ pub fn score_shard(
         Consent::of_customers(profile, customers)?.only_stored(&context.consent, customers.len())
     {
         models.iter_mut().try_for_each(|scores| scores.withhold(&from, NOT_SCORED))?;
-        rfm_scores = rfm_scores.map(|parts| parts.map(|part| without(&part, &from)));
+        for part in rfm_scores.iter_mut().flatten() {
+            *part = nullif(part, &from)
+                .map_err(Error::engine("withholding scores"))?
+                .as_primitive()
+                .clone();
+        }
         affinity.withhold(&from)?;
     }
     let AffinityRows { vectors, interests, recommendations } = affinity;
@@ -162,15 +169,6 @@ pub fn score_shard(
         recommendations,
     };
     Ok((scored, summary))
-}
-
-/// The values of all customers but those `from` whom they are withheld.
-fn without(values: &Int64Array, from: &BooleanArray) -> Int64Array {
-    values
-        .iter()
-        .zip(from)
-        .map(|(value, withheld)| value.filter(|_| withheld != Some(true)))
-        .collect()
 }
 
 /// Finds the latest event of all customers, from the feature that fills `last_seen_at`.

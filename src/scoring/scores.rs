@@ -21,7 +21,7 @@ pub enum Basis {
     /// The customer is not eligible but has a past event. The score is the rate observed at their
     /// recency.
     Lapsed,
-    /// Nothing is known of the customer, and the score is null.
+    /// Nothing is known of the customer, or their consent is missing. The score is null.
     None,
 }
 

@@ -9,14 +9,13 @@ import inspect
 import json
 import pkgutil
 import sys
-import threading
 import typing
 
 import attr
 from openlineage.client import event_v2
 from openlineage.client import generated
 
-from project import project, root, run
+from project import project, root, run, serve
 
 binary = sys.argv[1]
 
@@ -118,13 +117,8 @@ class Backend(http.server.BaseHTTPRequestHandler):
         self.send_response(201)
         self.end_headers()
 
-    def log_message(self, *_):
-        pass
 
-
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Backend)
-threading.Thread(target=server.serve_forever, daemon=True).start()
-url = f"http://127.0.0.1:{server.server_port}/api/v1/lineage"
+url = f"{serve(Backend)}/api/v1/lineage"
 run(binary, folder, "score", "--force", "--openlineage", url, OPENLINEAGE_API_KEY="a-key")
 assert [path for path, *_ in taken] == ["/api/v1/lineage"] * 2, taken
 assert {key for _, key, _ in taken} == {"Bearer a-key"}

@@ -9,14 +9,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 
 import mlflow
 import onnxruntime
 
-from project import live, project, root, run
+from project import live, project, root, run, serve
 
 binary = sys.argv[1]
 
@@ -111,13 +110,8 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         self.send_response(401)
         self.end_headers()
 
-    def log_message(self, *_):
-        pass
 
-
-refusing = http.server.HTTPServer(("127.0.0.1", 0), Refusing)
-threading.Thread(target=refusing.serve_forever, daemon=True).start()
-address = f"http://127.0.0.1:{refusing.server_port}"
+address = serve(Refusing)
 error = run(binary, folder, *export[:-1], address, code=1, MLFLOW_TRACKING_TOKEN="planted")
 assert Refusing.told == "Bearer planted" and "401" in error and "planted" not in error, error
 secret = {"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": "planted"}

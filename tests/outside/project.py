@@ -1,11 +1,13 @@
 """The fixtures as a project in a folder of its own, with other models where a check needs them."""
 
+import http.server
 import json
 import os
 import pathlib
 import shutil
 import subprocess
 import tempfile
+import threading
 
 import pyarrow.dataset as ds
 
@@ -33,6 +35,14 @@ def run(binary, folder, *arguments, code=0, **environment):
     fits = code in (None, done.returncode)
     assert fits, f"{command}\nexit {done.returncode}\n{done.stderr}"
     return done.stderr if code else done.stdout
+
+
+def serve(handler):
+    """Starts a server of a handler, which tells nothing, on a free port of loopback; gives its address."""
+    handler.log_message = lambda *_: None
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}"
 
 
 def table(folder, prefix):

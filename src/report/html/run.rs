@@ -177,7 +177,7 @@ fn segments(metrics: &RunMetrics) -> Markup {
         (chart.render())
         (table("Segments", &head, &rows))
         p { "The page " a href="segments.html" { "segments.html" } " describes each segment for those who use them." }
-        p.soft { "Whoever has opted out is scored and in segments like all others, and must not be contacted." }
+        p.soft { "Whoever has opted out must not be contacted. They are scored and in segments like all others, unless [consent] in c360.toml says otherwise." }
         @if metrics.previous.is_some() { (flows(metrics).render()) }
         @if !metrics.overlaps.is_empty() { (overlaps(metrics)) }
     }
